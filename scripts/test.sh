@@ -1,0 +1,238 @@
+#!/usr/bin/env bash
+# The whole suite:
+#   test.sh [--lint] [VERSION...]     default: the newest PostgreSQL that is installed
+# Per version: the unit tests, then in a private cluster the SQL regression
+# tests, the isolation tests and the scripts of pg_test/. A group that fails
+# does not stop the next one; the last line counts them all.
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$ROOT"
+
+LOGS="${CARGO_TARGET_DIR:-$ROOT/target}/test-logs"
+SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
+RESULTS=()         # version|group|passed|failed|skipped|seconds
+BAD=               # set when anything failed, counted or not
+
+# record VERSION GROUP PASSED FAILED SKIPPED START
+record() {
+    RESULTS+=("$1|$2|$3|$4|$5|$((SECONDS - $6))")
+    [ "$4" = 0 ] || BAD=yes
+    say "PostgreSQL $1, $2: $3 passed, $4 failed, $5 skipped in $((SECONDS - $6)) s"
+}
+
+# How many lines of a file match; no match is 0 and no error.
+count() { grep -cE "$1" "$2" || true; }
+
+# The sum of one counter of cargo's "test result:" lines.
+cargo_count() {
+    sed -nE "s/^test result: .*[ .]([0-9]+) $1.*/\1/p" "$2" | awk '{ n += $1 } END { print n + 0 }'
+}
+
+# --- groups ------------------------------------------------------------------
+
+run_lint() {
+    local start=$SECONDS failed=0
+    say "format and lint"
+    run_logged "$LOGS/lint.log" "$ROOT/scripts/lint.sh" || failed=1
+    record - lint $((1 - failed)) "$failed" 0 "$start"
+}
+
+run_unit_tests() {
+    local start=$SECONDS log="$LOGS/pg$PG_VERSION/unit.log" status=0 passed failed
+    local arguments=(--pgdata "$PRIVATE_DIR/pgrx")
+    say "PostgreSQL $PG_VERSION: cargo pgrx test"
+    if is_root; then arguments+=(--runas "$DB_OS_USER"); fi
+    run_logged "$log" cargo pgrx test "pg$PG_VERSION" "${arguments[@]}" || status=$?
+    passed=$(cargo_count passed "$log")
+    failed=$(cargo_count failed "$log")
+    # Not built, crashed, or no test at all: none of them is a pass.
+    if [ $((passed + failed)) = 0 ] || { [ "$status" != 0 ] && [ "$failed" = 0 ]; }; then failed=1; fi
+    record "$PG_VERSION" unit "$passed" "$failed" "$(cargo_count ignored "$log")" "$start"
+}
+
+# What users install: no test functions, no test feature.
+install_extension() {
+    local start=$SECONDS
+    say "PostgreSQL $PG_VERSION: cargo pgrx install"
+    if run_logged "$LOGS/pg$PG_VERSION/install.log" cargo pgrx install \
+        --pg-config "$PG_CONFIG_PATH" --no-default-features --features "pg$PG_VERSION"; then
+        say "installed in $((SECONDS - start)) s"
+    else
+        record "$PG_VERSION" install 0 1 0 "$start"
+        return 1
+    fi
+}
+
+# The clone may be closed to the server's user, so the tests run on a copy.
+copy_project() {
+    local item
+    mkdir "$PRIVATE_DIR/project"
+    for item in README.md CHANGELOG.md Cargo.toml token_balance.control pg_test sql scripts; do
+        if [ -e "$ROOT/$item" ]; then cp -R "$ROOT/$item" "$PRIVATE_DIR/project/"; fi
+    done
+    chmod -R a+rX "$PRIVATE_DIR/project"
+    if is_root; then chown -R "$DB_OS_USER:" "$PRIVATE_DIR/project"; fi
+}
+
+make_dir() {
+    mkdir -p "$1"
+    if is_root; then chown "$DB_OS_USER:" "$1"; fi
+}
+
+start_test_cluster() {
+    CLUSTER_HOME="$PRIVATE_DIR"
+    make_dir "$PRIVATE_DIR/c"
+    init_cluster "$PRIVATE_DIR/c/data"
+    # Durability is not under test; replicas and prepared transactions may be.
+    start_cluster "$PRIVATE_DIR/c/data" "$PRIVATE_DIR/c" fsync=off wal_level=logical \
+        max_prepared_transactions=10 max_connections=50
+}
+
+# run_sql_group NAME TOOL SUBDIR DATABASE: pg_regress and its sibling.
+run_sql_group() {
+    local name=$1 tool=$2 subdir=$3 database=$4 start=$SECONDS status=0 passed failed
+    local input="$PRIVATE_DIR/project/pg_test/$name" output="$PRIVATE_DIR/$name"
+    local log="$LOGS/pg$PG_VERSION/$name.log" files=() tests=()
+    mapfile -t files < <(find "$input/$subdir" -type f 2>/dev/null | sort)
+    [ ${#files[@]} -gt 0 ] || return 0
+    say "PostgreSQL $PG_VERSION: $name"
+    if [ -f "$input/schedule" ]; then
+        tests=("--schedule=$input/schedule")
+    else
+        mapfile -t tests < <(printf '%s\n' "${files[@]##*/}" | sed 's/\.[a-z]*$//')
+    fi
+    make_dir "$output"
+    run_logged "$log" in_server_env "$PG_TEST_TOOLS/$tool" --bindir="$PG_BIN" \
+        --inputdir="$input" --outputdir="$output" --dbname="$database" \
+        --host="$CLUSTER_SOCKET" --port=5432 --user=postgres "${tests[@]}" || status=$?
+    passed=$(count '^ok +[0-9]+|\.\.\. ok( |$)' "$log")
+    failed=$(count '^not ok +[0-9]+|\.\.\. (FAILED|failed)' "$log")
+    if [ $((passed + failed)) = 0 ] || { [ "$status" != 0 ] && [ "$failed" = 0 ]; }; then failed=1; fi
+    if [ "$failed" != 0 ]; then
+        cp "$output"/regression.diffs "$LOGS/pg$PG_VERSION/$name.diffs" 2>/dev/null || true
+        cp -R "$output"/results "$LOGS/pg$PG_VERSION/$name.results" 2>/dev/null || true
+        head -n 400 "$output"/regression.diffs 2>/dev/null || true
+    fi
+    warn_of_unscheduled "$input" "${files[@]}"
+    record "$PG_VERSION" "$name" "$passed" "$failed" 0 "$start"
+}
+
+# A test file that no schedule line names would never run, and nobody would see.
+warn_of_unscheduled() {
+    local input=$1 file name
+    shift
+    [ -f "$input/schedule" ] || return 0
+    for file in "$@"; do
+        name=${file##*/}
+        name=${name%.*}
+        if ! grep -qE "^test:(.* )?$name( |\$)" "$input/schedule"; then
+            warn "$name is not in $(basename "$input")/schedule"
+            BAD=yes
+        fi
+    done
+}
+
+# Exit 0 is a pass, 77 a skip; everything else a failure.
+run_scripts() {
+    local start=$SECONDS passed=0 failed=0 skipped=0 script name log status begun work
+    compgen -G "$PRIVATE_DIR/project/pg_test/scripts/*.sh" >/dev/null || return 0
+    say "PostgreSQL $PG_VERSION: scripts"
+    for script in "$PRIVATE_DIR"/project/pg_test/scripts/*.sh; do
+        [ -x "$script" ] || continue # what is not executable is a part of the others
+        name=$(basename "$script" .sh)
+        log="$LOGS/pg$PG_VERSION/script-$name.log"
+        work="$PRIVATE_DIR/w/$name"
+        status=0
+        begun=$SECONDS
+        make_dir "$PRIVATE_DIR/w"
+        make_dir "$work"
+        run_logged "$log" in_dir "$work" timeout -k 10 "$SCRIPT_TIMEOUT" \
+            env WORK="$work" PROJECT="$PRIVATE_DIR/project" "$script" >/dev/null || status=$?
+        case $status in
+        0) passed=$((passed + 1)) && echo "ok       $name ($((SECONDS - begun)) s)" ;;
+        77) skipped=$((skipped + 1)) && echo "skipped  $name: $(tail -n 1 "$log")" ;;
+        *)
+            failed=$((failed + 1))
+            echo "FAILED   $name (exit $status)"
+            tail -n 100 "$log"
+            ;;
+        esac
+        # What a script started and left behind must not live on.
+        stop_servers_below "$work"
+    done
+    [ $((passed + failed + skipped)) -gt 0 ] || failed=1
+    record "$PG_VERSION" scripts "$passed" "$failed" "$skipped" "$start"
+}
+
+in_dir() {
+    local dir=$1
+    shift
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    in_server_env sh -c 'cd "$0" && exec "$@"' "$dir" "$@"
+}
+
+# --- the run -------------------------------------------------------------------
+
+test_version() {
+    use_server "$1"
+    lock_server "$1"
+    mkdir -p "$LOGS/pg$1"
+    rm -rf "${LOGS:?}/pg$1"/*
+    make_private_dir
+    run_unit_tests
+    if install_extension; then
+        copy_project
+        start_test_cluster
+        run_sql_group regress regress/pg_regress sql regress_tb
+        run_sql_group isolation isolation/pg_isolation_regress specs isolation_tb
+        run_scripts
+        cp "$PRIVATE_DIR/c/server.log" "$LOGS/pg$1/" 2>/dev/null || true
+        stop_cluster "$PRIVATE_DIR/c/data"
+    fi
+    stop_servers_below "$PRIVATE_DIR"
+    rm -rf "$PRIVATE_DIR"
+    exec 9>&-
+}
+
+print_table() {
+    local line version group passed failed skipped seconds
+    printf '\n%-12s %-10s %8s %8s %8s %9s\n' PostgreSQL group passed failed skipped seconds
+    for line in "${RESULTS[@]}"; do
+        IFS='|' read -r version group passed failed skipped seconds <<<"$line"
+        printf '%-12s %-10s %8s %8s %8s %9s\n' "$version" "$group" "$passed" "$failed" "$skipped" "$seconds"
+    done
+}
+
+print_total() {
+    printf '%s\n' "${RESULTS[@]}" | awk -F '|' '
+        { passed += $3; failed += $4; skipped += $5 }
+        END {
+            printf "%d passed, %d failed", passed, failed
+            if (skipped) printf ", %d skipped", skipped
+            print ""
+        }'
+}
+
+main() {
+    local lint='' versions version
+    if [ "${1:-}" = --lint ]; then
+        lint=yes
+        shift
+    fi
+    versions=("${@#pg}")
+    [ ${#versions[@]} -gt 0 ] || versions=("$(choose_version)")
+    # Five builds in a row: their incremental data would be most of target/.
+    if [ ${#versions[@]} -gt 1 ]; then export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"; fi
+    say "PostgreSQL ${versions[*]}"
+    "$ROOT/scripts/setup.sh" "${versions[@]}"
+    clean_up_on_exit
+    mkdir -p "$LOGS"
+    if [ -n "$lint" ]; then run_lint; fi
+    for version in "${versions[@]}"; do test_version "$version"; done
+    print_table
+    say "$((SECONDS / 60)) min $((SECONDS % 60)) s in all; logs are in $LOGS"
+    print_total
+    [ -z "$BAD" ]
+}
+
+main "$@"
