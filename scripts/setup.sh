@@ -26,7 +26,7 @@ apt_install() {
 }
 
 has_candidate() {
-    apt-cache policy "$1" 2>/dev/null | grep -qE '^ *Candidate: *[0-9]'
+    apt-cache policy "$1" 2>/dev/null | grep -E '^ *Candidate: *[0-9]' >/dev/null
 }
 
 # --- system packages ---------------------------------------------------------
@@ -72,7 +72,8 @@ find_missing_for_fetch() {
     done
 }
 
-ldconfig_lists() { PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -qF "$1"; }
+# No `grep -q` on a pipe: it leaves early, and pipefail reports the writer's death.
+ldconfig_lists() { PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -F "$1" >/dev/null; }
 
 # A system server is only of use to root: nobody else can install into it. One
 # that is running is left alone, since installing its headers may upgrade it.
@@ -84,7 +85,7 @@ find_missing_servers() {
         apt_update_once
         has_candidate "postgresql-$version" || continue
         has_candidate "postgresql-server-dev-$version" || continue
-        if have pg_lsclusters && pg_lsclusters -h | grep -qE "^$version .* online"; then continue; fi
+        if have pg_lsclusters && pg_lsclusters -h | grep -E "^$version .* online" >/dev/null; then continue; fi
         want "postgresql-$version"
         want "postgresql-server-dev-$version"
     done
