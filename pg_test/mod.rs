@@ -1,0 +1,16 @@
+//! Unit tests that run inside the server, in a transaction that rolls back.
+
+use pgrx::prelude::*;
+
+#[pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    #[pg_test]
+    fn the_extension_is_installed() {
+        let version = Spi::get_one::<String>(
+            "SELECT extversion FROM pg_extension WHERE extname = 'token_balance'",
+        );
+        assert_eq!(version, Ok(Some(env!("CARGO_PKG_VERSION").to_owned())));
+    }
+}

@@ -1,0 +1,67 @@
+-- The extension's own schema and tables. A schema of that name that is there already is an error:
+-- it could hold somebody else's objects.
+CREATE SCHEMA token_balance;
+
+CREATE TABLE token_balance.binding (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    users pg_catalog.regclass NOT NULL,
+    users_name pg_catalog.text NOT NULL,
+    user_key pg_catalog.name NOT NULL,
+    usage pg_catalog.regclass NOT NULL,
+    usage_name pg_catalog.text NOT NULL,
+    usage_user pg_catalog.name,
+    usage_workflow pg_catalog.name NOT NULL,
+    usage_tokens pg_catalog.name[] NOT NULL,
+    workflows pg_catalog.regclass,
+    workflows_name pg_catalog.text,
+    workflow_key pg_catalog.name NOT NULL,
+    workflow_user pg_catalog.name,
+    workflow_status pg_catalog.name,
+    workflow_completed_at pg_catalog.name,
+    completed_statuses pg_catalog.text[] NOT NULL,
+    initial_balance bigint NOT NULL,
+    existing_usage pg_catalog.text NOT NULL,
+    attached_by pg_catalog.text NOT NULL,
+    attached_at timestamp with time zone NOT NULL DEFAULT pg_catalog.now()
+);
+
+CREATE TABLE token_balance.settlement (
+    workflow_id pg_catalog.text NOT NULL,
+    user_id pg_catalog.text NOT NULL,
+    usage_tokens bigint NOT NULL,
+    charged_tokens bigint NOT NULL DEFAULT 0,
+    refunded_tokens bigint NOT NULL DEFAULT 0,
+    first_settled_at timestamp with time zone DEFAULT pg_catalog.clock_timestamp(),
+    last_settled_at timestamp with time zone DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (workflow_id, user_id)
+);
+
+CREATE TABLE token_balance.ledger (
+    user_id pg_catalog.text NOT NULL,
+    entry_id bigint GENERATED ALWAYS AS IDENTITY,
+    kind pg_catalog.text NOT NULL,
+    amount bigint NOT NULL,
+    previous_balance bigint NOT NULL,
+    new_balance bigint NOT NULL,
+    workflow_id pg_catalog.text,
+    reference pg_catalog.text,
+    note pg_catalog.text,
+    actor pg_catalog.text NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (user_id, entry_id),
+    CONSTRAINT ledger_kind CHECK (
+        kind OPERATOR(pg_catalog.=) ANY (
+            ARRAY['settlement', 'credit', 'refund', 'adjustment']::pg_catalog.text[])),
+    CONSTRAINT ledger_amount CHECK (
+        new_balance OPERATOR(pg_catalog.=) (previous_balance OPERATOR(pg_catalog.+) amount))
+);
+
+-- A credit or refund with a reference is made once.
+CREATE UNIQUE INDEX ledger_reference ON token_balance.ledger (user_id, reference)
+    WHERE reference IS NOT NULL;
+
+-- What a dump must carry: the rows of these tables, and the next entry id.
+SELECT pg_catalog.pg_extension_config_dump('token_balance.binding', '');
+SELECT pg_catalog.pg_extension_config_dump('token_balance.settlement', '');
+SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger', '');
+SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger_entry_id_seq', '');

@@ -1,0 +1,27 @@
+-- Trigger functions. Nobody else may make a trigger with them: one on a table of an attacker's own
+-- could credit its maker.
+
+CREATE FUNCTION token_balance.settle_on_completion() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_on_completion_wrapper';
+
+CREATE FUNCTION token_balance.record_balance_change() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_balance_change_wrapper';
+
+CREATE FUNCTION token_balance.refuse_ledger_change() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_ledger_change_wrapper';
+
+REVOKE ALL ON FUNCTION
+    token_balance.settle_on_completion(),
+    token_balance.record_balance_change(),
+    token_balance.refuse_ledger_change()
+FROM PUBLIC;
+
+-- The ledger is append-only, also where triggers of an origin do not fire.
+CREATE TRIGGER append_only_rows BEFORE UPDATE OR DELETE ON token_balance.ledger
+FOR EACH ROW EXECUTE FUNCTION token_balance.refuse_ledger_change();
+
+CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON token_balance.ledger
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_ledger_change();
+
+ALTER TABLE token_balance.ledger ENABLE ALWAYS TRIGGER append_only_rows;
+ALTER TABLE token_balance.ledger ENABLE ALWAYS TRIGGER append_only_truncate;

@@ -1,0 +1,249 @@
+//! What `attach` was told, and the row of `token_balance.binding` that keeps it.
+
+use pgrx::pg_sys;
+use pgrx::spi::quote_literal;
+
+use crate::catalog;
+use crate::error::Result;
+use crate::security::RunAs;
+use crate::spi::{self, Arg};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Spec {
+    pub(crate) users: pg_sys::Oid,
+    pub(crate) users_name: String,
+    pub(crate) user_key: String,
+    pub(crate) usage: pg_sys::Oid,
+    pub(crate) usage_name: String,
+    pub(crate) usage_user: Option<String>,
+    pub(crate) usage_workflow: String,
+    pub(crate) usage_tokens: Vec<String>,
+    pub(crate) workflows: Option<pg_sys::Oid>,
+    pub(crate) workflows_name: Option<String>,
+    pub(crate) workflow_key: String,
+    pub(crate) workflow_user: Option<String>,
+    pub(crate) workflow_status: Option<String>,
+    pub(crate) workflow_completed_at: Option<String>,
+    pub(crate) completed_statuses: Vec<String>,
+    pub(crate) initial_balance: i64,
+    pub(crate) existing_usage: String,
+}
+
+impl Spec {
+    /// Without the arguments that mean nothing beside the others, so that two specs that say the
+    /// same are equal.
+    pub(crate) fn normalized(mut self) -> Self {
+        if self.usage_user.is_some() {
+            self.workflow_user = None;
+        }
+        if self.workflows.is_none() || self.workflow_completed_at.is_some() {
+            self.workflow_status = None;
+        }
+        if self.workflows.is_none() {
+            self.workflow_completed_at = None;
+        }
+        self
+    }
+
+    /// The call that binds this again; it repairs what is missing.
+    pub(crate) fn attach_call(&self) -> String {
+        let mut arguments = Vec::new();
+        let mut add = |name: &str, value: Option<String>| {
+            let value = value.map_or("NULL".into(), |value| quote_literal(&value));
+            arguments.push(format!("{name} => {value}"));
+        };
+        add("users", Some(self.users_name.clone()));
+        add("usage", Some(self.usage_name.clone()));
+        add("user_key", Some(self.user_key.clone()));
+        add("usage_user", self.usage_user.clone());
+        add("usage_workflow", Some(self.usage_workflow.clone()));
+        add(
+            "usage_tokens",
+            Some(format!("{{{}}}", self.usage_tokens.join(","))),
+        );
+        if let Some(workflows) = &self.workflows_name {
+            add("workflows", Some(workflows.clone()));
+            add("workflow_key", Some(self.workflow_key.clone()));
+            if self.workflow_user.is_some() {
+                add("workflow_user", self.workflow_user.clone());
+            }
+            add("workflow_status", self.workflow_status.clone());
+            if self.workflow_completed_at.is_some() {
+                add("workflow_completed_at", self.workflow_completed_at.clone());
+            }
+            add(
+                "completed_statuses",
+                Some(format!("{{{}}}", self.completed_statuses.join(","))),
+            );
+        }
+        format!("token_balance.attach({})", arguments.join(", "))
+    }
+
+    /// What is bound in this database, if anything is.
+    pub(crate) fn load() -> Result<Option<Self>> {
+        let _owner = RunAs::owner(catalog::extension_owner()?);
+        let outcome = spi::query(
+            "SELECT b.users::pg_catalog.oid, b.users_name, b.user_key, \
+             b.usage::pg_catalog.oid, b.usage_name, b.usage_user, b.usage_workflow, \
+             pg_catalog.array_to_json(b.usage_tokens), \
+             b.workflows::pg_catalog.oid, b.workflows_name, b.workflow_key, b.workflow_user, \
+             b.workflow_status, b.workflow_completed_at, \
+             pg_catalog.array_to_json(b.completed_statuses), \
+             b.initial_balance, b.existing_usage \
+             FROM token_balance.binding AS b",
+            &[],
+        )?;
+        let optional = |text: Option<&str>| text.map(str::to_owned);
+        Ok(outcome.rows.first().map(|row| Spec {
+            users: row.oid(0),
+            users_name: row.text(1).into(),
+            user_key: row.text(2).into(),
+            usage: row.oid(3),
+            usage_name: row.text(4).into(),
+            usage_user: optional(row.get(5)),
+            usage_workflow: row.text(6).into(),
+            usage_tokens: json_list(row.text(7)),
+            workflows: row.get(8).map(|_| row.oid(8)),
+            workflows_name: optional(row.get(9)),
+            workflow_key: row.text(10).into(),
+            workflow_user: optional(row.get(11)),
+            workflow_status: optional(row.get(12)),
+            workflow_completed_at: optional(row.get(13)),
+            completed_statuses: json_list(row.text(14)),
+            initial_balance: row.number(15).unwrap_or_default(),
+            existing_usage: row.text(16).into(),
+        }))
+    }
+
+    /// Make it the binding of this database, in place of one that there was.
+    pub(crate) fn store(&self, attached_by: pg_sys::Oid) -> Result<()> {
+        let _owner = RunAs::owner(catalog::extension_owner()?);
+        Self::delete_rows()?;
+        let attached_by = catalog::role_name(attached_by);
+        spi::query(
+            "INSERT INTO token_balance.binding (users, users_name, user_key, usage, usage_name, \
+             usage_user, usage_workflow, usage_tokens, workflows, workflows_name, workflow_key, \
+             workflow_user, workflow_status, workflow_completed_at, completed_statuses, \
+             initial_balance, existing_usage, attached_by) \
+             VALUES ($1::pg_catalog.oid::pg_catalog.regclass, $2, $3, \
+             $4::pg_catalog.oid::pg_catalog.regclass, $5, $6, $7, \
+             $8::pg_catalog.name[], $9::pg_catalog.oid::pg_catalog.regclass, $10, $11, $12, $13, \
+             $14, $15, $16, $17, $18)",
+            &[
+                Arg::Int8(self.users.to_u32().into()),
+                Arg::Text(&self.users_name),
+                Arg::Text(&self.user_key),
+                Arg::Int8(self.usage.to_u32().into()),
+                Arg::Text(&self.usage_name),
+                Arg::OptionalText(self.usage_user.as_deref()),
+                Arg::Text(&self.usage_workflow),
+                Arg::TextArray(&self.usage_tokens),
+                Arg::OptionalText(
+                    self.workflows
+                        .map(|oid| oid.to_u32().to_string())
+                        .as_deref(),
+                ),
+                Arg::OptionalText(self.workflows_name.as_deref()),
+                Arg::Text(&self.workflow_key),
+                Arg::OptionalText(self.workflow_user.as_deref()),
+                Arg::OptionalText(self.workflow_status.as_deref()),
+                Arg::OptionalText(self.workflow_completed_at.as_deref()),
+                Arg::TextArray(&self.completed_statuses),
+                Arg::Int8(self.initial_balance),
+                Arg::Text(&self.existing_usage),
+                Arg::Text(&attached_by),
+            ],
+        )?;
+        Ok(())
+    }
+
+    pub(crate) fn forget() -> Result<()> {
+        let _owner = RunAs::owner(catalog::extension_owner()?);
+        Self::delete_rows()
+    }
+
+    fn delete_rows() -> Result<()> {
+        spi::command("DELETE FROM token_balance.binding").map(|_| ())
+    }
+
+    /// The arguments in which two specs differ, in words; the relations' present names do not
+    /// count.
+    pub(crate) fn differences(&self, other: &Spec) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut compare = |argument: &str, old: String, new: String| {
+            if old != new {
+                found.push(format!("{argument} is {old}, not {new}"));
+            }
+        };
+        let relation = |oid: pg_sys::Oid, name: &str| {
+            // A dropped relation has no name but the one that was stored.
+            match catalog::table(oid) {
+                Ok(Some(table)) => table.sql,
+                _ => format!("{name} (dropped)"),
+            }
+        };
+        compare(
+            "users",
+            relation(self.users, &self.users_name),
+            relation(other.users, &other.users_name),
+        );
+        compare(
+            "usage",
+            relation(self.usage, &self.usage_name),
+            relation(other.usage, &other.usage_name),
+        );
+        let workflows = |spec: &Spec| match (spec.workflows, &spec.workflows_name) {
+            (Some(oid), Some(name)) => relation(oid, name),
+            _ => "null".into(),
+        };
+        compare("workflows", workflows(self), workflows(other));
+        let optional = |value: &Option<String>| value.clone().unwrap_or_else(|| "null".into());
+        compare("user_key", self.user_key.clone(), other.user_key.clone());
+        compare(
+            "usage_user",
+            optional(&self.usage_user),
+            optional(&other.usage_user),
+        );
+        compare(
+            "usage_workflow",
+            self.usage_workflow.clone(),
+            other.usage_workflow.clone(),
+        );
+        compare(
+            "usage_tokens",
+            self.usage_tokens.join(", "),
+            other.usage_tokens.join(", "),
+        );
+        compare(
+            "workflow_key",
+            self.workflow_key.clone(),
+            other.workflow_key.clone(),
+        );
+        compare(
+            "workflow_user",
+            optional(&self.workflow_user),
+            optional(&other.workflow_user),
+        );
+        compare(
+            "workflow_status",
+            optional(&self.workflow_status),
+            optional(&other.workflow_status),
+        );
+        compare(
+            "workflow_completed_at",
+            optional(&self.workflow_completed_at),
+            optional(&other.workflow_completed_at),
+        );
+        compare(
+            "completed_statuses",
+            self.completed_statuses.join(", "),
+            other.completed_statuses.join(", "),
+        );
+        found
+    }
+}
+
+/// An array of texts that the server turned into JSON.
+fn json_list(json: &str) -> Vec<String> {
+    serde_json::from_str(json).unwrap_or_default()
+}

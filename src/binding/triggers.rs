@@ -1,0 +1,162 @@
+//! The triggers on the bound tables: their names, their DDL, whether they are there.
+
+use pgrx::spi::quote_literal;
+
+use super::{Binding, Workflows};
+use crate::catalog::Table;
+use crate::error::Result;
+use crate::spi::{self, Arg};
+
+/// One trigger on one bound table.
+pub(super) struct Trigger<'a> {
+    pub(super) name: &'static str,
+    pub(super) table: &'a Table,
+    /// Everything after the name in CREATE TRIGGER.
+    definition: String,
+    is_constraint: bool,
+}
+
+/// AFTER triggers of a row fire in the order of their names. An application's own AFTER trigger may
+/// change the balance again: the ledger must have the first change first.
+const LEDGER: &str = "00_token_balance_ledger";
+const COMPLETED_BY_INSERT: &str = "token_balance_completed_insert";
+const COMPLETED_BY_UPDATE: &str = "token_balance_completed_update";
+
+impl Binding {
+    pub(super) fn triggers(&self) -> Vec<Trigger<'_>> {
+        let mut triggers = Vec::new();
+        if let Some(workflows) = &self.workflows {
+            triggers.extend(completion_triggers(
+                workflows,
+                &self.spec.completed_statuses,
+            ));
+        }
+        // No WHEN and no column list: either would forbid ALTER COLUMN ... TYPE on the balance.
+        triggers.push(Trigger {
+            name: LEDGER,
+            table: &self.users,
+            definition: format!(
+                "AFTER INSERT OR UPDATE ON {} FOR EACH ROW \
+                 EXECUTE FUNCTION token_balance.record_balance_change()",
+                self.users.sql
+            ),
+            is_constraint: false,
+        });
+        triggers
+    }
+}
+
+fn completion_triggers<'a>(workflows: &'a Workflows, statuses: &[String]) -> Vec<Trigger<'a>> {
+    let trigger = |name, event: &str, condition: Option<String>| Trigger {
+        name,
+        table: &workflows.table,
+        definition: format!(
+            "AFTER {event} ON {} DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW {} \
+             EXECUTE FUNCTION token_balance.settle_on_completion()",
+            workflows.table.sql,
+            condition
+                .map(|condition| format!("WHEN ({condition})"))
+                .unwrap_or_default()
+        ),
+        is_constraint: true,
+    };
+    let Some(completed) = completed_condition(workflows, statuses) else {
+        return vec![trigger(COMPLETED_BY_INSERT, "INSERT", None)];
+    };
+    let (new, old) = (completed("NEW"), completed("OLD"));
+    // No column list on UPDATE: a BEFORE trigger may set the status. The INSERT one also catches a
+    // row that moves between partitions, which fires no UPDATE trigger.
+    vec![
+        trigger(COMPLETED_BY_INSERT, "INSERT", Some(new.clone())),
+        trigger(
+            COMPLETED_BY_UPDATE,
+            "UPDATE",
+            Some(format!("{new} AND ({old}) IS NOT TRUE")),
+        ),
+    ]
+}
+
+/// SQL for "this row is completed"; None if every row is.
+fn completed_condition(
+    workflows: &Workflows,
+    statuses: &[String],
+) -> Option<impl Fn(&str) -> String> {
+    let (column, test) = match (&workflows.completed_at, &workflows.status) {
+        (Some(column), _) => (column.sql(), " IS NOT NULL".to_owned()),
+        (None, Some(column)) => {
+            let list: Vec<_> = statuses.iter().map(quote_literal).collect();
+            let test = format!(
+                "::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY[{}]::pg_catalog.text[])",
+                list.join(", ")
+            );
+            (column.sql(), test)
+        }
+        (None, None) => return None,
+    };
+    Some(move |row: &str| format!("{row}.{column}{test}"))
+}
+
+impl Trigger<'_> {
+    pub(super) fn create(&self) -> Result<()> {
+        if self.state()?.is_some() {
+            return Ok(());
+        }
+        let kind = if self.is_constraint {
+            "CONSTRAINT TRIGGER"
+        } else {
+            "TRIGGER"
+        };
+        spi::command(&format!(
+            "CREATE {kind} \"{}\" {}",
+            self.name, self.definition
+        ))
+        .map(|_| ())
+    }
+
+    pub(super) fn drop(&self) -> Result<()> {
+        if self.state()?.is_none() {
+            return Ok(());
+        }
+        spi::command(&format!(
+            "DROP TRIGGER \"{}\" ON {}",
+            self.name, self.table.sql
+        ))
+        .map(|_| ())
+    }
+
+    /// How it stands: None if it is missing, else whether it fires where changes are made (`O`, as
+    /// made) or was altered (`D` disabled, `R` replica, `A` always).
+    pub(super) fn state(&self) -> Result<Option<String>> {
+        let outcome = spi::query(
+            "SELECT t.tgenabled FROM pg_catalog.pg_trigger AS t \
+             WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+             AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
+            &[
+                Arg::Int8(self.table.oid.to_u32().into()),
+                Arg::Text(self.name),
+            ],
+        )?;
+        Ok(outcome.rows.first().map(|row| row.text(0).to_owned()))
+    }
+
+    /// The partitions on which the trigger is switched off though it is on above them.
+    pub(super) fn disabled_partitions(&self) -> Result<Vec<String>> {
+        let outcome = spi::query(
+            "SELECT t.tgrelid::pg_catalog.regclass FROM pg_catalog.pg_partition_tree( \
+             $1::pg_catalog.oid::pg_catalog.regclass) AS p \
+             JOIN pg_catalog.pg_trigger AS t ON t.tgrelid OPERATOR(pg_catalog.=) p.relid \
+             WHERE p.level OPERATOR(pg_catalog.>) 0 \
+             AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
+             AND t.tgenabled OPERATOR(pg_catalog.<>) 'O'::pg_catalog.\"char\"",
+            &[
+                Arg::Int8(self.table.oid.to_u32().into()),
+                Arg::Text(self.name),
+            ],
+        )?;
+        Ok(outcome
+            .rows
+            .iter()
+            .map(|row| row.text(0).to_owned())
+            .collect())
+    }
+}

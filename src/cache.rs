@@ -1,0 +1,113 @@
+//! What a backend keeps between calls: the binding and the statements made from it.
+//!
+//! DDL on a bound table, on the extension's tables, or an attach or detach in any session sends a
+//! relation-cache invalidation; the next use then reads the binding again. Statements survive if
+//! the binding is still the same.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+
+use crate::binding::Binding;
+use crate::catalog;
+use crate::error::Result;
+use crate::ledger;
+use crate::settle;
+
+/// The binding and its statements.
+pub(crate) struct Bound {
+    pub(crate) binding: Binding,
+    pub(crate) settling: settle::Statements,
+    pub(crate) ledger: ledger::Statements,
+    /// Partitions that are known to be parts of the bound tables. One that is detached loses its
+    /// triggers.
+    parts: RefCell<HashSet<pg_sys::Oid>>,
+}
+
+impl Bound {
+    /// Whether `relation` is the bound table `root` or one of its partitions.
+    pub(crate) fn is_part_of(&self, relation: pg_sys::Oid, root: pg_sys::Oid) -> Result<bool> {
+        if relation == root || self.parts.borrow().contains(&relation) {
+            return Ok(true);
+        }
+        let is_part = catalog::is_part_of(relation, root)?;
+        if is_part {
+            self.parts.borrow_mut().insert(relation);
+        }
+        Ok(is_part)
+    }
+}
+
+/// The relations whose invalidation matters: three bound ones and the binding itself.
+type Watched = [pg_sys::Oid; 4];
+
+thread_local! {
+    static BOUND: RefCell<Option<Rc<Bound>>> = const { RefCell::new(None) };
+    static WATCHED: Cell<Watched> = const { Cell::new([pg_sys::InvalidOid; 4]) };
+    static IS_STALE: Cell<bool> = const { Cell::new(true) };
+}
+
+/// The binding as it is now. Error 55000 if there is none.
+pub(crate) fn bound() -> Result<Rc<Bound>> {
+    if !IS_STALE.get()
+        && let Some(bound) = BOUND.with_borrow(Clone::clone)
+    {
+        return Ok(bound);
+    }
+    // An invalidation that arrives while the binding is read makes it stale again.
+    IS_STALE.set(false);
+    let binding = Binding::load().inspect_err(|_| IS_STALE.set(true))?;
+    if let Some(bound) = BOUND.with_borrow(Clone::clone)
+        && bound.binding == binding
+    {
+        return Ok(bound);
+    }
+    watch(&binding)?;
+    let bound = Rc::new(Bound {
+        settling: settle::Statements::new(&binding),
+        ledger: ledger::Statements::new(),
+        parts: RefCell::default(),
+        binding,
+    });
+    BOUND.set(Some(bound.clone()));
+    Ok(bound)
+}
+
+/// The binding, with the users table locked as an UPDATE locks it. Until the transaction ends no
+/// detach can take the ledger's trigger away between a claim and its deduction.
+pub(crate) fn bound_and_locked() -> Result<Rc<Bound>> {
+    loop {
+        let bound = bound()?;
+        let lock = pg_sys::RowExclusiveLock as i32;
+        // SAFETY: locks an OID. Waiting for a lock takes in the invalidations of who held it.
+        unsafe { pg_sys::LockRelationOid(bound.binding.users.oid, lock) };
+        if !IS_STALE.get() {
+            return Ok(bound);
+        }
+    }
+}
+
+fn watch(binding: &Binding) -> Result<()> {
+    let own = catalog::table_named("token_balance", "binding")?;
+    let workflows = binding
+        .workflows
+        .as_ref()
+        .map(|workflows| workflows.table.oid);
+    WATCHED.set([
+        binding.users.oid,
+        binding.usage.oid,
+        workflows.unwrap_or(pg_sys::InvalidOid),
+        own.map_or(pg_sys::InvalidOid, |table| table.oid),
+    ]);
+    Ok(())
+}
+
+/// Called by the server for each invalidated relation; InvalidOid stands for all of them. It may
+/// run at any time, so it only sets a flag.
+pub(crate) extern "C-unwind" fn on_invalidation(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    if relation == pg_sys::InvalidOid || WATCHED.get().contains(&relation) {
+        IS_STALE.set(true);
+    }
+}

@@ -1,0 +1,322 @@
+//! The ledger: one entry for every change of every balance.
+//!
+//! Entries are written by a trigger on the users table, so the ledger is complete by construction:
+//! whoever changes a balance, and however, leaves an entry. What the extension does itself it
+//! announces first; every other change is an adjustment.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+
+use pgrx::WhoAllocated;
+use pgrx::heap_tuple::PgHeapTuple;
+use pgrx::pg_sys;
+use pgrx::pg_sys::{INT8OID, TEXTOID};
+use pgrx::prelude::*;
+use pgrx::trigger_support::PgTriggerOperation;
+
+use crate::binding::BALANCE_COLUMN;
+use crate::cache::{self, Bound};
+use crate::catalog;
+use crate::error::{Error, Result};
+use crate::row::RowImage;
+use crate::security::{self, RunAs};
+use crate::spi::{Arg, Snapshot, Statement};
+
+/// What kind of change the extension makes. An adjustment is everybody else's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Settlement,
+    Adjustment,
+}
+
+impl Kind {
+    fn sql(self) -> &'static str {
+        match self {
+            Kind::Settlement => "settlement",
+            Kind::Adjustment => "adjustment",
+        }
+    }
+}
+
+/// A change of one balance that the extension is about to make.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) kind: Kind,
+    pub(crate) account: String,
+    /// Tokens; negative for a charge.
+    pub(crate) amount: i64,
+    pub(crate) workflow: Option<String>,
+    pub(crate) actor: pg_sys::Oid,
+}
+
+thread_local! {
+    static ANNOUNCED: RefCell<Option<Change>> = const { RefCell::new(None) };
+}
+
+/// While this value lives, the change that it announces is the next one of that account.
+pub(crate) struct Announcement {
+    outer: Option<Change>,
+}
+
+impl Announcement {
+    pub(crate) fn of(change: Change) -> Self {
+        Announcement {
+            outer: ANNOUNCED.replace(Some(change)),
+        }
+    }
+}
+
+impl Drop for Announcement {
+    /// A trigger on users may settle another workflow meanwhile: give the outer change back.
+    fn drop(&mut self) {
+        ANNOUNCED.set(self.outer.take());
+    }
+}
+
+fn take_announced(account: &str) -> Option<Change> {
+    ANNOUNCED.with_borrow_mut(|announced| announced.take_if(|change| change.account == account))
+}
+
+/// The ledger's own statements.
+pub(crate) struct Statements {
+    insert: Statement,
+    last_balance: Statement,
+    rename_settlements: Statement,
+}
+
+impl Statements {
+    pub(crate) fn new() -> Self {
+        Statements {
+            insert: Statement::new(
+                "INSERT INTO token_balance.ledger \
+                 (user_id, kind, amount, previous_balance, new_balance, workflow_id, note, actor) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                &[
+                    TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, TEXTOID,
+                ],
+            ),
+            last_balance: Statement::new(
+                "SELECT l.new_balance FROM token_balance.ledger AS l \
+                 WHERE l.user_id OPERATOR(pg_catalog.=) $1 ORDER BY l.entry_id DESC LIMIT 1",
+                &[TEXTOID],
+            ),
+            rename_settlements: Statement::new(
+                "UPDATE token_balance.settlement SET user_id = $2 \
+                 WHERE user_id OPERATOR(pg_catalog.=) $1",
+                &[TEXTOID, TEXTOID],
+            ),
+        }
+    }
+}
+
+/// One entry to be.
+struct Entry<'a> {
+    account: &'a str,
+    kind: Kind,
+    previous: i64,
+    new: i64,
+    workflow: Option<&'a str>,
+    note: Option<&'a str>,
+    actor: pg_sys::Oid,
+}
+
+impl Entry<'_> {
+    fn write(&self, bound: &Bound) -> Result<()> {
+        let amount =
+            self.new
+                .checked_sub(self.previous)
+                .ok_or_else(|| Error::UnsupportedBalance {
+                    account: self.account.to_owned(),
+                    balance: self.new.to_string(),
+                })?;
+        let actor = catalog::role_name(self.actor);
+        let _owner = RunAs::owner(bound.binding.extension_owner);
+        bound.ledger.insert.run(
+            &[
+                Arg::Text(self.account),
+                Arg::Text(self.kind.sql()),
+                Arg::Int8(amount),
+                Arg::Int8(self.previous),
+                Arg::Int8(self.new),
+                Arg::OptionalText(self.workflow),
+                Arg::OptionalText(self.note),
+                Arg::Text(&actor),
+            ],
+            Snapshot::Statement,
+        )?;
+        Ok(())
+    }
+}
+
+/// Trigger on the users table, AFTER INSERT OR UPDATE FOR EACH ROW: write the ledger.
+///
+/// Errors: 39P01 if fired otherwise, 42809 on any other table, 22003 for a balance that is not a
+/// whole number within bigint, 55000 if a balance changes and nothing is attached.
+#[pg_trigger(sql = false)]
+fn record_balance_change<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, Infallible> {
+    if let Err(error) = record(trigger) {
+        error.raise();
+    }
+    Ok(None::<PgHeapTuple<'a, pgrx::AllocatedByPostgres>>)
+}
+
+fn record(trigger: &PgTrigger) -> Result<()> {
+    let function = "token_balance.record_balance_change";
+    let image = RowImage::of(trigger).ok_or(Error::TriggerProtocol {
+        function,
+        wanted: "AFTER INSERT OR UPDATE FOR EACH ROW",
+    })?;
+    let bound = match cache::bound() {
+        Ok(bound) => bound,
+        // In a restore the rows may come before the binding.
+        Err(Error::NotAttached) if !image.changes(BALANCE_COLUMN) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let binding = &bound.binding;
+    if !bound.is_part_of(image.relation(), binding.users.oid)? {
+        return Err(Error::ForeignTrigger {
+            function,
+            relation: image.relation_name(),
+        });
+    }
+    let key = &binding.user_key.column.name;
+    let account = image.new_text(key).unwrap_or_default();
+    let new = balance(image.new_text(BALANCE_COLUMN), &account)?;
+    match image.old_text(key) {
+        None => record_insert(&bound, &account, new),
+        Some(old_account) => {
+            let previous = balance(image.old_text(BALANCE_COLUMN), &old_account)?;
+            if old_account == account {
+                record_update(&bound, &account, previous, new)
+            } else {
+                record_rename(&bound, &old_account, previous, &account, new)
+            }
+        }
+    }
+}
+
+/// The balance in a row. NULL, possible only while the column is being made, counts as 0.
+fn balance(text: Option<String>, account: &str) -> Result<i64> {
+    let text = text.unwrap_or_else(|| "0".into());
+    let whole = match text.split_once('.') {
+        Some((whole, fraction)) if fraction.bytes().all(|digit| digit == b'0') => whole,
+        _ => &text,
+    };
+    whole.parse().map_err(|_| Error::UnsupportedBalance {
+        account: account.to_owned(),
+        balance: text.clone(),
+    })
+}
+
+fn record_update(bound: &Bound, account: &str, previous: i64, new: i64) -> Result<()> {
+    let Some(change) = take_announced(account) else {
+        return adjust(bound, account, previous, new, None);
+    };
+    let announced_new = previous.saturating_add(change.amount);
+    if previous != announced_new {
+        Entry {
+            account,
+            kind: change.kind,
+            previous,
+            new: announced_new,
+            workflow: change.workflow.as_deref(),
+            note: None,
+            actor: change.actor,
+        }
+        .write(bound)?;
+    }
+    // A BEFORE trigger of the application may have changed the amount: that part is its own.
+    adjust(
+        bound,
+        account,
+        announced_new,
+        new,
+        Some("changed by a trigger on the users table"),
+    )
+}
+
+/// A new account has no entry: its first one carries its opening balance. But an id that had an
+/// account before goes on with that one's chain.
+fn record_insert(bound: &Bound, account: &str, new: i64) -> Result<()> {
+    match last_balance(bound, account)? {
+        Some(last) => adjust(bound, account, last, new, Some("account created again")),
+        None => Ok(()),
+    }
+}
+
+/// Usage and settlements follow the account to its new id (usage by the application's own
+/// ON UPDATE CASCADE), or it would be charged again. Entries are never changed: the old id's chain
+/// ends at 0 and the new one's begins there.
+fn record_rename(
+    bound: &Bound,
+    old_account: &str,
+    previous: i64,
+    account: &str,
+    new: i64,
+) -> Result<()> {
+    adjust(
+        bound,
+        old_account,
+        previous,
+        0,
+        Some(&format!("account id changed to {account}")),
+    )?;
+    let last = last_balance(bound, account)?.unwrap_or_default();
+    adjust(
+        bound,
+        account,
+        last,
+        new,
+        Some(&format!("account id changed from {old_account}")),
+    )?;
+    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let ids = [Arg::Text(old_account), Arg::Text(account)];
+    bound
+        .ledger
+        .rename_settlements
+        .run(&ids, Snapshot::Statement)?;
+    Ok(())
+}
+
+fn last_balance(bound: &Bound, account: &str) -> Result<Option<i64>> {
+    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let last = bound
+        .ledger
+        .last_balance
+        .run(&[Arg::Text(account)], Snapshot::Latest)?;
+    Ok(last.rows.first().and_then(|row| row.number(0)))
+}
+
+fn adjust(bound: &Bound, account: &str, previous: i64, new: i64, note: Option<&str>) -> Result<()> {
+    if previous == new {
+        return Ok(());
+    }
+    let actor = security::current_user();
+    Entry {
+        account,
+        kind: Kind::Adjustment,
+        previous,
+        new,
+        workflow: None,
+        note,
+        actor,
+    }
+    .write(bound)
+}
+
+/// Trigger on the ledger: it is append-only. Error 55000, always.
+#[pg_trigger(sql = false)]
+fn refuse_ledger_change<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, Infallible> {
+    let operation = match trigger.op() {
+        Ok(PgTriggerOperation::Update) => "UPDATE",
+        Ok(PgTriggerOperation::Delete) => "DELETE",
+        _ => "TRUNCATE",
+    };
+    Error::LedgerAppendOnly { operation }.raise();
+    #[allow(unreachable_code)]
+    Ok(None::<PgHeapTuple<'a, pgrx::AllocatedByPostgres>>)
+}

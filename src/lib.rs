@@ -1,0 +1,62 @@
+//! `token_balance`: prepaid token balances for LLM and workflow platforms on PostgreSQL.
+//!
+//! A run that completes is settled inside the database: its usage leaves the balance atomically and
+//! exactly once. Start reading at [`settle`], the one path of function, trigger and batch; the
+//! contract is `docs/DESIGN.md`.
+
+mod api;
+mod binding;
+mod cache;
+mod catalog;
+mod error;
+mod key;
+mod ledger;
+mod lock;
+mod row;
+mod security;
+mod settle;
+mod spi;
+mod trigger;
+
+use pgrx::prelude::*;
+use pgrx::{extension_sql_file, pg_sys};
+
+::pgrx::pg_module_magic!(name, version);
+
+extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
+extension_sql_file!("../sql/functions.sql", name = "functions");
+extension_sql_file!(
+    "../sql/triggers.sql",
+    name = "triggers",
+    requires = ["functions"]
+);
+extension_sql_file!(
+    "../sql/comments.sql",
+    name = "comments",
+    requires = ["triggers"]
+);
+extension_sql_file!("../sql/install.sql", name = "install", finalize);
+
+/// Called once a backend, when the library is loaded.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    // SAFETY: both callbacks are functions of this library, which is never unloaded.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(cache::on_invalidation), pg_sys::Datum::from(0));
+        pg_sys::RegisterXactCallback(Some(lock::at_transaction_end), std::ptr::null_mut());
+    }
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+#[path = "../pg_test/mod.rs"]
+mod tests;
+
+/// What `cargo pgrx test` asks of a crate.
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![]
+    }
+}

@@ -1,0 +1,69 @@
+//! The lock on a workflow: two settlements of one workflow take turns.
+
+use std::cell::Cell;
+
+use pgrx::IntoDatum;
+use pgrx::pg_sys;
+
+/// SQL's advisory lock functions use 1 and 2 here, so no application can take or see these by
+/// accident.
+const LOCK_SPACE: u16 = 0x7462;
+
+/// So many locks a transaction, at most: the server's lock table is shared by all sessions.
+/// Past that, the settlement row alone decides (see `settle::claim`).
+const MAX_LOCKS: u32 = 1024;
+
+thread_local! {
+    static LOCKS_TAKEN: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Wait for the lock on `workflow` and hold it until the transaction ends. `needed` is false where
+/// the lock only saves retries, so that a statement that completes very many runs may go without.
+pub(crate) fn lock_workflow(workflow: &str, needed: bool) {
+    if LOCKS_TAKEN.get() >= MAX_LOCKS && !needed {
+        return;
+    }
+    LOCKS_TAKEN.set(LOCKS_TAKEN.get() + 1);
+    let hash = hash(workflow);
+    // SAFETY: the tag is complete; the lock manager copies it. A transaction-level lock is released
+    // by the server.
+    unsafe {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: pg_sys::MyDatabaseId.to_u32(),
+            locktag_field2: (hash >> 32) as u32,
+            locktag_field3: hash as u32,
+            locktag_field4: LOCK_SPACE,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+        };
+        pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, false, false);
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    // SAFETY: the arguments are of the types that the function takes; the C collation makes it a
+    // hash of the bytes.
+    unsafe {
+        let hash = pg_sys::OidFunctionCall2Coll(
+            pg_sys::Oid::from(pg_sys::F_HASHTEXTEXTENDED),
+            pg_sys::Oid::from(pg_sys::C_COLLATION_OID),
+            text.into_datum().unwrap_or(pg_sys::Datum::from(0)),
+            pg_sys::Datum::from(0),
+        );
+        hash.value() as u64
+    }
+}
+
+/// Forget the count when the transaction ends. Registered once a backend.
+pub(crate) extern "C-unwind" fn at_transaction_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
+    use pg_sys::XactEvent::*;
+    if matches!(
+        event,
+        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE
+    ) {
+        LOCKS_TAKEN.set(0);
+    }
+}

@@ -1,0 +1,48 @@
+//! Who a statement runs as: the owner of the tables that it touches (DESIGN section 5).
+//!
+//! The pattern is PostgreSQL's own for foreign-key checks (`ri_PerformCheck` in `ri_triggers.c`):
+//! code that an application put on its table (a trigger, a default, an index expression) runs as
+//! that table's owner, never as the extension's owner.
+
+use pgrx::pg_sys;
+
+/// While this value lives, the backend acts as `owner`. Dropping it restores the caller, also when
+/// an error unwinds; a transaction abort restores it as well.
+pub(crate) struct RunAs {
+    user: pg_sys::Oid,
+    context: i32,
+}
+
+impl RunAs {
+    /// LOCAL_USERID_CHANGE forbids SET ROLE inside, and NOFORCE_RLS lets an owner reach a row of a
+    /// table with FORCE ROW LEVEL SECURITY. Not RESTRICTED_OPERATION: deferred triggers on the
+    /// users table would fail.
+    pub(crate) fn owner(owner: pg_sys::Oid) -> Self {
+        let mut user = pg_sys::InvalidOid;
+        let mut context = 0;
+        // SAFETY: both calls only read and write the backend's user id and security context; the
+        // pointers are to live locals.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+            pg_sys::SetUserIdAndSecContext(
+                owner,
+                context
+                    | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as i32,
+            );
+        }
+        RunAs { user, context }
+    }
+}
+
+impl Drop for RunAs {
+    fn drop(&mut self) {
+        // SAFETY: restores what GetUserIdAndSecContext returned.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) }
+    }
+}
+
+/// The role that the caller acts as.
+pub(crate) fn current_user() -> pg_sys::Oid {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::GetUserId() }
+}
