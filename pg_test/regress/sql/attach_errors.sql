@@ -1,0 +1,150 @@
+-- Each mistake gives one clear error: the column or table named, a SQLSTATE, a hint; and nothing is half done.
+\set SHOW_CONTEXT never
+CREATE SCHEMA ae;
+SET search_path = ae, public;
+CREATE PROCEDURE pg_temp.try(statement text) LANGUAGE plpgsql AS $$
+DECLARE state text; message text; detail text; hint text;
+BEGIN
+  EXECUTE statement;
+  RAISE NOTICE 'no error';
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+  RAISE NOTICE '%', concat_ws(E'\n', state || ': ' || message, '  DETAIL: ' || nullif(detail, ''), '  HINT: ' || nullif(hint, ''));
+END $$;
+
+SET client_min_messages = warning;
+CREATE EXTENSION token_balance SCHEMA ae;
+RESET client_min_messages;
+
+CREATE TABLE acc (id text PRIMARY KEY, name text);
+CREATE TABLE usage (workflow_id text, user_id text, total_tokens integer, spent bigint, ratio float8, note text);
+CREATE TABLE runs (id text PRIMARY KEY, user_id text, status text, finished_at timestamptz, n integer);
+CREATE TYPE mood AS ENUM ('happy', 'sad');
+CREATE TABLE moods (id text PRIMARY KEY, user_id text, status mood);
+
+-- nothing is attached yet: every function says so
+CALL pg_temp.try($$SELECT settle_workflow('w')$$);
+CALL pg_temp.try($$SELECT * FROM token_balance.settle_workflows('{w}')$$);
+CALL pg_temp.try($$SELECT token_balance.balance('ann')$$);
+CALL pg_temp.try($$SELECT token_balance.detach()$$);
+SELECT name, ok FROM token_balance.verify();
+
+-- arguments that are not there
+CALL pg_temp.try($$SELECT token_balance.attach(NULL, 'usage', 'runs')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', NULL, 'runs')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', user_key => NULL)$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_workflow => NULL)$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => NULL)$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => '{}')$$);
+BEGIN;
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => '{total_tokens,NULL}')$$);
+ROLLBACK;
+BEGIN;
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => '{total_tokens,total_tokens}')$$);
+ROLLBACK;
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_key => NULL)$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', completed_statuses => '{}')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', completed_statuses => NULL)$$);
+BEGIN;
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', completed_statuses => '{done,NULL}')$$);
+ROLLBACK;
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', initial_balance => NULL)$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', existing_usage => 'maybe')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', existing_usage => NULL)$$);
+-- who pays, when neither the usage nor a workflow table has an account?
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', usage_user => NULL)$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_user => NULL, workflow_user => NULL)$$);
+
+-- relations of a wrong kind
+CREATE VIEW v_acc AS SELECT * FROM acc;
+CREATE VIEW v_usage AS SELECT * FROM usage;
+CREATE MATERIALIZED VIEW m_usage AS SELECT * FROM usage;
+CREATE SEQUENCE a_sequence;
+CREATE TEMP TABLE t_acc (id text PRIMARY KEY);
+CALL pg_temp.try($$SELECT token_balance.attach('v_acc', 'usage', 'runs')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'v_usage', 'runs')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'm_usage', 'runs')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'v_usage')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('a_sequence', 'usage', 'runs')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'acc_pkey', 'runs')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('no_such_table', 'usage', 'runs')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('token_balance.ledger', 'usage', 'runs', user_key => 'user_id')$$);
+
+-- columns that are not there, one for each argument
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', user_key => 'uid')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_user => 'account')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_workflow => 'session_id')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => '{input_tokens}')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => '{total_tokens,output_tokens}')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_key => 'run_id')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_status => 'state')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_status => NULL, workflow_completed_at => 'ended_at')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_user => NULL, workflow_user => 'owner')$$);
+-- system columns and dropped columns are no columns
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', user_key => 'ctid')$$);
+ALTER TABLE runs DROP COLUMN n;
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_key => 'n')$$);
+
+-- columns of a wrong type
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => '{note}')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => '{ratio}')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_status => 'finished_at')$$);
+BEGIN;
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_status => NULL, workflow_completed_at => 'status')$$);
+ROLLBACK;
+-- an enum that has none of the statuses: the trigger could never fire
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'moods')$$);
+
+-- keys
+CREATE TABLE nokey (id text, x integer);
+CALL pg_temp.try($$SELECT token_balance.attach('nokey', 'usage', 'runs')$$);
+-- a partial unique index, an expression, two columns, a deferrable one: none of them makes the key unique
+CREATE UNIQUE INDEX nokey_partial ON nokey (id) WHERE x > 0;
+CREATE UNIQUE INDEX nokey_expression ON nokey (lower(id));
+CREATE UNIQUE INDEX nokey_two ON nokey (id, x);
+CALL pg_temp.try($$SELECT token_balance.attach('nokey', 'usage', 'runs')$$);
+-- a key of a type that is no key
+CREATE TABLE jkey (id jsonb PRIMARY KEY);
+CALL pg_temp.try($$SELECT token_balance.attach('jkey', 'usage', 'runs')$$);
+CREATE TABLE fkey (id timestamptz PRIMARY KEY);
+CALL pg_temp.try($$SELECT token_balance.attach('fkey', 'usage', 'runs')$$);
+
+-- the balance: a wrong type, an initial balance that it does not hold
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', balance_type => 'text')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', balance_type => 'float8')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', balance_type => NULL)$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', initial_balance => 3000000000)$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', initial_balance => 40000, balance_type => 'smallint')$$);
+CREATE TABLE tacc (id text PRIMARY KEY, token_balance text);
+CALL pg_temp.try($$SELECT token_balance.attach('tacc', 'usage', 'runs')$$);
+CREATE TABLE facc (id text PRIMARY KEY, token_balance float8);
+CALL pg_temp.try($$SELECT token_balance.attach('facc', 'usage', 'runs')$$);
+CREATE TABLE gacc (id text PRIMARY KEY, paid bigint, token_balance bigint GENERATED ALWAYS AS (paid * 2) STORED);
+CALL pg_temp.try($$SELECT token_balance.attach('gacc', 'usage', 'runs')$$);
+
+-- nothing of all that was half done
+SELECT count(*) FROM token_balance.binding;
+SELECT count(*) FROM pg_attribute WHERE attrelid IN ('acc'::regclass, 'nokey'::regclass, 'jkey'::regclass) AND attname = 'token_balance';
+SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('acc'::regclass, 'usage'::regclass, 'runs'::regclass);
+
+-- already attached to other tables, or with other columns
+SET client_min_messages = warning;
+SELECT token_balance.attach('acc', 'usage', 'runs');
+RESET client_min_messages;
+CREATE TABLE acc2 (id text PRIMARY KEY);
+CALL pg_temp.try($$SELECT token_balance.attach('acc2', 'usage', 'runs')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => '{spent}')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', completed_statuses => '{done}')$$);
+-- the same again is no mistake
+SET client_min_messages = warning;
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs')$$);
+RESET client_min_messages;
+SELECT token_balance.attach('acc', 'usage', 'runs');
+SELECT count(*) FROM token_balance.binding;
+SELECT tgrelid::regclass AS "table", count(*) FROM pg_trigger WHERE tgrelid IN ('acc'::regclass, 'usage'::regclass, 'runs'::regclass) AND NOT tgisinternal GROUP BY 1 ORDER BY 1::text;
+
+SET client_min_messages = warning;
+DROP EXTENSION token_balance CASCADE;
+DROP SCHEMA ae CASCADE;
+DROP TABLE t_acc;

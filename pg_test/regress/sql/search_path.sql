@@ -1,0 +1,91 @@
+-- Nothing in the extension looks a name up in the caller's search path: not tables, functions, operators or types.
+\set SHOW_CONTEXT never
+SET client_min_messages = warning;
+CREATE SCHEMA sp;
+CREATE SCHEMA trap;
+CREATE TABLE sp.users (id text PRIMARY KEY);
+CREATE TABLE sp.token_usage (workflow_id varchar, user_id varchar, total_tokens integer);
+CREATE TABLE sp.workflows (id text PRIMARY KEY, user_id text, status text);
+INSERT INTO sp.users VALUES ('ann');
+
+-- every name that a statement might use unqualified, wrong on purpose
+CREATE FUNCTION trap.no(text, text) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE FUNCTION trap.no(varchar, varchar) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE FUNCTION trap.no(varchar, text) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE FUNCTION trap.no(integer, integer) RETURNS integer LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE FUNCTION trap.no(bigint, bigint) RETURNS bigint LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE FUNCTION trap.no(integer, bigint) RETURNS bigint LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE FUNCTION trap.no(numeric, numeric) RETURNS numeric LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE FUNCTION trap.no(oid, oid) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE FUNCTION trap.no(name, name) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE FUNCTION trap.no(bigint, numeric) RETURNS numeric LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE FUNCTION trap.nob(bigint, bigint) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE FUNCTION trap.no(jsonb, text) RETURNS jsonb LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped as %', current_user; END$$;
+CREATE OPERATOR trap.= (FUNCTION = trap.no, LEFTARG = text, RIGHTARG = text);
+CREATE OPERATOR trap.= (FUNCTION = trap.no, LEFTARG = varchar, RIGHTARG = varchar);
+CREATE OPERATOR trap.= (FUNCTION = trap.no, LEFTARG = varchar, RIGHTARG = text);
+CREATE OPERATOR trap.= (FUNCTION = trap.no, LEFTARG = oid, RIGHTARG = oid);
+CREATE OPERATOR trap.= (FUNCTION = trap.no, LEFTARG = name, RIGHTARG = name);
+CREATE OPERATOR trap.<> (FUNCTION = trap.no, LEFTARG = text, RIGHTARG = text);
+CREATE OPERATOR trap.<> (FUNCTION = trap.nob, LEFTARG = bigint, RIGHTARG = bigint);
+CREATE OPERATOR trap.> (FUNCTION = trap.nob, LEFTARG = bigint, RIGHTARG = bigint);
+CREATE OPERATOR trap.< (FUNCTION = trap.nob, LEFTARG = bigint, RIGHTARG = bigint);
+CREATE OPERATOR trap.= (FUNCTION = trap.nob, LEFTARG = bigint, RIGHTARG = bigint);
+CREATE OPERATOR trap.- (FUNCTION = trap.no, LEFTARG = integer, RIGHTARG = integer);
+CREATE OPERATOR trap.- (FUNCTION = trap.no, LEFTARG = bigint, RIGHTARG = bigint);
+CREATE OPERATOR trap.- (FUNCTION = trap.no, LEFTARG = integer, RIGHTARG = bigint);
+CREATE OPERATOR trap.- (FUNCTION = trap.no, LEFTARG = numeric, RIGHTARG = numeric);
+CREATE OPERATOR trap.+ (FUNCTION = trap.no, LEFTARG = bigint, RIGHTARG = bigint);
+CREATE OPERATOR trap.+ (FUNCTION = trap.no, LEFTARG = integer, RIGHTARG = integer);
+CREATE OPERATOR trap.|| (FUNCTION = trap.no, LEFTARG = text, RIGHTARG = text);
+CREATE OPERATOR trap.-> (FUNCTION = trap.no, LEFTARG = jsonb, RIGHTARG = text);
+CREATE AGGREGATE trap.sum(integer) (SFUNC = trap.no, STYPE = integer);
+CREATE AGGREGATE trap.sum(bigint) (SFUNC = trap.no, STYPE = bigint);
+CREATE AGGREGATE trap.sum(numeric) (SFUNC = trap.no, STYPE = numeric);
+CREATE FUNCTION trap.now() RETURNS timestamptz LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped'; END$$;
+CREATE FUNCTION trap.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped'; END$$;
+CREATE FUNCTION trap.format(text, VARIADIC text[]) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped'; END$$;
+CREATE FUNCTION trap.to_jsonb(anyelement) RETURNS jsonb LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'trapped'; END$$;
+CREATE DOMAIN trap.text AS pg_catalog.text CHECK (false);
+CREATE DOMAIN trap.int8 AS pg_catalog.int8 CHECK (false);
+CREATE DOMAIN trap."bigint" AS pg_catalog.int8 CHECK (false);
+CREATE DOMAIN trap.jsonb AS pg_catalog.jsonb CHECK (false);
+CREATE DOMAIN trap.regclass AS pg_catalog.regclass CHECK (false);
+CREATE TABLE trap.binding (x pg_catalog.text);
+CREATE TABLE trap.ledger (x pg_catalog.text);
+CREATE TABLE trap.settlement (x pg_catalog.text);
+CREATE TABLE trap.users (x pg_catalog.text);
+CREATE TABLE trap.token_usage (x pg_catalog.text);
+CREATE TABLE trap.workflows (x pg_catalog.text);
+CREATE TABLE trap.pg_class (x pg_catalog.text);
+CREATE TABLE trap.pg_attribute (x pg_catalog.text);
+CREATE TABLE trap.pg_trigger (x pg_catalog.text);
+
+SET search_path = trap, pg_catalog, public;
+-- the installation script, the convention, and all that is done by hand
+CREATE EXTENSION token_balance SCHEMA sp;
+SELECT count(*) FROM token_balance.binding;
+INSERT INTO sp.token_usage VALUES ('w1', 'ann', 10), ('w2', 'ann', 20), ('w3', 'ann', 40);
+SELECT sp.settle_workflow('w1'::pg_catalog.text) OPERATOR(pg_catalog.->>) 'new_balance'::pg_catalog.text AS new_balance;
+INSERT INTO sp.workflows VALUES ('w2', 'ann', 'completed');
+SELECT new_balance FROM token_balance.settle_workflows('{w3}');
+SELECT token_balance.balance('ann'::pg_catalog.text);
+UPDATE sp.users SET token_balance = 5;
+SELECT name FROM token_balance.verify() WHERE NOT ok;
+SELECT token_balance.detach();
+SELECT token_balance.attach('sp.users'::pg_catalog.regclass, 'sp.token_usage'::pg_catalog.regclass, 'sp.workflows'::pg_catalog.regclass, create_index => true);
+INSERT INTO sp.token_usage VALUES ('w4', 'ann', 1);
+INSERT INTO sp.workflows VALUES ('w4', 'ann', 'completed');
+-- and with an empty one
+SET search_path = '';
+INSERT INTO sp.token_usage VALUES ('w5', 'ann', 1);
+SELECT sp.settle_workflow('w5') ->> 'new_balance' AS new_balance;
+INSERT INTO sp.token_usage VALUES ('w6', 'ann', 1);
+INSERT INTO sp.workflows VALUES ('w6', 'ann', 'completed');
+SELECT * FROM sp.users;
+SELECT user_id, kind, amount, workflow_id FROM token_balance.ledger ORDER BY entry_id;
+
+RESET search_path;
+DROP EXTENSION token_balance CASCADE;
+DROP SCHEMA sp CASCADE;
+DROP SCHEMA trap CASCADE;
