@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# A dump, plain and custom, into a new database: the binding verifies, the ledger's chain is whole, the next entry
+# id is past the last, triggers and functions work, and the application's own role can call what it could before.
+set -euo pipefail
+: "${PG_BIN:?}" "${WORK:?}"
+maintenance=${PGDATABASE:-postgres}
+psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
+value() { psql -At -d "$1" -c "$2"; }
+drop_all() {
+    for db in tb_source tb_plain tb_custom tb_jobs tb_schema tb_late; do psql -d "$maintenance" -c "DROP DATABASE IF EXISTS $db" 2>/dev/null; done
+    psql -d "$maintenance" -c "DROP ROLE IF EXISTS regress_tb_dump_owner" -c "DROP ROLE IF EXISTS regress_tb_dump_app" 2>/dev/null
+}
+failed=0
+is() { # WHAT GOT EXPECTED
+    if [ "$2" = "$3" ]; then echo "ok: $1"; else echo "FAILED: $1: got '$2', expected '$3'"; failed=1; fi
+}
+
+drop_all
+trap drop_all EXIT
+psql -d "$maintenance" -c 'CREATE ROLE regress_tb_dump_owner' -c 'CREATE ROLE regress_tb_dump_app' -c 'CREATE DATABASE tb_source'
+
+# The application's tables belong to a role that is no superuser. Twice the same, bound in two ways:
+# by the convention of CREATE EXTENSION here; the attach of the superuser follows below.
+psql -d tb_source >/dev/null <<'SQL'
+SET client_min_messages = warning;
+CREATE SCHEMA app AUTHORIZATION regress_tb_dump_owner;
+GRANT USAGE ON SCHEMA app TO regress_tb_dump_app;
+SET ROLE regress_tb_dump_owner;
+CREATE TABLE app.users (id text PRIMARY KEY);
+CREATE TABLE app.token_usage (workflow_id text, user_id text, total_tokens integer);
+CREATE INDEX ON app.token_usage (workflow_id) INCLUDE (user_id, total_tokens);
+CREATE TABLE app.workflows (id text PRIMARY KEY, user_id text, status text);
+GRANT SELECT, INSERT, UPDATE ON app.workflows, app.token_usage TO regress_tb_dump_app;
+INSERT INTO app.users SELECT 'u' || i FROM generate_series(1, 20) i;
+INSERT INTO app.token_usage VALUES ('old', 'u1', 1000);
+RESET ROLE;
+CREATE EXTENSION token_balance SCHEMA app;
+GRANT EXECUTE ON FUNCTION app.settle_workflow(text) TO regress_tb_dump_app;
+INSERT INTO app.workflows SELECT 'w' || i, 'u' || i % 20 + 1, 'running' FROM generate_series(1, 300) i;
+INSERT INTO app.token_usage SELECT id, user_id, length(id) * 7 FROM app.workflows;
+UPDATE app.workflows SET status = 'completed' WHERE id < 'w2';
+UPDATE app.users SET token_balance = token_balance + 11 WHERE id < 'u2';
+SQL
+is 'source: bound' "$(value tb_source 'SELECT count(*) FROM token_balance.binding')" 1
+
+broken="SELECT count(*) FROM (SELECT *, lag(new_balance) OVER (PARTITION BY user_id ORDER BY entry_id) AS before FROM token_balance.ledger) e WHERE amount <> new_balance - previous_balance OR before <> previous_balance"
+off="SELECT count(*) FROM app.users u WHERE token_balance <> (SELECT new_balance FROM token_balance.ledger l WHERE l.user_id = u.id ORDER BY entry_id DESC LIMIT 1)"
+digest="SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (SELECT 'l' || l::text FROM token_balance.ledger l UNION ALL SELECT 's' || s::text FROM token_balance.settlement s UNION ALL SELECT 'u' || u::text FROM app.users u UNION ALL SELECT 'w' || w::text FROM app.workflows w) t (x)"
+before=$(value tb_source "$digest")
+last=$(value tb_source 'SELECT max(entry_id) FROM token_balance.ledger')
+echo "source: $(value tb_source 'SELECT count(*) FROM token_balance.ledger') ledger entries, the last one is $last"
+
+check() { # DATABASE
+    local db=$1
+    is "$db: ledger, settlements, balances and workflows are the same" "$(value "$db" "$digest")" "$before"
+    is "$db: still bound" "$(value "$db" "SELECT count(*) FROM token_balance.binding")" 1
+    if [ "$db" = tb_late ]; then
+        # DISABLE TRIGGER ALL and ENABLE TRIGGER ALL, which pg_restore wraps around the data, make an origin trigger of
+        # one that fired always. verify() must see that, and its hint must repair it.
+        is "$db: verify() sees that the ledger is less guarded" "$(value "$db" 'SELECT name FROM token_balance.verify() WHERE NOT ok')" 'ledger guard'
+        value "$db" "$(value "$db" 'SELECT hint FROM token_balance.verify() WHERE NOT ok')"
+    fi
+    is "$db: verify() finds nothing" "$(value "$db" "SELECT coalesce(string_agg(name || ': ' || coalesce(detail, ''), ', '), '') FROM token_balance.verify() WHERE NOT ok")" ''
+    is "$db: chain whole" "$(value "$db" "$broken")" 0
+    # what was settled stays settled; the exempt stays exempt
+    is "$db: settled stays settled" "$(value "$db" "SELECT app.settle_workflow('w1') ->> 'status'")" already_settled
+    is "$db: exempt stays exempt" "$(value "$db" "SELECT app.settle_workflow('old') ->> 'tokens_used'")" 0
+    # a completion by the application's role: the trigger fires
+    value "$db" "SET ROLE regress_tb_dump_app; UPDATE app.workflows SET status = 'completed' WHERE id = 'w2'"
+    is "$db: trigger charges" "$(value "$db" "SELECT charged_tokens FROM token_balance.settlement WHERE workflow_id = 'w2'")" 14
+    is "$db: the next entry id is past the last" "$(value "$db" "SELECT min(entry_id) > $last FROM token_balance.ledger WHERE workflow_id = 'w2'")" t
+    # the owner's grants (made by attach) and the application's (made by hand) are there
+    is "$db: the owner calls settle_workflow" "$(value "$db" "SET ROLE regress_tb_dump_owner; SELECT app.settle_workflow('w20') ->> 'status'")" settled
+    is "$db: the owner calls balance" "$(value "$db" "SET ROLE regress_tb_dump_owner; SELECT token_balance.balance('u1') ->> 'is_overdraft'")" false
+    is "$db: the owner calls settle_workflows" "$(value "$db" "SET ROLE regress_tb_dump_owner; SELECT count(*) FROM token_balance.settle_workflows('{w21,w22}')")" 2
+    is "$db: the application calls settle_workflow" "$(value "$db" "SET ROLE regress_tb_dump_app; SELECT app.settle_workflow('w23') ->> 'status'")" settled
+    is "$db: nobody else does" "$(value "$db" "SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE (n.nspname = 'token_balance' OR p.proname = 'settle_workflow') AND a.grantee = 0")" 0
+    # a change by hand, and the rest
+    value "$db" "UPDATE app.users SET token_balance = token_balance + 1; UPDATE app.workflows SET status = 'done'"
+    is "$db: all usage charged once" "$(value "$db" "SELECT sum(total_tokens) - (SELECT sum(charged_tokens) FROM token_balance.settlement) FROM app.token_usage WHERE workflow_id <> 'old'")" 0
+    is "$db: chain whole after all that" "$(value "$db" "$broken")" 0
+    is "$db: each column is its chain's end" "$(value "$db" "$off")" 0
+    is "$db: the ledger still refuses" "$(psql -At -d "$db" -c 'DELETE FROM token_balance.ledger' >/dev/null 2>&1 && echo deleted || echo refused)" refused
+    # and the members are members still: a dump of the restored one restores again
+    is "$db: dumps again" "$("$PG_BIN/pg_dump" -d "$db" >/dev/null && echo yes)" yes
+}
+
+for db in tb_plain tb_custom tb_jobs tb_late; do psql -d "$maintenance" -c "CREATE DATABASE $db"; done
+
+echo '-- pg_dump | psql'
+"$PG_BIN/pg_dump" -d tb_source -f "$WORK/plain.sql"
+psql -d tb_plain -f "$WORK/plain.sql" >/dev/null
+check tb_plain
+
+echo '-- pg_dump -Fc | pg_restore'
+"$PG_BIN/pg_dump" -d tb_source -Fc -f "$WORK/custom.dump"
+"$PG_BIN/pg_restore" --exit-on-error -d tb_custom "$WORK/custom.dump"
+check tb_custom
+
+echo '-- pg_restore -j 2'
+"$PG_BIN/pg_restore" --exit-on-error -j 2 -d tb_jobs "$WORK/custom.dump"
+check tb_jobs
+
+echo '-- a data-only restore over a schema-only one, with --disable-triggers'
+"$PG_BIN/pg_restore" --exit-on-error --schema-only -d tb_late "$WORK/custom.dump"
+"$PG_BIN/pg_restore" --exit-on-error --data-only --disable-triggers -d tb_late "$WORK/custom.dump"
+check tb_late
+
+echo '-- a second dump, of a restored database whose binding was made by attach'
+psql -d tb_source >/dev/null <<'SQL'
+SET client_min_messages = warning;
+SELECT token_balance.detach();
+GRANT USAGE ON SCHEMA token_balance TO regress_tb_dump_owner;
+GRANT EXECUTE ON FUNCTION token_balance.attach, token_balance.detach TO regress_tb_dump_owner;
+SET ROLE regress_tb_dump_owner;
+SELECT token_balance.attach('app.users', 'app.token_usage', 'app.workflows', existing_usage => 'charge');
+SQL
+before=$(value tb_source "$digest")
+psql -d "$maintenance" -c 'CREATE DATABASE tb_schema'
+"$PG_BIN/pg_dump" -d tb_source | psql -d tb_schema >/dev/null
+check tb_schema
+
+exit "$failed"
