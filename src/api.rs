@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use pgrx::{Array, JsonB, Uuid, pg_sys};
 use serde::Serialize;
 
+use crate::account;
 use crate::binding::{self, Options, Spec};
 use crate::cache::{self, Bound};
 use crate::error::{Error, Result};
@@ -126,9 +127,9 @@ fn answer(
     charges: Vec<Charge>,
 ) -> Result<Settlement> {
     let (previous_balance, new_balance) = match (&charges[..], &accounts[..]) {
-        ([only], _) if accounts.len() <= 1 => (Some(only.previous_balance), Some(only.new_balance)),
+        ([only], _) => (Some(only.previous_balance), Some(only.new_balance)),
         ([], [only]) => {
-            let balance = settle::balance_of(bound, only)?;
+            let balance = account::balance_of(bound, only)?;
             (balance, balance)
         }
         _ => (None, None),
@@ -155,7 +156,7 @@ fn answer(
 }
 
 /// `token_balance.settle_workflows(text[]) → rows`: settle several workflows as one, one row a
-/// charge. Null and repeated ids are skipped; errors as of `settle_workflow`.
+/// charge. Repeated ids count once; errors as of `settle_workflow`.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn settle_workflows(
@@ -174,17 +175,15 @@ fn settle_workflows(
     ErrorReport,
 > {
     let function = "token_balance.settle_workflows";
-    let ids = workflow_ids.ok_or(Error::NullArgument {
-        function,
-        argument: "workflow_ids",
-    })?;
+    let argument = "workflow_ids";
+    let ids: Vec<String> = workflow_ids
+        .ok_or(Error::NullArgument { function, argument })?
+        .into_iter()
+        .collect::<Option<_>>()
+        .ok_or(Error::NullInside { function, argument })?;
     refuse_read_only(c"token_balance.settle_workflows()");
     let bound = cache::bound_and_locked()?;
-    let mut workflows: Vec<_> = ids
-        .into_iter()
-        .flatten()
-        .map(|id| bound.binding.workflow_id(&id))
-        .collect();
+    let mut workflows: Vec<_> = ids.iter().map(|id| bound.binding.workflow_id(id)).collect();
     let (charges, settled) = settle::settle(&bound, &mut workflows, &Asked::ByCall)?;
     for (workflow, settled) in workflows.iter().zip(settled) {
         if !settled.has_usage && !settle::workflow_exists(&bound, workflow)? {
@@ -217,7 +216,8 @@ fn balance(user_id: Option<&str>) -> Result<JsonB, ErrorReport> {
     })?;
     let bound = cache::bound()?;
     let account = bound.binding.user_key.key_type.canonical_or_raise(id);
-    let balance = settle::balance_of(&bound, &account)?.ok_or(Error::UnknownAccount { account })?;
+    let balance =
+        account::balance_of(&bound, &account)?.ok_or(Error::UnknownAccount { account })?;
     Ok(to_json(&Balance {
         token_balance: balance,
         is_overdraft: balance < 0,
@@ -255,6 +255,12 @@ fn attach(
             argument,
         })
     }
+    fn null_inside(argument: &'static str) -> Error {
+        Error::NullInside {
+            function: "token_balance.attach",
+            argument,
+        }
+    }
     fn name(value: &CStr) -> String {
         value.to_string_lossy().into_owned()
     }
@@ -271,14 +277,21 @@ fn attach(
         usage_name: binding::name_of(usage)?,
         usage_user: usage_user.map(name),
         usage_workflow: name(required("usage_workflow", usage_workflow)?),
-        usage_tokens: tokens.iter().flatten().map(name).collect(),
+        usage_tokens: tokens
+            .iter()
+            .map(|token| token.map(name))
+            .collect::<Option<_>>()
+            .ok_or(null_inside("usage_tokens"))?,
         workflows,
         workflows_name: workflows.map(binding::name_of).transpose()?,
         workflow_key: name(required("workflow_key", workflow_key)?),
         workflow_user: workflow_user.map(name),
         workflow_status: workflow_status.map(name),
         workflow_completed_at: workflow_completed_at.map(name),
-        completed_statuses: statuses.into_iter().flatten().collect(),
+        completed_statuses: statuses
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or(null_inside("completed_statuses"))?,
         initial_balance: required("initial_balance", initial_balance)?,
         existing_usage: required("existing_usage", existing_usage)?.to_owned(),
     };

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use crate::account;
 use crate::binding::Binding;
 use crate::catalog;
 use crate::error::Result;
@@ -20,6 +21,7 @@ use crate::settle;
 pub(crate) struct Bound {
     pub(crate) binding: Binding,
     pub(crate) settling: settle::Statements,
+    pub(crate) accounts: account::Statements,
     pub(crate) ledger: ledger::Statements,
     /// Partitions that are known to be parts of the bound tables. One that is detached loses its
     /// triggers.
@@ -67,6 +69,7 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
     watch(&binding)?;
     let bound = Rc::new(Bound {
         settling: settle::Statements::new(&binding),
+        accounts: account::Statements::new(&binding),
         ledger: ledger::Statements::new(),
         parts: RefCell::default(),
         binding,

@@ -150,9 +150,12 @@ pub(crate) fn has_index_on(relation: pg_sys::Oid, column: &str) -> Result<bool> 
         "SELECT 1 FROM pg_catalog.pg_index AS i \
          JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
          AND a.attnum OPERATOR(pg_catalog.=) i.indkey[0] \
+         JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid \
+         JOIN pg_catalog.pg_am AS m ON m.oid OPERATOR(pg_catalog.=) c.relam \
          WHERE i.indrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
          AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
-         AND i.indisvalid AND i.indpred IS NULL",
+         AND i.indisvalid AND i.indpred IS NULL \
+         AND m.amname OPERATOR(pg_catalog.=) ANY (ARRAY['btree', 'hash']::pg_catalog.name[])",
         &[Arg::Int8(relation.to_u32().into()), Arg::Text(column)],
     )
 }

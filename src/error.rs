@@ -10,6 +10,10 @@ pub(crate) enum Error {
         function: &'static str,
         argument: &'static str,
     },
+    NullInside {
+        function: &'static str,
+        argument: &'static str,
+    },
     InvalidArgument {
         message: String,
         detail: Option<String>,
@@ -116,7 +120,7 @@ impl Error {
     fn code(&self) -> PgSqlErrorCode {
         use PgSqlErrorCode::*;
         match self {
-            Error::NullArgument { .. } => ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Error::NullArgument { .. } | Error::NullInside { .. } => ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Error::InvalidArgument { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
             Error::NotAttached | Error::AlreadyAttached { .. } | Error::LedgerAppendOnly { .. } => {
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
@@ -152,6 +156,9 @@ impl Error {
         match self {
             Error::NullArgument { function, argument } => {
                 format!("{argument} of {function} must not be null")
+            }
+            Error::NullInside { function, argument } => {
+                format!("{argument} of {function} must not contain nulls")
             }
             Error::InvalidArgument { message, .. } => message.clone(),
             Error::NotAttached => "token_balance is not attached to any tables".into(),
@@ -253,7 +260,7 @@ impl Error {
             | Error::NoPayer { tokens, .. }
             | Error::SeveralPayers { tokens, .. }
             | Error::BalanceOutOfRange { tokens, .. } => {
-                Some(format!("{tokens} tokens are not settled."))
+                Some(format!("Tokens that stay unsettled: {tokens}."))
             }
             Error::UnsupportedBalance { balance, .. } => Some(format!("Its balance is {balance}.")),
             Error::TriggerProtocol { wanted, .. } => Some(format!("It must be fired {wanted}.")),

@@ -5,20 +5,15 @@
 //! announces first; every other change is an adjustment.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
 
-use pgrx::WhoAllocated;
-use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::pg_sys;
 use pgrx::pg_sys::{INT8OID, TEXTOID};
-use pgrx::prelude::*;
-use pgrx::trigger_support::PgTriggerOperation;
 
 use crate::binding::BALANCE_COLUMN;
 use crate::cache::{self, Bound};
 use crate::catalog;
 use crate::error::{Error, Result};
-use crate::row::RowImage;
+use crate::row::{TriggerCall, trigger_function};
 use crate::security::{self, RunAs};
 use crate::spi::{Arg, Snapshot, Statement};
 
@@ -26,6 +21,8 @@ use crate::spi::{Arg, Snapshot, Statement};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
     Settlement,
+    Credit,
+    Refund,
     Adjustment,
 }
 
@@ -33,6 +30,8 @@ impl Kind {
     fn sql(self) -> &'static str {
         match self {
             Kind::Settlement => "settlement",
+            Kind::Credit => "credit",
+            Kind::Refund => "refund",
             Kind::Adjustment => "adjustment",
         }
     }
@@ -46,35 +45,63 @@ pub(crate) struct Change {
     /// Tokens; negative for a charge.
     pub(crate) amount: i64,
     pub(crate) workflow: Option<String>,
+    /// The caller's own id of a credit or refund.
+    pub(crate) reference: Option<String>,
+    pub(crate) note: Option<String>,
     pub(crate) actor: pg_sys::Oid,
 }
 
+/// A change that was announced, and what the trigger answered to it.
+#[derive(Default)]
+struct Announced {
+    /// None once the trigger has written it.
+    change: Option<Change>,
+    /// The balance that the trigger found before the change.
+    previous: Option<i64>,
+}
+
 thread_local! {
-    static ANNOUNCED: RefCell<Option<Change>> = const { RefCell::new(None) };
+    static ANNOUNCED: RefCell<Announced> = RefCell::default();
 }
 
 /// While this value lives, the change that it announces is the next one of that account.
 pub(crate) struct Announcement {
-    outer: Option<Change>,
+    outer: Announced,
 }
 
 impl Announcement {
     pub(crate) fn of(change: Change) -> Self {
+        let announced = Announced {
+            change: Some(change),
+            previous: None,
+        };
         Announcement {
-            outer: ANNOUNCED.replace(Some(change)),
+            outer: ANNOUNCED.replace(announced),
         }
+    }
+
+    /// The balance before the change, if the trigger has written it. Tokens.
+    pub(crate) fn previous(&self) -> Option<i64> {
+        ANNOUNCED.with_borrow(|announced| announced.previous)
     }
 }
 
 impl Drop for Announcement {
     /// A trigger on users may settle another workflow meanwhile: give the outer change back.
     fn drop(&mut self) {
-        ANNOUNCED.set(self.outer.take());
+        ANNOUNCED.set(std::mem::take(&mut self.outer));
     }
 }
 
-fn take_announced(account: &str) -> Option<Change> {
-    ANNOUNCED.with_borrow_mut(|announced| announced.take_if(|change| change.account == account))
+/// The announced change of `account`, once.
+fn take_announced(account: &str, previous: i64) -> Option<Change> {
+    ANNOUNCED.with_borrow_mut(|announced| {
+        let change = announced
+            .change
+            .take_if(|change| change.account == account)?;
+        announced.previous = Some(previous);
+        Some(change)
+    })
 }
 
 /// The ledger's own statements.
@@ -89,10 +116,10 @@ impl Statements {
         Statements {
             insert: Statement::new(
                 "INSERT INTO token_balance.ledger \
-                 (user_id, kind, amount, previous_balance, new_balance, workflow_id, note, actor) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                 (user_id, kind, amount, previous_balance, new_balance, workflow_id, reference, \
+                 note, actor) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
                 &[
-                    TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, TEXTOID,
+                    TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
                 ],
             ),
             last_balance: Statement::new(
@@ -116,6 +143,7 @@ struct Entry<'a> {
     previous: i64,
     new: i64,
     workflow: Option<&'a str>,
+    reference: Option<&'a str>,
     note: Option<&'a str>,
     actor: pg_sys::Oid,
 }
@@ -139,6 +167,7 @@ impl Entry<'_> {
                 Arg::Int8(self.previous),
                 Arg::Int8(self.new),
                 Arg::OptionalText(self.workflow),
+                Arg::OptionalText(self.reference),
                 Arg::OptionalText(self.note),
                 Arg::Text(&actor),
             ],
@@ -148,46 +177,36 @@ impl Entry<'_> {
     }
 }
 
+trigger_function!(
+    record_balance_change_wrapper,
+    pg_finfo_record_balance_change_wrapper,
+    "token_balance.record_balance_change",
+    record_balance_change
+);
+
 /// Trigger on the users table, AFTER INSERT OR UPDATE FOR EACH ROW: write the ledger.
 ///
 /// Errors: 39P01 if fired otherwise, 42809 on any other table, 22003 for a balance that is not a
 /// whole number within bigint, 55000 if a balance changes and nothing is attached.
-#[pg_trigger(sql = false)]
-fn record_balance_change<'a>(
-    trigger: &'a PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, Infallible> {
-    if let Err(error) = record(trigger) {
-        error.raise();
-    }
-    Ok(None::<PgHeapTuple<'a, pgrx::AllocatedByPostgres>>)
-}
-
-fn record(trigger: &PgTrigger) -> Result<()> {
-    let function = "token_balance.record_balance_change";
-    let image = RowImage::of(trigger).ok_or(Error::TriggerProtocol {
-        function,
-        wanted: "AFTER INSERT OR UPDATE FOR EACH ROW",
-    })?;
+fn record_balance_change(call: &TriggerCall) -> Result<()> {
+    let row = call.row()?;
     let bound = match cache::bound() {
         Ok(bound) => bound,
         // In a restore the rows may come before the binding.
-        Err(Error::NotAttached) if !image.changes(BALANCE_COLUMN) => return Ok(()),
+        Err(Error::NotAttached) if !row.changes(BALANCE_COLUMN) => return Ok(()),
         Err(error) => return Err(error),
     };
     let binding = &bound.binding;
-    if !bound.is_part_of(image.relation(), binding.users.oid)? {
-        return Err(Error::ForeignTrigger {
-            function,
-            relation: image.relation_name(),
-        });
+    if !bound.is_part_of(call.relation(), binding.users.oid)? {
+        return Err(call.foreign());
     }
     let key = &binding.user_key.column.name;
-    let account = image.new_text(key).unwrap_or_default();
-    let new = balance(image.new_text(BALANCE_COLUMN), &account)?;
-    match image.old_text(key) {
+    let account = row.new_text(key).unwrap_or_default();
+    let new = balance(row.new_text(BALANCE_COLUMN), &account)?;
+    match row.old_text(key) {
         None => record_insert(&bound, &account, new),
         Some(old_account) => {
-            let previous = balance(image.old_text(BALANCE_COLUMN), &old_account)?;
+            let previous = balance(row.old_text(BALANCE_COLUMN), &old_account)?;
             if old_account == account {
                 record_update(&bound, &account, previous, new)
             } else {
@@ -211,7 +230,7 @@ fn balance(text: Option<String>, account: &str) -> Result<i64> {
 }
 
 fn record_update(bound: &Bound, account: &str, previous: i64, new: i64) -> Result<()> {
-    let Some(change) = take_announced(account) else {
+    let Some(change) = take_announced(account, previous) else {
         return adjust(bound, account, previous, new, None);
     };
     let announced_new = previous.saturating_add(change.amount);
@@ -222,7 +241,8 @@ fn record_update(bound: &Bound, account: &str, previous: i64, new: i64) -> Resul
             previous,
             new: announced_new,
             workflow: change.workflow.as_deref(),
-            note: None,
+            reference: change.reference.as_deref(),
+            note: change.note.as_deref(),
             actor: change.actor,
         }
         .write(bound)?;
@@ -300,23 +320,26 @@ fn adjust(bound: &Bound, account: &str, previous: i64, new: i64, note: Option<&s
         previous,
         new,
         workflow: None,
+        reference: None,
         note,
         actor,
     }
     .write(bound)
 }
 
-/// Trigger on the ledger: it is append-only. Error 55000, always.
-#[pg_trigger(sql = false)]
-fn refuse_ledger_change<'a>(
-    trigger: &'a PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, Infallible> {
-    let operation = match trigger.op() {
-        Ok(PgTriggerOperation::Update) => "UPDATE",
-        Ok(PgTriggerOperation::Delete) => "DELETE",
-        _ => "TRUNCATE",
-    };
-    Error::LedgerAppendOnly { operation }.raise();
-    #[allow(unreachable_code)]
-    Ok(None::<PgHeapTuple<'a, pgrx::AllocatedByPostgres>>)
+trigger_function!(
+    refuse_ledger_change_wrapper,
+    pg_finfo_refuse_ledger_change_wrapper,
+    "token_balance.refuse_ledger_change",
+    refuse_ledger_change
+);
+
+/// Trigger on the ledger: it is append-only. Errors: 55000, always; 42809 on any other table.
+fn refuse_ledger_change(call: &TriggerCall) -> Result<()> {
+    if call.relation_name() != "token_balance.ledger" {
+        return Err(call.foreign());
+    }
+    Err(Error::LedgerAppendOnly {
+        operation: call.operation(),
+    })
 }

@@ -4,6 +4,7 @@
 //! exactly once. Start reading at [`settle`], the one path of function, trigger and batch; the
 //! contract is `docs/DESIGN.md`.
 
+mod account;
 mod api;
 mod binding;
 mod cache;

@@ -1,37 +1,61 @@
-//! The row that fired a trigger, column by column as text.
+//! Trigger functions: how they are called, and the row that fired one, column by column as text.
+//!
+//! pgrx's `#[pg_trigger]` panics (XX000) when such a function is not called by a trigger, so the
+//! entry points are made here.
 
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
-use pgrx::prelude::PgTrigger;
 use pgrx::spi::quote_qualified_identifier;
-use pgrx::trigger_support::{PgTriggerLevel, PgTriggerOperation, PgTriggerWhen};
+use pgrx::trigger_support::{
+    called_as_trigger, trigger_fired_after, trigger_fired_by_delete, trigger_fired_by_insert,
+    trigger_fired_by_update, trigger_fired_for_row,
+};
 
+use crate::error::{Error, Result};
 use crate::spi::{c_string, column_text};
 
-/// Old and new version of the row of an AFTER INSERT OR UPDATE trigger.
-pub(crate) struct RowImage<'a> {
+/// The call of a trigger function.
+pub(crate) struct TriggerCall<'a> {
+    /// The function's name in SQL.
+    pub(crate) function: &'static str,
     data: &'a pg_sys::TriggerData,
-    is_update: bool,
 }
 
-impl<'a> RowImage<'a> {
-    /// None if the trigger is of another kind.
-    pub(crate) fn of(trigger: &'a PgTrigger<'a>) -> Option<Self> {
-        if !matches!(trigger.when(), Ok(PgTriggerWhen::After))
-            || !matches!(trigger.level(), PgTriggerLevel::Row)
-        {
-            return None;
+impl<'a> TriggerCall<'a> {
+    /// Error 39P01 if a trigger did not call.
+    ///
+    /// # Safety
+    /// `fcinfo` is what the server called the function with.
+    pub(crate) unsafe fn new(
+        function: &'static str,
+        fcinfo: pg_sys::FunctionCallInfo,
+    ) -> Result<Self> {
+        // SAFETY: as the caller promises; a trigger's call has TriggerData for its context.
+        unsafe {
+            if !called_as_trigger(fcinfo) {
+                return Err(Error::TriggerProtocol {
+                    function,
+                    wanted: "by a trigger",
+                });
+            }
+            let data = &*((*fcinfo).context as *const pg_sys::TriggerData);
+            Ok(TriggerCall { function, data })
         }
-        let is_update = match trigger.op() {
-            Ok(PgTriggerOperation::Insert) => false,
-            Ok(PgTriggerOperation::Update) => true,
-            _ => return None,
-        };
-        Some(RowImage {
-            data: trigger.trigger_data(),
-            is_update,
-        })
+    }
+
+    /// The statement that fired the trigger.
+    pub(crate) fn operation(&self) -> &'static str {
+        let event = self.data.tg_event;
+        if trigger_fired_by_insert(event) {
+            "INSERT"
+        } else if trigger_fired_by_update(event) {
+            "UPDATE"
+        } else if trigger_fired_by_delete(event) {
+            "DELETE"
+        } else {
+            "TRUNCATE"
+        }
     }
 
     /// The table on which the trigger fired: of a partitioned table, the partition.
@@ -40,8 +64,9 @@ impl<'a> RowImage<'a> {
         unsafe { (*self.data.tg_relation).rd_id }
     }
 
+    /// Its quoted name.
     pub(crate) fn relation_name(&self) -> String {
-        // SAFETY: as above; the namespace's name is palloc'd.
+        // SAFETY: as above; the namespace's name is null or palloc'd.
         unsafe {
             let class = (*self.data.tg_relation).rd_rel;
             let schema = pg_sys::get_namespace_name((*class).relnamespace);
@@ -57,6 +82,41 @@ impl<'a> RowImage<'a> {
         }
     }
 
+    /// The error for a trigger on a table that is not the function's.
+    pub(crate) fn foreign(&self) -> Error {
+        Error::ForeignTrigger {
+            function: self.function,
+            relation: self.relation_name(),
+        }
+    }
+
+    /// The row of an AFTER INSERT OR UPDATE trigger for each row; error 39P01 for any other.
+    pub(crate) fn row(&self) -> Result<Row<'a>> {
+        let event = self.data.tg_event;
+        let is_update = trigger_fired_by_update(event);
+        if trigger_fired_after(event)
+            && trigger_fired_for_row(event)
+            && (is_update || trigger_fired_by_insert(event))
+        {
+            return Ok(Row {
+                data: self.data,
+                is_update,
+            });
+        }
+        Err(Error::TriggerProtocol {
+            function: self.function,
+            wanted: "AFTER INSERT OR UPDATE FOR EACH ROW",
+        })
+    }
+}
+
+/// Old and new version of a row.
+pub(crate) struct Row<'a> {
+    data: &'a pg_sys::TriggerData,
+    is_update: bool,
+}
+
+impl Row<'_> {
     /// A column of the row as it is now; None if it is null or missing.
     pub(crate) fn new_text(&self, column: &str) -> Option<String> {
         let tuple = if self.is_update {
@@ -95,3 +155,33 @@ impl<'a> RowImage<'a> {
         }
     }
 }
+
+/// Define the C entry point `$symbol` of the trigger function `$name`, which calls `$body` with the
+/// [`TriggerCall`] and raises its error.
+macro_rules! trigger_function {
+    ($symbol:ident, $finfo:ident, $name:literal, $body:path) => {
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $finfo() -> &'static ::pgrx::pg_sys::Pg_finfo_record {
+            static V1: ::pgrx::pg_sys::Pg_finfo_record =
+                ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        #[::pgrx::pg_guard]
+        pub extern "C-unwind" fn $symbol(
+            fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
+        ) -> ::pgrx::pg_sys::Datum {
+            // SAFETY: the server calls with its own fcinfo.
+            let call = unsafe { $crate::row::TriggerCall::new($name, fcinfo) };
+            if let Err(error) = call.and_then(|call| $body(&call)) {
+                error.raise();
+            }
+            ::pgrx::pg_sys::Datum::from(0)
+        }
+    };
+}
+
+pub(crate) use trigger_function;

@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
-use crate::binding::{BALANCE_COLUMN, Binding, Payer};
+use crate::account::{self, Refusal};
+use crate::binding::{Binding, Payer};
 use crate::cache::Bound;
 use crate::error::{Error, Result};
-use crate::ledger::{Announcement, Change, Kind};
+use crate::ledger::{Change, Kind};
 use crate::lock::lock_workflow;
 use crate::security::{self, RunAs};
 use crate::spi::{Arg, Snapshot, Statement, uses_transaction_snapshot};
@@ -25,6 +26,8 @@ pub(crate) enum Asked {
     /// A run that has completed, with the account of its row where the usage has none. It is not
     /// refused for a bad charge.
     ByCompletion { payer: Option<String> },
+    /// A sweep over many workflows, which one bad charge must not stop.
+    BySweep,
 }
 
 /// What one settlement took from one account.
@@ -52,9 +55,8 @@ pub(crate) struct Statements {
     settled: Statement,
     first_claim: Statement,
     next_claim: Statement,
-    release: Statement,
-    deduct: Statement,
-    balance: Statement,
+    release_claim: Statement,
+    forget_claim: Statement,
     payers: Option<Statement>,
     workflow_exists: Option<Statement>,
 }
@@ -85,7 +87,14 @@ impl Statements {
                  AND s.usage_tokens OPERATOR(pg_catalog.=) $4",
                 &[TEXTOID, TEXTOID, INT8OID, INT8OID],
             ),
-            release: Statement::new(
+            forget_claim: Statement::new(
+                "DELETE FROM token_balance.settlement AS s \
+                 WHERE s.workflow_id OPERATOR(pg_catalog.=) $1 \
+                 AND s.user_id OPERATOR(pg_catalog.=) $2 \
+                 AND s.usage_tokens OPERATOR(pg_catalog.=) $3",
+                &[TEXTOID, TEXTOID, INT8OID],
+            ),
+            release_claim: Statement::new(
                 "UPDATE token_balance.settlement AS s \
                  SET usage_tokens = s.usage_tokens OPERATOR(pg_catalog.-) $3, \
                  charged_tokens = s.charged_tokens OPERATOR(pg_catalog.-) $3 \
@@ -93,8 +102,6 @@ impl Statements {
                  AND s.user_id OPERATOR(pg_catalog.=) $2",
                 &[TEXTOID, TEXTOID, INT8OID],
             ),
-            deduct: Statement::new(&deduct_sql(binding), &[TEXTOID, INT8OID, INT8OID]),
-            balance: Statement::new(&balance_sql(binding), &[TEXTOID]),
             payers: payers_sql(binding).map(|sql| Statement::new(&sql, &[TEXTOID])),
             workflow_exists: workflow_exists_sql(binding)
                 .map(|sql| Statement::new(&sql, &[TEXTOID])),
@@ -125,33 +132,6 @@ fn usage_sql(binding: &Binding) -> String {
             )
         }
     }
-}
-
-/// $3 is the smallest balance from which $2 can be taken: a charge that would leave the column's
-/// range updates no row instead of failing.
-///
-/// Never FOR UPDATE before it: a child row's foreign-key check holds KEY SHARE on the account, and
-/// the upgrade deadlocks. A plain UPDATE of a column that is no key goes along with it.
-fn deduct_sql(binding: &Binding) -> String {
-    format!(
-        "UPDATE {users} AS a \
-         SET {BALANCE_COLUMN} = a.{BALANCE_COLUMN} OPERATOR(pg_catalog.-) $2 \
-         WHERE a.{key} OPERATOR(pg_catalog.=) $1::{key_type} \
-         AND a.{BALANCE_COLUMN} OPERATOR(pg_catalog.>=) $3 \
-         RETURNING a.{BALANCE_COLUMN}::bigint",
-        users = binding.users.sql,
-        key = binding.user_key.sql(),
-        key_type = binding.user_key.key_type.sql(),
-    )
-}
-
-fn balance_sql(binding: &Binding) -> String {
-    format!(
-        "SELECT a.{BALANCE_COLUMN}::bigint FROM {} AS a WHERE a.{} OPERATOR(pg_catalog.=) $1::{}",
-        binding.users.sql,
-        binding.user_key.sql(),
-        binding.user_key.key_type.sql()
-    )
 }
 
 /// The accounts of a workflow's rows, where those pay.
@@ -208,7 +188,7 @@ pub(crate) fn settle(
             Ok(charge) => charges.push(charge),
             Err(error) if goes_on(&error, asked) => {
                 release(bound, &claim)?;
-                warn(error);
+                error.report(PgLogLevel::WARNING);
             }
             Err(error) => return Err(error),
         }
@@ -216,13 +196,9 @@ pub(crate) fn settle(
     Ok((charges, settled))
 }
 
-/// A completion is not refused for a bad charge: that usage stays unsettled.
+/// A completion is not refused for a bad charge: that usage stays unsettled, with a warning.
 fn goes_on(error: &Error, asked: &Asked) -> bool {
-    matches!(asked, Asked::ByCompletion { .. }) && error.is_bad_charge()
-}
-
-fn warn(error: Error) {
-    error.report(PgLogLevel::WARNING);
+    !matches!(asked, Asked::ByCall) && error.is_bad_charge()
 }
 
 /// Tokens of one workflow that this transaction has taken to charge to one account.
@@ -230,6 +206,8 @@ struct Claim {
     workflow: String,
     account: String,
     tokens: i64,
+    /// What the settlement row accounted for before; None if there was no row.
+    settled: Option<i64>,
 }
 
 /// Claim what the workflow has used and nobody has claimed.
@@ -245,15 +223,15 @@ fn claim(bound: &Bound, workflow: &str, asked: &Asked, claims: &mut Vec<Claim>) 
         for (account, tokens) in
             outstanding(bound, workflow, asked, &usage, &settled, &mut accounts)?
         {
-            let claim = match checked_claim(bound, workflow, account, tokens) {
+            let claim = match checked_claim(bound, workflow, account, tokens, &settled) {
                 Ok(claim) => claim,
                 Err(error) if goes_on(&error, asked) => {
-                    warn(error);
+                    error.report(PgLogLevel::WARNING);
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            if write_claim(bound, &claim, settled.get(&claim.account).copied())? {
+            if write_claim(bound, &claim)? {
                 claims.push(claim);
             } else {
                 was_overtaken = true;
@@ -338,7 +316,7 @@ fn outstanding(
             match payer(bound, workflow, asked, tokens) {
                 Ok(account) => vec![(account, tokens)],
                 Err(error) if goes_on(&error, asked) => {
-                    warn(error);
+                    error.report(PgLogLevel::WARNING);
                     Vec::new()
                 }
                 Err(error) => return Err(error),
@@ -360,7 +338,7 @@ fn payer(bound: &Bound, workflow: &str, asked: &Asked, tokens: i128) -> Result<S
             workflow: workflow_text,
             tokens,
         }),
-        Asked::ByCall => {
+        Asked::ByCall | Asked::BySweep => {
             let mut payers = read_payers(bound, workflow)?;
             match (payers.pop(), payers.is_empty()) {
                 (Some(only), true) => Ok(only),
@@ -395,22 +373,32 @@ fn read_payers(bound: &Bound, workflow: &str) -> Result<Vec<String>> {
 }
 
 /// A claim that can be written: of an account that could exist, of a sum that is a bigint.
-fn checked_claim(bound: &Bound, workflow: &str, account: String, tokens: i128) -> Result<Claim> {
+fn checked_claim(
+    bound: &Bound,
+    workflow: &str,
+    account: String,
+    tokens: i128,
+    settled: &HashMap<String, i64>,
+) -> Result<Claim> {
+    let workflow = workflow.to_owned();
     let Some(account) = bound.binding.user_key.key_type.canonical(&account) else {
         return Err(Error::UsageOfUnknownAccount {
-            workflow: workflow.to_owned(),
+            workflow,
             account,
             tokens,
         });
     };
+    let settled = settled.get(&account).copied();
+    let is_total_in_range = i64::try_from(tokens + i128::from(settled.unwrap_or_default())).is_ok();
     match i64::try_from(tokens) {
-        Ok(tokens) => Ok(Claim {
-            workflow: workflow.to_owned(),
+        Ok(tokens) if is_total_in_range => Ok(Claim {
+            workflow,
             account,
             tokens,
+            settled,
         }),
-        Err(_) => Err(Error::BalanceOutOfRange {
-            workflow: workflow.to_owned(),
+        _ => Err(Error::BalanceOutOfRange {
+            workflow,
             account,
             tokens,
         }),
@@ -418,107 +406,71 @@ fn checked_claim(bound: &Bound, workflow: &str, account: String, tokens: i128) -
 }
 
 /// False if the settlement row is not as it was read.
-fn write_claim(bound: &Bound, claim: &Claim, settled: Option<i64>) -> Result<bool> {
-    let _owner = RunAs::owner(bound.binding.extension_owner);
-    let key = [
-        Arg::Text(&claim.workflow),
-        Arg::Text(&claim.account),
-        Arg::Int8(claim.tokens),
-    ];
-    let [workflow, account, tokens] = key;
-    let outcome = match settled {
-        None => {
-            let args = [workflow, account, tokens];
-            bound.settling.first_claim.run(&args, Snapshot::Statement)?
-        }
-        Some(settled) => {
-            let args = [workflow, account, tokens, Arg::Int8(settled)];
-            bound.settling.next_claim.run(&args, Snapshot::Statement)?
-        }
+fn write_claim(bound: &Bound, claim: &Claim) -> Result<bool> {
+    let statements = &bound.settling;
+    let (statement, settled) = match claim.settled {
+        None => (&statements.first_claim, None),
+        Some(settled) => (&statements.next_claim, Some(Arg::Int8(settled))),
     };
-    Ok(outcome.processed == 1)
+    let mut args = claim_args(claim);
+    args.extend(settled);
+    let _owner = RunAs::owner(bound.binding.extension_owner);
+    Ok(statement.run(&args, Snapshot::Statement)?.processed == 1)
 }
 
 /// Give back a claim whose charge was bad, so that a later settlement takes it.
 fn release(bound: &Bound, claim: &Claim) -> Result<()> {
+    let statements = &bound.settling;
+    let statement = match claim.settled {
+        None => &statements.forget_claim,
+        Some(_) => &statements.release_claim,
+    };
     let _owner = RunAs::owner(bound.binding.extension_owner);
-    bound.settling.release.run(
-        &[
-            Arg::Text(&claim.workflow),
-            Arg::Text(&claim.account),
-            Arg::Int8(claim.tokens),
-        ],
-        Snapshot::Statement,
-    )?;
-    Ok(())
+    statement
+        .run(&claim_args(claim), Snapshot::Statement)
+        .map(|_| ())
+}
+
+fn claim_args(claim: &Claim) -> Vec<Arg<'_>> {
+    vec![
+        Arg::Text(&claim.workflow),
+        Arg::Text(&claim.account),
+        Arg::Int8(claim.tokens),
+    ]
 }
 
 fn deduct(bound: &Bound, claim: &Claim) -> Result<Charge> {
-    let binding = &bound.binding;
-    let actor = security::current_user();
-    let _announcement = Announcement::of(Change {
+    let workflow = claim.workflow.clone();
+    let account = claim.account.clone();
+    let tokens = i128::from(claim.tokens);
+    let change = Change {
         kind: Kind::Settlement,
         account: claim.account.clone(),
         amount: -claim.tokens,
         workflow: Some(claim.workflow.clone()),
-        actor,
-    });
-    let _owner = RunAs::owner(binding.users.owner);
-    let enough = binding.smallest_balance() + claim.tokens;
-    let outcome = bound.settling.deduct.run(
-        &[
-            Arg::Text(&claim.account),
-            Arg::Int8(claim.tokens),
-            Arg::Int8(enough),
-        ],
-        Snapshot::Statement,
-    )?;
-    let new_balance = outcome.rows.first().and_then(|row| row.number(0));
-    match (outcome.processed, new_balance) {
-        (1, Some(new_balance)) => Ok(Charge {
-            workflow: claim.workflow.clone(),
-            account: claim.account.clone(),
+        reference: None,
+        note: None,
+        actor: security::current_user(),
+    };
+    match account::change(bound, &change)? {
+        Ok(changed) => Ok(Charge {
+            workflow,
+            account,
             tokens: claim.tokens,
-            previous_balance: i64::saturating_add(new_balance, claim.tokens),
-            new_balance,
+            previous_balance: changed.previous,
+            new_balance: changed.new,
         }),
-        _ => Err(why_not_deducted(bound, claim, enough)?),
-    }
-}
-
-fn why_not_deducted(bound: &Bound, claim: &Claim, enough: i64) -> Result<Error> {
-    let workflow = claim.workflow.clone();
-    let account = claim.account.clone();
-    let tokens = i128::from(claim.tokens);
-    Ok(match balance_of(bound, &account)? {
-        None => Error::UsageOfUnknownAccount {
+        Err(Refusal::UnknownAccount) => Err(Error::UsageOfUnknownAccount {
             workflow,
             account,
             tokens,
-        },
-        Some(balance) if balance < enough => Error::BalanceOutOfRange {
+        }),
+        Err(Refusal::OutOfRange) => Err(Error::BalanceOutOfRange {
             workflow,
             account,
             tokens,
-        },
-        Some(_) => Error::ChargeSuppressed {
-            relation: bound.binding.users.sql.clone(),
-            account,
-        },
-    })
-}
-
-/// The balance of an account, by canonical id; None if there is no such account. Tokens.
-pub(crate) fn balance_of(bound: &Bound, account: &str) -> Result<Option<i64>> {
-    if bound.binding.user_key.key_type.canonical(account).is_none() {
-        return Ok(None);
+        }),
     }
-    let _owner = RunAs::owner(bound.binding.users.owner);
-    let outcome = bound
-        .settling
-        .balance
-        .run(&[Arg::Text(account)], Snapshot::Statement)?;
-    Ok(outcome.rows.first().and_then(|row| row.number(0)))
 }
 
 /// Whether the workflow table has the workflow; false where none is bound.

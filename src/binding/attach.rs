@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 
 use super::{BALANCE_COLUMN, Binding, Payer, Spec, numeric_scale, wrong_type};
-use crate::catalog::{self, Column};
+use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result, notice};
 use crate::security::{self, RunAs};
 use crate::spi::{self, Arg};
@@ -54,7 +54,7 @@ pub(crate) fn attach(spec: Spec, options: &Options) -> Result<Binding> {
     if is_new {
         record_changes_while_detached(&binding)?;
     }
-    super::detach::grant_everyday_functions(&binding)?;
+    super::detach::grant_everyday_functions(binding.users.owner)?;
     Ok(binding)
 }
 
@@ -62,14 +62,6 @@ pub(crate) fn attach(spec: Spec, options: &Options) -> Result<Binding> {
 fn check(spec: Spec, options: &Options) -> Result<Binding> {
     check_values(&spec, options)?;
     let binding = Binding::resolve(spec)?;
-    for table in binding.tables() {
-        if let Some(kind) = table.unsupported_kind() {
-            return Err(Error::WrongRelationKind {
-                name: table.sql.clone(),
-                kind,
-            });
-        }
-    }
     check_keys(&binding)?;
     check_statuses(&binding)?;
     check_balance(&binding)?;
@@ -88,6 +80,14 @@ fn check_values(spec: &Spec, options: &Options) -> Result<()> {
         return invalid(
             "token_balance needs a database with the encoding UTF8".into(),
             "Use a database made with ENCODING 'UTF8'.",
+        );
+    }
+    let mut tokens = spec.usage_tokens.clone();
+    tokens.sort_unstable();
+    if let Some(twice) = tokens.windows(2).find(|pair| pair[0] == pair[1]) {
+        return invalid(
+            format!("usage_tokens names column \"{}\" twice", twice[0]),
+            "Name each column once.",
         );
     }
     if spec.usage_tokens.is_empty() {
@@ -271,8 +271,9 @@ fn check_balance(binding: &Binding) -> Result<()> {
 /// A superuser, or an owner of all bound tables; and the users table's owner must be able to read
 /// the others.
 fn check_ownership(binding: &Binding) -> Result<()> {
-    check_caller_owns(binding)?;
-    for table in binding.tables() {
+    let tables = binding.tables();
+    check_caller_owns(&tables)?;
+    for table in tables {
         if !catalog::can_read(binding.users.owner, table.oid)? {
             return Err(Error::UnreadableRelation {
                 relation: table.sql.clone(),
@@ -283,13 +284,12 @@ fn check_ownership(binding: &Binding) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn check_caller_owns(binding: &Binding) -> Result<()> {
+pub(super) fn check_caller_owns(tables: &[Table]) -> Result<()> {
     let caller = security::current_user();
-    match binding
-        .tables()
-        .into_iter()
-        .find(|table| !catalog::acts_for(caller, table.owner))
-    {
+    let foreign = tables
+        .iter()
+        .find(|table| !catalog::acts_for(caller, table.owner));
+    match foreign {
         Some(table) => Err(Error::NotOwner {
             relation: table.sql.clone(),
         }),
@@ -306,11 +306,7 @@ fn check_not_bound_elsewhere(binding: &Binding) -> Result<bool> {
     if differences.is_empty() {
         return Ok(false);
     }
-    let bound: Vec<_> = [Some(present.users), Some(present.usage), present.workflows]
-        .into_iter()
-        .flatten()
-        .collect();
-    for oid in bound {
+    for oid in present.relations() {
         if catalog::table(oid)?.is_none() {
             return Ok(true);
         }
@@ -452,8 +448,11 @@ fn prepare_balance(binding: &Binding, options: &Options) -> Result<()> {
                  'Prepaid tokens left; negative is an overdraft. Kept by the extension token_balance.'"
             ))?;
         }
-        Some(column) if column.is_not_null && has_default(binding, column)? => {}
-        Some(_) => {
+        Some(column) if column.is_not_null && has_default(binding, column)? => {
+            check_existing_balances(binding, column)?;
+        }
+        Some(column) => {
+            check_existing_balances(binding, column)?;
             fill_missing_balances(binding)?;
             spi::command(&format!("LOCK TABLE {users} IN ACCESS EXCLUSIVE MODE"))?;
             // What was inserted before the lock was granted.
@@ -485,6 +484,32 @@ fn has_default(binding: &Binding, column: &Column) -> Result<bool> {
             Arg::Text(&binding.spec.initial_balance.to_string()),
         ],
     )
+}
+
+/// A `numeric` column may hold what is no number of tokens.
+fn check_existing_balances(binding: &Binding, column: &Column) -> Result<()> {
+    if column.base_type != pg_sys::NUMERICOID {
+        return Ok(());
+    }
+    let balance = format!("a.{BALANCE_COLUMN}");
+    let odd = spi::query(
+        &format!(
+            "SELECT a.{key}::pg_catalog.text, {balance}::pg_catalog.text FROM {users} AS a \
+             WHERE {balance} OPERATOR(pg_catalog.<>) pg_catalog.trunc({balance}) \
+             OR pg_catalog.abs({balance}) OPERATOR(pg_catalog.>) {max}::pg_catalog.numeric LIMIT 1",
+            key = binding.user_key.sql(),
+            users = binding.users.sql,
+            max = i64::MAX
+        ),
+        &[],
+    )?;
+    match odd.rows.first() {
+        Some(row) => Err(Error::UnsupportedBalance {
+            account: row.text(0).into(),
+            balance: row.text(1).into(),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn fill_missing_balances(binding: &Binding) -> Result<()> {

@@ -4,9 +4,9 @@ use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
 use super::attach::check_caller_owns;
-use super::{BALANCE_COLUMN, Binding, Spec};
-use crate::catalog;
-use crate::error::Result;
+use super::{BALANCE_COLUMN, Spec};
+use crate::catalog::{self, Table};
+use crate::error::{Error, Result};
 use crate::security::RunAs;
 use crate::spi;
 
@@ -20,63 +20,58 @@ const EVERYDAY_FUNCTIONS: [&str; 5] = [
 ];
 
 /// Drop the triggers and the binding. Balances, settlements and the ledger stay; so does the column
-/// unless `drop_column`.
+/// unless `drop_column`. Works also where some of the bound tables or columns are gone.
 pub(crate) fn detach(drop_column: bool) -> Result<()> {
-    let binding = match Binding::load() {
-        Ok(binding) => binding,
-        // A binding that points at dropped tables or columns has nothing else to take back.
-        Err(error) => return forget_broken(error),
-    };
-    check_caller_owns(&binding)?;
-    // In the order in which a settlement locks.
-    for table in binding.tables() {
+    let spec = Spec::load()?.ok_or(Error::NotAttached)?;
+    let tables = remaining_tables(&spec)?;
+    check_caller_owns(&tables)?;
+    for table in &tables {
         // SAFETY: locks an OID.
         unsafe { pg_sys::LockRelationOid(table.oid, pg_sys::ShareUpdateExclusiveLock as i32) };
     }
-    let binding = Binding::load()?;
-    check_caller_owns(&binding)?;
+    // Owners may have changed, and tables gone, before the locks were granted.
+    let tables = remaining_tables(&spec)?;
+    check_caller_owns(&tables)?;
 
-    let _owner = RunAs::owner(binding.extension_owner);
-    for trigger in binding.triggers() {
-        trigger.drop()?;
+    let _owner = RunAs::owner(catalog::extension_owner()?);
+    for table in &tables {
+        super::triggers::drop_from(table)?;
     }
-    if drop_column && binding.balance.is_some() {
-        spi::command(&format!(
-            "ALTER TABLE {} DROP COLUMN {BALANCE_COLUMN}",
-            binding.users.sql
-        ))?;
+    if let Some(users) = tables.iter().find(|table| table.oid == spec.users) {
+        if drop_column {
+            spi::command(&format!(
+                "ALTER TABLE {} DROP COLUMN IF EXISTS {BALANCE_COLUMN}",
+                users.sql
+            ))?;
+        }
+        change_grants("REVOKE", "FROM", users.owner)?;
     }
-    change_grants("REVOKE", "FROM", &binding)?;
     Spec::forget()
 }
 
-fn forget_broken(error: crate::error::Error) -> Result<()> {
-    use crate::error::Error::{ColumnMissing, NotOwner, RelationMissing};
-    match error {
-        RelationMissing { .. } | ColumnMissing { .. } => {
-            let owner = catalog::extension_owner()?;
-            if !catalog::acts_for(crate::security::current_user(), owner) {
-                return Err(NotOwner {
-                    relation: "token_balance.binding".into(),
-                });
-            }
-            Spec::forget()
-        }
-        other => Err(other),
+/// The bound tables that are there, in the order in which a settlement locks them.
+fn remaining_tables(spec: &Spec) -> Result<Vec<Table>> {
+    let mut tables = Vec::new();
+    for oid in spec.relations() {
+        tables.extend(catalog::table(oid)?);
     }
+    Ok(tables)
 }
 
 /// Let the owner of the users table call the everyday functions.
-pub(super) fn grant_everyday_functions(binding: &Binding) -> Result<()> {
-    change_grants("GRANT", "TO", binding)
+pub(super) fn grant_everyday_functions(users_owner: pg_sys::Oid) -> Result<()> {
+    change_grants("GRANT", "TO", users_owner)?;
+    // Left alone by detach: it may have been granted by hand, and gives nothing without EXECUTE.
+    let role = quote_identifier(catalog::role_name(users_owner));
+    spi::command(&format!("GRANT USAGE ON SCHEMA token_balance TO {role}")).map(|_| ())
 }
 
-fn change_grants(verb: &str, preposition: &str, binding: &Binding) -> Result<()> {
-    if binding.users.owner == binding.extension_owner {
+fn change_grants(verb: &str, preposition: &str, users_owner: pg_sys::Oid) -> Result<()> {
+    if users_owner == catalog::extension_owner()? {
         // The owner of a function needs no grant, and revoking one would take the owner's own.
         return Ok(());
     }
-    let role = quote_identifier(catalog::role_name(binding.users.owner));
+    let role = quote_identifier(catalog::role_name(users_owner));
     let schema = catalog::extension_schema()?;
     let functions: Vec<_> = EVERYDAY_FUNCTIONS
         .iter()
@@ -85,9 +80,6 @@ fn change_grants(verb: &str, preposition: &str, binding: &Binding) -> Result<()>
     spi::command(&format!(
         "{verb} EXECUTE ON FUNCTION {} {preposition} {role}",
         functions.join(", ")
-    ))?;
-    spi::command(&format!(
-        "{verb} USAGE ON SCHEMA token_balance {preposition} {role}"
-    ))?;
-    Ok(())
+    ))
+    .map(|_| ())
 }

@@ -85,6 +85,13 @@ impl Binding {
     pub(crate) fn resolve(spec: Spec) -> Result<Self> {
         let users = existing_table("users table", spec.users, &spec.users_name)?;
         let usage = existing_table("usage table", spec.usage, &spec.usage_name)?;
+        let workflows_table = spec
+            .workflows
+            .map(|oid| {
+                let name = spec.workflows_name.as_deref().unwrap_or_default();
+                existing_table("workflow table", oid, name)
+            })
+            .transpose()?;
         let users_columns = catalog::columns(users.oid)?;
         let usage_columns = catalog::columns(usage.oid)?;
 
@@ -101,15 +108,17 @@ impl Binding {
             .map(|name| token_column(&usage, &usage_columns, name))
             .collect::<Result<Vec<_>>>()?;
 
-        let workflows = spec
-            .workflows
-            .map(|oid| workflows(&spec, oid))
+        let workflows = workflows_table
+            .map(|table| workflows(&spec, table))
             .transpose()?;
         let payer = match (&spec.usage_user, &workflows) {
             (Some(name), _) => Payer::Usage(key(&usage, &usage_columns, name, "usage_user")?),
             (None, Some(workflows)) => {
                 let columns = catalog::columns(workflows.table.oid)?;
-                let name = spec.workflow_user.as_deref().unwrap_or_default();
+                let name = spec.workflow_user.as_deref().ok_or(Error::NullArgument {
+                    function: "token_balance.attach",
+                    argument: "workflow_user",
+                })?;
                 Payer::Workflow(key(&workflows.table, &columns, name, "workflow_user")?)
             }
             (None, None) => {
@@ -142,11 +151,12 @@ impl Binding {
     }
 
     /// The bound relations: workflows, usage, users, in the order in which their locks are taken.
-    pub(crate) fn tables(&self) -> Vec<&Table> {
+    pub(crate) fn tables(&self) -> Vec<Table> {
         self.workflows
             .iter()
             .map(|workflows| &workflows.table)
             .chain([&self.usage, &self.users])
+            .cloned()
             .collect()
     }
 
@@ -191,6 +201,11 @@ impl Binding {
         )
     }
 
+    /// The largest balance that the column can hold: integers reach as far above zero as below.
+    pub(crate) fn largest_balance(&self) -> i64 {
+        -(self.smallest_balance() + 1)
+    }
+
     /// The smallest balance that the column can hold; a ledger entry is a bigint.
     pub(crate) fn smallest_balance(&self) -> i64 {
         let Some(balance) = &self.balance else {
@@ -229,10 +244,23 @@ fn numeric_scale(type_modifier: i32) -> i32 {
 
 /// The quoted name of a relation that a caller named by its regclass.
 pub(crate) fn name_of(oid: pg_sys::Oid) -> Result<String> {
-    existing_table("relation with OID", oid, &oid.to_u32().to_string()).map(|table| table.sql)
+    existing_relation("relation with OID", oid, &oid.to_u32().to_string()).map(|table| table.sql)
 }
 
+/// A table that can be bound. Checked at each load: before PostgreSQL 16 a rule can turn a table
+/// into a view.
 fn existing_table(what: &'static str, oid: pg_sys::Oid, name: &str) -> Result<Table> {
+    let table = existing_relation(what, oid, name)?;
+    match table.unsupported_kind() {
+        Some(kind) => Err(Error::WrongRelationKind {
+            name: table.sql,
+            kind,
+        }),
+        None => Ok(table),
+    }
+}
+
+fn existing_relation(what: &'static str, oid: pg_sys::Oid, name: &str) -> Result<Table> {
     catalog::table(oid)?.ok_or_else(|| Error::RelationMissing {
         what,
         name: name.to_owned(),
@@ -273,15 +301,30 @@ fn token_column(table: &Table, columns: &[Column], name: &str) -> Result<Column>
     }
 }
 
-fn workflows(spec: &Spec, oid: pg_sys::Oid) -> Result<Workflows> {
-    let name = spec.workflows_name.as_deref().unwrap_or_default();
-    let table = existing_table("workflow table", oid, name)?;
-    let columns = catalog::columns(oid)?;
+fn timestamp_column(
+    table: &Table,
+    columns: &[Column],
+    name: &str,
+    argument: &'static str,
+) -> Result<Column> {
+    let column = column(table, columns, name, argument)?;
+    match column.base_type {
+        pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID => Ok(column.clone()),
+        _ => Err(wrong_type(
+            table,
+            column,
+            "timestamp with or without time zone, and date",
+        )),
+    }
+}
+
+fn workflows(spec: &Spec, table: Table) -> Result<Workflows> {
+    let columns = catalog::columns(table.oid)?;
     let key = key(&table, &columns, &spec.workflow_key, "workflow_key")?;
     let completed_at = spec
         .workflow_completed_at
         .as_ref()
-        .map(|name| column(&table, &columns, name, "workflow_completed_at").cloned())
+        .map(|name| timestamp_column(&table, &columns, name, "workflow_completed_at"))
         .transpose()?;
     // A completion timestamp decides alone: the default name of the status column then means
     // nothing.

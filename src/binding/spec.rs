@@ -115,6 +115,11 @@ impl Spec {
         }))
     }
 
+    /// The bound relations: workflows, usage, users, in the order in which their locks are taken.
+    pub(crate) fn relations(&self) -> impl Iterator<Item = pg_sys::Oid> {
+        self.workflows.into_iter().chain([self.usage, self.users])
+    }
+
     /// Make it the binding of this database, in place of one that there was.
     pub(crate) fn store(&self, attached_by: pg_sys::Oid) -> Result<()> {
         let _owner = RunAs::owner(catalog::extension_owner()?);

@@ -1,6 +1,6 @@
 //! The triggers on the bound tables: their names, their DDL, whether they are there.
 
-use pgrx::spi::quote_literal;
+use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::{Binding, Workflows};
 use crate::catalog::Table;
@@ -113,17 +113,6 @@ impl Trigger<'_> {
         .map(|_| ())
     }
 
-    pub(super) fn drop(&self) -> Result<()> {
-        if self.state()?.is_none() {
-            return Ok(());
-        }
-        spi::command(&format!(
-            "DROP TRIGGER \"{}\" ON {}",
-            self.name, self.table.sql
-        ))
-        .map(|_| ())
-    }
-
     /// How it stands: None if it is missing, else whether it fires where changes are made (`O`, as
     /// made) or was altered (`D` disabled, `R` replica, `A` always).
     pub(super) fn state(&self) -> Result<Option<String>> {
@@ -159,4 +148,21 @@ impl Trigger<'_> {
             .map(|row| row.text(0).to_owned())
             .collect())
     }
+}
+
+/// Drop every trigger on `table` that calls one of the extension's functions.
+pub(super) fn drop_from(table: &Table) -> Result<()> {
+    let outcome = spi::query(
+        "SELECT t.tgname FROM pg_catalog.pg_trigger AS t \
+         JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+         WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name",
+        &[Arg::Int8(table.oid.to_u32().into())],
+    )?;
+    for row in &outcome.rows {
+        let name = quote_identifier(row.text(0));
+        spi::command(&format!("DROP TRIGGER {name} ON {}", table.sql))?;
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! `token_balance.verify`: whether the binding is whole, one row a check.
 
+use super::triggers::Trigger;
 use super::{BALANCE_COLUMN, Binding};
 use crate::catalog;
 use crate::error::{Error, Result};
@@ -51,48 +52,44 @@ fn broken(error: Error) -> Check {
 }
 
 fn of_binding(binding: &Binding) -> Result<Vec<Check>> {
-    let mut checks = vec![balance(binding), readable(binding)?, granted(binding)?];
+    let mut checks = vec![
+        key(binding)?,
+        balance(binding),
+        readable(binding)?,
+        granted(binding)?,
+    ];
     for trigger in binding.triggers() {
-        let name = format!("trigger {} on {}", trigger.name, trigger.table.sql);
-        let repair = binding.spec.attach_call();
-        let check = match trigger.state()?.as_deref() {
-            None => Check::new(&name, false, "missing", format!("Call {repair}.")),
-            Some("O") => {
-                let disabled = trigger.disabled_partitions()?;
-                let tables = if disabled.is_empty() {
-                    trigger.table.sql.clone()
-                } else {
-                    disabled.join(", ")
-                };
-                Check::new(
-                    &name,
-                    disabled.is_empty(),
-                    if disabled.is_empty() {
-                        "enabled".into()
-                    } else {
-                        format!("disabled on {tables}")
-                    },
-                    format!("ALTER TABLE {tables} ENABLE TRIGGER \"{}\"", trigger.name),
-                )
-            }
-            Some(state) => Check::new(
-                &name,
-                false,
-                if state == "D" {
-                    "disabled"
-                } else {
-                    "fires on replicas too, or only there"
-                },
-                format!(
-                    "ALTER TABLE {} ENABLE TRIGGER \"{}\";",
-                    trigger.table.sql, trigger.name
-                ),
-            ),
-        };
-        checks.push(check);
+        checks.push(of_trigger(&trigger, binding)?);
     }
     checks.push(index(binding)?);
     Ok(checks)
+}
+
+fn of_trigger(trigger: &Trigger, binding: &Binding) -> Result<Check> {
+    let name = format!("trigger {} on {}", trigger.name, trigger.table.sql);
+    let Some(state) = trigger.state()? else {
+        let hint = format!("Call {}.", binding.spec.attach_call());
+        return Ok(Check::new(&name, false, "missing", hint));
+    };
+    let mut disabled = trigger.disabled_partitions()?;
+    if state != "O" {
+        disabled.insert(0, trigger.table.sql.clone());
+    }
+    let repairs: Vec<_> = disabled
+        .iter()
+        .map(|table| format!("ALTER TABLE {table} ENABLE TRIGGER \"{}\";", trigger.name))
+        .collect();
+    let detail = match (disabled.is_empty(), state.as_str()) {
+        (true, _) => "enabled".into(),
+        (false, "A" | "R") => format!("fires for replicated changes on {}", disabled.join(", ")),
+        (false, _) => format!("disabled on {}", disabled.join(", ")),
+    };
+    Ok(Check::new(
+        &name,
+        disabled.is_empty(),
+        detail,
+        repairs.join(" "),
+    ))
 }
 
 /// The tables are bound by OID; after a rename or a restore their names may be others.
@@ -125,6 +122,18 @@ fn names(binding: &Binding) -> Check {
         detail,
         "If these are the right tables, call token_balance.detach() and attach() again.",
     )
+}
+
+fn key(binding: &Binding) -> Result<Check> {
+    let users = &binding.users.sql;
+    let key = binding.user_key.sql();
+    let ok = catalog::is_unique(binding.users.oid, &binding.user_key.column.name)?;
+    Ok(Check::new(
+        &format!("key {users}.{key}"),
+        ok,
+        if ok { "unique" } else { "not unique" },
+        format!("ALTER TABLE {users} ADD UNIQUE ({key});"),
+    ))
 }
 
 fn balance(binding: &Binding) -> Check {

@@ -1,0 +1,119 @@
+//! Balances: reading one, changing one.
+//!
+//! The users table is always changed by a plain UPDATE as its owner, so the application's own
+//! triggers, constraints and generated columns hold, and the ledger's trigger writes the entry.
+
+use pgrx::pg_sys::{INT8OID, TEXTOID};
+
+use crate::binding::{BALANCE_COLUMN, Binding};
+use crate::cache::Bound;
+use crate::error::{Error, Result};
+use crate::ledger::{Announcement, Change};
+use crate::security::RunAs;
+use crate::spi::{Arg, Snapshot, Statement};
+
+/// The statements on one account, for one binding.
+pub(crate) struct Statements {
+    change: Statement,
+    balance: Statement,
+}
+
+impl Statements {
+    pub(crate) fn new(binding: &Binding) -> Self {
+        let users = &binding.users.sql;
+        let is_account = format!(
+            "a.{} OPERATOR(pg_catalog.=) $1::{}",
+            binding.user_key.sql(),
+            binding.user_key.key_type.sql()
+        );
+        Statements {
+            // A change that would leave the column's range updates no row instead of failing.
+            //
+            // Never FOR UPDATE before it: a child row's foreign-key check holds KEY SHARE on the
+            // account, and the upgrade deadlocks. A plain UPDATE of a column that is no key goes
+            // along with it.
+            change: Statement::new(
+                &format!(
+                    "UPDATE {users} AS a \
+                     SET {BALANCE_COLUMN} = a.{BALANCE_COLUMN} OPERATOR(pg_catalog.+) $2 \
+                     WHERE {is_account} \
+                     AND a.{BALANCE_COLUMN} OPERATOR(pg_catalog.>=) $3 \
+                     AND a.{BALANCE_COLUMN} OPERATOR(pg_catalog.<=) $4 \
+                     RETURNING a.{BALANCE_COLUMN}::bigint"
+                ),
+                &[TEXTOID, INT8OID, INT8OID, INT8OID],
+            ),
+            balance: Statement::new(
+                &format!("SELECT a.{BALANCE_COLUMN}::bigint FROM {users} AS a WHERE {is_account}"),
+                &[TEXTOID],
+            ),
+        }
+    }
+}
+
+/// A balance before and after a change. Tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Changed {
+    pub(crate) previous: i64,
+    pub(crate) new: i64,
+}
+
+/// Why a change was not made: the caller knows what to call it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Refusal {
+    UnknownAccount,
+    OutOfRange,
+}
+
+/// Make `change` and have it written to the ledger.
+///
+/// Errors: 27000 if a trigger, rule or policy suppressed the update; whatever the update raises.
+pub(crate) fn change(bound: &Bound, change: &Change) -> Result<Result<Changed, Refusal>> {
+    let binding = &bound.binding;
+    let (smallest, largest) = (binding.smallest_balance(), binding.largest_balance());
+    let lowest = smallest.saturating_sub(change.amount.min(0));
+    let highest = largest.saturating_sub(change.amount.max(0));
+    let announcement = Announcement::of(change.clone());
+    let outcome = {
+        let _owner = RunAs::owner(binding.users.owner);
+        bound.accounts.change.run(
+            &[
+                Arg::Text(&change.account),
+                Arg::Int8(change.amount),
+                Arg::Int8(lowest),
+                Arg::Int8(highest),
+            ],
+            Snapshot::Statement,
+        )?
+    };
+    let new_balance: Option<i64> = outcome.rows.first().and_then(|row| row.number(0));
+    if let (1, Some(new)) = (outcome.processed, new_balance) {
+        // Without the ledger's trigger (its owner may have disabled it) arithmetic must do.
+        let previous = announcement.previous();
+        return Ok(Ok(Changed {
+            previous: previous.unwrap_or(new.saturating_sub(change.amount)),
+            new,
+        }));
+    }
+    match balance_of(bound, &change.account)? {
+        None => Ok(Err(Refusal::UnknownAccount)),
+        Some(balance) if balance < lowest || balance > highest => Ok(Err(Refusal::OutOfRange)),
+        Some(_) => Err(Error::ChargeSuppressed {
+            relation: binding.users.sql.clone(),
+            account: change.account.clone(),
+        }),
+    }
+}
+
+/// The balance of an account, by canonical id; None if there is no such account. Tokens.
+pub(crate) fn balance_of(bound: &Bound, account: &str) -> Result<Option<i64>> {
+    if bound.binding.user_key.key_type.canonical(account).is_none() {
+        return Ok(None);
+    }
+    let _owner = RunAs::owner(bound.binding.users.owner);
+    let outcome = bound
+        .accounts
+        .balance
+        .run(&[Arg::Text(account)], Snapshot::Statement)?;
+    Ok(outcome.rows.first().and_then(|row| row.number(0)))
+}
