@@ -10,14 +10,14 @@ cd "$ROOT"
 
 LOGS="${CARGO_TARGET_DIR:-$ROOT/target}/test-logs"
 SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
-RESULTS=()         # version|group|passed|failed|skipped|seconds
+RESULTS=()         # where|group|passed|failed|skipped|seconds
 BAD=               # set when anything failed, counted or not
 
-# record VERSION GROUP PASSED FAILED SKIPPED START
+# record WHERE GROUP PASSED FAILED SKIPPED START
 record() {
     RESULTS+=("$1|$2|$3|$4|$5|$((SECONDS - $6))")
     [ "$4" = 0 ] || BAD=yes
-    say "PostgreSQL $1, $2: $3 passed, $4 failed, $5 skipped in $((SECONDS - $6)) s"
+    say "$1, $2: $3 passed, $4 failed, $5 skipped in $((SECONDS - $6)) s"
 }
 
 # How many lines of a file match; no match is 0 and no error.
@@ -34,7 +34,7 @@ run_lint() {
     local start=$SECONDS failed=0
     say "format and lint"
     run_logged "$LOGS/lint.log" "$ROOT/scripts/lint.sh" || failed=1
-    record - lint $((1 - failed)) "$failed" 0 "$start"
+    record source lint $((1 - failed)) "$failed" 0 "$start"
 }
 
 run_unit_tests() {
@@ -47,7 +47,7 @@ run_unit_tests() {
     failed=$(cargo_count failed "$log")
     # Not built, crashed, or no test at all: none of them is a pass.
     if [ $((passed + failed)) = 0 ] || { [ "$status" != 0 ] && [ "$failed" = 0 ]; }; then failed=1; fi
-    record "$PG_VERSION" unit "$passed" "$failed" "$(cargo_count ignored "$log")" "$start"
+    record "PostgreSQL $PG_VERSION" unit "$passed" "$failed" "$(cargo_count ignored "$log")" "$start"
 }
 
 # What users install: no test functions, no test feature.
@@ -58,7 +58,7 @@ install_extension() {
         --pg-config "$PG_CONFIG_PATH" --no-default-features --features "pg$PG_VERSION"; then
         say "installed in $((SECONDS - start)) s"
     else
-        record "$PG_VERSION" install 0 1 0 "$start"
+        record "PostgreSQL $PG_VERSION" install 0 1 0 "$start"
         return 1
     fi
 }
@@ -114,7 +114,7 @@ run_sql_group() {
         head -n 400 "$output"/regression.diffs 2>/dev/null || true
     fi
     warn_of_unscheduled "$input" "${files[@]}"
-    record "$PG_VERSION" "$name" "$passed" "$failed" 0 "$start"
+    record "PostgreSQL $PG_VERSION" "$name" "$passed" "$failed" 0 "$start"
 }
 
 # A test file that no schedule line names would never run, and nobody would see.
@@ -161,7 +161,7 @@ run_scripts() {
         stop_servers_below "$work"
     done
     [ $((passed + failed + skipped)) -gt 0 ] || failed=1
-    record "$PG_VERSION" scripts "$passed" "$failed" "$skipped" "$start"
+    record "PostgreSQL $PG_VERSION" scripts "$passed" "$failed" "$skipped" "$start"
 }
 
 in_dir() {
@@ -195,11 +195,11 @@ test_version() {
 }
 
 print_table() {
-    local line version group passed failed skipped seconds
-    printf '\n%-12s %-10s %8s %8s %8s %9s\n' PostgreSQL group passed failed skipped seconds
+    local line where group passed failed skipped seconds
+    printf '\n%-14s %-10s %8s %8s %8s %9s\n' where group passed failed skipped seconds
     for line in "${RESULTS[@]}"; do
-        IFS='|' read -r version group passed failed skipped seconds <<<"$line"
-        printf '%-12s %-10s %8s %8s %8s %9s\n' "$version" "$group" "$passed" "$failed" "$skipped" "$seconds"
+        IFS='|' read -r where group passed failed skipped seconds <<<"$line"
+        printf '%-14s %-10s %8s %8s %8s %9s\n' "$where" "$group" "$passed" "$failed" "$skipped" "$seconds"
     done
 }
 
