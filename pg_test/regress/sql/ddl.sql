@@ -81,6 +81,22 @@ ALTER TABLE users RENAME user_name TO id;
 SELECT token_balance.attach('users', 'token_usage', 'workflows');
 SELECT pg_temp.two('attached again');
 
+-- a detach and an attach that are rolled back, as a whole and to a savepoint
+BEGIN;
+SELECT token_balance.detach();
+SAVEPOINT one;
+SELECT settle_workflow('start');
+ROLLBACK TO one;
+SELECT token_balance.attach('users', 'usage2', usage_user => 'account', usage_workflow => 'run', usage_tokens => '{a}', existing_usage => 'charge');
+INSERT INTO usage2 VALUES ('r2', 'ann', 5, 6);
+SELECT settle_workflow('r2') ->> 'tokens_used' AS tokens_used;
+ROLLBACK TO one;
+SELECT token_balance.attach('users', 'token_usage', 'workflows');
+SELECT pg_temp.two('in between');
+ROLLBACK;
+SELECT pg_temp.two('rolled back');
+SELECT count(*) FROM token_balance.settlement WHERE workflow_id IN ('in between', 'r2');
+
 -- a bound column renamed, a bound table dropped: a clear error that says what to do
 ALTER TABLE token_usage RENAME total_tokens TO tokens;
 INSERT INTO token_usage (workflow_id, user_id, tokens) VALUES ('late', 'ann', 1);
