@@ -5,9 +5,22 @@ COMMENT ON FUNCTION @extschema@.settle_workflow(bigint) IS 'Charge the accounts 
 COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text).';
 COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[]) IS 'Settle several workflows in one go; one row for each charge.';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}.';
-COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding.';
+COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding.';
 COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers and the binding. Balances, settlements and ledger stay; the column too, unless drop_column.';
 COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row a check, with what to do where it is not ok.';
+COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage. Returns workflows, charges, tokens_used and more.';
+COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean) IS 'Settle all that is pending with a commit a batch; with existing => true also the usage from before the extension. May be stopped and called again.';
+COMMENT ON FUNCTION token_balance.credit(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS 'Top up an account. The same reference again answers as the first time and changes nothing.';
+COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS 'Give back what a workflow was charged, all that is left or a part, to the accounts that paid.';
+COMMENT ON FUNCTION token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone) IS 'The ledger of an account in order, from since on and before until.';
+COMMENT ON FUNCTION token_balance.balance_at(pg_catalog.text, timestamp with time zone) IS 'The balance of an account at a moment, by the ledger.';
+COMMENT ON FUNCTION token_balance.summary(pg_catalog.text, integer) IS 'Usage of an account in the last days: summary, by_stage, by_model, recent_records, token_balance and is_overdraft.';
+COMMENT ON FUNCTION token_balance.overdrawn_accounts() IS 'The accounts below zero; see the view overdrawn.';
+COMMENT ON FUNCTION token_balance.reconcile() IS 'Everything that does not add up, with the two figures and what to do; no row if all does.';
+COMMENT ON VIEW token_balance.overdrawn IS 'The accounts below zero, deepest first.';
+COMMENT ON COLUMN token_balance.overdrawn.user_id IS 'Account, as text.';
+COMMENT ON COLUMN token_balance.overdrawn.token_balance IS 'Its balance in tokens.';
+COMMENT ON COLUMN token_balance.overdrawn.since IS 'When it crossed zero; null if that is not in the ledger.';
 COMMENT ON FUNCTION token_balance.settle_on_completion() IS 'Trigger function on the workflow table: settles a run that completes.';
 COMMENT ON FUNCTION token_balance.record_balance_change() IS 'Trigger function on the users table: writes each change of a balance to the ledger.';
 COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only.';
@@ -31,6 +44,11 @@ COMMENT ON COLUMN token_balance.binding.workflow_completed_at IS 'Its completion
 COMMENT ON COLUMN token_balance.binding.completed_statuses IS 'The statuses of a completed run.';
 COMMENT ON COLUMN token_balance.binding.initial_balance IS 'Tokens that a new account starts with.';
 COMMENT ON COLUMN token_balance.binding.existing_usage IS 'exempt: usage from before the extension is not charged; charge: it is.';
+COMMENT ON COLUMN token_balance.binding.usage_prompt_tokens IS 'Prompt tokens of a usage row, for summary(); left out where there is no such column.';
+COMMENT ON COLUMN token_balance.binding.usage_completion_tokens IS 'Completion tokens of a usage row, for summary().';
+COMMENT ON COLUMN token_balance.binding.usage_model IS 'Model of a usage row, for summary().';
+COMMENT ON COLUMN token_balance.binding.usage_stage IS 'Stage of a usage row, for summary().';
+COMMENT ON COLUMN token_balance.binding.usage_created_at IS 'Time of a usage row, for summary() and settle_pending(since).';
 COMMENT ON COLUMN token_balance.binding.attached_by IS 'Role that attached.';
 COMMENT ON COLUMN token_balance.binding.attached_at IS 'When it was attached.';
 

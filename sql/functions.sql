@@ -19,8 +19,83 @@ RETURNS TABLE (
     new_balance bigint)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflows_wrapper';
 
+CREATE FUNCTION token_balance.settle_pending(
+    since timestamp with time zone DEFAULT NULL,
+    max_workflows integer DEFAULT 10000)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_pending_wrapper';
+
+CREATE PROCEDURE token_balance.settle_backlog(
+    batch_size integer DEFAULT 10000,
+    existing boolean DEFAULT false)
+LANGUAGE c AS 'MODULE_PATHNAME', 'settle_backlog_wrapper';
+
 CREATE FUNCTION token_balance.balance(user_id pg_catalog.text) RETURNS pg_catalog.jsonb
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_wrapper';
+
+-- Amounts are numeric so that one past bigint gets a clear error.
+CREATE FUNCTION token_balance.credit(
+    user_id pg_catalog.text,
+    amount pg_catalog.numeric,
+    reference pg_catalog.text DEFAULT NULL,
+    note pg_catalog.text DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'credit_wrapper';
+
+CREATE FUNCTION token_balance.refund_workflow(
+    workflow_id pg_catalog.text,
+    amount pg_catalog.numeric DEFAULT NULL,
+    reference pg_catalog.text DEFAULT NULL,
+    note pg_catalog.text DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_wrapper';
+
+CREATE FUNCTION token_balance.statement(
+    user_id pg_catalog.text,
+    since timestamp with time zone DEFAULT NULL,
+    until timestamp with time zone DEFAULT NULL)
+RETURNS TABLE (
+    entry_id bigint,
+    created_at timestamp with time zone,
+    kind pg_catalog.text,
+    amount bigint,
+    previous_balance bigint,
+    new_balance bigint,
+    workflow_id pg_catalog.text,
+    reference pg_catalog.text,
+    note pg_catalog.text,
+    actor pg_catalog.text)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'statement_wrapper';
+
+CREATE FUNCTION token_balance.balance_at(
+    user_id pg_catalog.text,
+    at timestamp with time zone)
+RETURNS bigint
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_at_wrapper';
+
+CREATE FUNCTION token_balance.summary(user_id pg_catalog.text, days integer DEFAULT 30)
+RETURNS pg_catalog.jsonb
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'summary_wrapper';
+
+CREATE FUNCTION token_balance.overdrawn_accounts()
+RETURNS TABLE (
+    user_id pg_catalog.text,
+    token_balance bigint,
+    since timestamp with time zone)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'overdrawn_accounts_wrapper';
+
+CREATE VIEW token_balance.overdrawn AS
+SELECT a.user_id, a.token_balance, a.since FROM token_balance.overdrawn_accounts() AS a;
+
+CREATE FUNCTION token_balance.reconcile()
+RETURNS TABLE (
+    problem pg_catalog.text,
+    user_id pg_catalog.text,
+    workflow_id pg_catalog.text,
+    expected pg_catalog.numeric,
+    found pg_catalog.numeric,
+    hint pg_catalog.text)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reconcile_wrapper';
 
 CREATE FUNCTION token_balance.attach(
     users pg_catalog.regclass,
@@ -38,7 +113,12 @@ CREATE FUNCTION token_balance.attach(
     initial_balance bigint DEFAULT 1000000,
     balance_type pg_catalog.regtype DEFAULT 'integer',
     existing_usage pg_catalog.text DEFAULT 'exempt',
-    create_index boolean DEFAULT false)
+    create_index boolean DEFAULT false,
+    usage_prompt_tokens pg_catalog.name DEFAULT 'prompt_tokens',
+    usage_completion_tokens pg_catalog.name DEFAULT 'completion_tokens',
+    usage_model pg_catalog.name DEFAULT 'model',
+    usage_stage pg_catalog.name DEFAULT 'stage',
+    usage_created_at pg_catalog.name DEFAULT 'created_at')
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_wrapper';
 
@@ -59,7 +139,21 @@ REVOKE ALL ON FUNCTION
         pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype,
-        pg_catalog.text, boolean),
+        pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name,
+        pg_catalog.name, pg_catalog.name),
     token_balance.detach(boolean),
-    token_balance.verify()
+    token_balance.verify(),
+    token_balance.settle_pending(timestamp with time zone, integer),
+    token_balance.credit(
+        pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text),
+    token_balance.refund_workflow(
+        pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text),
+    token_balance.statement(
+        pg_catalog.text, timestamp with time zone, timestamp with time zone),
+    token_balance.balance_at(pg_catalog.text, timestamp with time zone),
+    token_balance.summary(pg_catalog.text, integer),
+    token_balance.overdrawn_accounts(),
+    token_balance.reconcile()
 FROM PUBLIC;
+
+REVOKE ALL ON PROCEDURE token_balance.settle_backlog(integer, boolean) FROM PUBLIC;

@@ -21,6 +21,11 @@ CREATE TABLE token_balance.binding (
     completed_statuses pg_catalog.text[] NOT NULL,
     initial_balance bigint NOT NULL,
     existing_usage pg_catalog.text NOT NULL,
+    usage_prompt_tokens pg_catalog.name,
+    usage_completion_tokens pg_catalog.name,
+    usage_model pg_catalog.name,
+    usage_stage pg_catalog.name,
+    usage_created_at pg_catalog.name,
     attached_by pg_catalog.text NOT NULL,
     attached_at timestamp with time zone NOT NULL DEFAULT pg_catalog.now()
 );

@@ -13,9 +13,13 @@ use pgrx::pg_sys;
 use crate::account;
 use crate::binding::Binding;
 use crate::catalog;
+use crate::credit;
 use crate::error::Result;
+use crate::history;
 use crate::ledger;
+use crate::overdraft;
 use crate::settle;
+use crate::summary;
 
 /// The binding and its statements.
 pub(crate) struct Bound {
@@ -23,6 +27,10 @@ pub(crate) struct Bound {
     pub(crate) settling: settle::Statements,
     pub(crate) accounts: account::Statements,
     pub(crate) ledger: ledger::Statements,
+    pub(crate) credits: credit::Statements,
+    pub(crate) history: history::Statements,
+    pub(crate) overdrafts: overdraft::Statements,
+    pub(crate) summary: summary::Statements,
     /// Partitions that are known to be parts of the bound tables. One that is detached loses its
     /// triggers.
     parts: RefCell<HashSet<pg_sys::Oid>>,
@@ -71,6 +79,10 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
         settling: settle::Statements::new(&binding),
         accounts: account::Statements::new(&binding),
         ledger: ledger::Statements::new(),
+        credits: credit::Statements::new(),
+        history: history::Statements::new(),
+        overdrafts: overdraft::Statements::new(),
+        summary: summary::Statements::new(&binding),
         parts: RefCell::default(),
         binding,
     });

@@ -59,6 +59,15 @@ pub(crate) struct Column {
 }
 
 impl Column {
+    /// Its type in SQL, of a column that holds a time.
+    pub(crate) fn time_type_sql(&self) -> &'static str {
+        match self.base_type {
+            pg_sys::TIMESTAMPTZOID => "timestamp with time zone",
+            pg_sys::DATEOID => "pg_catalog.date",
+            _ => "timestamp without time zone",
+        }
+    }
+
     /// Its quoted name.
     pub(crate) fn sql(&self) -> String {
         quote_identifier(&self.name)

@@ -94,6 +94,33 @@ pub(crate) enum Error {
         account: String,
         balance: String,
     },
+    TokensOutOfRange {
+        argument: &'static str,
+        amount: String,
+    },
+    InTransaction {
+        function: &'static str,
+    },
+    CreditOutOfRange {
+        account: String,
+        amount: i64,
+    },
+    RefundTooLarge {
+        workflow: String,
+        amount: i128,
+        left: i128,
+    },
+    ReferenceUsed {
+        account: String,
+        reference: String,
+        kind: String,
+        amount: i64,
+    },
+    RefundReferenceUsed {
+        workflow: String,
+        reference: String,
+        amount: i128,
+    },
     ConcurrentSettlement {
         workflow: String,
     },
@@ -144,6 +171,14 @@ impl Error {
             Error::SeveralPayers { .. } => ERRCODE_CARDINALITY_VIOLATION,
             Error::BalanceOutOfRange { .. } | Error::UnsupportedBalance { .. } => {
                 ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE
+            }
+            Error::TokensOutOfRange { .. } | Error::CreditOutOfRange { .. } => {
+                ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE
+            }
+            Error::InTransaction { .. } => ERRCODE_INVALID_TRANSACTION_TERMINATION,
+            Error::RefundTooLarge { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
+            Error::ReferenceUsed { .. } | Error::RefundReferenceUsed { .. } => {
+                ERRCODE_UNIQUE_VIOLATION
             }
             Error::ChargeSuppressed { .. } => ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
             Error::ConcurrentSettlement { .. } => ERRCODE_T_R_SERIALIZATION_FAILURE,
@@ -229,6 +264,28 @@ impl Error {
                     "balance of account \"{account}\" is not a whole number of tokens within bigint"
                 )
             }
+            Error::InTransaction { function } => {
+                format!("{function} cannot be called inside a transaction")
+            }
+            Error::TokensOutOfRange { argument, amount } => {
+                format!("{argument} {amount} is out of range for type bigint")
+            }
+            Error::CreditOutOfRange { account, amount } => format!(
+                "a credit of {amount} tokens is out of range for the balance of account \"{account}\""
+            ),
+            Error::RefundTooLarge {
+                workflow, amount, ..
+            } => format!(
+                "a refund of {amount} tokens is more than workflow \"{workflow}\" was charged"
+            ),
+            Error::ReferenceUsed {
+                account, reference, ..
+            } => format!("reference \"{reference}\" of account \"{account}\" is already used"),
+            Error::RefundReferenceUsed {
+                workflow,
+                reference,
+                ..
+            } => format!("reference \"{reference}\" of workflow \"{workflow}\" is already used"),
             Error::ConcurrentSettlement { workflow } => format!(
                 "could not serialize access to workflow \"{workflow}\" due to concurrent settlement"
             ),
@@ -261,6 +318,15 @@ impl Error {
             | Error::SeveralPayers { tokens, .. }
             | Error::BalanceOutOfRange { tokens, .. } => {
                 Some(format!("Tokens that stay unsettled: {tokens}."))
+            }
+            Error::RefundTooLarge { left, .. } => Some(format!(
+                "Tokens that were charged and not refunded yet: {left}."
+            )),
+            Error::ReferenceUsed { kind, amount, .. } => {
+                Some(format!("It belongs to a {kind} of {amount} tokens."))
+            }
+            Error::RefundReferenceUsed { amount, .. } => {
+                Some(format!("It belongs to a refund of {amount} tokens."))
             }
             Error::UnsupportedBalance { balance, .. } => Some(format!("Its balance is {balance}.")),
             Error::TriggerProtocol { wanted, .. } => Some(format!("It must be fired {wanted}.")),
@@ -311,6 +377,15 @@ impl Error {
             }
             Error::BalanceOutOfRange { .. } => {
                 "Give the balance column a wider type (ALTER TABLE ... ALTER token_balance TYPE bigint), then settle the workflow again."
+            }
+            Error::CreditOutOfRange { .. } => {
+                "Give the balance column a wider type (ALTER TABLE ... ALTER token_balance TYPE bigint)."
+            }
+            Error::RefundTooLarge { .. } => {
+                "Refund less, or leave the amount out to refund what is left."
+            }
+            Error::ReferenceUsed { .. } | Error::RefundReferenceUsed { .. } => {
+                "Use a reference of its own for each credit and refund."
             }
             Error::ChargeSuppressed { .. } => {
                 "A trigger, rule or policy on the table suppressed the update."

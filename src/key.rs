@@ -95,6 +95,21 @@ impl KeyType {
         )
     }
 
+    /// SQL for "`column`, of this type, names what `parameter` (the canonical text of a `key`)
+    /// names". Of one type, an index on the column serves it.
+    pub(crate) fn equals_sql(self, column: &str, key: KeyType, parameter: &str) -> String {
+        if self == key || (self.is_text() && key.is_text()) {
+            return format!(
+                "{column} OPERATOR(pg_catalog.=) {parameter}::{}",
+                self.sql()
+            );
+        }
+        format!(
+            "{} OPERATOR(pg_catalog.=) {parameter}",
+            self.canonical_sql(column, key)
+        )
+    }
+
     /// The canonical text of an id that stands in a row; None if this type has no such value.
     pub(crate) fn canonical(self, id: &str) -> Option<String> {
         match self {

@@ -13,6 +13,7 @@ use crate::binding::BALANCE_COLUMN;
 use crate::cache::{self, Bound};
 use crate::catalog;
 use crate::error::{Error, Result};
+use crate::overdraft::notify_crossing;
 use crate::row::{TriggerCall, trigger_function};
 use crate::security::{self, RunAs};
 use crate::spi::{Arg, Snapshot, Statement};
@@ -230,6 +231,7 @@ fn balance(text: Option<String>, account: &str) -> Result<i64> {
 }
 
 fn record_update(bound: &Bound, account: &str, previous: i64, new: i64) -> Result<()> {
+    notify_crossing(bound, account, previous, new)?;
     let Some(change) = take_announced(account, previous) else {
         return adjust(bound, account, previous, new, None);
     };

@@ -1,13 +1,14 @@
-//! The lock on a workflow: two settlements of one workflow take turns.
+//! Locks of the extension's own: two settlements of one workflow take turns, and so do two credits
+//! with one reference.
 
 use std::cell::Cell;
 
 use pgrx::IntoDatum;
 use pgrx::pg_sys;
 
-/// SQL's advisory lock functions use 1 and 2 here, so no application can take or see these by
-/// accident.
-const LOCK_SPACE: u16 = 0x7462;
+/// SQL's advisory lock functions use 1 and 2 here, so no application can take these by accident.
+const WORKFLOW_SPACE: u16 = 0x7462;
+const REFERENCE_SPACE: u16 = 0x7463;
 
 /// So many locks a transaction, at most: the server's lock table is shared by all sessions.
 /// Past that, the settlement row alone decides (see `settle::claim`).
@@ -24,7 +25,10 @@ pub(crate) fn lock_workflow(workflow: &str, needed: bool) {
         return;
     }
     LOCKS_TAKEN.set(LOCKS_TAKEN.get() + 1);
-    let hash = hash(workflow);
+    lock(WORKFLOW_SPACE, hash(workflow));
+}
+
+fn lock(space: u16, hash: u64) {
     // SAFETY: the tag is complete; the lock manager copies it. A transaction-level lock is released
     // by the server.
     unsafe {
@@ -32,12 +36,18 @@ pub(crate) fn lock_workflow(workflow: &str, needed: bool) {
             locktag_field1: pg_sys::MyDatabaseId.to_u32(),
             locktag_field2: (hash >> 32) as u32,
             locktag_field3: hash as u32,
-            locktag_field4: LOCK_SPACE,
+            locktag_field4: space,
             locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
             locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
         };
         pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, false, false);
     }
+}
+
+/// Wait for the lock on a credit's or refund's reference and hold it until the transaction ends.
+pub(crate) fn lock_reference(account: &str, reference: &str) {
+    // Two pairs that give the same text only wait for each other.
+    lock(REFERENCE_SPACE, hash(&format!("{account}\u{1}{reference}")));
 }
 
 fn hash(text: &str) -> u64 {

@@ -473,6 +473,11 @@ fn deduct(bound: &Bound, claim: &Claim) -> Result<Charge> {
     }
 }
 
+/// Whether the workflow table or the usage knows the workflow.
+pub(crate) fn is_known(bound: &Bound, workflow: &str) -> Result<bool> {
+    Ok(!read_usage(bound, workflow)?.is_empty() || workflow_exists(bound, workflow)?)
+}
+
 /// Whether the workflow table has the workflow; false where none is bound.
 pub(crate) fn workflow_exists(bound: &Bound, workflow: &str) -> Result<bool> {
     let (Some(statement), Some(workflows)) =

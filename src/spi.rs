@@ -16,7 +16,10 @@ use crate::error::{Error, Result};
 pub(crate) enum Arg<'a> {
     Text(&'a str),
     OptionalText(Option<&'a str>),
+    Int4(i32),
     Int8(i64),
+    /// A timestamp with time zone, in microseconds since 2000 (UTC) as the server counts.
+    OptionalTimestamp(Option<pg_sys::TimestampTz>),
     TextArray(&'a [String]),
 }
 
@@ -24,7 +27,9 @@ impl Arg<'_> {
     fn type_oid(&self) -> pg_sys::Oid {
         match self {
             Arg::Text(_) | Arg::OptionalText(_) => pg_sys::TEXTOID,
+            Arg::Int4(_) => pg_sys::INT4OID,
             Arg::Int8(_) => pg_sys::INT8OID,
+            Arg::OptionalTimestamp(_) => pg_sys::TIMESTAMPTZOID,
             Arg::TextArray(_) => pg_sys::TEXTARRAYOID,
         }
     }
@@ -33,7 +38,9 @@ impl Arg<'_> {
         match self {
             Arg::Text(text) => text.into_datum(),
             Arg::OptionalText(text) => text.into_datum(),
+            Arg::Int4(number) => number.into_datum(),
             Arg::Int8(number) => number.into_datum(),
+            Arg::OptionalTimestamp(moment) => moment.map(pg_sys::Datum::from),
             Arg::TextArray(texts) => texts.to_vec().into_datum(),
         }
     }
@@ -44,6 +51,8 @@ impl Arg<'_> {
 pub(crate) enum Snapshot {
     /// What any statement of this transaction's isolation level sees.
     Statement,
+    /// What the calling statement sees, so that several queries see one state. Only for reading.
+    Caller,
     /// All that is committed now, whatever the isolation level: in REPEATABLE READ and SERIALIZABLE
     /// the transaction's own snapshot is older than the lock that was waited for. From
     /// `ri_PerformCheck`.
@@ -107,6 +116,9 @@ impl Drop for Connection {
 /// A statement that is planned once a backend, with a generic plan: its parameters are ids and
 /// amounts, for which a plan of their own is never better. PostgreSQL plans it again by itself
 /// after DDL or ANALYZE.
+///
+/// It is planned without sequential scans where an index will do. A table that is empty or small
+/// when the plan is made may have millions of rows before the next ANALYZE.
 pub(crate) struct Statement {
     sql: CString,
     types: Vec<pg_sys::Oid>,
@@ -136,6 +148,7 @@ impl Statement {
     pub(crate) fn run(&self, args: &[Arg], snapshot: Snapshot) -> Result<Outcome> {
         let _connection = Connection::open()?;
         let plan = self.plan()?;
+        plan_without_sequential_scans(plan);
         execute(plan, args, snapshot)
     }
 
@@ -155,12 +168,52 @@ impl Statement {
     }
 }
 
+/// Make the generic plan now, if there is none that is valid: triggers that the statement fires must
+/// not be planned with the same setting.
+fn plan_without_sequential_scans(plan: pg_sys::SPIPlanPtr) {
+    let _setting = NoSequentialScans::start();
+    // SAFETY: the plan was kept and is of one statement; the reference to the cached plan is given
+    // back to the resource owner that got it.
+    unsafe {
+        let cached = pg_sys::SPI_plan_get_cached_plan(plan);
+        if !cached.is_null() {
+            pg_sys::ReleaseCachedPlan(cached, pg_sys::CurrentResourceOwner);
+        }
+    }
+}
+
+/// The planner's setting enable_seqscan is off while this value lives.
+struct NoSequentialScans(bool);
+
+impl NoSequentialScans {
+    fn start() -> Self {
+        // SAFETY: a backend variable; restored by Drop, also while an error unwinds.
+        unsafe {
+            let guard = NoSequentialScans(pg_sys::enable_seqscan);
+            pg_sys::enable_seqscan = false;
+            guard
+        }
+    }
+}
+
+impl Drop for NoSequentialScans {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { pg_sys::enable_seqscan = self.0 }
+    }
+}
+
 /// Run a query once.
 pub(crate) fn query(sql: &str, args: &[Arg]) -> Result<Outcome> {
+    query_as_of(sql, args, Snapshot::Statement)
+}
+
+/// Run a query once, with the snapshot that is asked for.
+pub(crate) fn query_as_of(sql: &str, args: &[Arg], snapshot: Snapshot) -> Result<Outcome> {
     let _connection = Connection::open()?;
     let types: Vec<_> = args.iter().map(Arg::type_oid).collect();
     let plan = prepare(&c_string(sql), &types, 0)?;
-    execute(plan, args, Snapshot::Statement)
+    execute(plan, args, snapshot)
 }
 
 /// Run DDL, or any statement without parameters and rows.
@@ -185,31 +238,42 @@ fn prepare(sql: &CStr, types: &[pg_sys::Oid], options: i32) -> Result<pg_sys::SP
     Ok(plan)
 }
 
+/// Arguments in the form that SPI takes.
+struct Values {
+    datums: Vec<pg_sys::Datum>,
+    nulls: Vec<std::ffi::c_char>,
+}
+
+impl Values {
+    fn of(args: &[Arg]) -> Self {
+        let (datums, nulls) = args
+            .iter()
+            .map(|arg| match arg.datum() {
+                Some(datum) => (datum, b' ' as std::ffi::c_char),
+                None => (pg_sys::Datum::from(0), b'n' as std::ffi::c_char),
+            })
+            .unzip();
+        Values { datums, nulls }
+    }
+}
+
 fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], snapshot: Snapshot) -> Result<Outcome> {
-    let datums: Vec<_> = args.iter().map(Arg::datum).collect();
-    let mut values: Vec<_> = datums
-        .iter()
-        .map(|datum| datum.unwrap_or(pg_sys::Datum::from(0)))
-        .collect();
-    let nulls: Vec<_> = datums
-        .iter()
-        .map(|datum| if datum.is_some() { b' ' } else { b'n' } as i8)
-        .collect();
+    let mut values = Values::of(args);
     // SAFETY: SPI is connected, the plan is valid, and values and nulls hold one item a parameter
-    // and outlive the call. SPI copies the snapshot before it changes it (read_only is false). The
+    // and outlive the call. SPI copies the snapshot before it changes it (unless read_only). The
     // tuple table is read before anything else can replace it.
     unsafe {
-        let snapshot = match snapshot {
+        let latest = match snapshot {
             Snapshot::Latest if uses_transaction_snapshot() => pg_sys::GetLatestSnapshot(),
             _ => std::ptr::null_mut(),
         };
         check(pg_sys::SPI_execute_snapshot(
             plan,
-            values.as_mut_ptr(),
-            nulls.as_ptr().cast(),
-            snapshot,
+            values.datums.as_mut_ptr(),
+            values.nulls.as_ptr(),
+            latest,
             std::ptr::null_mut(),
-            false,
+            snapshot == Snapshot::Caller,
             true,
             0,
         ))?;
@@ -217,6 +281,122 @@ fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], snapshot: Snapshot) -> Result
             rows: copy_rows(pg_sys::SPI_tuptable),
             processed: pg_sys::SPI_processed,
         })
+    }
+}
+
+/// How long a cursor lives if it is not closed.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Life {
+    Transaction,
+    /// Like a cursor WITH HOLD: at the first commit the server stores its result.
+    Session,
+}
+
+/// A query that is read in pieces, so that memory does not grow with its result.
+#[derive(Clone)]
+pub(crate) struct Cursor {
+    name: CString,
+}
+
+impl Cursor {
+    pub(crate) fn open(sql: &str, args: &[Arg], snapshot: Snapshot, life: Life) -> Result<Self> {
+        let _connection = Connection::open()?;
+        let mut values = Values::of(args);
+        let mut types: Vec<_> = args.iter().map(Arg::type_oid).collect();
+        let options = match life {
+            Life::Transaction => pg_sys::CURSOR_OPT_NO_SCROLL,
+            Life::Session => pg_sys::CURSOR_OPT_SCROLL | pg_sys::CURSOR_OPT_HOLD,
+        };
+        // SAFETY: SPI is connected; the server copies the text, types and values into the portal.
+        // The portal's name is copied while the portal is there.
+        unsafe {
+            let portal = pg_sys::SPI_cursor_open_with_args(
+                std::ptr::null(),
+                c_string(sql).as_ptr(),
+                types.len() as i32,
+                types.as_mut_ptr(),
+                values.datums.as_mut_ptr(),
+                values.nulls.as_ptr(),
+                snapshot == Snapshot::Caller,
+                options as i32,
+            );
+            let name = CStr::from_ptr((*portal).name).to_owned();
+            Ok(Cursor { name })
+        }
+    }
+
+    /// The next rows, at most `count`; none at the end.
+    pub(crate) fn fetch(&self, count: usize) -> Result<Vec<Row>> {
+        let _connection = Connection::open()?;
+        // SAFETY: SPI is connected; the portal is looked up by name since the application may have
+        // closed it.
+        unsafe {
+            let portal = pg_sys::SPI_cursor_find(self.name.as_ptr());
+            if portal.is_null() {
+                return Ok(Vec::new());
+            }
+            pg_sys::SPI_cursor_fetch(portal, true, count as std::ffi::c_long);
+            Ok(copy_rows(pg_sys::SPI_tuptable))
+        }
+    }
+
+    /// How many rows it has; it stands before the first one afterwards. Only with Life::Session.
+    pub(crate) fn count(&self) -> Result<usize> {
+        let _connection = Connection::open()?;
+        // SAFETY: as in fetch; a scrollable cursor can go back.
+        unsafe {
+            let portal = pg_sys::SPI_cursor_find(self.name.as_ptr());
+            if portal.is_null() {
+                return Ok(0);
+            }
+            use pg_sys::FetchDirection::{FETCH_ABSOLUTE, FETCH_FORWARD};
+            pg_sys::SPI_scroll_cursor_move(portal, FETCH_FORWARD, std::ffi::c_long::MAX);
+            let count = pg_sys::SPI_processed as usize;
+            pg_sys::SPI_scroll_cursor_move(portal, FETCH_ABSOLUTE, 0);
+            Ok(count)
+        }
+    }
+
+    pub(crate) fn close(self) -> Result<()> {
+        let _connection = Connection::open()?;
+        // SAFETY: as in fetch.
+        unsafe {
+            let portal = pg_sys::SPI_cursor_find(self.name.as_ptr());
+            if !portal.is_null() {
+                pg_sys::SPI_cursor_close(portal);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The right to commit, which only a procedure has that was called outside a transaction block.
+#[derive(Clone, Copy)]
+pub(crate) struct MayCommit(());
+
+impl MayCommit {
+    /// None in a function, in a transaction block, or inside another function.
+    ///
+    /// # Safety
+    /// `fcinfo` is what the server called the procedure with.
+    pub(crate) unsafe fn of(fcinfo: pg_sys::FunctionCallInfo) -> Option<Self> {
+        // SAFETY: as the caller promises; CALL gives a CallContext.
+        unsafe {
+            let context = (*fcinfo).context;
+            let is_call = !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_CallContext;
+            (is_call && !(*(context as *mut pg_sys::CallContext)).atomic).then_some(MayCommit(()))
+        }
+    }
+
+    /// Commit and begin the next transaction.
+    pub(crate) fn commit(self) -> Result<()> {
+        // SAFETY: a connection that may commit is opened and closed around the call; nothing of
+        // this library holds memory of the transaction that ends.
+        unsafe {
+            check(pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32))?;
+            pg_sys::SPI_commit();
+            check(pg_sys::SPI_finish())
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{BALANCE_COLUMN, Binding, Payer, Spec, numeric_scale, wrong_type};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result, notice};
 use crate::security::{self, RunAs};
-use crate::spi::{self, Arg};
+use crate::spi::{self, Arg, Cursor, Life, Snapshot};
 
 /// What attach does besides binding.
 pub(crate) struct Options {
@@ -321,18 +321,16 @@ fn exempt_existing_usage(binding: &Binding) -> Result<()> {
     let started = Instant::now();
     let mut last_told = started;
     let mut recorded = 0_usize;
-    let cursor = "token_balance_existing_usage";
-    as_owner(binding.users.owner, || {
-        spi::command(&format!(
-            "DECLARE {cursor} NO SCROLL CURSOR FOR {}",
-            existing_usage_sql(binding)
-        ))
+    let cursor = as_owner(binding.users.owner, || {
+        Cursor::open(
+            &existing_usage_sql(binding),
+            &[],
+            Snapshot::Statement,
+            Life::Transaction,
+        )
     })?;
     loop {
-        let batch = as_owner(binding.users.owner, || {
-            spi::query(&format!("FETCH {BATCH} FROM {cursor}"), &[])
-        })?
-        .rows;
+        let batch = as_owner(binding.users.owner, || cursor.fetch(BATCH))?;
         if batch.is_empty() {
             break;
         }
@@ -370,7 +368,7 @@ fn exempt_existing_usage(binding: &Binding) -> Result<()> {
             );
         }
     }
-    spi::command(&format!("CLOSE {cursor}")).map(|_| ())
+    cursor.close()
 }
 
 /// One row a workflow and account: what they used so far. Sums past bigint are cut off there: such
@@ -526,20 +524,16 @@ fn record_changes_while_detached(binding: &Binding) -> Result<()> {
     if !catalog::exists("SELECT 1 FROM token_balance.ledger LIMIT 1", &[])? {
         return Ok(());
     }
-    let cursor = "token_balance_accounts";
-    as_owner(binding.users.owner, || {
-        spi::command(&format!(
-            "DECLARE {cursor} NO SCROLL CURSOR FOR \
-             SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a",
-            binding.user_key.sql(),
-            binding.users.sql
-        ))
+    let accounts = format!(
+        "SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a",
+        binding.user_key.sql(),
+        binding.users.sql
+    );
+    let cursor = as_owner(binding.users.owner, || {
+        Cursor::open(&accounts, &[], Snapshot::Statement, Life::Transaction)
     })?;
     loop {
-        let batch = as_owner(binding.users.owner, || {
-            spi::query(&format!("FETCH {BATCH} FROM {cursor}"), &[])
-        })?
-        .rows;
+        let batch = as_owner(binding.users.owner, || cursor.fetch(BATCH))?;
         if batch.is_empty() {
             break;
         }
@@ -568,7 +562,7 @@ fn record_changes_while_detached(binding: &Binding) -> Result<()> {
             ],
         )?;
     }
-    spi::command(&format!("CLOSE {cursor}")).map(|_| ())
+    cursor.close()
 }
 
 fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> Result<T>) -> Result<T> {

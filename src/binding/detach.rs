@@ -11,12 +11,14 @@ use crate::security::RunAs;
 use crate::spi;
 
 /// What the owner of the users table may call after attach. `{}` is the extension's schema.
-const EVERYDAY_FUNCTIONS: [&str; 5] = [
+const EVERYDAY_FUNCTIONS: [&str; 7] = [
     "{}.settle_workflow(pg_catalog.text)",
     "{}.settle_workflow(bigint)",
     "{}.settle_workflow(pg_catalog.uuid)",
     "token_balance.settle_workflows(pg_catalog.text[])",
     "token_balance.balance(pg_catalog.text)",
+    "token_balance.summary(pg_catalog.text, integer)",
+    "token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone)",
 ];
 
 /// Drop the triggers and the binding. Balances, settlements and the ledger stay; so does the column

@@ -11,6 +11,7 @@ mod triggers;
 mod verify;
 
 use pgrx::pg_sys;
+use pgrx::spi::quote_literal;
 
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result};
@@ -20,7 +21,7 @@ pub(crate) use attach::{Options, attach};
 pub(crate) use convention::attach_by_convention;
 pub(crate) use detach::detach;
 pub(crate) use spec::Spec;
-pub(crate) use verify::verify;
+pub(crate) use verify::{verify, verify_triggers};
 
 /// The column that the extension keeps.
 pub(crate) const BALANCE_COLUMN: &str = "token_balance";
@@ -56,6 +57,16 @@ pub(crate) enum Payer {
     Workflow(Key),
 }
 
+/// What a usage row says besides: each where the table has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Details {
+    pub(crate) prompt_tokens: Option<Column>,
+    pub(crate) completion_tokens: Option<Column>,
+    pub(crate) model: Option<Column>,
+    pub(crate) stage: Option<Column>,
+    pub(crate) created_at: Option<Column>,
+}
+
 /// A spec held against the catalogs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Binding {
@@ -69,6 +80,7 @@ pub(crate) struct Binding {
     pub(crate) usage: Table,
     pub(crate) usage_workflow: Key,
     pub(crate) usage_tokens: Vec<Column>,
+    pub(crate) details: Details,
     pub(crate) workflows: Option<Workflows>,
     pub(crate) payer: Payer,
 }
@@ -133,6 +145,8 @@ impl Binding {
             }
         };
 
+        let details = details(&spec, &usage, &usage_columns)?;
+
         Ok(Binding {
             extension_owner: catalog::extension_owner()?,
             balance: users_columns
@@ -143,6 +157,7 @@ impl Binding {
             users,
             user_key,
             usage,
+            details,
             usage_workflow,
             usage_tokens,
             workflows,
@@ -186,6 +201,39 @@ impl Binding {
         let (Payer::Usage(key) | Payer::Workflow(key)) = &self.payer;
         key.key_type
             .canonical_sql(&format!("{alias}.{}", key.sql()), self.user_key.key_type)
+    }
+
+    /// SQL for "the row `alias` of the workflow table is completed".
+    pub(crate) fn completed_sql(&self, alias: &str) -> String {
+        let Some(workflows) = &self.workflows else {
+            return "false".into();
+        };
+        match (&workflows.completed_at, &workflows.status) {
+            (Some(column), _) => format!("{alias}.{} IS NOT NULL", column.sql()),
+            (None, Some(column)) => {
+                let statuses: Vec<_> = self
+                    .spec
+                    .completed_statuses
+                    .iter()
+                    .map(quote_literal)
+                    .collect();
+                format!(
+                    "{alias}.{}::pg_catalog.text OPERATOR(pg_catalog.=) \
+                     ANY (ARRAY[{}]::pg_catalog.text[])",
+                    column.sql(),
+                    statuses.join(", ")
+                )
+            }
+            (None, None) => "true".into(),
+        }
+    }
+
+    /// The index that a summary wants; None where the usage names no account or no time.
+    pub(crate) fn summary_index(&self) -> Option<String> {
+        let (Payer::Usage(key), Some(created_at)) = (&self.payer, &self.details.created_at) else {
+            return None;
+        };
+        Some(format!("({}, {})", key.sql(), created_at.sql()))
     }
 
     /// The index that one settlement wants, as `(columns) INCLUDE (…)`.
@@ -299,6 +347,43 @@ fn token_column(table: &Table, columns: &[Column], name: &str) -> Result<Column>
         pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Ok(column.clone()),
         _ => Err(wrong_type(table, column, "smallint, integer and bigint")),
     }
+}
+
+/// A column with its usual name is left out where there is none; any other name must be right.
+fn details(spec: &Spec, usage: &Table, columns: &[Column]) -> Result<Details> {
+    let find = |name: &Option<String>, usual: &str, argument| -> Result<Option<Column>> {
+        match name {
+            None => Ok(None),
+            Some(name) if name == usual && !columns.iter().any(|column| column.name == usual) => {
+                Ok(None)
+            }
+            Some(name) => column(usage, columns, name, argument).map(|column| Some(column.clone())),
+        }
+    };
+    let tokens = |name, usual, argument| -> Result<Option<Column>> {
+        match find(name, usual, argument)? {
+            Some(column) => token_column(usage, columns, &column.name).map(Some),
+            None => Ok(None),
+        }
+    };
+    let created_at = find(&spec.usage_created_at, "created_at", "usage_created_at")?
+        .map(|column| timestamp_column(usage, columns, &column.name, "usage_created_at"))
+        .transpose()?;
+    Ok(Details {
+        prompt_tokens: tokens(
+            &spec.usage_prompt_tokens,
+            "prompt_tokens",
+            "usage_prompt_tokens",
+        )?,
+        completion_tokens: tokens(
+            &spec.usage_completion_tokens,
+            "completion_tokens",
+            "usage_completion_tokens",
+        )?,
+        model: find(&spec.usage_model, "model", "usage_model")?,
+        stage: find(&spec.usage_stage, "stage", "usage_stage")?,
+        created_at,
+    })
 }
 
 fn timestamp_column(

@@ -18,6 +18,11 @@ pub(crate) struct Spec {
     pub(crate) usage_user: Option<String>,
     pub(crate) usage_workflow: String,
     pub(crate) usage_tokens: Vec<String>,
+    pub(crate) usage_prompt_tokens: Option<String>,
+    pub(crate) usage_completion_tokens: Option<String>,
+    pub(crate) usage_model: Option<String>,
+    pub(crate) usage_stage: Option<String>,
+    pub(crate) usage_created_at: Option<String>,
     pub(crate) workflows: Option<pg_sys::Oid>,
     pub(crate) workflows_name: Option<String>,
     pub(crate) workflow_key: String,
@@ -76,6 +81,12 @@ impl Spec {
                 Some(format!("{{{}}}", self.completed_statuses.join(","))),
             );
         }
+        for (argument, name) in self.details() {
+            let usual = argument.strip_prefix("usage_");
+            if name.as_deref() != usual {
+                add(argument, name.clone());
+            }
+        }
         format!("token_balance.attach({})", arguments.join(", "))
     }
 
@@ -89,7 +100,8 @@ impl Spec {
              b.workflows::pg_catalog.oid, b.workflows_name, b.workflow_key, b.workflow_user, \
              b.workflow_status, b.workflow_completed_at, \
              pg_catalog.array_to_json(b.completed_statuses), \
-             b.initial_balance, b.existing_usage \
+             b.initial_balance, b.existing_usage, b.usage_prompt_tokens, \
+             b.usage_completion_tokens, b.usage_model, b.usage_stage, b.usage_created_at \
              FROM token_balance.binding AS b",
             &[],
         )?;
@@ -112,7 +124,24 @@ impl Spec {
             completed_statuses: json_list(row.text(14)),
             initial_balance: row.number(15).unwrap_or_default(),
             existing_usage: row.text(16).into(),
+            usage_prompt_tokens: optional(row.get(17)),
+            usage_completion_tokens: optional(row.get(18)),
+            usage_model: optional(row.get(19)),
+            usage_stage: optional(row.get(20)),
+            usage_created_at: optional(row.get(21)),
         }))
+    }
+
+    /// The arguments that name what else a usage row says.
+    fn details(&self) -> impl Iterator<Item = (&'static str, &Option<String>)> {
+        [
+            ("usage_prompt_tokens", &self.usage_prompt_tokens),
+            ("usage_completion_tokens", &self.usage_completion_tokens),
+            ("usage_model", &self.usage_model),
+            ("usage_stage", &self.usage_stage),
+            ("usage_created_at", &self.usage_created_at),
+        ]
+        .into_iter()
     }
 
     /// The bound relations: workflows, usage, users, in the order in which their locks are taken.
@@ -129,11 +158,12 @@ impl Spec {
             "INSERT INTO token_balance.binding (users, users_name, user_key, usage, usage_name, \
              usage_user, usage_workflow, usage_tokens, workflows, workflows_name, workflow_key, \
              workflow_user, workflow_status, workflow_completed_at, completed_statuses, \
-             initial_balance, existing_usage, attached_by) \
+             initial_balance, existing_usage, attached_by, usage_prompt_tokens, \
+             usage_completion_tokens, usage_model, usage_stage, usage_created_at) \
              VALUES ($1::pg_catalog.oid::pg_catalog.regclass, $2, $3, \
              $4::pg_catalog.oid::pg_catalog.regclass, $5, $6, $7, \
              $8::pg_catalog.name[], $9::pg_catalog.oid::pg_catalog.regclass, $10, $11, $12, $13, \
-             $14, $15, $16, $17, $18)",
+             $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)",
             &[
                 Arg::Int8(self.users.to_u32().into()),
                 Arg::Text(&self.users_name),
@@ -157,6 +187,11 @@ impl Spec {
                 Arg::Int8(self.initial_balance),
                 Arg::Text(&self.existing_usage),
                 Arg::Text(&attached_by),
+                Arg::OptionalText(self.usage_prompt_tokens.as_deref()),
+                Arg::OptionalText(self.usage_completion_tokens.as_deref()),
+                Arg::OptionalText(self.usage_model.as_deref()),
+                Arg::OptionalText(self.usage_stage.as_deref()),
+                Arg::OptionalText(self.usage_created_at.as_deref()),
             ],
         )?;
         Ok(())
@@ -239,6 +274,13 @@ impl Spec {
             optional(&self.workflow_completed_at),
             optional(&other.workflow_completed_at),
         );
+        for (argument, old, new) in self
+            .details()
+            .zip(other.details())
+            .map(|((argument, old), (_, new))| (argument, old, new))
+        {
+            compare(argument, optional(old), optional(new));
+        }
         compare(
             "completed_statuses",
             self.completed_statuses.join(", "),

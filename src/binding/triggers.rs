@@ -1,6 +1,6 @@
 //! The triggers on the bound tables: their names, their DDL, whether they are there.
 
-use pgrx::spi::{quote_identifier, quote_literal};
+use pgrx::spi::quote_identifier;
 
 use super::{Binding, Workflows};
 use crate::catalog::Table;
@@ -26,10 +26,7 @@ impl Binding {
     pub(super) fn triggers(&self) -> Vec<Trigger<'_>> {
         let mut triggers = Vec::new();
         if let Some(workflows) = &self.workflows {
-            triggers.extend(completion_triggers(
-                workflows,
-                &self.spec.completed_statuses,
-            ));
+            triggers.extend(completion_triggers(self, workflows));
         }
         // No WHEN and no column list: either would forbid ALTER COLUMN ... TYPE on the balance.
         triggers.push(Trigger {
@@ -46,7 +43,7 @@ impl Binding {
     }
 }
 
-fn completion_triggers<'a>(workflows: &'a Workflows, statuses: &[String]) -> Vec<Trigger<'a>> {
+fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<Trigger<'a>> {
     let trigger = |name, event: &str, condition: Option<String>| Trigger {
         name,
         table: &workflows.table,
@@ -60,10 +57,10 @@ fn completion_triggers<'a>(workflows: &'a Workflows, statuses: &[String]) -> Vec
         ),
         is_constraint: true,
     };
-    let Some(completed) = completed_condition(workflows, statuses) else {
+    if workflows.status.is_none() && workflows.completed_at.is_none() {
         return vec![trigger(COMPLETED_BY_INSERT, "INSERT", None)];
-    };
-    let (new, old) = (completed("NEW"), completed("OLD"));
+    }
+    let (new, old) = (binding.completed_sql("NEW"), binding.completed_sql("OLD"));
     // No column list on UPDATE: a BEFORE trigger may set the status. The INSERT one also catches a
     // row that moves between partitions, which fires no UPDATE trigger.
     vec![
@@ -74,26 +71,6 @@ fn completion_triggers<'a>(workflows: &'a Workflows, statuses: &[String]) -> Vec
             Some(format!("{new} AND ({old}) IS NOT TRUE")),
         ),
     ]
-}
-
-/// SQL for "this row is completed"; None if every row is.
-fn completed_condition(
-    workflows: &Workflows,
-    statuses: &[String],
-) -> Option<impl Fn(&str) -> String> {
-    let (column, test) = match (&workflows.completed_at, &workflows.status) {
-        (Some(column), _) => (column.sql(), " IS NOT NULL".to_owned()),
-        (None, Some(column)) => {
-            let list: Vec<_> = statuses.iter().map(quote_literal).collect();
-            let test = format!(
-                "::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY[{}]::pg_catalog.text[])",
-                list.join(", ")
-            );
-            (column.sql(), test)
-        }
-        (None, None) => return None,
-    };
-    Some(move |row: &str| format!("{row}.{column}{test}"))
 }
 
 impl Trigger<'_> {

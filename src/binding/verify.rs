@@ -1,7 +1,7 @@
 //! `token_balance.verify`: whether the binding is whole, one row a check.
 
 use super::triggers::Trigger;
-use super::{BALANCE_COLUMN, Binding};
+use super::{BALANCE_COLUMN, Binding, Payer};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::security::RunAs;
@@ -58,11 +58,19 @@ fn of_binding(binding: &Binding) -> Result<Vec<Check>> {
         readable(binding)?,
         granted(binding)?,
     ];
-    for trigger in binding.triggers() {
-        checks.push(of_trigger(&trigger, binding)?);
-    }
+    checks.extend(verify_triggers(binding)?);
     checks.push(index(binding)?);
+    checks.extend(summary_index(binding)?);
     Ok(checks)
+}
+
+/// Whether the triggers on the bound tables are there and fire.
+pub(crate) fn verify_triggers(binding: &Binding) -> Result<Vec<Check>> {
+    let triggers = binding.triggers();
+    triggers
+        .iter()
+        .map(|trigger| of_trigger(trigger, binding))
+        .collect()
 }
 
 fn of_trigger(trigger: &Trigger, binding: &Binding) -> Result<Check> {
@@ -215,19 +223,14 @@ fn granted(binding: &Binding) -> Result<Check> {
 
 fn index(binding: &Binding) -> Result<Check> {
     let ok = catalog::has_index_on(binding.usage.oid, &binding.usage_workflow.column.name)?;
-    // CREATE INDEX CONCURRENTLY does not work on a partitioned table.
-    let concurrently = if binding.usage.is_partitioned() {
-        ""
-    } else {
-        "CONCURRENTLY "
-    };
+    let concurrently = concurrently(binding);
     let column = binding.usage_workflow.sql();
     Ok(Check::new(
         "usage index",
         ok,
         format!(
             "{} index on {} begins with {column}",
-            if ok { "an" } else { "no" },
+            an_or_no(ok),
             binding.usage.sql
         ),
         format!(
@@ -236,6 +239,38 @@ fn index(binding: &Binding) -> Result<Check> {
             binding.usage_index()
         ),
     ))
+}
+
+fn summary_index(binding: &Binding) -> Result<Option<Check>> {
+    let (Some(columns), Payer::Usage(key)) = (binding.summary_index(), &binding.payer) else {
+        return Ok(None);
+    };
+    let usage = &binding.usage.sql;
+    let ok = catalog::has_index_on(binding.usage.oid, &key.column.name)?;
+    let concurrently = concurrently(binding);
+    Ok(Some(Check::new(
+        "summary index",
+        ok,
+        format!(
+            "{} index on {usage} begins with {}",
+            an_or_no(ok),
+            key.sql()
+        ),
+        format!("CREATE INDEX {concurrently}ON {usage} {columns};"),
+    )))
+}
+
+fn an_or_no(ok: bool) -> &'static str {
+    if ok { "an" } else { "no" }
+}
+
+/// CREATE INDEX CONCURRENTLY does not work on a partitioned table.
+fn concurrently(binding: &Binding) -> &'static str {
+    if binding.usage.is_partitioned() {
+        ""
+    } else {
+        "CONCURRENTLY "
+    }
 }
 
 /// The triggers that keep the ledger append-only fire always, also in a replica role.

@@ -1,21 +1,18 @@
-//! The functions that people call from SQL, and the shape of their answers.
-//!
-//! Their SQL declarations, with names, defaults and grants, are in `sql/functions.sql`; COMMENTs
-//! are in `sql/comments.sql`.
-
-use std::ffi::CStr;
+//! settle_workflow, settle_workflows, settle_pending and settle_backlog.
 
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::{Array, JsonB, Uuid, pg_sys};
+use pgrx::{JsonB, Uuid, pg_sys};
 use serde::Serialize;
 
+use super::{at_least_one, refuse_read_only, required, to_json};
 use crate::account;
-use crate::binding::{self, Options, Spec};
 use crate::cache::{self, Bound};
 use crate::error::{Error, Result};
+use crate::pending;
 use crate::settle::{self, Asked, Charge};
+use crate::spi::MayCommit;
 
 /// How a settlement ended.
 #[derive(Serialize)]
@@ -64,13 +61,6 @@ impl From<Charge> for AccountCharge {
             is_overdraft: charge.new_balance < 0,
         }
     }
-}
-
-/// The answer of `balance`. Amounts are tokens.
-#[derive(Serialize)]
-struct Balance {
-    token_balance: i64,
-    is_overdraft: bool,
 }
 
 /// `settle_workflow(text) → jsonb`: charge what the workflow has used and nobody was charged for.
@@ -204,151 +194,42 @@ fn settle_workflows(
     })))
 }
 
-/// `token_balance.balance(text) → jsonb`: the balance of an account.
+/// `token_balance.settle_pending(timestamptz, integer) → jsonb`: settle completed workflows that
+/// have unsettled usage. Bad charges are warnings.
 ///
-/// Errors: 22004 for a null id, P0002 for an unknown account, 55000 if nothing is attached.
+/// Errors: 22023 for max_workflows below 1, 40001 and 40P01 to be retried, 25006 in a read-only
+/// transaction, 55000 if nothing is attached.
 #[pg_extern(sql = false)]
-fn balance(user_id: Option<&str>) -> Result<JsonB, ErrorReport> {
-    let function = "token_balance.balance";
-    let id = user_id.ok_or(Error::NullArgument {
-        function,
-        argument: "user_id",
-    })?;
-    let bound = cache::bound()?;
-    let account = bound.binding.user_key.key_type.canonical_or_raise(id);
-    let balance =
-        account::balance_of(&bound, &account)?.ok_or(Error::UnknownAccount { account })?;
-    Ok(to_json(&Balance {
-        token_balance: balance,
-        is_overdraft: balance < 0,
-    })?)
+fn settle_pending(
+    since: Option<TimestampWithTimeZone>,
+    max_workflows: Option<i32>,
+) -> Result<JsonB, ErrorReport> {
+    let function = "token_balance.settle_pending";
+    let max_workflows = required(function, "max_workflows", max_workflows)?;
+    let max_workflows = at_least_one("max_workflows", max_workflows)?;
+    refuse_read_only(c"token_balance.settle_pending()");
+    Ok(to_json(&pending::settle_pending(
+        since.map(Into::into),
+        max_workflows,
+    )?)?)
 }
 
-/// `token_balance.attach(…) → void`; the arguments are described in the README.
+/// `CALL token_balance.settle_backlog(integer, boolean)`: settle all that is pending, with a commit
+/// a batch.
 ///
-/// Errors: 22004, 22023 for arguments that make no sense; 42P01, 42809, 42703, 42804, 42830, 42611
-/// for tables and columns that cannot be bound; 42501 for a caller who does not own them; 55000 if
-/// other tables are attached.
+/// Errors: 22023 for batch_size below 1, 2D000 inside a transaction block, else as `settle_pending`.
 #[pg_extern(sql = false)]
-#[allow(clippy::too_many_arguments)]
-fn attach(
-    users: Option<pg_sys::Oid>,
-    usage: Option<pg_sys::Oid>,
-    workflows: Option<pg_sys::Oid>,
-    user_key: Option<&CStr>,
-    usage_user: Option<&CStr>,
-    usage_workflow: Option<&CStr>,
-    usage_tokens: Option<Array<&CStr>>,
-    workflow_key: Option<&CStr>,
-    workflow_user: Option<&CStr>,
-    workflow_status: Option<&CStr>,
-    workflow_completed_at: Option<&CStr>,
-    completed_statuses: Option<Vec<Option<String>>>,
-    initial_balance: Option<i64>,
-    balance_type: Option<pg_sys::Oid>,
-    existing_usage: Option<&str>,
-    create_index: Option<bool>,
+fn settle_backlog(
+    batch_size: Option<i32>,
+    existing: Option<bool>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<(), ErrorReport> {
-    fn required<T>(argument: &'static str, value: Option<T>) -> Result<T> {
-        value.ok_or(Error::NullArgument {
-            function: "token_balance.attach",
-            argument,
-        })
-    }
-    fn null_inside(argument: &'static str) -> Error {
-        Error::NullInside {
-            function: "token_balance.attach",
-            argument,
-        }
-    }
-    fn name(value: &CStr) -> String {
-        value.to_string_lossy().into_owned()
-    }
-    refuse_read_only(c"token_balance.attach()");
-    let users = required("users", users)?;
-    let usage = required("usage", usage)?;
-    let tokens = required("usage_tokens", usage_tokens)?;
-    let statuses = required("completed_statuses", completed_statuses)?;
-    let spec = Spec {
-        users,
-        users_name: binding::name_of(users)?,
-        user_key: name(required("user_key", user_key)?),
-        usage,
-        usage_name: binding::name_of(usage)?,
-        usage_user: usage_user.map(name),
-        usage_workflow: name(required("usage_workflow", usage_workflow)?),
-        usage_tokens: tokens
-            .iter()
-            .map(|token| token.map(name))
-            .collect::<Option<_>>()
-            .ok_or(null_inside("usage_tokens"))?,
-        workflows,
-        workflows_name: workflows.map(binding::name_of).transpose()?,
-        workflow_key: name(required("workflow_key", workflow_key)?),
-        workflow_user: workflow_user.map(name),
-        workflow_status: workflow_status.map(name),
-        workflow_completed_at: workflow_completed_at.map(name),
-        completed_statuses: statuses
-            .into_iter()
-            .collect::<Option<_>>()
-            .ok_or(null_inside("completed_statuses"))?,
-        initial_balance: required("initial_balance", initial_balance)?,
-        existing_usage: required("existing_usage", existing_usage)?.to_owned(),
-    };
-    let options = Options {
-        balance_type: required("balance_type", balance_type)?,
-        create_index: required("create_index", create_index)?,
-    };
-    binding::attach(spec.normalized(), &options)?;
-    Ok(())
-}
-
-/// `token_balance.attach_by_convention(text) → void`: what CREATE EXTENSION calls. It never fails
-/// for tables that are missing or unusual.
-#[pg_extern(sql = false)]
-fn attach_by_convention(schema: &str) -> Result<(), ErrorReport> {
-    Ok(binding::attach_by_convention(schema)?)
-}
-
-/// `token_balance.detach(boolean) → void`. Errors: 42501 for a caller who does not own the bound
-/// tables, 55000 if nothing is attached.
-#[pg_extern(sql = false)]
-fn detach(drop_column: Option<bool>) -> Result<(), ErrorReport> {
-    refuse_read_only(c"token_balance.detach()");
-    Ok(binding::detach(drop_column.unwrap_or_default())?)
-}
-
-/// `token_balance.verify() → rows`: one row a check.
-#[pg_extern(sql = false)]
-#[allow(clippy::type_complexity)]
-fn verify() -> Result<
-    TableIterator<
-        'static,
-        (
-            name!(name, String),
-            name!(ok, bool),
-            name!(detail, String),
-            name!(hint, Option<String>),
-        ),
-    >,
-    ErrorReport,
-> {
-    let checks = binding::verify()?;
-    Ok(TableIterator::new(checks.into_iter().map(|check| {
-        (check.name, check.ok, check.detail, check.hint)
-    })))
-}
-
-/// The server's own error (25006) in a read-only transaction or on a standby, before any lock.
-fn refuse_read_only(command: &CStr) {
-    // SAFETY: the string is static.
-    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) }
-}
-
-fn to_json(answer: &impl Serialize) -> Result<JsonB> {
-    serde_json::to_value(answer)
-        .map(JsonB)
-        .map_err(|error| Error::Spi {
-            code: error.to_string(),
-        })
+    let function = "token_balance.settle_backlog";
+    // SAFETY: the server's own fcinfo.
+    let commits = unsafe { MayCommit::of(fcinfo) }.ok_or(Error::InTransaction { function })?;
+    let batch_size = required(function, "batch_size", batch_size)?;
+    let batch_size = at_least_one("batch_size", batch_size)?;
+    let existing = required(function, "existing", existing)?;
+    refuse_read_only(c"token_balance.settle_backlog()");
+    Ok(pending::settle_backlog(batch_size, existing, commits)?)
 }

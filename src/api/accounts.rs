@@ -1,0 +1,320 @@
+//! balance, credit, refund_workflow, statement, balance_at, summary and overdrawn.
+
+use pgrx::iter::TableIterator;
+use pgrx::pg_sys::TimestampTz;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::{AnyNumeric, JsonB};
+use serde::Serialize;
+
+use super::{refuse_read_only, required, to_json, tokens};
+use crate::account;
+use crate::cache::{self, Bound};
+use crate::credit::{self, Given, Remarks};
+use crate::error::{Error, Result};
+use crate::history;
+use crate::overdraft;
+use crate::settle;
+use crate::summary;
+
+/// A summary reaches back a century at most.
+const MOST_DAYS: i32 = 36_500;
+
+/// The answer of `balance`. Amounts are tokens.
+#[derive(Serialize)]
+struct Balance {
+    token_balance: i64,
+    is_overdraft: bool,
+}
+
+/// The answer of `credit`. Amounts are tokens.
+#[derive(Serialize)]
+struct Credit {
+    success: bool,
+    user_id: String,
+    amount: i64,
+    previous_balance: i64,
+    new_balance: i64,
+    is_overdraft: bool,
+    reference: Option<String>,
+    /// Whether an earlier call with this reference did it.
+    replayed: bool,
+}
+
+/// The answer of `refund_workflow`. Amounts are tokens.
+#[derive(Serialize)]
+struct Refund {
+    success: bool,
+    workflow_id: String,
+    amount: i128,
+    reference: Option<String>,
+    replayed: bool,
+    refunds: Vec<AccountRefund>,
+}
+
+#[derive(Serialize)]
+struct AccountRefund {
+    user_id: String,
+    amount: i64,
+    previous_balance: i64,
+    new_balance: i64,
+    is_overdraft: bool,
+}
+
+impl From<Given> for AccountRefund {
+    fn from(given: Given) -> Self {
+        AccountRefund {
+            user_id: given.account,
+            amount: given.amount,
+            previous_balance: given.previous_balance,
+            new_balance: given.new_balance,
+            is_overdraft: given.new_balance < 0,
+        }
+    }
+}
+
+/// The canonical account that a caller named. Error 22004 for null; a malformed id is its type's
+/// own error.
+fn account_id(bound: &Bound, function: &'static str, user_id: Option<&str>) -> Result<String> {
+    let id = required(function, "user_id", user_id)?;
+    Ok(bound.binding.user_key.key_type.canonical_or_raise(id))
+}
+
+/// `token_balance.balance(text) → jsonb`: the balance of an account.
+///
+/// Errors: 22004 for a null id, P0002 for an unknown account, 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+fn balance(user_id: Option<&str>) -> Result<JsonB, ErrorReport> {
+    let function = "token_balance.balance";
+    let id = user_id.ok_or(Error::NullArgument {
+        function,
+        argument: "user_id",
+    })?;
+    let bound = cache::bound()?;
+    let account = bound.binding.user_key.key_type.canonical_or_raise(id);
+    let balance =
+        account::balance_of(&bound, &account)?.ok_or(Error::UnknownAccount { account })?;
+    Ok(to_json(&Balance {
+        token_balance: balance,
+        is_overdraft: balance < 0,
+    })?)
+}
+
+/// `token_balance.credit(text, numeric, text, text) → jsonb`: give tokens to an account. The same
+/// reference again for the account answers as the first time and changes nothing.
+///
+/// Errors: 22004 for nulls, 22023 for an amount that is not a whole number above 0 or a reference of
+/// more than 255 characters, 22003 for an amount past bigint or the balance's range, P0002 for an
+/// unknown account, 23505 for a reference that belongs to something else, 25006 in a read-only
+/// transaction, 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+fn credit(
+    user_id: Option<&str>,
+    amount: Option<AnyNumeric>,
+    reference: Option<&str>,
+    note: Option<&str>,
+) -> Result<JsonB, ErrorReport> {
+    let function = "token_balance.credit";
+    refuse_read_only(c"token_balance.credit()");
+    let bound = cache::bound_and_locked()?;
+    let account = account_id(&bound, function, user_id)?;
+    let amount = tokens("amount", &required(function, "amount", amount)?)?;
+    let remarks = remarks(reference, note)?;
+    let outcome = credit::credit(&bound, &account, amount, &remarks)?;
+    let given = outcome.given.into_iter().next();
+    let given = given.ok_or(Error::UnknownAccount { account })?;
+    Ok(to_json(&Credit {
+        success: true,
+        user_id: given.account,
+        amount: given.amount,
+        previous_balance: given.previous_balance,
+        new_balance: given.new_balance,
+        is_overdraft: given.new_balance < 0,
+        reference: remarks.reference,
+        replayed: outcome.replayed,
+    })?)
+}
+
+fn remarks(reference: Option<&str>, note: Option<&str>) -> Result<Remarks> {
+    let remarks = Remarks {
+        reference: reference.map(str::to_owned),
+        note: note.map(str::to_owned),
+    };
+    remarks.check()?;
+    Ok(remarks)
+}
+
+/// `token_balance.refund_workflow(text, numeric, text, text) → jsonb`: give back what a workflow was
+/// charged, all that is left or a part, to the accounts that paid, in proportion.
+///
+/// Errors: as `credit`; 22023 for more than was charged less what was refunded, P0002 for an
+/// unknown workflow.
+#[pg_extern(sql = false)]
+fn refund_workflow(
+    workflow_id: Option<&str>,
+    amount: Option<AnyNumeric>,
+    reference: Option<&str>,
+    note: Option<&str>,
+) -> Result<JsonB, ErrorReport> {
+    let function = "token_balance.refund_workflow";
+    let id = required(function, "workflow_id", workflow_id)?;
+    refuse_read_only(c"token_balance.refund_workflow()");
+    let bound = cache::bound_and_locked()?;
+    let workflow = bound.binding.workflow_id(id);
+    let amount = amount.map(|amount| tokens("amount", &amount)).transpose()?;
+    let remarks = remarks(reference, note)?;
+    let outcome = credit::refund(&bound, &workflow, amount, &remarks)?;
+    if outcome.is_none() && !settle::is_known(&bound, &workflow)? {
+        return Err(Error::UnknownWorkflow { workflow }.into());
+    }
+    let (given, replayed) = match outcome {
+        Some(outcome) => (outcome.given, outcome.replayed),
+        None => (Vec::new(), false),
+    };
+    let total = given.iter().map(|given| i128::from(given.amount)).sum();
+    if let Some(amount) = amount.map(i128::from)
+        && amount > total
+    {
+        return Err(Error::RefundTooLarge {
+            workflow,
+            amount,
+            left: 0,
+        }
+        .into());
+    }
+    Ok(to_json(&Refund {
+        success: true,
+        workflow_id: workflow,
+        amount: total,
+        reference: remarks.reference,
+        replayed,
+        refunds: given.into_iter().map(AccountRefund::from).collect(),
+    })?)
+}
+
+/// `token_balance.statement(text, timestamptz, timestamptz) → rows`: the ledger of an account, from
+/// `since` on and before `until`, in order.
+///
+/// Errors: 22004 for a null id, 22023 for `until` before `since`, P0002 for an unknown account,
+/// 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn statement(
+    user_id: Option<&str>,
+    since: Option<TimestampWithTimeZone>,
+    until: Option<TimestampWithTimeZone>,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(entry_id, i64),
+            name!(created_at, Option<TimestampWithTimeZone>),
+            name!(kind, String),
+            name!(amount, i64),
+            name!(previous_balance, i64),
+            name!(new_balance, i64),
+            name!(workflow_id, Option<String>),
+            name!(reference, Option<String>),
+            name!(note, Option<String>),
+            name!(actor, String),
+        ),
+    >,
+    ErrorReport,
+> {
+    let bound = cache::bound()?;
+    let account = account_id(&bound, "token_balance.statement", user_id)?;
+    let (since, until) = (since.map(TimestampTz::from), until.map(TimestampTz::from));
+    if let (Some(since), Some(until)) = (since, until)
+        && until < since
+    {
+        return Err(Error::InvalidArgument {
+            message: "until is before since".into(),
+            detail: None,
+            hint: Some("The statement goes from since on to before until.".into()),
+        }
+        .into());
+    }
+    let lines = history::statement(&bound, &account, since, until)?;
+    Ok(TableIterator::new(lines.into_iter().map(|line| {
+        (
+            line.entry_id,
+            timestamp(line.created_at),
+            line.kind,
+            line.amount,
+            line.previous_balance,
+            line.new_balance,
+            line.workflow_id,
+            line.reference,
+            line.note,
+            line.actor,
+        )
+    })))
+}
+
+fn timestamp(moment: TimestampTz) -> Option<TimestampWithTimeZone> {
+    TimestampWithTimeZone::try_from(moment).ok()
+}
+
+/// `token_balance.balance_at(text, timestamptz) → bigint`: the balance of an account at a moment, by
+/// the ledger. Tokens.
+///
+/// Errors: 22004 for nulls, P0002 for an unknown account, 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+fn balance_at(
+    user_id: Option<&str>,
+    at: Option<TimestampWithTimeZone>,
+) -> Result<i64, ErrorReport> {
+    let function = "token_balance.balance_at";
+    let bound = cache::bound()?;
+    let account = account_id(&bound, function, user_id)?;
+    let at = required(function, "at", at)?;
+    Ok(history::balance_at(&bound, &account, at.into())?)
+}
+
+/// `token_balance.summary(text, integer) → jsonb`: an account's usage of the last days, by stage and
+/// by model, with its newest records and its balance.
+///
+/// Errors: 22004 for nulls, 22023 for days below 1 or past a century, P0002 for an unknown account,
+/// 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+fn summary(user_id: Option<&str>, days: Option<i32>) -> Result<JsonB, ErrorReport> {
+    let function = "token_balance.summary";
+    let bound = cache::bound()?;
+    let account = account_id(&bound, function, user_id)?;
+    let days = required(function, "days", days)?;
+    if !(1..=MOST_DAYS).contains(&days) {
+        return Err(Error::InvalidArgument {
+            message: format!("days is {days}"),
+            detail: None,
+            hint: Some(format!("Use a number of days from 1 to {MOST_DAYS}.")),
+        }
+        .into());
+    }
+    Ok(to_json(&summary::summary(&bound, &account, days)?)?)
+}
+
+/// `token_balance.overdrawn_accounts() → rows`: the accounts below zero, for the view `overdrawn`.
+///
+/// Errors: 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn overdrawn_accounts() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(user_id, String),
+            name!(token_balance, i64),
+            name!(since, Option<TimestampWithTimeZone>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let accounts = overdraft::overdrawn(&*cache::bound()?)?;
+    Ok(TableIterator::new(accounts.into_iter().map(|account| {
+        (
+            account.account,
+            account.balance,
+            account.since.and_then(timestamp),
+        )
+    })))
+}

@@ -1,0 +1,134 @@
+//! An account's past out of the ledger: its statement, and its balance at a moment.
+
+use pgrx::pg_sys::{TEXTOID, TIMESTAMPTZOID, TimestampTz};
+
+use crate::account::balance_of;
+use crate::cache::Bound;
+use crate::error::{Error, Result};
+use crate::security::RunAs;
+use crate::spi::{Arg, Snapshot, Statement};
+
+pub(crate) struct Statements {
+    statement: Statement,
+    balance_at: Statement,
+    opening: Statement,
+}
+
+impl Statements {
+    pub(crate) fn new() -> Self {
+        Statements {
+            statement: Statement::new(
+                "SELECT l.entry_id, \
+                 ((EXTRACT(epoch FROM l.created_at) OPERATOR(pg_catalog.-) 946684800) \
+                 OPERATOR(pg_catalog.*) 1000000)::bigint, \
+                 l.kind, l.amount, l.previous_balance, l.new_balance, \
+                 l.workflow_id, l.reference, l.note, l.actor \
+                 FROM token_balance.ledger AS l \
+                 WHERE l.user_id OPERATOR(pg_catalog.=) $1 \
+                 AND ($2 IS NULL OR l.created_at OPERATOR(pg_catalog.>=) $2) \
+                 AND ($3 IS NULL OR l.created_at OPERATOR(pg_catalog.<) $3) \
+                 ORDER BY l.entry_id",
+                &[TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID],
+            ),
+            // Along the chain: two entries may have one timestamp.
+            balance_at: Statement::new(
+                "SELECT l.new_balance FROM token_balance.ledger AS l \
+                 WHERE l.user_id OPERATOR(pg_catalog.=) $1 \
+                 AND l.created_at OPERATOR(pg_catalog.<=) $2 \
+                 ORDER BY l.entry_id DESC LIMIT 1",
+                &[TEXTOID, TIMESTAMPTZOID],
+            ),
+            opening: Statement::new(
+                "SELECT l.previous_balance FROM token_balance.ledger AS l \
+                 WHERE l.user_id OPERATOR(pg_catalog.=) $1 ORDER BY l.entry_id LIMIT 1",
+                &[TEXTOID],
+            ),
+        }
+    }
+}
+
+/// One ledger entry as people read it. Amounts are tokens; the time is in the server's count.
+pub(crate) struct Line {
+    pub(crate) entry_id: i64,
+    pub(crate) created_at: TimestampTz,
+    pub(crate) kind: String,
+    pub(crate) amount: i64,
+    pub(crate) previous_balance: i64,
+    pub(crate) new_balance: i64,
+    pub(crate) workflow_id: Option<String>,
+    pub(crate) reference: Option<String>,
+    pub(crate) note: Option<String>,
+    pub(crate) actor: String,
+}
+
+/// The entries of an account from `since` on and before `until`. Error P0002 for an account that
+/// has neither a row nor an entry.
+pub(crate) fn statement(
+    bound: &Bound,
+    account: &str,
+    since: Option<TimestampTz>,
+    until: Option<TimestampTz>,
+) -> Result<Vec<Line>> {
+    let outcome = {
+        let _owner = RunAs::owner(bound.binding.extension_owner);
+        let args = [
+            Arg::Text(account),
+            Arg::OptionalTimestamp(since),
+            Arg::OptionalTimestamp(until),
+        ];
+        bound.history.statement.run(&args, Snapshot::Statement)?
+    };
+    if outcome.rows.is_empty() {
+        opening(bound, account)?;
+    }
+    let optional = |text: Option<&str>| text.map(str::to_owned);
+    Ok(outcome
+        .rows
+        .iter()
+        .map(|row| Line {
+            entry_id: row.number(0).unwrap_or_default(),
+            created_at: row.number(1).unwrap_or_default(),
+            kind: row.text(2).to_owned(),
+            amount: row.number(3).unwrap_or_default(),
+            previous_balance: row.number(4).unwrap_or_default(),
+            new_balance: row.number(5).unwrap_or_default(),
+            workflow_id: optional(row.get(6)),
+            reference: optional(row.get(7)),
+            note: optional(row.get(8)),
+            actor: row.text(9).to_owned(),
+        })
+        .collect())
+}
+
+/// The balance of an account at a moment: after its last entry until then, or its opening balance.
+/// Error P0002 for an account that has neither a row nor an entry.
+pub(crate) fn balance_at(bound: &Bound, account: &str, at: TimestampTz) -> Result<i64> {
+    let found = {
+        let _owner = RunAs::owner(bound.binding.extension_owner);
+        let args = [Arg::Text(account), Arg::OptionalTimestamp(Some(at))];
+        let outcome = bound.history.balance_at.run(&args, Snapshot::Statement)?;
+        outcome.rows.first().and_then(|row| row.number(0))
+    };
+    match found {
+        Some(balance) => Ok(balance),
+        None => opening(bound, account),
+    }
+}
+
+/// The balance before the first entry; of an account without entries, its balance.
+fn opening(bound: &Bound, account: &str) -> Result<i64> {
+    let first = {
+        let _owner = RunAs::owner(bound.binding.extension_owner);
+        let outcome = bound
+            .history
+            .opening
+            .run(&[Arg::Text(account)], Snapshot::Statement)?;
+        outcome.rows.first().and_then(|row| row.number(0))
+    };
+    match first {
+        Some(balance) => Ok(balance),
+        None => balance_of(bound, account)?.ok_or_else(|| Error::UnknownAccount {
+            account: account.to_owned(),
+        }),
+    }
+}

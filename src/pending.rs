@@ -1,0 +1,300 @@
+//! Settling what no completion has settled: late usage, runs that completed while the triggers were
+//! off, bad charges whose account has come, and history that attach had exempted.
+
+use std::cell::RefCell;
+use std::time::Instant;
+
+use pgrx::pg_sys::TimestampTz;
+use serde::Serialize;
+
+use crate::binding::{Binding, Payer};
+use crate::cache::{self, Bound};
+use crate::error::{Result, notice};
+use crate::security::RunAs;
+use crate::settle::{Asked, settle};
+use crate::spi::{self, Arg, Cursor, Life, MayCommit, Snapshot};
+
+/// Groups of usage that are read, and workflows that are settled, at a time.
+const BATCH: usize = 1_000;
+
+/// What a sweep did.
+#[derive(Default, Serialize)]
+pub(crate) struct Swept {
+    /// Workflows that were charged.
+    workflows: usize,
+    charges: usize,
+    tokens_used: i128,
+    /// Whether there may be more, since max_workflows was reached.
+    more: bool,
+}
+
+/// SQL for usage by workflow and account: `(workflow_id, user_id, tokens)`, where each of
+/// `conditions` on the usage row `u` holds. The account is null where the workflow's account pays.
+pub(crate) fn usage_groups_sql(binding: &Binding, conditions: &[String]) -> String {
+    let workflow = format!("u.{}", binding.usage_workflow.sql());
+    let account = match &binding.payer {
+        Payer::Usage(_) => binding.account_sql("u"),
+        Payer::Workflow(_) => "NULL::pg_catalog.text".into(),
+    };
+    let mut all = vec![format!("{workflow} IS NOT NULL")];
+    if let Payer::Usage(key) = &binding.payer {
+        all.push(format!("u.{} IS NOT NULL", key.sql()));
+    }
+    all.extend_from_slice(conditions);
+    format!(
+        "SELECT {workflow}::pg_catalog.text AS workflow_id, {account} AS user_id, \
+         {tokens} AS tokens FROM {usage} AS u WHERE {conditions} GROUP BY 1, 2",
+        tokens = binding.tokens_sql("u"),
+        usage = binding.usage.sql,
+        conditions = all.join(" AND "),
+    )
+}
+
+/// The usage of completed workflows; $1 limits it to workflows with usage since then.
+fn usage_of_completed_sql(binding: &Binding) -> String {
+    let workflow = format!("u.{}", binding.usage_workflow.sql());
+    let mut conditions = Vec::new();
+    if let Some(workflows) = &binding.workflows {
+        conditions.push(format!(
+            "{workflow}::pg_catalog.text IN (SELECT {} FROM {} AS w WHERE {})",
+            workflows.key.key_type.canonical_sql(
+                &format!("w.{}", workflows.key.sql()),
+                binding.usage_workflow.key_type
+            ),
+            workflows.table.sql,
+            binding.completed_sql("w")
+        ));
+    }
+    conditions.push(match &binding.details.created_at {
+        Some(column) => format!(
+            "($1 IS NULL OR {workflow} IN (SELECT r.{key} FROM {usage} AS r \
+             WHERE r.{column} OPERATOR(pg_catalog.>=) $1::{type_name}))",
+            key = binding.usage_workflow.sql(),
+            usage = binding.usage.sql,
+            column = column.sql(),
+            type_name = column.time_type_sql(),
+        ),
+        None => "($1 IS NULL OR true)".into(),
+    });
+    usage_groups_sql(binding, &conditions)
+}
+
+/// Which of the workflows with usage count as completed.
+#[derive(Clone, Copy, PartialEq)]
+enum Which {
+    /// All that the query finds: the workflow table says what is completed.
+    Completed,
+    /// Without a workflow table nobody says so: those that were settled once.
+    SettledBefore,
+}
+
+/// Of usage by workflow and account ($1, $2, $3), the workflows of which some is not accounted for.
+fn unsettled_sql(binding: &Binding, which: Which) -> String {
+    let same_account = match &binding.payer {
+        Payer::Usage(_) => "AND s.user_id OPERATOR(pg_catalog.=) g.user_id",
+        Payer::Workflow(_) => "",
+    };
+    let settled_before = match which {
+        Which::Completed => "",
+        Which::SettledBefore => {
+            "AND EXISTS (SELECT 1 FROM token_balance.settlement AS e \
+             WHERE e.workflow_id OPERATOR(pg_catalog.=) g.workflow_id \
+             AND e.first_settled_at IS NOT NULL)"
+        }
+    };
+    format!(
+        "SELECT DISTINCT g.workflow_id \
+         FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
+         pg_catalog.unnest($3::pg_catalog.numeric[])) AS g (workflow_id, user_id, tokens) \
+         CROSS JOIN LATERAL (SELECT COALESCE(pg_catalog.sum(s.usage_tokens), 0) AS tokens \
+         FROM token_balance.settlement AS s \
+         WHERE s.workflow_id OPERATOR(pg_catalog.=) g.workflow_id {same_account}) AS t \
+         WHERE g.tokens OPERATOR(pg_catalog.>) t.tokens {settled_before} ORDER BY 1"
+    )
+}
+
+/// Workflows with unsettled usage, found a batch at a time.
+struct Pending {
+    cursor: Cursor,
+    which: Which,
+}
+
+impl Pending {
+    fn find(bound: &Bound, since: Option<TimestampTz>, which: Which, life: Life) -> Result<Self> {
+        let sql = usage_of_completed_sql(&bound.binding);
+        let _owner = RunAs::owner(bound.binding.users.owner);
+        let args = [Arg::OptionalTimestamp(since)];
+        let cursor = Cursor::open(&sql, &args, Snapshot::Statement, life)?;
+        Ok(Pending { cursor, which })
+    }
+
+    /// How many groups of usage were read, and the workflows that are unsettled; None at the end.
+    fn next(&self, bound: &Bound, groups: usize) -> Result<Option<(usize, Vec<String>)>> {
+        let groups = {
+            let _owner = RunAs::owner(bound.binding.users.owner);
+            self.cursor.fetch(groups)?
+        };
+        if groups.is_empty() {
+            return Ok(None);
+        }
+        let texts = |column| -> Vec<String> {
+            groups
+                .iter()
+                .map(|row| row.text(column).to_owned())
+                .collect()
+        };
+        let _owner = RunAs::owner(bound.binding.extension_owner);
+        let outcome = spi::query(
+            &unsettled_sql(&bound.binding, self.which),
+            &[
+                Arg::TextArray(&texts(0)),
+                Arg::TextArray(&texts(1)),
+                Arg::TextArray(&texts(2)),
+            ],
+        )?;
+        let workflows = outcome.rows.iter().map(|row| row.text(0).to_owned());
+        Ok(Some((groups.len(), workflows.collect())))
+    }
+}
+
+fn which(binding: &Binding) -> Which {
+    match binding.workflows {
+        Some(_) => Which::Completed,
+        None => Which::SettledBefore,
+    }
+}
+
+/// Settle completed workflows that have unsettled usage, at most `max_workflows` of them. Bad
+/// charges are warnings, as in a completion.
+pub(crate) fn settle_pending(since: Option<TimestampTz>, max_workflows: usize) -> Result<Swept> {
+    let bound = cache::bound_and_locked()?;
+    let pending = Pending::find(&bound, since, which(&bound.binding), Life::Transaction)?;
+    let mut swept = Swept::default();
+    while !swept.more
+        && let Some((_, mut workflows)) = pending.next(&bound, BATCH)?
+    {
+        let room = max_workflows - swept.workflows;
+        if workflows.len() > room {
+            workflows.truncate(room);
+            swept.more = true;
+        }
+        swept.settle(&bound, &mut workflows)?;
+    }
+    pending.cursor.close()?;
+    Ok(swept)
+}
+
+impl Swept {
+    fn settle(&mut self, bound: &Bound, workflows: &mut Vec<String>) -> Result<()> {
+        let (charges, _) = settle(bound, workflows, &Asked::BySweep)?;
+        let mut charged: Vec<_> = charges.iter().map(|charge| &charge.workflow).collect();
+        charged.sort_unstable();
+        charged.dedup();
+        self.workflows += charged.len();
+        self.charges += charges.len();
+        let tokens = charges.iter().map(|charge| i128::from(charge.tokens));
+        self.tokens_used += tokens.sum::<i128>();
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// The cursor of a backlog that was cancelled: it outlives its transaction.
+    static LEFT_OVER: RefCell<Option<Cursor>> = const { RefCell::new(None) };
+}
+
+/// Settle all that is pending, with a commit after each `batch_size` pairs of workflow and account.
+/// With `existing`, what attach had exempted is charged too. It may be stopped and started again:
+/// what is committed is settled, the rest is found again.
+pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayCommit) -> Result<()> {
+    let started = Instant::now();
+    if let Some(left_over) = LEFT_OVER.take() {
+        left_over.close()?;
+    }
+    let bound = cache::bound_and_locked()?;
+    let which = if existing {
+        include_exempted(&bound, batch_size, commits)?;
+        Which::Completed
+    } else {
+        which(&bound.binding)
+    };
+    let pending = Pending::find(&bound, None, which, Life::Session)?;
+    LEFT_OVER.set(Some(pending.cursor.clone()));
+    let total = pending.cursor.count()?;
+    drop(bound);
+    commits.commit()?;
+
+    let mut swept = Swept::default();
+    let mut done = 0;
+    loop {
+        // Each transaction looks at the binding again: it may have been changed between two.
+        let bound = cache::bound_and_locked()?;
+        let Some((read, mut workflows)) = pending.next(&bound, batch_size)? else {
+            break;
+        };
+        swept.settle(&bound, &mut workflows)?;
+        drop(bound);
+        commits.commit()?;
+        done += read;
+        tell_progress(&swept, done, total, started);
+    }
+    LEFT_OVER.take();
+    pending.cursor.close()
+}
+
+/// Take back the exemption of usage from before the extension, a batch a commit.
+fn include_exempted(bound: &Bound, batch_size: usize, commits: MayCommit) -> Result<()> {
+    let owner = bound.binding.extension_owner;
+    let mut last: Option<(String, String)> = None;
+    loop {
+        // Along the primary key, so that no batch reads what an earlier one has read.
+        let (after, workflow, account) = match &last {
+            Some((workflow, account)) => (
+                "(s.workflow_id, s.user_id) OPERATOR(pg_catalog.>) ($1, $2)",
+                Some(workflow.as_str()),
+                Some(account.as_str()),
+            ),
+            None => ("$1 IS NULL AND $2 IS NULL", None, None),
+        };
+        let changed = {
+            let _owner = RunAs::owner(owner);
+            spi::query(
+                &format!(
+                    "WITH exempted AS MATERIALIZED (SELECT s.workflow_id, s.user_id \
+                     FROM token_balance.settlement AS s \
+                     WHERE {after} AND s.usage_tokens OPERATOR(pg_catalog.>) s.charged_tokens \
+                     ORDER BY s.workflow_id, s.user_id LIMIT {batch_size}), \
+                     changed AS (UPDATE token_balance.settlement AS s \
+                     SET usage_tokens = s.charged_tokens FROM exempted AS e \
+                     WHERE s.workflow_id OPERATOR(pg_catalog.=) e.workflow_id \
+                     AND s.user_id OPERATOR(pg_catalog.=) e.user_id) \
+                     SELECT e.workflow_id, e.user_id FROM exempted AS e \
+                     ORDER BY e.workflow_id DESC, e.user_id DESC LIMIT 1"
+                ),
+                &[Arg::OptionalText(workflow), Arg::OptionalText(account)],
+            )?
+            .rows
+        };
+        let Some(row) = changed.first() else {
+            return Ok(());
+        };
+        last = Some((row.text(0).to_owned(), row.text(1).to_owned()));
+        commits.commit()?;
+    }
+}
+
+fn tell_progress(swept: &Swept, done: usize, total: usize, started: Instant) {
+    let seconds = started.elapsed().as_secs_f64().max(0.001);
+    notice(
+        format!(
+            "{done} done, {} left, {:.0} a second",
+            total.saturating_sub(done),
+            done as f64 / seconds
+        ),
+        Some(format!(
+            "{} charges so far, {} tokens.",
+            swept.charges, swept.tokens_used
+        )),
+        None,
+    );
+}

@@ -1,0 +1,460 @@
+//! `token_balance.reconcile`: everything that does not add up, one row each.
+//!
+//! All checks read one state, that of the calling statement, so a busy database gives no false
+//! alarms; and all are read through cursors, so memory does not grow with the ledger. Tables of the
+//! application are read as their owner, tables of the extension as the extension's; where the two
+//! are compared, the rows of one are handed to the other's query, or both are merged here.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+
+use crate::binding::{self, BALANCE_COLUMN, Binding, Payer};
+use crate::cache::{self, Bound};
+use crate::catalog;
+use crate::error::{Error, Result};
+use crate::pending::usage_groups_sql;
+use crate::security::RunAs;
+use crate::spi::{self, Arg, Cursor, Life, Row, Snapshot};
+
+const BATCH: usize = 1_000;
+
+/// One thing that does not add up. Amounts are tokens.
+#[derive(Default)]
+pub(crate) struct Problem {
+    pub(crate) problem: String,
+    pub(crate) account: Option<String>,
+    pub(crate) workflow: Option<String>,
+    pub(crate) expected: Option<i128>,
+    pub(crate) found: Option<i128>,
+    pub(crate) hint: String,
+}
+
+type Problems = Box<dyn Iterator<Item = Result<Problem>>>;
+type Check = Box<dyn FnOnce() -> Result<Problems>>;
+
+/// All problems, found while they are read.
+pub(crate) fn reconcile() -> Result<impl Iterator<Item = Result<Problem>>> {
+    let owner = catalog::extension_owner()?;
+    let mut checks: Vec<Check> = vec![
+        Box::new(move || chain(owner)),
+        Box::new(move || settlements(owner)),
+    ];
+    match cache::bound() {
+        Ok(bound) => {
+            let (structure, balances, usage) = (bound.clone(), bound.clone(), bound);
+            checks.push(Box::new(move || triggers(&structure.binding)));
+            checks.push(Box::new(move || columns(&balances)));
+            checks.push(Box::new(move || used_and_settled(usage)));
+        }
+        Err(error) => checks.push(Box::new(move || Ok(one(broken_binding(error))))),
+    }
+    Ok(checks.into_iter().flat_map(|check| match check() {
+        Ok(problems) => problems,
+        Err(error) => Box::new(std::iter::once(Err(error))) as Problems,
+    }))
+}
+
+fn one(problem: Problem) -> Problems {
+    Box::new(std::iter::once(Ok(problem)))
+}
+
+fn broken_binding(error: Error) -> Problem {
+    let report = pg_sys::panic::ErrorReport::from(error);
+    Problem {
+        problem: "binding broken".into(),
+        hint: format!(
+            "{}. {}",
+            report.message(),
+            report.hint().unwrap_or_default()
+        ),
+        ..Problem::default()
+    }
+}
+
+/// Rows of a cursor that is read as one role.
+struct Rows {
+    cursor: Cursor,
+    owner: pg_sys::Oid,
+    read: VecDeque<Row>,
+}
+
+impl Rows {
+    fn open(owner: pg_sys::Oid, sql: &str, args: &[Arg]) -> Result<Self> {
+        let _owner = RunAs::owner(owner);
+        Ok(Rows {
+            cursor: Cursor::open(sql, args, Snapshot::Caller, Life::Transaction)?,
+            owner,
+            read: VecDeque::new(),
+        })
+    }
+
+    fn next_batch(&self) -> Result<Vec<Row>> {
+        let _owner = RunAs::owner(self.owner);
+        self.cursor.fetch(BATCH)
+    }
+
+    fn next_row(&mut self) -> Result<Option<Row>> {
+        if self.read.is_empty() {
+            self.read = self.next_batch()?.into();
+        }
+        Ok(self.read.pop_front())
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_row().transpose()
+    }
+}
+
+/// The ledger's chain of each account: a change that was made while the trigger was off leaves a
+/// gap between two entries.
+fn chain(owner: pg_sys::Oid) -> Result<Problems> {
+    let rows = Rows::open(
+        owner,
+        "SELECT c.user_id, c.entry_id, c.expected, c.previous_balance \
+         FROM (SELECT l.user_id, l.entry_id, l.previous_balance, \
+         pg_catalog.lag(l.new_balance) OVER (PARTITION BY l.user_id ORDER BY l.entry_id) \
+         AS expected FROM token_balance.ledger AS l) AS c \
+         WHERE c.previous_balance OPERATOR(pg_catalog.<>) c.expected",
+        &[],
+    )?;
+    Ok(Box::new(rows.map(|row| {
+        let row = row?;
+        Ok(Problem {
+            problem: "chain broken".into(),
+            account: Some(row.text(0).into()),
+            expected: row.number(2),
+            found: row.number(3),
+            hint: format!(
+                "Before entry {} the balance was changed without an entry: find out by whom; \
+                 verify() tells whether the trigger is on.",
+                row.text(1)
+            ),
+            ..Problem::default()
+        })
+    })))
+}
+
+/// Settlements against the ledger, by workflow: an account whose id was changed keeps its entries
+/// under the old one.
+fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
+    let rows = Rows::open(
+        owner,
+        "SELECT COALESCE(s.workflow_id, l.workflow_id), \
+         COALESCE(s.charged, 0), COALESCE(l.charged, 0), \
+         COALESCE(s.refunded, 0), COALESCE(l.refunded, 0) \
+         FROM (SELECT t.workflow_id, pg_catalog.sum(t.charged_tokens) AS charged, \
+         pg_catalog.sum(t.refunded_tokens) AS refunded \
+         FROM token_balance.settlement AS t GROUP BY 1) AS s \
+         FULL JOIN (SELECT e.workflow_id, \
+         OPERATOR(pg_catalog.-) COALESCE(pg_catalog.sum(e.amount) \
+         FILTER (WHERE e.kind OPERATOR(pg_catalog.=) 'settlement'), 0) AS charged, \
+         COALESCE(pg_catalog.sum(e.amount) \
+         FILTER (WHERE e.kind OPERATOR(pg_catalog.=) 'refund'), 0) AS refunded \
+         FROM token_balance.ledger AS e WHERE e.workflow_id IS NOT NULL GROUP BY 1) AS l \
+         ON l.workflow_id OPERATOR(pg_catalog.=) s.workflow_id \
+         WHERE COALESCE(s.charged, 0) OPERATOR(pg_catalog.<>) COALESCE(l.charged, 0) \
+         OR COALESCE(s.refunded, 0) OPERATOR(pg_catalog.<>) COALESCE(l.refunded, 0)",
+        &[],
+    )?;
+    Ok(Box::new(rows.map(|row| {
+        let row = row?;
+        // Charges differ, or refunds do.
+        let (what, expected, found) = if row.get(1) == row.get(2) {
+            ("refunded", 3, 4)
+        } else {
+            ("charged", 1, 2)
+        };
+        Ok(Problem {
+            problem: "settlement differs from ledger".into(),
+            workflow: Some(row.text(0).into()),
+            expected: row.number(expected),
+            found: row.number(found),
+            hint: format!(
+                "The settlement says what was {what}, the ledger what left the balances; one of \
+                 them was changed by hand."
+            ),
+            ..Problem::default()
+        })
+    })))
+}
+
+fn triggers(binding: &Binding) -> Result<Problems> {
+    let problems: Vec<_> = binding::verify_triggers(binding)?
+        .into_iter()
+        .filter(|check| !check.ok)
+        .map(|check| {
+            Ok(Problem {
+                problem: format!("{}: {}", check.name, check.detail),
+                hint: check.hint.unwrap_or_default(),
+                ..Problem::default()
+            })
+        })
+        .collect();
+    Ok(Box::new(problems.into_iter()))
+}
+
+/// The balance column against the last entry of each account that has one.
+fn columns(bound: &Bound) -> Result<Problems> {
+    let binding = &bound.binding;
+    let extension_owner = binding.extension_owner;
+    let accounts = Rows::open(
+        binding.users.owner,
+        &format!(
+            "SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a",
+            binding.user_key.sql(),
+            binding.users.sql
+        ),
+        &[],
+    )?;
+    let batches = std::iter::from_fn(move || {
+        accounts
+            .next_batch()
+            .and_then(|batch| match batch.is_empty() {
+                true => Ok(None),
+                false => column_problems(extension_owner, &batch).map(Some),
+            })
+            .transpose()
+    });
+    Ok(Box::new(batches.flat_map(|batch| match batch {
+        Ok(problems) => problems.into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(error) => vec![Err(error)],
+    })))
+}
+
+fn column_problems(extension_owner: pg_sys::Oid, accounts: &[Row]) -> Result<Vec<Problem>> {
+    let texts = |column| -> Vec<String> {
+        accounts
+            .iter()
+            .map(|row| row.text(column).to_owned())
+            .collect()
+    };
+    let _owner = RunAs::owner(extension_owner);
+    let outcome = spi::query_as_of(
+        "SELECT a.user_id, l.new_balance, a.balance \
+         FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
+         AS a (user_id, balance) \
+         CROSS JOIN LATERAL (SELECT e.new_balance FROM token_balance.ledger AS e \
+         WHERE e.user_id OPERATOR(pg_catalog.=) a.user_id \
+         ORDER BY e.entry_id DESC LIMIT 1) AS l \
+         WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance",
+        &[Arg::TextArray(&texts(0)), Arg::TextArray(&texts(1))],
+        Snapshot::Caller,
+    )?;
+    Ok(outcome
+        .rows
+        .iter()
+        .map(|row| Problem {
+            problem: "balance differs from ledger".into(),
+            account: Some(row.text(0).into()),
+            expected: row.number(1),
+            found: row.number(2),
+            hint: "The column was changed without an entry: set it to what is right while the \
+                   trigger is on."
+                .into(),
+            ..Problem::default()
+        })
+        .collect())
+}
+
+/// What was used by one account in one workflow.
+struct Used {
+    key: (String, String),
+    tokens: i128,
+    is_completed: bool,
+    account_exists: bool,
+}
+
+/// What is accounted for.
+struct Accounted {
+    key: (String, String),
+    tokens: i128,
+    was_settled: bool,
+}
+
+/// Usage and settlements, both ordered by workflow and account, walked side by side.
+struct Merge {
+    bound: Rc<Bound>,
+    usage: Rows,
+    settlements: Rows,
+    used: Option<Used>,
+    accounted: Option<Accounted>,
+}
+
+fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
+    let binding = &bound.binding;
+    let usage = Rows::open(binding.users.owner, &ordered_usage_sql(binding), &[])?;
+    // Where the workflow's account pays, usage names none: compare whole workflows.
+    let user_id = match &binding.payer {
+        Payer::Usage(_) => "s.user_id",
+        Payer::Workflow(_) => "''::pg_catalog.text",
+    };
+    let settlements = Rows::open(
+        binding.extension_owner,
+        &format!(
+            "SELECT s.workflow_id, {user_id}, pg_catalog.sum(s.usage_tokens), \
+             pg_catalog.count(s.first_settled_at) OPERATOR(pg_catalog.>) 0 \
+             FROM token_balance.settlement AS s GROUP BY 1, 2 \
+             ORDER BY s.workflow_id COLLATE pg_catalog.\"C\", {user_id} COLLATE pg_catalog.\"C\""
+        ),
+        &[],
+    )?;
+    let mut merge = Merge {
+        usage,
+        settlements,
+        used: None,
+        accounted: None,
+        bound,
+    };
+    merge.read_usage()?;
+    merge.read_settlement()?;
+    Ok(Box::new(merge))
+}
+
+fn ordered_usage_sql(binding: &Binding) -> String {
+    let key = binding.user_key.key_type.canonical_sql(
+        &format!("a.{}", binding.user_key.sql()),
+        binding.user_key.key_type,
+    );
+    let account_exists = match &binding.payer {
+        Payer::Usage(_) => "k.id IS NOT NULL",
+        Payer::Workflow(_) => "true",
+    };
+    let (completed, is_completed) = match &binding.workflows {
+        Some(workflows) => (
+            format!(
+                "LEFT JOIN (SELECT DISTINCT {id} AS id FROM {table} AS w WHERE {condition}) AS c \
+                 ON c.id OPERATOR(pg_catalog.=) g.workflow_id",
+                id = workflows.key.key_type.canonical_sql(
+                    &format!("w.{}", workflows.key.sql()),
+                    binding.usage_workflow.key_type
+                ),
+                table = workflows.table.sql,
+                condition = binding.completed_sql("w"),
+            ),
+            "c.id IS NOT NULL",
+        ),
+        None => (String::new(), "false"),
+    };
+    format!(
+        "SELECT g.workflow_id, COALESCE(g.user_id, ''), g.tokens, {is_completed}, {account_exists} \
+         FROM ({groups}) AS g {completed} \
+         LEFT JOIN (SELECT {key} AS id FROM {users} AS a) AS k \
+         ON k.id OPERATOR(pg_catalog.=) g.user_id \
+         ORDER BY g.workflow_id COLLATE pg_catalog.\"C\", \
+         COALESCE(g.user_id, '') COLLATE pg_catalog.\"C\"",
+        groups = usage_groups_sql(binding, &[]),
+        users = binding.users.sql,
+    )
+}
+
+impl Merge {
+    fn read_usage(&mut self) -> Result<()> {
+        self.used = self.usage.next_row()?.map(|row| Used {
+            key: (row.text(0).into(), row.text(1).into()),
+            tokens: row.number(2).unwrap_or_default(),
+            is_completed: row.is_true(3),
+            account_exists: row.is_true(4),
+        });
+        Ok(())
+    }
+
+    fn read_settlement(&mut self) -> Result<()> {
+        self.accounted = self.settlements.next_row()?.map(|row| Accounted {
+            key: (row.text(0).into(), row.text(1).into()),
+            tokens: row.number(2).unwrap_or_default(),
+            was_settled: row.is_true(3),
+        });
+        Ok(())
+    }
+
+    /// The next pair of what was used and what is accounted for; either may be missing.
+    fn next_pair(&mut self) -> Result<Option<(Option<Used>, Option<Accounted>)>> {
+        let order = match (&self.used, &self.accounted) {
+            (None, None) => return Ok(None),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(used), Some(accounted)) => used.key.cmp(&accounted.key),
+        };
+        let used = self.used.take_if(|_| order.is_le());
+        let accounted = self.accounted.take_if(|_| order.is_ge());
+        if used.is_some() {
+            self.read_usage()?;
+        }
+        if accounted.is_some() {
+            self.read_settlement()?;
+        }
+        Ok(Some((used, accounted)))
+    }
+
+    fn problem(&self, used: Option<Used>, accounted: Option<Accounted>) -> Option<Problem> {
+        let found = accounted.as_ref().map_or(0, |accounted| accounted.tokens);
+        let expected = used.as_ref().map_or(0, |used| used.tokens);
+        let was_settled = accounted
+            .as_ref()
+            .is_some_and(|accounted| accounted.was_settled);
+        let (workflow, account) = match (&used, &accounted) {
+            (Some(used), _) => used.key.clone(),
+            (None, Some(accounted)) => accounted.key.clone(),
+            (None, None) => return None,
+        };
+        let (problem, hint, expected, found) = match (&used, expected.cmp(&found)) {
+            (Some(used), Ordering::Greater) if !used.account_exists => (
+                "usage of an unknown account",
+                "Create the account, then settle the workflow again; or correct the usage.",
+                expected,
+                found,
+            ),
+            (Some(used), Ordering::Greater)
+                if used.is_completed || (self.bound.binding.workflows.is_none() && was_settled) =>
+            {
+                (
+                    "unsettled usage",
+                    "Call settle_workflow() for it, or token_balance.settle_pending() for all.",
+                    expected,
+                    found,
+                )
+            }
+            (_, Ordering::Less) => (
+                "usage shrank",
+                "Usage rows were deleted or lowered after they were accounted for. Nothing was \
+                 given back: token_balance.refund_workflow() does that.",
+                found,
+                expected,
+            ),
+            _ => return None,
+        };
+        Some(Problem {
+            problem: problem.into(),
+            account: Some(account).filter(|account| !account.is_empty()),
+            workflow: Some(workflow),
+            expected: Some(expected),
+            found: Some(found),
+            hint: hint.into(),
+        })
+    }
+}
+
+impl Iterator for Merge {
+    type Item = Result<Problem>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.next_pair() {
+                Ok(Some((used, accounted))) => {
+                    if let Some(problem) = self.problem(used, accounted) {
+                        return Some(Ok(problem));
+                    }
+                }
+                Ok(None) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
