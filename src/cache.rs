@@ -66,9 +66,9 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
     {
         return Ok(bound);
     }
-    // An invalidation that arrives while the binding is read makes it stale again.
-    IS_STALE.set(false);
-    let binding = Binding::load().inspect_err(|_| IS_STALE.set(true))?;
+    let fresh = Freshness::begin();
+    let binding = Binding::load()?;
+    fresh.keep();
     if let Some(bound) = BOUND.with_borrow(Clone::clone)
         && bound.binding == binding
     {
@@ -88,6 +88,27 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
     });
     BOUND.set(Some(bound.clone()));
     Ok(bound)
+}
+
+/// The binding counts as read from here on, so that an invalidation that arrives while it is read
+/// makes it stale again; unless reading it fails, by an error of ours or of the server's.
+struct Freshness;
+
+impl Freshness {
+    fn begin() -> Self {
+        IS_STALE.set(false);
+        Freshness
+    }
+
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Freshness {
+    fn drop(&mut self) {
+        IS_STALE.set(true);
+    }
 }
 
 /// The binding, with the users table locked as an UPDATE locks it. Until the transaction ends no

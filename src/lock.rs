@@ -56,7 +56,7 @@ fn hash(text: &str) -> u64 {
     unsafe {
         let hash = pg_sys::OidFunctionCall2Coll(
             pg_sys::Oid::from(pg_sys::F_HASHTEXTEXTENDED),
-            pg_sys::Oid::from(pg_sys::C_COLLATION_OID),
+            pg_sys::C_COLLATION_OID,
             text.into_datum().unwrap_or(pg_sys::Datum::from(0)),
             pg_sys::Datum::from(0),
         );

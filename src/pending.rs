@@ -186,7 +186,7 @@ pub(crate) fn settle_pending(since: Option<TimestampTz>, max_workflows: usize) -
 
 impl Swept {
     fn settle(&mut self, bound: &Bound, workflows: &mut Vec<String>) -> Result<()> {
-        let (charges, _) = settle(bound, workflows, &Asked::BySweep)?;
+        let (charges, _) = settle(bound, workflows, &Asked::Sweep)?;
         let mut charged: Vec<_> = charges.iter().map(|charge| &charge.workflow).collect();
         charged.sort_unstable();
         charged.dedup();

@@ -22,12 +22,12 @@ use crate::spi::{Arg, Snapshot, Statement, uses_transaction_snapshot};
 #[derive(Clone, Debug)]
 pub(crate) enum Asked {
     /// A caller, who wants every error raised.
-    ByCall,
+    Caller,
     /// A run that has completed, with the account of its row where the usage has none. It is not
     /// refused for a bad charge.
-    ByCompletion { payer: Option<String> },
+    Completion { payer: Option<String> },
     /// A sweep over many workflows, which one bad charge must not stop.
-    BySweep,
+    Sweep,
 }
 
 /// What one settlement took from one account.
@@ -198,7 +198,7 @@ pub(crate) fn settle(
 
 /// A completion is not refused for a bad charge: that usage stays unsettled, with a warning.
 fn goes_on(error: &Error, asked: &Asked) -> bool {
-    !matches!(asked, Asked::ByCall) && error.is_bad_charge()
+    !matches!(asked, Asked::Caller) && error.is_bad_charge()
 }
 
 /// Tokens of one workflow that this transaction has taken to charge to one account.
@@ -333,12 +333,12 @@ fn outstanding(
 fn payer(bound: &Bound, workflow: &str, asked: &Asked, tokens: i128) -> Result<String> {
     let workflow_text = workflow.to_owned();
     match asked {
-        Asked::ByCompletion { payer: Some(payer) } => Ok(payer.clone()),
-        Asked::ByCompletion { payer: None } => Err(Error::NoPayer {
+        Asked::Completion { payer: Some(payer) } => Ok(payer.clone()),
+        Asked::Completion { payer: None } => Err(Error::NoPayer {
             workflow: workflow_text,
             tokens,
         }),
-        Asked::ByCall | Asked::BySweep => {
+        Asked::Caller | Asked::Sweep => {
             let mut payers = read_payers(bound, workflow)?;
             match (payers.pop(), payers.is_empty()) {
                 (Some(only), true) => Ok(only),

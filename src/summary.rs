@@ -88,7 +88,12 @@ pub(crate) fn summary(bound: &Bound, account: &str, days: i32) -> Result<Summary
         account: account.to_owned(),
     })?;
     let rows = {
-        let _owner = RunAs::owner(bound.binding.users.owner);
+        let owner = match &bound.binding.payer {
+            Payer::Usage(_) => bound.binding.usage.owner,
+            // This one reads two tables.
+            Payer::Workflow(_) => bound.binding.users.owner,
+        };
+        let _owner = RunAs::owner(owner);
         let args = [Arg::Text(account), Arg::Int4(days)];
         bound.summary.summary.run(&args, Snapshot::Statement)?.rows
     };

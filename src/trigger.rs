@@ -37,6 +37,6 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
         Payer::Workflow(key) => row.new_text(&key.column.name),
         Payer::Usage(_) => None,
     };
-    settle(&bound, &mut vec![workflow], &Asked::ByCompletion { payer })?;
+    settle(&bound, &mut vec![workflow], &Asked::Completion { payer })?;
     Ok(())
 }

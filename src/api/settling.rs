@@ -95,7 +95,7 @@ fn settle_one(id: Option<&str>) -> Result<JsonB> {
     refuse_read_only(c"settle_workflow()");
     let bound = cache::bound_and_locked()?;
     let workflow = bound.binding.workflow_id(id);
-    let (charges, settled) = settle::settle(&bound, &mut vec![workflow.clone()], &Asked::ByCall)?;
+    let (charges, settled) = settle::settle(&bound, &mut vec![workflow.clone()], &Asked::Caller)?;
     let mut accounts = Vec::new();
     let mut has_usage = false;
     for one in settled {
@@ -174,7 +174,7 @@ fn settle_workflows(
     refuse_read_only(c"token_balance.settle_workflows()");
     let bound = cache::bound_and_locked()?;
     let mut workflows: Vec<_> = ids.iter().map(|id| bound.binding.workflow_id(id)).collect();
-    let (charges, settled) = settle::settle(&bound, &mut workflows, &Asked::ByCall)?;
+    let (charges, settled) = settle::settle(&bound, &mut workflows, &Asked::Caller)?;
     for (workflow, settled) in workflows.iter().zip(settled) {
         if !settled.has_usage && !settle::workflow_exists(&bound, workflow)? {
             return Err(Error::UnknownWorkflow {

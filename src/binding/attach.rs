@@ -35,7 +35,9 @@ pub(crate) fn attach(spec: Spec, options: &Options) -> Result<Binding> {
     let binding = check(spec, options)?;
     check_ownership(&binding)?;
 
+    check_existing_balances(&binding)?;
     let is_new = check_not_bound_elsewhere(&binding)?;
+    // Nothing was changed so far; attach by convention counts on that for every error of ours.
     if is_new {
         binding.spec.store(security::current_user())?;
         if binding.spec.existing_usage == "exempt" {
@@ -446,11 +448,8 @@ fn prepare_balance(binding: &Binding, options: &Options) -> Result<()> {
                  'Prepaid tokens left; negative is an overdraft. Kept by the extension token_balance.'"
             ))?;
         }
-        Some(column) if column.is_not_null && has_default(binding, column)? => {
-            check_existing_balances(binding, column)?;
-        }
-        Some(column) => {
-            check_existing_balances(binding, column)?;
+        Some(column) if column.is_not_null && has_default(binding, column)? => {}
+        Some(_) => {
             fill_missing_balances(binding)?;
             spi::command(&format!("LOCK TABLE {users} IN ACCESS EXCLUSIVE MODE"))?;
             // What was inserted before the lock was granted.
@@ -485,10 +484,12 @@ fn has_default(binding: &Binding, column: &Column) -> Result<bool> {
 }
 
 /// A `numeric` column may hold what is no number of tokens.
-fn check_existing_balances(binding: &Binding, column: &Column) -> Result<()> {
-    if column.base_type != pg_sys::NUMERICOID {
+fn check_existing_balances(binding: &Binding) -> Result<()> {
+    let is_numeric = |column: &Column| column.base_type == pg_sys::NUMERICOID;
+    if !binding.balance.as_ref().is_some_and(is_numeric) {
         return Ok(());
     }
+    let _owner = RunAs::owner(binding.users.owner);
     let balance = format!("a.{BALANCE_COLUMN}");
     let odd = spi::query(
         &format!(
