@@ -16,6 +16,8 @@ pub(crate) struct Table {
     /// `schema.name`, quoted, ready for SQL and for people.
     pub(crate) sql: String,
     pub(crate) owner: pg_sys::Oid,
+    /// Whether row-level policies apply, to all but its owner.
+    pub(crate) has_policies: bool,
     kind: String,
     persistence: String,
 }
@@ -76,7 +78,8 @@ impl Column {
 
 pub(crate) fn table(oid: pg_sys::Oid) -> Result<Option<Table>> {
     let outcome = spi::query(
-        "SELECT c.oid, n.nspname, c.relname, c.relowner, c.relkind, c.relpersistence \
+        "SELECT c.oid, n.nspname, c.relname, c.relowner, c.relkind, c.relpersistence, \
+         c.relrowsecurity \
          FROM pg_catalog.pg_class AS c \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
          WHERE c.oid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid)",
@@ -88,6 +91,7 @@ pub(crate) fn table(oid: pg_sys::Oid) -> Result<Option<Table>> {
         owner: row.oid(3),
         kind: row.text(4).into(),
         persistence: row.text(5).into(),
+        has_policies: row.is_true(6),
     }))
 }
 

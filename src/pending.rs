@@ -12,7 +12,7 @@ use crate::cache::{self, Bound};
 use crate::error::{Result, notice};
 use crate::security::RunAs;
 use crate::settle::{Asked, settle};
-use crate::spi::{self, Arg, Cursor, Life, MayCommit, Snapshot};
+use crate::spi::{self, Arg, Cursor, Life, MayCommit, Snapshot, texts};
 
 /// Groups of usage that are read, and workflows that are settled, at a time.
 const BATCH: usize = 1_000;
@@ -122,34 +122,25 @@ struct Pending {
 impl Pending {
     fn find(bound: &Bound, since: Option<TimestampTz>, which: Which, life: Life) -> Result<Self> {
         let sql = usage_of_completed_sql(&bound.binding);
-        let _owner = RunAs::owner(bound.binding.users.owner);
+        let owner = bound.binding.users.owner;
         let args = [Arg::OptionalTimestamp(since)];
-        let cursor = Cursor::open(&sql, &args, Snapshot::Statement, life)?;
+        let cursor = Cursor::open(owner, &sql, &args, Snapshot::Statement, life)?;
         Ok(Pending { cursor, which })
     }
 
     /// How many groups of usage were read, and the workflows that are unsettled; None at the end.
     fn next(&self, bound: &Bound, groups: usize) -> Result<Option<(usize, Vec<String>)>> {
-        let groups = {
-            let _owner = RunAs::owner(bound.binding.users.owner);
-            self.cursor.fetch(groups)?
-        };
+        let groups = self.cursor.fetch(groups)?;
         if groups.is_empty() {
             return Ok(None);
         }
-        let texts = |column| -> Vec<String> {
-            groups
-                .iter()
-                .map(|row| row.text(column).to_owned())
-                .collect()
-        };
         let _owner = RunAs::owner(bound.binding.extension_owner);
         let outcome = spi::query(
             &unsettled_sql(&bound.binding, self.which),
             &[
-                Arg::TextArray(&texts(0)),
-                Arg::TextArray(&texts(1)),
-                Arg::TextArray(&texts(2)),
+                Arg::TextArray(&texts(&groups, 0)),
+                Arg::TextArray(&texts(&groups, 1)),
+                Arg::TextArray(&texts(&groups, 2)),
             ],
         )?;
         let workflows = outcome.rows.iter().map(|row| row.text(0).to_owned());

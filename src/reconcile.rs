@@ -17,7 +17,7 @@ use crate::catalog;
 use crate::error::{Error, Result};
 use crate::pending::usage_groups_sql;
 use crate::security::RunAs;
-use crate::spi::{self, Arg, Cursor, Life, Row, Snapshot};
+use crate::spi::{self, Arg, Cursor, Life, Row, Snapshot, texts};
 
 const BATCH: usize = 1_000;
 
@@ -74,31 +74,23 @@ fn broken_binding(error: Error) -> Problem {
     }
 }
 
-/// Rows of a cursor that is read as one role.
+/// Rows of a cursor, one at a time.
 struct Rows {
     cursor: Cursor,
-    owner: pg_sys::Oid,
     read: VecDeque<Row>,
 }
 
 impl Rows {
     fn open(owner: pg_sys::Oid, sql: &str, args: &[Arg]) -> Result<Self> {
-        let _owner = RunAs::owner(owner);
         Ok(Rows {
-            cursor: Cursor::open(sql, args, Snapshot::Caller, Life::Transaction)?,
-            owner,
+            cursor: Cursor::open(owner, sql, args, Snapshot::Caller, Life::Transaction)?,
             read: VecDeque::new(),
         })
     }
 
-    fn next_batch(&self) -> Result<Vec<Row>> {
-        let _owner = RunAs::owner(self.owner);
-        self.cursor.fetch(BATCH)
-    }
-
     fn next_row(&mut self) -> Result<Option<Row>> {
         if self.read.is_empty() {
-            self.read = self.next_batch()?.into();
+            self.read = self.cursor.fetch(BATCH)?.into();
         }
         Ok(self.read.pop_front())
     }
@@ -215,7 +207,8 @@ fn columns(bound: &Bound) -> Result<Problems> {
     )?;
     let batches = std::iter::from_fn(move || {
         accounts
-            .next_batch()
+            .cursor
+            .fetch(BATCH)
             .and_then(|batch| match batch.is_empty() {
                 true => Ok(None),
                 false => column_problems(extension_owner, &batch).map(Some),
@@ -229,12 +222,6 @@ fn columns(bound: &Bound) -> Result<Problems> {
 }
 
 fn column_problems(extension_owner: pg_sys::Oid, accounts: &[Row]) -> Result<Vec<Problem>> {
-    let texts = |column| -> Vec<String> {
-        accounts
-            .iter()
-            .map(|row| row.text(column).to_owned())
-            .collect()
-    };
     let _owner = RunAs::owner(extension_owner);
     let outcome = spi::query_as_of(
         "SELECT a.user_id, l.new_balance, a.balance \
@@ -244,7 +231,10 @@ fn column_problems(extension_owner: pg_sys::Oid, accounts: &[Row]) -> Result<Vec
          WHERE e.user_id OPERATOR(pg_catalog.=) a.user_id \
          ORDER BY e.entry_id DESC LIMIT 1) AS l \
          WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance",
-        &[Arg::TextArray(&texts(0)), Arg::TextArray(&texts(1))],
+        &[
+            Arg::TextArray(&texts(accounts, 0)),
+            Arg::TextArray(&texts(accounts, 1)),
+        ],
         Snapshot::Caller,
     )?;
     Ok(outcome

@@ -11,6 +11,7 @@ use pgrx::IntoDatum;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
+use crate::security::RunAs;
 
 /// A value for a parameter.
 pub(crate) enum Arg<'a> {
@@ -83,6 +84,11 @@ impl Row {
     pub(crate) fn oid(&self, column: usize) -> pg_sys::Oid {
         pg_sys::Oid::from(self.number::<u32>(column).unwrap_or_default())
     }
+}
+
+/// One column of many rows, to be handed to another query.
+pub(crate) fn texts(rows: &[Row], column: usize) -> Vec<String> {
+    rows.iter().map(|row| row.text(column).to_owned()).collect()
 }
 
 /// What a statement did.
@@ -292,14 +298,22 @@ pub(crate) enum Life {
     Session,
 }
 
-/// A query that is read in pieces, so that memory does not grow with its result.
+/// A query that is read in pieces, as one role, so that memory does not grow with its result.
 #[derive(Clone)]
 pub(crate) struct Cursor {
+    owner: pg_sys::Oid,
     name: CString,
 }
 
 impl Cursor {
-    pub(crate) fn open(sql: &str, args: &[Arg], snapshot: Snapshot, life: Life) -> Result<Self> {
+    pub(crate) fn open(
+        owner: pg_sys::Oid,
+        sql: &str,
+        args: &[Arg],
+        snapshot: Snapshot,
+        life: Life,
+    ) -> Result<Self> {
+        let _owner = RunAs::owner(owner);
         let _connection = Connection::open()?;
         let mut values = Values::of(args);
         let mut types: Vec<_> = args.iter().map(Arg::type_oid).collect();
@@ -321,12 +335,13 @@ impl Cursor {
                 options as i32,
             );
             let name = CStr::from_ptr((*portal).name).to_owned();
-            Ok(Cursor { name })
+            Ok(Cursor { owner, name })
         }
     }
 
     /// The next rows, at most `count`; none at the end.
     pub(crate) fn fetch(&self, count: usize) -> Result<Vec<Row>> {
+        let _owner = RunAs::owner(self.owner);
         let _connection = Connection::open()?;
         // SAFETY: SPI is connected; the portal is looked up by name since the application may have
         // closed it.
@@ -342,6 +357,7 @@ impl Cursor {
 
     /// How many rows it has; it stands before the first one afterwards. Only with Life::Session.
     pub(crate) fn count(&self) -> Result<usize> {
+        let _owner = RunAs::owner(self.owner);
         let _connection = Connection::open()?;
         // SAFETY: as in fetch; a scrollable cursor can go back.
         unsafe {

@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
-use super::attach::check_caller_owns;
+use super::check::check_caller_owns;
 use super::{BALANCE_COLUMN, Spec};
 use crate::catalog::{self, Table};
 use crate::error::{Error, Result};

@@ -4,8 +4,10 @@
 //! [`Binding`] is a spec held against the catalogs: owners, types, quoted names.
 
 mod attach;
+mod check;
 mod convention;
 mod detach;
+mod existing;
 mod spec;
 mod triggers;
 mod verify;
