@@ -8,8 +8,8 @@ readme=${1:-$PROJECT/README.md}
 db=tb_readme
 psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
 
-# The page makes a role, and roles belong to the cluster.
-clean() { psql -d "${PGDATABASE:-postgres}" -c "DROP DATABASE IF EXISTS $db" -c 'DROP ROLE IF EXISTS billing' 2>/dev/null; }
+# The page makes roles, and roles belong to the cluster.
+clean() { psql -d "${PGDATABASE:-postgres}" -c "DROP DATABASE IF EXISTS $db" -c 'DROP ROLE IF EXISTS token_app, token_billing, token_reader' 2>/dev/null; }
 clean
 trap clean EXIT
 psql -d "${PGDATABASE:-postgres}" -c "CREATE DATABASE $db"
