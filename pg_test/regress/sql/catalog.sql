@@ -19,7 +19,7 @@ SELECT p.oid::regprocedure AS function, p.prorettype::regtype AS returns, p.pror
   FROM member m JOIN pg_proc p ON p.oid = m.objid AND m.classid = 'pg_proc'::regclass JOIN pg_language l ON l.oid = p.prolang
  ORDER BY p.oid::regprocedure::text COLLATE "C";
 SELECT p.oid::regproc AS function, pg_get_function_arguments(p.oid) AS arguments, pg_get_function_result(p.oid) AS result
-  FROM member m JOIN pg_proc p ON p.oid = m.objid AND m.classid = 'pg_proc'::regclass WHERE p.pronargs > 0 ORDER BY p.oid::regprocedure::text COLLATE "C";
+  FROM member m JOIN pg_proc p ON p.oid = m.objid AND m.classid = 'pg_proc'::regclass WHERE p.prorettype <> 'trigger'::regtype ORDER BY p.oid::regprocedure::text COLLATE "C";
 
 -- relations: who may touch them, what a dump takes along
 SELECT c.oid::regclass AS relation, c.relkind AS kind, c.relpersistence AS persistence, c.relrowsecurity AS rls,
@@ -31,6 +31,9 @@ SELECT array_agg(c::regclass::text ORDER BY c::regclass::text COLLATE "C") AS du
 SELECT c.relname AS "table", a.attnum AS n, a.attname AS "column", format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null, a.attidentity AS identity, pg_get_expr(d.adbin, d.adrelid) AS "default"
   FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
  WHERE c.relnamespace = 'token_balance'::regnamespace AND c.relkind IN ('r', 'v', 'p') ORDER BY 1, 2;
+-- a column without a comment
+SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+ WHERE c.relnamespace = 'token_balance'::regnamespace AND c.relkind IN ('r', 'v', 'p') AND col_description(c.oid, a.attnum) IS NULL ORDER BY 1, 2;
 SELECT conrelid::regclass AS "table", contype AS type, pg_get_constraintdef(oid) AS definition FROM pg_constraint
  WHERE connamespace = 'token_balance'::regnamespace AND contype IN ('p', 'u', 'c', 'f', 'x') ORDER BY conrelid::regclass::text COLLATE "C", pg_get_constraintdef(oid) COLLATE "C";
 SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relnamespace = 'token_balance'::regnamespace ORDER BY c.relname;
