@@ -64,6 +64,7 @@ pub mod pg_test {
     pub fn setup(_options: Vec<&str>) {}
 
     pub fn postgresql_conf_options() -> Vec<&'static str> {
-        vec![]
+        // A test that would run for ever fails instead.
+        vec!["statement_timeout = '60s'"]
     }
 }
