@@ -1,4 +1,11 @@
-//! Unit tests that run inside the server, in a transaction that rolls back.
+//! Unit tests that run inside the server, each in a transaction that rolls back.
+//!
+//! One file for each topic of the contract (docs/DESIGN.md). What a test does is in its name; what
+//! it needs is in [`fixture`].
+
+mod fixture;
+mod history;
+mod settle;
 
 use pgrx::prelude::*;
 
