@@ -3,8 +3,10 @@
 //! One file for each topic of the contract (docs/DESIGN.md). What a test does is in its name; what
 //! it needs is in [`fixture`].
 
+mod completion;
 mod fixture;
 mod history;
+mod payer;
 mod settle;
 
 use pgrx::prelude::*;
