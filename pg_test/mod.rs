@@ -6,6 +6,8 @@
 mod completion;
 mod fixture;
 mod history;
+mod ids;
+mod keys;
 mod payer;
 mod settle;
 
