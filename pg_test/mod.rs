@@ -8,8 +8,10 @@ mod fixture;
 mod history;
 mod ids;
 mod keys;
+mod ledger;
 mod payer;
 mod settle;
+mod triggers_on_users;
 
 use pgrx::prelude::*;
 
