@@ -3,7 +3,10 @@
 //! One file for each topic of the contract (docs/DESIGN.md). What a test does is in its name; what
 //! it needs is in [`fixture`].
 
+mod attach;
+mod binding;
 mod completion;
+mod convention;
 mod fixture;
 mod history;
 mod ids;
@@ -12,6 +15,7 @@ mod ledger;
 mod payer;
 mod settle;
 mod triggers_on_users;
+mod verify;
 
 use pgrx::prelude::*;
 
