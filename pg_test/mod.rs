@@ -17,6 +17,9 @@ mod settle;
 mod triggers_on_users;
 mod verify;
 
+#[cfg(test)]
+mod sql_in_source;
+
 use pgrx::prelude::*;
 
 #[pg_schema]
