@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # The main job, shown: builds a release, makes a private cluster with a small
-# workflow platform in it, completes its workflows and reports what was charged.
+# workflow platform in it, completes its workflows, reports what was charged and
+# follows one account on: credit, refund, statement, summary.
 #   TRACE=file.csv    settle the requests of a trace in place of made-up usage
 #   PG=16             which PostgreSQL (default: the newest that is installed)
-# Fails when a total disagrees. Its cluster stays for psql.sh; clean.sh removes it.
+# Fails when a total disagrees or reconcile() finds something. Its cluster stays
+# for psql.sh; clean.sh removes it.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # shellcheck source-path=SCRIPTDIR
@@ -87,6 +89,16 @@ complete_runs() {
     run_sql complete.sql
 }
 
+report() {
+    say "report"
+    run_sql report.sql -v "traced=$([ -n "$TRACE_FILE" ] && echo true || echo false)" -v "file_rows=${TRACE_TOTALS[0]}" \
+        -v "file_context=${TRACE_TOTALS[1]}" -v "file_generated=${TRACE_TOTALS[2]}"
+    say "an account afterwards: late usage, credit, refund, statement, summary"
+    run_sql account.sql
+    say "totals and checks"
+    run_sql checks.sql
+}
+
 main() {
     local version
     clean_up_on_exit
@@ -104,9 +116,7 @@ main() {
     run_sql extension.sql
     load_usage
     complete_runs
-    say "report"
-    run_sql report.sql -v "traced=$([ -n "$TRACE_FILE" ] && echo true || echo false)" -v "file_rows=${TRACE_TOTALS[0]}" \
-        -v "file_context=${TRACE_TOTALS[1]}" -v "file_generated=${TRACE_TOTALS[2]}"
+    report
     say "make psql opens this database, make clean removes it"
 }
 

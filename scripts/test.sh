@@ -134,7 +134,7 @@ warn_of_unscheduled() {
 
 # Exit 0 is a pass, 77 a skip; everything else a failure.
 run_scripts() {
-    local start=$SECONDS passed=0 failed=0 skipped=0 script name log status begun work
+    local start=$SECONDS passed=0 failed=0 skipped=0 script name log status begun took work
     compgen -G "$PRIVATE_DIR/project/pg_test/scripts/*.sh" >/dev/null || return 0
     say "PostgreSQL $PG_VERSION: scripts"
     for script in "$PRIVATE_DIR"/project/pg_test/scripts/*.sh; do
@@ -148,12 +148,13 @@ run_scripts() {
         make_dir "$work"
         run_logged "$log" in_dir "$work" timeout -k 10 "$SCRIPT_TIMEOUT" \
             env WORK="$work" PROJECT="$PRIVATE_DIR/project" "$script" >/dev/null || status=$?
+        took="$((SECONDS - begun)) s"
         case $status in
-        0) passed=$((passed + 1)) && echo "ok       $name ($((SECONDS - begun)) s)" ;;
-        77) skipped=$((skipped + 1)) && echo "skipped  $name: $(tail -n 1 "$log")" ;;
+        0) passed=$((passed + 1)) && echo "ok       $name ($took)" ;;
+        77) skipped=$((skipped + 1)) && echo "skipped  $name ($took): $(tail -n 1 "$log")" ;;
         *)
             failed=$((failed + 1))
-            echo "FAILED   $name (exit $status)"
+            echo "FAILED   $name ($took, exit $status)"
             tail -n 100 "$log"
             ;;
         esac

@@ -34,6 +34,8 @@ CREATE TABLE token_usage (
 
 -- A settlement finds the usage of its workflow here, without the table.
 CREATE INDEX token_usage_workflow ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
+-- A user's usage page reads the newest rows of one user here.
+CREATE INDEX token_usage_user ON token_usage (user_id, created_at);
 
 RESET ROLE;
 

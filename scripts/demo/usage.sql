@@ -10,7 +10,7 @@ SELECT n, format('run-%s', lpad(n::text, 6, '0')) FROM generate_series(1, 5000) 
 INSERT INTO workflows (id, user_id, name, created_at)
 SELECT workflow_id, 1 + floor(240 * random() ^ 1.3)::bigint,
     demo.pick('{answer a ticket,review a change,summarise a call,plan a trip,research a company}', 1.5),
-    timestamptz '2026-03-01 UTC' + n * interval '3 minutes'
+    now() - interval '11 days' + n * interval '3 minutes'
 FROM demo.run ORDER BY n;
 
 -- Every run makes one call at least; the others fall where they fall.
