@@ -91,6 +91,19 @@ find_missing_servers() {
     done
 }
 
+# The sweep is tested with pg_cron where it costs nothing but a package: on Debian's own 15.
+find_missing_pg_cron() {
+    if ! is_root || ! have apt-cache; then return 0; fi
+    case " $* " in *" 15 "*) ;; *) return 0 ;; esac
+    case " ${MISSING[*]} $(installed_pg_config 15) " in
+    *" postgresql-15 "* | *" /usr/lib/postgresql/15/"* | *" /usr/bin/"*) ;;
+    *) return 0 ;;
+    esac
+    if [ -e "/usr/lib/postgresql/15/lib/pg_cron.so" ]; then return 0; fi
+    has_candidate postgresql-15-cron || apt_update_once
+    if has_candidate postgresql-15-cron; then want postgresql-15-cron; fi
+}
+
 install_packages() {
     [ ${#MISSING[@]} -gt 0 ] || return 0
     if ! can_install; then
@@ -211,6 +224,7 @@ main() {
     # A server that the caller names and that cannot serve ends it here.
     for version in "${versions[@]}"; do installed_pg_config "$version" >/dev/null; done
     find_missing_servers "${versions[@]}"
+    find_missing_pg_cron "${versions[@]}"
     find_missing_packages "${versions[@]}"
     install_packages
     make_dev_home

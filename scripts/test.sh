@@ -67,7 +67,7 @@ install_extension() {
 copy_project() {
     local item
     mkdir "$PRIVATE_DIR/project"
-    for item in README.md CHANGELOG.md Cargo.toml token_balance.control pg_test sql scripts; do
+    for item in README.md CHANGELOG.md Cargo.toml token_balance.control docs pg_test sql scripts; do
         if [ -e "$ROOT/$item" ]; then cp -R "$ROOT/$item" "$PRIVATE_DIR/project/"; fi
     done
     chmod -R a+rX "$PRIVATE_DIR/project"
