@@ -117,7 +117,8 @@ fn unqualified_operators(sql: &str) -> Vec<String> {
 
 /// SQL's own syntax that looks like a call of a function.
 const SYNTAX: [&str; 9] = [
-    "COALESCE", "EXTRACT", "LEAST", "OPERATOR", "ANY", "FROM", "WHEN", "LATERAL", "DISTINCT",
+    "COALESCE", "EXTRACT", "LEAST", "GREATEST", "OPERATOR", "ANY", "FROM", "WHEN", "LATERAL",
+    "DISTINCT",
 ];
 
 fn unqualified_calls(sql: &str) -> Vec<String> {

@@ -43,6 +43,7 @@ COMMENT ON COLUMN token_balance.binding.workflow_status IS 'Its status column; n
 COMMENT ON COLUMN token_balance.binding.workflow_completed_at IS 'Its completion timestamp, if that marks a completed run.';
 COMMENT ON COLUMN token_balance.binding.completed_statuses IS 'The statuses of a completed run.';
 COMMENT ON COLUMN token_balance.binding.initial_balance IS 'Tokens that a new account starts with.';
+COMMENT ON COLUMN token_balance.binding.balance_type IS 'Type of the balance column, if attach added it.';
 COMMENT ON COLUMN token_balance.binding.existing_usage IS 'exempt: usage from before the extension is not charged; charge: it is.';
 COMMENT ON COLUMN token_balance.binding.usage_prompt_tokens IS 'Prompt tokens of a usage row, for summary(); left out where there is no such column.';
 COMMENT ON COLUMN token_balance.binding.usage_completion_tokens IS 'Completion tokens of a usage row, for summary().';

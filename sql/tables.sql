@@ -20,6 +20,7 @@ CREATE TABLE token_balance.binding (
     workflow_completed_at pg_catalog.name,
     completed_statuses pg_catalog.text[] NOT NULL,
     initial_balance bigint NOT NULL,
+    balance_type pg_catalog.regtype NOT NULL,
     existing_usage pg_catalog.text NOT NULL,
     usage_prompt_tokens pg_catalog.name,
     usage_completion_tokens pg_catalog.name,
@@ -36,8 +37,8 @@ CREATE TABLE token_balance.settlement (
     usage_tokens bigint NOT NULL,
     charged_tokens bigint NOT NULL DEFAULT 0,
     refunded_tokens bigint NOT NULL DEFAULT 0,
-    first_settled_at timestamp with time zone DEFAULT pg_catalog.clock_timestamp(),
-    last_settled_at timestamp with time zone DEFAULT pg_catalog.clock_timestamp(),
+    first_settled_at timestamp with time zone,
+    last_settled_at timestamp with time zone,
     PRIMARY KEY (workflow_id, user_id)
 );
 

@@ -2,6 +2,7 @@
 //! id, so that `settlement` and `ledger` name an account the same way whatever table it came from.
 
 use std::ffi::CStr;
+use std::str::FromStr;
 
 use pgrx::pg_sys;
 
@@ -74,24 +75,30 @@ impl KeyType {
     }
 
     /// SQL for the canonical text of `column`, a column of this type whose values name things that
-    /// are keyed by `key`. Text that cannot be such a key stays as it is.
+    /// are keyed by `key`: what [`KeyType::canonical`] makes of it. Text that cannot be such a key
+    /// stays as it is.
     pub(crate) fn canonical_sql(self, column: &str, key: KeyType) -> String {
         let text = format!("{column}::pg_catalog.text");
         if !self.is_text() || key.is_text() {
             return text;
         }
+        // What the types' input functions take on every version; numeric has no range to leave.
         let (pattern, type_name) = if key.is_integer() {
-            ("^-?[0-9]{1,18}$", "pg_catalog.int8")
+            (
+                "^[ \\t\\n\\v\\f\\r]*[+-]?[0-9]+[ \\t\\n\\v\\f\\r]*$",
+                "pg_catalog.numeric",
+            )
         } else {
             (
-                "^[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}$",
+                "^([0-9A-Fa-f]{4}-?){7}[0-9A-Fa-f]{4}$|^\\{([0-9A-Fa-f]{4}-?){7}[0-9A-Fa-f]{4}\\}$",
                 "pg_catalog.uuid",
             )
         };
         // CASE guards the cast: a malformed id is an unknown account, not an error.
         format!(
-            "CASE WHEN {text} OPERATOR(pg_catalog.~) '{pattern}' \
-             THEN {text}::{type_name}::pg_catalog.text ELSE {text} END"
+            "CASE WHEN {text} OPERATOR(pg_catalog.~) E'{}' \
+             THEN {text}::{type_name}::pg_catalog.text ELSE {text} END",
+            pattern.replace('\\', "\\\\")
         )
     }
 
@@ -115,21 +122,9 @@ impl KeyType {
         match self {
             KeyType::Text | KeyType::Varchar => Some(id.to_owned()),
             KeyType::Uuid => canonical_uuid(id),
-            KeyType::Int2 => id
-                .trim()
-                .parse::<i16>()
-                .ok()
-                .map(|number| number.to_string()),
-            KeyType::Int4 => id
-                .trim()
-                .parse::<i32>()
-                .ok()
-                .map(|number| number.to_string()),
-            KeyType::Int8 => id
-                .trim()
-                .parse::<i64>()
-                .ok()
-                .map(|number| number.to_string()),
+            KeyType::Int2 => canonical_integer::<i16>(id),
+            KeyType::Int4 => canonical_integer::<i32>(id),
+            KeyType::Int8 => canonical_integer::<i64>(id),
         }
     }
 
@@ -140,9 +135,31 @@ impl KeyType {
     }
 }
 
+fn canonical_integer<T: FromStr + ToString>(id: &str) -> Option<String> {
+    let digits = id.trim_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+    digits.parse::<T>().ok().map(|number| number.to_string())
+}
+
+/// As `string_to_uuid` in PostgreSQL's uuid.c: braces around it or none, a hyphen after any group of
+/// four digits but the last.
 fn canonical_uuid(id: &str) -> Option<String> {
-    let digits: String = id.trim_matches(['{', '}']).split('-').collect();
-    if digits.len() != 32 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    let mut rest = match id.strip_prefix('{') {
+        Some(inside) => inside.strip_suffix('}')?,
+        None => id,
+    };
+    let mut digits = String::with_capacity(32);
+    for group in 0..8 {
+        let four = rest.get(..4)?;
+        if !four.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        digits.push_str(four);
+        rest = &rest[4..];
+        if group < 7 {
+            rest = rest.strip_prefix('-').unwrap_or(rest);
+        }
+    }
+    if !rest.is_empty() {
         return None;
     }
     let digits = digits.to_ascii_lowercase();

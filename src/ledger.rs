@@ -129,8 +129,20 @@ impl Statements {
                 &[TEXTOID],
             ),
             rename_settlements: Statement::new(
-                "UPDATE token_balance.settlement SET user_id = $2 \
-                 WHERE user_id OPERATOR(pg_catalog.=) $1",
+                "WITH moved AS (DELETE FROM token_balance.settlement AS d \
+                 WHERE d.user_id OPERATOR(pg_catalog.=) $1 RETURNING *) \
+                 INSERT INTO token_balance.settlement AS s \
+                 (workflow_id, user_id, usage_tokens, charged_tokens, refunded_tokens, \
+                 first_settled_at, last_settled_at) \
+                 SELECT m.workflow_id, $2, m.usage_tokens, m.charged_tokens, m.refunded_tokens, \
+                 m.first_settled_at, m.last_settled_at FROM moved AS m \
+                 ON CONFLICT (workflow_id, user_id) DO UPDATE SET \
+                 usage_tokens = s.usage_tokens OPERATOR(pg_catalog.+) EXCLUDED.usage_tokens, \
+                 charged_tokens = s.charged_tokens OPERATOR(pg_catalog.+) EXCLUDED.charged_tokens, \
+                 refunded_tokens = \
+                 s.refunded_tokens OPERATOR(pg_catalog.+) EXCLUDED.refunded_tokens, \
+                 first_settled_at = LEAST(s.first_settled_at, EXCLUDED.first_settled_at), \
+                 last_settled_at = GREATEST(s.last_settled_at, EXCLUDED.last_settled_at)",
                 &[TEXTOID, TEXTOID],
             ),
         }
@@ -269,7 +281,8 @@ fn record_insert(bound: &Bound, account: &str, new: i64) -> Result<()> {
 }
 
 /// Usage and settlements follow the account to its new id (usage by the application's own
-/// ON UPDATE CASCADE), or it would be charged again. Entries are never changed: the old id's chain
+/// ON UPDATE CASCADE), or it would be charged again; what an earlier account of that id has paid for
+/// is added up. Entries are never changed: the old id's chain
 /// ends at 0 and the new one's begins there.
 fn record_rename(
     bound: &Bound,

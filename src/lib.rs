@@ -22,6 +22,7 @@ mod row;
 mod security;
 mod settle;
 mod spi;
+mod sqlstate;
 mod summary;
 mod trigger;
 

@@ -164,12 +164,17 @@ pub(crate) fn settle_pending(since: Option<TimestampTz>, max_workflows: usize) -
     while !swept.more
         && let Some((_, mut workflows)) = pending.next(&bound, BATCH)?
     {
-        let room = max_workflows - swept.workflows;
-        if workflows.len() > room {
-            workflows.truncate(room);
-            swept.more = true;
+        // What cannot be charged does not count, or it would stand in the way for ever.
+        while !workflows.is_empty() && !swept.more {
+            let room = max_workflows - swept.workflows;
+            let rest = workflows.split_off(room.min(workflows.len()));
+            swept.settle(&bound, &mut workflows)?;
+            workflows = rest;
+            swept.more = swept.workflows == max_workflows && !workflows.is_empty();
         }
-        swept.settle(&bound, &mut workflows)?;
+        if swept.workflows == max_workflows {
+            swept.more = swept.more || pending.next(&bound, 1)?.is_some();
+        }
     }
     pending.cursor.close()?;
     Ok(swept)

@@ -41,6 +41,7 @@ pub(crate) fn reconcile() -> Result<impl Iterator<Item = Result<Problem>>> {
     let mut checks: Vec<Check> = vec![
         Box::new(move || chain(owner)),
         Box::new(move || settlements(owner)),
+        Box::new(|| Ok(failed(vec![binding::ledger_guard()?]))),
     ];
     match cache::bound() {
         Ok(bound) => {
@@ -178,18 +179,19 @@ fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
 }
 
 fn triggers(binding: &Binding) -> Result<Problems> {
-    let problems: Vec<_> = binding::verify_triggers(binding)?
-        .into_iter()
-        .filter(|check| !check.ok)
-        .map(|check| {
-            Ok(Problem {
-                problem: format!("{}: {}", check.name, check.detail),
-                hint: check.hint.unwrap_or_default(),
-                ..Problem::default()
-            })
+    Ok(failed(binding::verify_triggers(binding)?))
+}
+
+/// The checks of `verify` that are not ok.
+fn failed(checks: Vec<binding::Check>) -> Problems {
+    let problems = checks.into_iter().filter(|check| !check.ok).map(|check| {
+        Ok(Problem {
+            problem: format!("{}: {}", check.name, check.detail),
+            hint: check.hint.unwrap_or_default(),
+            ..Problem::default()
         })
-        .collect();
-    Ok(Box::new(problems.into_iter()))
+    });
+    Box::new(problems)
 }
 
 /// The balance column against the last entry of each account that has one.
@@ -265,6 +267,7 @@ struct Used {
 struct Accounted {
     key: (String, String),
     tokens: i128,
+    /// Whether the workflow was settled once, for any account.
     was_settled: bool,
 }
 
@@ -275,6 +278,9 @@ struct Merge {
     settlements: Rows,
     used: Option<Used>,
     accounted: Option<Accounted>,
+    /// The last two workflows that were read from the settlements, if they were settled once: the
+    /// settlements may be a workflow ahead of the usage.
+    settled_once: [Option<String>; 2],
 }
 
 fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
@@ -289,7 +295,8 @@ fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
         binding.extension_owner,
         &format!(
             "SELECT s.workflow_id, {user_id}, pg_catalog.sum(s.usage_tokens), \
-             pg_catalog.count(s.first_settled_at) OPERATOR(pg_catalog.>) 0 \
+             pg_catalog.bool_or(pg_catalog.count(s.first_settled_at) OPERATOR(pg_catalog.>) 0) \
+             OVER (PARTITION BY s.workflow_id) \
              FROM token_balance.settlement AS s GROUP BY 1, 2 \
              ORDER BY s.workflow_id COLLATE pg_catalog.\"C\", {user_id} COLLATE pg_catalog.\"C\""
         ),
@@ -300,6 +307,7 @@ fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
         settlements,
         used: None,
         accounted: None,
+        settled_once: [None, None],
         bound,
     };
     merge.read_usage()?;
@@ -361,6 +369,13 @@ impl Merge {
             tokens: row.number(2).unwrap_or_default(),
             was_settled: row.is_true(3),
         });
+        if let Some(accounted) = &self.accounted
+            && accounted.was_settled
+            && self.settled_once[1].as_ref() != Some(&accounted.key.0)
+        {
+            self.settled_once.swap(0, 1);
+            self.settled_once[1] = Some(accounted.key.0.clone());
+        }
         Ok(())
     }
 
@@ -386,14 +401,12 @@ impl Merge {
     fn problem(&self, used: Option<Used>, accounted: Option<Accounted>) -> Option<Problem> {
         let found = accounted.as_ref().map_or(0, |accounted| accounted.tokens);
         let expected = used.as_ref().map_or(0, |used| used.tokens);
-        let was_settled = accounted
-            .as_ref()
-            .is_some_and(|accounted| accounted.was_settled);
         let (workflow, account) = match (&used, &accounted) {
             (Some(used), _) => used.key.clone(),
             (None, Some(accounted)) => accounted.key.clone(),
             (None, None) => return None,
         };
+        let was_settled = self.settled_once.iter().flatten().any(|id| *id == workflow);
         let (problem, hint, expected, found) = match (&used, expected.cmp(&found)) {
             (Some(used), Ordering::Greater) if !used.account_exists => (
                 "usage of an unknown account",

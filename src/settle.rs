@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use pgrx::PgLogLevel;
-use pgrx::pg_sys::{INT8OID, TEXTOID};
+use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use crate::account::{self, Refusal};
 use crate::binding::{Binding, Payer};
@@ -72,9 +72,10 @@ impl Statements {
             ),
             first_claim: Statement::new(
                 "INSERT INTO token_balance.settlement \
-                 (workflow_id, user_id, usage_tokens, charged_tokens) VALUES ($1, $2, $3, $3) \
+                 (workflow_id, user_id, usage_tokens, charged_tokens, \
+                 first_settled_at, last_settled_at) VALUES ($1, $2, $3, $3, $4, $4) \
                  ON CONFLICT (workflow_id, user_id) DO NOTHING",
-                &[TEXTOID, TEXTOID, INT8OID],
+                &[TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID],
             ),
             next_claim: Statement::new(
                 "UPDATE token_balance.settlement AS s \
@@ -408,14 +409,20 @@ fn checked_claim(
 /// False if the settlement row is not as it was read.
 fn write_claim(bound: &Bound, claim: &Claim) -> Result<bool> {
     let statements = &bound.settling;
-    let (statement, settled) = match claim.settled {
-        None => (&statements.first_claim, None),
-        Some(settled) => (&statements.next_claim, Some(Arg::Int8(settled))),
+    let (statement, last_arg) = match claim.settled {
+        None => (&statements.first_claim, Arg::OptionalTimestamp(Some(now()))),
+        Some(settled) => (&statements.next_claim, Arg::Int8(settled)),
     };
     let mut args = claim_args(claim);
-    args.extend(settled);
+    args.push(last_arg);
     let _owner = RunAs::owner(bound.binding.extension_owner);
     Ok(statement.run(&args, Snapshot::Statement)?.processed == 1)
+}
+
+/// The time of day, not of the transaction's begin.
+fn now() -> TimestampTz {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
 /// Give back a claim whose charge was bad, so that a later settlement takes it.

@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::security::RunAs;
+use crate::sqlstate::with_sqlstate_kept;
 
 /// A value for a parameter.
 pub(crate) enum Arg<'a> {
@@ -273,16 +274,18 @@ fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], snapshot: Snapshot) -> Result
             Snapshot::Latest if uses_transaction_snapshot() => pg_sys::GetLatestSnapshot(),
             _ => std::ptr::null_mut(),
         };
-        check(pg_sys::SPI_execute_snapshot(
-            plan,
-            values.datums.as_mut_ptr(),
-            values.nulls.as_ptr(),
-            latest,
-            std::ptr::null_mut(),
-            snapshot == Snapshot::Caller,
-            true,
-            0,
-        ))?;
+        check(with_sqlstate_kept(|| {
+            pg_sys::SPI_execute_snapshot(
+                plan,
+                values.datums.as_mut_ptr(),
+                values.nulls.as_ptr(),
+                latest,
+                std::ptr::null_mut(),
+                snapshot == Snapshot::Caller,
+                true,
+                0,
+            )
+        }))?;
         Ok(Outcome {
             rows: copy_rows(pg_sys::SPI_tuptable),
             processed: pg_sys::SPI_processed,

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use pgrx::{AnyNumeric, Array, pg_sys};
 
 use super::refuse_read_only;
-use crate::binding::{self, Options, Spec};
+use crate::binding::{self, Spec};
 use crate::error::{Error, Result};
 use crate::reconcile;
 
@@ -91,13 +91,10 @@ fn attach(
             .collect::<Option<_>>()
             .ok_or(null_inside("completed_statuses"))?,
         initial_balance: required("initial_balance", initial_balance)?,
+        balance_type: required("balance_type", balance_type)?,
         existing_usage: required("existing_usage", existing_usage)?.to_owned(),
     };
-    let options = Options {
-        balance_type: required("balance_type", balance_type)?,
-        create_index: required("create_index", create_index)?,
-    };
-    binding::attach(spec.normalized(), &options)?;
+    binding::attach(spec.normalized(), required("create_index", create_index)?)?;
     Ok(())
 }
 

@@ -10,26 +10,20 @@ use crate::error::{Error, Result};
 use crate::security::{self, RunAs};
 use crate::spi::{self, Arg};
 
-/// What attach does besides binding.
-pub(crate) struct Options {
-    pub(crate) balance_type: pg_sys::Oid,
-    pub(crate) create_index: bool,
-}
-
 /// Locks the tables against other DDL while reads and writes go on.
 const SHARE_UPDATE_EXCLUSIVE: i32 = pg_sys::ShareUpdateExclusiveLock as i32;
 
 /// Bind `spec`. Idempotent: an equal binding is only repaired (a missing trigger, column or grant);
 /// its usage is not exempted again.
-pub(crate) fn attach(spec: Spec, options: &Options) -> Result<Binding> {
-    let binding = check(spec.clone(), options)?;
+pub(crate) fn attach(spec: Spec, with_index: bool) -> Result<Binding> {
+    let binding = check(spec.clone())?;
     check_ownership(&binding)?;
     for table in binding.tables() {
         // SAFETY: locks an OID; a table that is gone by then is found by the check below.
         unsafe { pg_sys::LockRelationOid(table.oid, SHARE_UPDATE_EXCLUSIVE) };
     }
     // Owner, kind and columns may have changed before the locks were granted.
-    let binding = check(spec, options)?;
+    let binding = check(spec)?;
     check_ownership(&binding)?;
 
     check_existing_balances(&binding)?;
@@ -41,11 +35,11 @@ pub(crate) fn attach(spec: Spec, options: &Options) -> Result<Binding> {
             exempt_existing_usage(&binding)?;
         }
     }
-    if options.create_index {
+    if with_index {
         create_index(&binding)?;
     }
     // The strong locks come last, so that they are held for milliseconds and not for the scan.
-    as_owner(binding.users.owner, || prepare_balance(&binding, options))?;
+    as_owner(binding.users.owner, || prepare_balance(&binding))?;
     let _owner = RunAs::owner(binding.extension_owner);
     for trigger in binding.triggers() {
         trigger.create()?;
@@ -92,12 +86,12 @@ fn create_index(binding: &Binding) -> Result<()> {
 }
 
 /// Add the column, or make one that is there NOT NULL with the default.
-fn prepare_balance(binding: &Binding, options: &Options) -> Result<()> {
+fn prepare_balance(binding: &Binding) -> Result<()> {
     let users = &binding.users.sql;
     let initial = binding.spec.initial_balance;
     match &binding.balance {
         None => {
-            let balance_type = if options.balance_type == pg_sys::INT8OID {
+            let balance_type = if binding.spec.balance_type == pg_sys::INT8OID {
                 "bigint"
             } else {
                 "integer"

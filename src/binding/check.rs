@@ -2,15 +2,15 @@
 
 use pgrx::pg_sys;
 
-use super::{BALANCE_COLUMN, Binding, Options, Payer, Spec, numeric_scale, wrong_type};
+use super::{BALANCE_COLUMN, Binding, Payer, Spec, numeric_scale, wrong_type};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result};
 use crate::security::{self, RunAs};
 use crate::spi;
 
 /// Everything that can be wrong with a spec, before anything is changed.
-pub(super) fn check(spec: Spec, options: &Options) -> Result<Binding> {
-    check_values(&spec, options)?;
+pub(super) fn check(spec: Spec) -> Result<Binding> {
+    check_values(&spec)?;
     let binding = Binding::resolve(spec)?;
     check_keys(&binding)?;
     check_statuses(&binding)?;
@@ -18,7 +18,7 @@ pub(super) fn check(spec: Spec, options: &Options) -> Result<Binding> {
     Ok(binding)
 }
 
-fn check_values(spec: &Spec, options: &Options) -> Result<()> {
+fn check_values(spec: &Spec) -> Result<()> {
     let invalid = |message: String, hint: &str| {
         Err(Error::InvalidArgument {
             message,
@@ -58,7 +58,7 @@ fn check_values(spec: &Spec, options: &Options) -> Result<()> {
             "Name at least one status.",
         );
     }
-    let Some(smallest) = smallest_of(options.balance_type) else {
+    let Some(smallest) = smallest_of(spec.balance_type) else {
         return invalid(
             "balance_type is not a type for balances".into(),
             "Use integer or bigint.",
@@ -261,10 +261,12 @@ pub(super) fn check_existing_balances(binding: &Binding) -> Result<()> {
         &format!(
             "SELECT a.{key}::pg_catalog.text, {balance}::pg_catalog.text FROM {users} AS a \
              WHERE {balance} OPERATOR(pg_catalog.<>) pg_catalog.trunc({balance}) \
-             OR pg_catalog.abs({balance}) OPERATOR(pg_catalog.>) {max}::pg_catalog.numeric LIMIT 1",
+             OR {balance} OPERATOR(pg_catalog.>) {max}::pg_catalog.numeric \
+             OR {balance} OPERATOR(pg_catalog.<) '{min}'::pg_catalog.numeric LIMIT 1",
             key = binding.user_key.sql(),
             users = binding.users.sql,
-            max = i64::MAX
+            max = i64::MAX,
+            min = i64::MIN,
         ),
         &[],
     )?;

@@ -4,7 +4,7 @@
 
 use pgrx::pg_sys;
 
-use super::attach::{Options, attach};
+use super::attach::attach;
 use super::{Binding, Payer, Spec};
 use crate::catalog::{self, Table};
 use crate::error::{Error, Result, notice};
@@ -32,11 +32,7 @@ pub(crate) fn attach_by_convention(schema: &str) -> Result<()> {
             return Ok(());
         }
     };
-    let options = Options {
-        balance_type: pg_sys::INT4OID,
-        create_index: false,
-    };
-    match attach(spec, &options) {
+    match attach(spec, false) {
         Ok(binding) => tell_attached(&binding),
         // attach checks before it changes anything.
         Err(error) => tell_not_attached(reason(error)),
@@ -149,6 +145,7 @@ fn find(schema: &str) -> Result<std::result::Result<Spec, String>> {
         workflow_completed_at: None,
         completed_statuses: COMPLETED_STATUSES.map(str::to_owned).into(),
         initial_balance: 1_000_000,
+        balance_type: pg_sys::INT4OID,
         existing_usage: "exempt".into(),
     }))
 }

@@ -19,11 +19,11 @@ use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result};
 use crate::key::{KeyType, SUPPORTED_KEY_TYPES};
 
-pub(crate) use attach::{Options, attach};
+pub(crate) use attach::attach;
 pub(crate) use convention::attach_by_convention;
 pub(crate) use detach::detach;
 pub(crate) use spec::Spec;
-pub(crate) use verify::{verify, verify_triggers};
+pub(crate) use verify::{Check, ledger_guard, verify, verify_triggers};
 
 /// The column that the extension keeps.
 pub(crate) const BALANCE_COLUMN: &str = "token_balance";

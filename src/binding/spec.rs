@@ -31,6 +31,8 @@ pub(crate) struct Spec {
     pub(crate) workflow_completed_at: Option<String>,
     pub(crate) completed_statuses: Vec<String>,
     pub(crate) initial_balance: i64,
+    /// The type of the column, if attach adds it.
+    pub(crate) balance_type: pg_sys::Oid,
     pub(crate) existing_usage: String,
 }
 
@@ -52,41 +54,53 @@ impl Spec {
 
     /// The call that binds this again; it repairs what is missing.
     pub(crate) fn attach_call(&self) -> String {
-        let mut arguments = Vec::new();
-        let mut add = |name: &str, value: Option<String>| {
-            let value = value.map_or("NULL".into(), |value| quote_literal(&value));
-            arguments.push(format!("{name} => {value}"));
+        let literal = |value: &Option<String>| match value {
+            Some(value) => quote_literal(value),
+            None => "NULL".into(),
         };
-        add("users", Some(self.users_name.clone()));
-        add("usage", Some(self.usage_name.clone()));
-        add("user_key", Some(self.user_key.clone()));
-        add("usage_user", self.usage_user.clone());
-        add("usage_workflow", Some(self.usage_workflow.clone()));
-        add(
-            "usage_tokens",
-            Some(format!("{{{}}}", self.usage_tokens.join(","))),
-        );
-        if let Some(workflows) = &self.workflows_name {
-            add("workflows", Some(workflows.clone()));
-            add("workflow_key", Some(self.workflow_key.clone()));
-            if self.workflow_user.is_some() {
-                add("workflow_user", self.workflow_user.clone());
-            }
-            add("workflow_status", self.workflow_status.clone());
-            if self.workflow_completed_at.is_some() {
-                add("workflow_completed_at", self.workflow_completed_at.clone());
-            }
-            add(
+        let array = |values: &[String], type_name: &str| {
+            let values: Vec<_> = values.iter().map(quote_literal).collect();
+            format!("ARRAY[{}]::{type_name}[]", values.join(", "))
+        };
+        let mut arguments = vec![
+            ("users", quote_literal(&self.users_name)),
+            ("usage", quote_literal(&self.usage_name)),
+            ("user_key", quote_literal(&self.user_key)),
+            ("usage_user", literal(&self.usage_user)),
+            ("usage_workflow", quote_literal(&self.usage_workflow)),
+            ("usage_tokens", array(&self.usage_tokens, "name")),
+        ];
+        if self.workflows.is_some() {
+            arguments.push(("workflows", literal(&self.workflows_name)));
+            arguments.push(("workflow_key", quote_literal(&self.workflow_key)));
+            arguments.push(("workflow_status", literal(&self.workflow_status)));
+            arguments.push((
                 "completed_statuses",
-                Some(format!("{{{}}}", self.completed_statuses.join(","))),
-            );
+                array(&self.completed_statuses, "text"),
+            ));
+        }
+        if self.workflow_user.is_some() {
+            arguments.push(("workflow_user", literal(&self.workflow_user)));
+        }
+        if self.workflow_completed_at.is_some() {
+            arguments.push((
+                "workflow_completed_at",
+                literal(&self.workflow_completed_at),
+            ));
+        }
+        arguments.push(("initial_balance", self.initial_balance.to_string()));
+        if self.balance_type == pg_sys::INT8OID {
+            arguments.push(("balance_type", "'bigint'".into()));
         }
         for (argument, name) in self.details() {
-            let usual = argument.strip_prefix("usage_");
-            if name.as_deref() != usual {
-                add(argument, name.clone());
+            if name.as_deref() != argument.strip_prefix("usage_") {
+                arguments.push((argument, literal(name)));
             }
         }
+        let arguments: Vec<_> = arguments
+            .into_iter()
+            .map(|(name, value)| format!("{name} => {value}"))
+            .collect();
         format!("token_balance.attach({})", arguments.join(", "))
     }
 
@@ -101,7 +115,8 @@ impl Spec {
              b.workflow_status, b.workflow_completed_at, \
              pg_catalog.array_to_json(b.completed_statuses), \
              b.initial_balance, b.existing_usage, b.usage_prompt_tokens, \
-             b.usage_completion_tokens, b.usage_model, b.usage_stage, b.usage_created_at \
+             b.usage_completion_tokens, b.usage_model, b.usage_stage, b.usage_created_at, \
+             b.balance_type::pg_catalog.oid \
              FROM token_balance.binding AS b",
             &[],
         )?;
@@ -129,6 +144,7 @@ impl Spec {
             usage_model: optional(row.get(19)),
             usage_stage: optional(row.get(20)),
             usage_created_at: optional(row.get(21)),
+            balance_type: row.oid(22),
         }))
     }
 
@@ -159,11 +175,13 @@ impl Spec {
              usage_user, usage_workflow, usage_tokens, workflows, workflows_name, workflow_key, \
              workflow_user, workflow_status, workflow_completed_at, completed_statuses, \
              initial_balance, existing_usage, attached_by, usage_prompt_tokens, \
-             usage_completion_tokens, usage_model, usage_stage, usage_created_at) \
+             usage_completion_tokens, usage_model, usage_stage, usage_created_at, \
+             balance_type) \
              VALUES ($1::pg_catalog.oid::pg_catalog.regclass, $2, $3, \
              $4::pg_catalog.oid::pg_catalog.regclass, $5, $6, $7, \
              $8::pg_catalog.name[], $9::pg_catalog.oid::pg_catalog.regclass, $10, $11, $12, $13, \
-             $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)",
+             $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, \
+             $24::pg_catalog.oid::pg_catalog.regtype)",
             &[
                 Arg::Int8(self.users.to_u32().into()),
                 Arg::Text(&self.users_name),
@@ -192,6 +210,7 @@ impl Spec {
                 Arg::OptionalText(self.usage_model.as_deref()),
                 Arg::OptionalText(self.usage_stage.as_deref()),
                 Arg::OptionalText(self.usage_created_at.as_deref()),
+                Arg::Int8(self.balance_type.to_u32().into()),
             ],
         )?;
         Ok(())

@@ -274,7 +274,7 @@ fn concurrently(binding: &Binding) -> &'static str {
 }
 
 /// The triggers that keep the ledger append-only fire always, also in a replica role.
-fn ledger_guard() -> Result<Check> {
+pub(crate) fn ledger_guard() -> Result<Check> {
     let outcome = spi::query(
         "SELECT 1 FROM pg_catalog.pg_trigger AS t \
          JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \

@@ -1,0 +1,95 @@
+//! The database under test: connecting, a schema to work on, the invariants I1 to I5.
+
+use postgres::{Client, Config, NoTls};
+
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+pub const OPENING: i64 = 1_000_000;
+
+pub fn connect() -> Result<Client> {
+    let variable = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.into());
+    Ok(Config::new()
+        .host(&variable("PGHOST", "/tmp"))
+        .port(variable("PGPORT", "5432").parse()?)
+        .user(&variable("PGUSER", "postgres"))
+        .dbname(&variable("PGDATABASE", "postgres"))
+        .connect(NoTls)?)
+}
+
+/// Accounts `a0`…, workflows `w0`… (running), no usage; the extension freshly installed.
+pub fn prepare(accounts: usize, workflows: usize) -> Result<Client> {
+    let mut client = connect()?;
+    client.batch_execute(&format!(
+        "SET client_min_messages = error;
+         DROP EXTENSION IF EXISTS token_balance CASCADE;
+         DROP TABLE IF EXISTS token_usage, workflows, users CASCADE;
+         CREATE TABLE users (id text PRIMARY KEY, seen integer NOT NULL DEFAULT 0);
+         CREATE TABLE workflows (id text PRIMARY KEY, status text NOT NULL DEFAULT 'running');
+         CREATE TABLE token_usage (workflow_id text NOT NULL, user_id text NOT NULL REFERENCES users,
+                                   total_tokens integer NOT NULL);
+         CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
+         INSERT INTO users (id) SELECT 'a' || g FROM generate_series(0, {}) AS g;
+         INSERT INTO workflows (id) SELECT 'w' || g FROM generate_series(0, {}) AS g;
+         CREATE EXTENSION token_balance;
+         ALTER TABLE users ALTER token_balance TYPE bigint;",
+        accounts.saturating_sub(1),
+        workflows.saturating_sub(1)
+    ))?;
+    Ok(client)
+}
+
+/// I1 to I3 and I5 of issue-free states, each by a query that returns what breaks it. All in one
+/// statement, so that they hold of one state.
+const INVARIANTS: &str = "
+WITH entries AS (
+    SELECT user_id, entry_id, previous_balance, new_balance, amount,
+           lag(new_balance) OVER (PARTITION BY user_id ORDER BY entry_id) AS before,
+           first_value(previous_balance) OVER (PARTITION BY user_id ORDER BY entry_id) AS opening
+    FROM token_balance.ledger),
+chains AS (
+    SELECT user_id, max(opening) AS opening, sum(amount) AS amount,
+           bool_or(before IS NOT NULL AND before <> previous_balance) AS has_gap
+    FROM entries GROUP BY user_id),
+charges AS (
+    SELECT workflow_id, user_id, -sum(amount) AS charged
+    FROM token_balance.ledger WHERE kind = 'settlement' GROUP BY 1, 2),
+used AS (
+    SELECT workflow_id, user_id, sum(total_tokens) AS tokens FROM token_usage GROUP BY 1, 2)
+SELECT 'I1 ' || u.id FROM users AS u LEFT JOIN chains AS c ON c.user_id = u.id
+WHERE u.token_balance <> coalesce(c.opening + c.amount, $1::bigint) OR c.has_gap
+UNION ALL
+SELECT 'I2 ' || coalesce(s.workflow_id, c.workflow_id) FROM token_balance.settlement AS s
+FULL JOIN charges AS c ON c.workflow_id = s.workflow_id AND c.user_id = s.user_id
+WHERE coalesce(s.charged_tokens, 0) <> coalesce(c.charged, 0)
+UNION ALL
+SELECT 'I3 ' || g.workflow_id FROM used AS g JOIN workflows AS w ON w.id = g.workflow_id
+LEFT JOIN token_balance.settlement AS s ON s.workflow_id = g.workflow_id AND s.user_id = g.user_id
+WHERE w.status = 'completed' AND $2::boolean AND g.tokens <> coalesce(s.usage_tokens, 0)
+UNION ALL
+SELECT 'I5 ' || r.problem FROM token_balance.reconcile() AS r
+WHERE $2::boolean OR r.problem <> 'unsettled usage'";
+
+/// Err with what is broken. `all_settled` is whether late usage would be a fault.
+pub fn check_invariants(client: &mut Client, all_settled: bool) -> Result<()> {
+    let broken: Vec<String> = client
+        .query(INVARIANTS, &[&OPENING, &all_settled])?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    match broken.is_empty() {
+        true => Ok(()),
+        false => Err(format!("broken: {}", broken.join(", ")).into()),
+    }
+}
+
+/// The SQLSTATE of a database error.
+pub fn sqlstate(error: &postgres::Error) -> String {
+    error
+        .code()
+        .map_or_else(|| error.to_string(), |code| code.code().to_owned())
+}
+
+/// Errors that a client retries: serialization failure, deadlock, lock timeout.
+pub fn is_retried(error: &postgres::Error) -> bool {
+    ["40001", "40P01", "55P03"].contains(&sqlstate(error).as_str())
+}

@@ -1,0 +1,39 @@
+//! Programs that try to break the promises of docs/DESIGN.md from outside, as clients.
+//!
+//! `trust PROGRAM [--seed N] [--size N]`; connects by PGHOST, PGPORT, PGUSER, PGDATABASE. Exit code
+//! 0 if all holds; the seed is printed and replays the run.
+
+mod database;
+mod model;
+mod race;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let option = |name: &str| -> Option<u64> {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1)?.parse().ok()
+    };
+    let seed = option("--seed").unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let program = arguments.first().map(String::as_str).unwrap_or_default();
+    let size = |usual: u64| option("--size").unwrap_or(usual);
+    println!("{program}: seed {seed}");
+    let result = match program {
+        "model" => model::run(seed, size(10_000)),
+        "one-workflow" => race::one_workflow(size(200)),
+        "mixed" => race::mixed(seed, size(60)),
+        "deadlock" => race::deadlock(seed, size(20_000)),
+        _ => Err("usage: trust model|one-workflow|mixed|deadlock [--seed N] [--size N]".into()),
+    };
+    match result {
+        Ok(report) => {
+            println!("{program}: {report}");
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("{program}: FAILED with seed {seed}: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}

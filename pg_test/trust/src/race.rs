@@ -1,0 +1,211 @@
+//! Many sessions at once.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use postgres::Client;
+
+use crate::database::{Result, check_invariants, connect, is_retried, prepare, sqlstate};
+
+/// 50 sessions settle one workflow at the same moment, by function and by trigger: one charge each
+/// round.
+pub fn one_workflow(rounds: u64) -> Result<String> {
+    const SESSIONS: usize = 50;
+    let mut client = prepare(1, rounds as usize)?;
+    client.execute(
+        "INSERT INTO token_usage SELECT id, 'a0', 7 FROM workflows",
+        &[],
+    )?;
+    let barrier = Arc::new(Barrier::new(SESSIONS));
+    let threads: Vec<_> = (0..SESSIONS)
+        .map(|session| {
+            let barrier = barrier.clone();
+            thread::spawn(move || -> Result<u64> {
+                let mut client = connect()?;
+                let mut charges = 0;
+                for round in 0..rounds {
+                    let workflow = format!("w{round}");
+                    barrier.wait();
+                    if session == 0 {
+                        let complete = "UPDATE workflows SET status = 'completed' WHERE id = $1";
+                        client.execute(complete, &[&workflow])?;
+                        continue;
+                    }
+                    let settle = "SELECT (settle_workflow($1) ->> 'tokens_used')::bigint";
+                    let used: i64 = client.query_one(settle, &[&workflow])?.get(0);
+                    charges += u64::from(used > 0);
+                }
+                Ok(charges)
+            })
+        })
+        .collect();
+    let mut by_function = 0;
+    for thread in threads {
+        by_function += thread.join().map_err(|_| "a session panicked")??;
+    }
+    check_invariants(&mut client, true)?;
+    let count = "SELECT count(*), sum(amount)::bigint FROM token_balance.ledger";
+    let row = client.query_one(count, &[])?;
+    let (entries, amount): (i64, i64) = (row.get(0), row.get(1));
+    if entries != rounds as i64 || amount != -7 * rounds as i64 {
+        return Err(format!("{entries} charges of {amount} tokens in {rounds} rounds").into());
+    }
+    Ok(format!(
+        "{rounds} rounds of {SESSIONS} sessions, {entries} charges, {by_function} of them by the function"
+    ))
+}
+
+/// 16 sessions of mixed work for `seconds`; a checker sees the invariants hold every second, and no
+/// error but those that are retried.
+pub fn mixed(seed: u64, seconds: u64) -> Result<String> {
+    const SESSIONS: u64 = 16;
+    const ACCOUNTS: usize = 40;
+    const WORKFLOWS: usize = 400;
+    let mut checker = prepare(ACCOUNTS, WORKFLOWS)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let done = Arc::new(AtomicU64::new(0));
+    let retried = Arc::new(AtomicU64::new(0));
+    let threads: Vec<_> = (0..SESSIONS)
+        .map(|session| {
+            let (stop, done, retried) = (stop.clone(), done.clone(), retried.clone());
+            thread::spawn(move || -> Result<()> {
+                let mut rng = Rng::with_seed(seed.wrapping_add(session));
+                let mut client = connect()?;
+                let level = ["read committed", "repeatable read", "serializable"][rng.usize(..3)];
+                client.batch_execute(&format!(
+                    "SET default_transaction_isolation = '{level}'; SET client_min_messages = error"
+                ))?;
+                while !stop.load(Ordering::Relaxed) {
+                    let work = rng.u64(..);
+                    // The same work again until it is done.
+                    loop {
+                        match transaction(
+                            &mut client,
+                            &mut Rng::with_seed(work),
+                            ACCOUNTS,
+                            WORKFLOWS,
+                        ) {
+                            Ok(()) => break,
+                            Err(error) if is_retried(&error) => {
+                                retried.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Err(error) => {
+                                return Err(format!("{} {error:?}", sqlstate(&error)).into());
+                            }
+                        }
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    let started = Instant::now();
+    let mut checks = 0;
+    let mut entries = 0_i64;
+    let checked = loop {
+        thread::sleep(Duration::from_secs(1));
+        let check = check_invariants(&mut checker, false).and_then(|()| {
+            let count = checker.query_one("SELECT count(*) FROM token_balance.ledger", &[])?;
+            // I4: the ledger never shrinks.
+            let before = std::mem::replace(&mut entries, count.get(0));
+            if entries < before {
+                Err("I4: the ledger shrank".into())
+            } else {
+                Ok(())
+            }
+        });
+        checks += 1;
+        if check.is_err()
+            || started.elapsed().as_secs() >= seconds
+            || threads.iter().any(|thread| thread.is_finished())
+        {
+            break check;
+        }
+    };
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().map_err(|_| "a session panicked")??;
+    }
+    checked?;
+    checker.execute("SELECT token_balance.settle_pending()", &[])?;
+    check_invariants(&mut checker, true)?;
+    Ok(format!(
+        "{} transactions, {} retried, {checks} checks, {entries} ledger entries",
+        done.load(Ordering::Relaxed),
+        retried.load(Ordering::Relaxed)
+    ))
+}
+
+fn transaction(
+    client: &mut Client,
+    rng: &mut Rng,
+    accounts: usize,
+    workflows: usize,
+) -> std::result::Result<(), postgres::Error> {
+    let mut transaction = client.transaction()?;
+    for _ in 0..rng.usize(1..4) {
+        let workflow = format!("w{}", rng.usize(..workflows));
+        let account = format!("a{}", rng.usize(..accounts));
+        let tokens = rng.i32(1..100);
+        match rng.u32(..10) {
+            0..4 => transaction.execute(
+                "INSERT INTO token_usage VALUES ($1, $2, $3)",
+                &[&workflow, &account, &tokens],
+            )?,
+            4..6 => transaction.execute(
+                "UPDATE workflows SET status = 'completed' WHERE id = $1",
+                &[&workflow],
+            )?,
+            6 => transaction.execute(
+                "UPDATE workflows SET status = 'running' WHERE id = $1",
+                &[&workflow],
+            )?,
+            7 => transaction.execute("SELECT settle_workflow($1)", &[&workflow])?,
+            8 => transaction.execute(
+                "SELECT token_balance.credit($1, $2::integer)",
+                &[&account, &tokens],
+            )?,
+            _ => transaction.execute("SELECT token_balance.refund_workflow($1)", &[&workflow])?,
+        };
+    }
+    transaction.commit()
+}
+
+/// 8 sessions settle one workflow a transaction, each with several accounts in random order: no
+/// deadlock.
+pub fn deadlock(seed: u64, settlements: u64) -> Result<String> {
+    const SESSIONS: u64 = 8;
+    const ACCOUNTS: usize = 6;
+    let mut client = prepare(ACCOUNTS, settlements as usize)?;
+    client.batch_execute(&format!(
+        "SELECT setseed({}); INSERT INTO token_usage SELECT w.id, 'a' || (random() * {})::integer, 5 \
+         FROM workflows AS w, generate_series(1, 4) ORDER BY random(); ANALYZE",
+        (seed % 1_000) as f64 / 1_000.0,
+        ACCOUNTS - 1
+    ))?;
+    let started = Instant::now();
+    let threads: Vec<_> = (0..SESSIONS)
+        .map(|session| {
+            thread::spawn(move || -> Result<()> {
+                let mut client = connect()?;
+                for workflow in (session..settlements).step_by(SESSIONS as usize) {
+                    client.execute("SELECT settle_workflow($1)", &[&format!("w{workflow}")])?;
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().map_err(|_| "a session panicked")??;
+    }
+    client.execute("UPDATE workflows SET status = 'completed'", &[])?;
+    check_invariants(&mut client, true)?;
+    Ok(format!(
+        "{settlements} settlements by {SESSIONS} sessions in {:.1} s, no deadlock",
+        started.elapsed().as_secs_f64()
+    ))
+}
