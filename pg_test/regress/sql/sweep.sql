@@ -250,4 +250,33 @@ SELECT token_balance.settle_pending() ->> 'charges' AS charges;
 SELECT * FROM users;
 
 DROP EXTENSION token_balance CASCADE;
+
+-- more workflows than are read at a time; a usage time without a zone, which is one of the session's TimeZone
+DROP TABLE users, calls, runs;
+SET TimeZone = 'Asia/Tokyo';
+CREATE TABLE users (id integer PRIMARY KEY);
+CREATE TABLE token_usage (workflow_id integer, user_id integer, total_tokens integer, created_at timestamp NOT NULL DEFAULT localtimestamp);
+CREATE TABLE workflows (id integer PRIMARY KEY, user_id integer, status text);
+CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
+INSERT INTO users SELECT generate_series(1, 3);
+CREATE EXTENSION token_balance SCHEMA sw;
+ALTER TABLE workflows DISABLE TRIGGER USER;
+INSERT INTO workflows SELECT w, 1, 'completed' FROM generate_series(1, 3500) w;
+ALTER TABLE workflows ENABLE TRIGGER USER;
+INSERT INTO token_usage SELECT w, w % 3 + 1, 1 FROM generate_series(1, 3500) w;
+UPDATE token_usage SET created_at = localtimestamp - interval '10 hours' WHERE workflow_id <= 1500;
+-- the first 1200 are of an account that does not exist
+UPDATE token_usage SET user_id = 9 WHERE workflow_id <= 1200;
+SET client_min_messages = error;
+SELECT token_balance.settle_pending(now() - interval '1 hour', 1200);
+SELECT token_balance.settle_pending(now() - interval '1 hour');
+SELECT token_balance.settle_pending(NULL, 200);
+SELECT token_balance.settle_pending();
+SELECT problem, count(*), sum(expected) AS expected, sum(found) AS found FROM token_balance.reconcile() GROUP BY 1;
+INSERT INTO users VALUES (9);
+CALL token_balance.settle_backlog(500);
+SELECT * FROM token_balance.reconcile();
+SELECT * FROM users ORDER BY id;
+SET client_min_messages = warning;
+DROP EXTENSION token_balance CASCADE;
 DROP SCHEMA sw CASCADE;
