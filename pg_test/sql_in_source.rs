@@ -116,7 +116,7 @@ fn unqualified_operators(sql: &str) -> Vec<String> {
 }
 
 /// SQL's own syntax that looks like a call of a function.
-const SYNTAX: [&str; 9] = [
+const SYNTAX: [&str; 10] = [
     "COALESCE", "EXTRACT", "LEAST", "GREATEST", "OPERATOR", "ANY", "FROM", "WHEN", "LATERAL",
     "DISTINCT",
 ];
