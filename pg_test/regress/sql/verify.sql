@@ -53,8 +53,8 @@ BEGIN
   END LOOP;
 END $$;
 SELECT * FROM bad;
--- attach again repairs
-SELECT token_balance.attach('users', 'token_usage', 'workflows');
+-- attach again repairs, called as the hint says
+SELECT 'SELECT ' || substring(hint FROM 'token_balance[.]attach[(].*[)]') FROM bad LIMIT 1 \gexec
 SELECT * FROM bad;
 
 -- columns: renamed, of another type
