@@ -13,4 +13,8 @@ say "cargo fmt --check"
 cargo fmt --all --check || status=1
 say "cargo clippy --all-targets -- -D warnings"
 cargo clippy --quiet --all-targets -- -D warnings || status=1
+say "the same for the trust suite's client"
+cargo fmt --manifest-path pg_test/trust/Cargo.toml --check || status=1
+cargo clippy --quiet --locked --manifest-path pg_test/trust/Cargo.toml \
+    --target-dir "${CARGO_TARGET_DIR:-$ROOT/target}/trust" -- -D warnings || status=1
 exit "$status"

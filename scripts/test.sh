@@ -9,6 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
 
 LOGS="${CARGO_TARGET_DIR:-$ROOT/target}/test-logs"
+TRUST_TARGET="${CARGO_TARGET_DIR:-$ROOT/target}/trust"
 SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
 RESULTS=()         # where|group|passed|failed|skipped|seconds
 BAD=               # set when anything failed, counted or not
@@ -63,6 +64,16 @@ install_extension() {
     fi
 }
 
+# The client that loads a server from many sessions; built once for all versions.
+build_trust() {
+    local start=$SECONDS
+    say "the trust suite's client"
+    if ! run_logged "$LOGS/trust-build.log" cargo build --quiet --release --locked \
+        --manifest-path pg_test/trust/Cargo.toml --target-dir "$TRUST_TARGET"; then
+        record client build 0 1 0 "$start"
+    fi
+}
+
 # The clone may be closed to the server's user, so the tests run on a copy.
 copy_project() {
     local item
@@ -70,6 +81,7 @@ copy_project() {
     for item in README.md CHANGELOG.md Cargo.toml token_balance.control docs pg_test sql scripts; do
         if [ -e "$ROOT/$item" ]; then cp -R "$ROOT/$item" "$PRIVATE_DIR/project/"; fi
     done
+    cp "$TRUST_TARGET/release/token_balance_trust" "$PRIVATE_DIR/project/trust" 2>/dev/null || true
     chmod -R a+rX "$PRIVATE_DIR/project"
     if is_root; then chown -R "$DB_OS_USER:" "$PRIVATE_DIR/project"; fi
 }
@@ -85,7 +97,7 @@ start_test_cluster() {
     init_cluster "$PRIVATE_DIR/c/data"
     # Durability is not under test; replicas and prepared transactions may be.
     start_cluster "$PRIVATE_DIR/c/data" "$PRIVATE_DIR/c" fsync=off wal_level=logical \
-        max_prepared_transactions=10 max_connections=50
+        max_prepared_transactions=10 max_connections=100
 }
 
 # run_sql_group NAME TOOL SUBDIR DATABASE: pg_regress and its sibling.
@@ -229,6 +241,7 @@ main() {
     clean_up_on_exit
     mkdir -p "$LOGS"
     if [ -n "$lint" ]; then run_lint; fi
+    build_trust
     for version in "${versions[@]}"; do test_version "$version"; done
     print_table
     say "$((SECONDS / 60)) min $((SECONDS % 60)) s in all; logs are in $LOGS"
