@@ -63,7 +63,7 @@ for sql in "$WORK"/blocks/*.sql; do
         is 'by hand: all that completed is charged once' \
             "$(value "SELECT sum(2000000 - b) FROM (SELECT sum(token_balance) AS b FROM shop.users) t")" 51200
         is 'by hand: again charges the late usage only' \
-            "$(value "BEGIN; SELECT shop.settle_by_hand('w1'); SELECT shop.settle_by_hand('w1'); ROLLBACK" | xargs)" '4 0'
+            "$(echo "BEGIN; SELECT shop.settle_by_hand('w1'); SELECT shop.settle_by_hand('w1'); ROLLBACK;" | psql -At -d "$db" | xargs)" '4 0'
         is 'by hand: a run of an unknown account completes' "$(psql -At -d "$db" 2>&1 <<'SQL' | grep -cE '^WARNING|^completed$|^0$'
 BEGIN;
 INSERT INTO shop.workflows VALUES ('w9', 'zoe', 'running');
