@@ -37,6 +37,11 @@ INSERT INTO users VALUES ('eve', -3);
 SELECT user_id, token_balance, since FROM token_balance.overdrawn WHERE user_id = 'eve';
 UPDATE users SET token_balance = -4 WHERE id = 'eve';
 SELECT user_id, token_balance, since FROM token_balance.overdrawn WHERE user_id = 'eve';
+-- a balance is never refused for an id that is too long to be notified
+INSERT INTO users VALUES (repeat('x', 9000), 0);
+UPDATE users SET token_balance = -2 WHERE id LIKE 'x%';
+SELECT length(user_id), token_balance FROM token_balance.overdrawn WHERE user_id LIKE 'x%';
+DELETE FROM users WHERE id LIKE 'x%';
 -- an account that is gone is not overdrawn
 DELETE FROM users WHERE id = 'zed';
 SELECT user_id, token_balance FROM token_balance.overdrawn;
