@@ -98,9 +98,24 @@ fn is_assignment(before: &str) -> bool {
                 .is_some_and(|word| word.ends_with(',')))
 }
 
+/// Syntax behind which the server looks an operator up in the caller's search_path.
+const HIDDEN_OPERATORS: [&str; 7] = [
+    " IN (",
+    " NOT IN",
+    "DISTINCT FROM",
+    "NULLIF(",
+    " BETWEEN ",
+    " LIKE ",
+    " USING (",
+];
+
 fn unqualified_operators(sql: &str) -> Vec<String> {
     let left = without_what_is_safe(sql);
-    let mut found = Vec::new();
+    let mut found: Vec<_> = HIDDEN_OPERATORS
+        .iter()
+        .filter(|syntax| left.contains(*syntax))
+        .map(|syntax| syntax.to_string())
+        .collect();
     for (place, word) in left.split_whitespace().scan(0, |from, word| {
         let place = left[*from..].find(word).map_or(*from, |at| *from + at);
         *from = place + word.len();
@@ -123,7 +138,11 @@ const SYNTAX: [&str; 10] = [
 
 fn unqualified_calls(sql: &str) -> Vec<String> {
     let left = without_what_is_safe(sql);
-    let mut found = Vec::new();
+    let mut found: Vec<_> = HIDDEN_OPERATORS
+        .iter()
+        .filter(|syntax| left.contains(*syntax))
+        .map(|syntax| syntax.to_string())
+        .collect();
     for (place, _) in left.match_indices('(') {
         let name: String = left[..place]
             .chars()

@@ -56,7 +56,8 @@ fn usage_of_completed_sql(binding: &Binding) -> String {
     let mut conditions = Vec::new();
     if let Some(workflows) = &binding.workflows {
         conditions.push(format!(
-            "{workflow}::pg_catalog.text IN (SELECT {} FROM {} AS w WHERE {})",
+            "{workflow}::pg_catalog.text OPERATOR(pg_catalog.=) \
+             ANY (SELECT {} FROM {} AS w WHERE {})",
             workflows.key.key_type.canonical_sql(
                 &format!("w.{}", workflows.key.sql()),
                 binding.usage_workflow.key_type
@@ -67,7 +68,7 @@ fn usage_of_completed_sql(binding: &Binding) -> String {
     }
     conditions.push(match &binding.details.created_at {
         Some(column) => format!(
-            "($1 IS NULL OR {workflow} IN (SELECT r.{key} FROM {usage} AS r \
+            "($1 IS NULL OR {workflow} OPERATOR(pg_catalog.=) ANY (SELECT r.{key} FROM {usage} AS r \
              WHERE r.{column} OPERATOR(pg_catalog.>=) $1::{type_name}))",
             key = binding.usage_workflow.sql(),
             usage = binding.usage.sql,
