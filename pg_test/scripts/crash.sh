@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# Crashes with fsync on, in a cluster of its own: a backend, or the postmaster (every second time with all its
+# processes at once), is killed with SIGKILL while sessions settle. After each restart: every settlement and credit
+# whose commit was acknowledged is there, none is there twice, and the invariants hold. CYCLES=20 for the long form,
+# SEED=… for the random choices of another run.
+set -euo pipefail
+: "${PG_BIN:?}" "${WORK:?}"
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/invariants.sh"
+cycles=${CYCLES:-3} seed=${SEED:-$((RANDOM % 10000))} workers=4 batch=1500
+RANDOM=$seed
+# A socket's path must be short.
+sockets=$(mktemp -d)
+export PGHOST=$sockets PGPORT=5432 PGUSER=postgres PGDATABASE=postgres
+data=$WORK/data
+psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
+value() { psql -At -c "$1"; }
+start() {
+    for _ in $(seq 60); do # until the last process of the one before is gone
+        "$PG_BIN/pg_ctl" -D "$data" -l "$WORK/server.log" -w -t 60 start >/dev/null 2>&1 && return
+        sleep 0.2
+    done
+    tail -n 30 "$WORK/server.log"
+    exit 1
+}
+clean() {
+    local worker
+    for worker in "${load[@]}"; do kill "$worker" 2>/dev/null || true; done
+    "$PG_BIN/pg_ctl" -D "$data" -m immediate -w stop >/dev/null 2>&1 || true
+    rm -rf "$sockets" "$data"
+}
+load=()
+trap clean EXIT
+failed=0
+is() { # WHAT GOT EXPECTED
+    if [ "$2" = "$3" ]; then echo "ok: $1"; else echo "FAILED: $1: got '$2', expected '$3'"; failed=1; fi
+}
+
+rm -rf "$data" "$WORK"/acknowledged* "$WORK"/*.sql "$WORK"/*.log
+"$PG_BIN/initdb" -D "$data" -U postgres -A trust --locale=C --encoding=UTF8 --no-sync >/dev/null
+cat >>"$data/postgresql.conf" <<CONF
+listen_addresses = ''
+unix_socket_directories = '$sockets'
+port = 5432
+fsync = on
+CONF
+start
+psql 2>/dev/null <<'SQL'
+CREATE TABLE users (id text PRIMARY KEY);
+CREATE TABLE token_usage (workflow_id text NOT NULL, user_id text NOT NULL REFERENCES users, total_tokens integer NOT NULL);
+CREATE TABLE workflows (id text PRIMARY KEY, status text NOT NULL DEFAULT 'running');
+CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
+INSERT INTO users SELECT 'a' || g FROM generate_series(0, 15) AS g UNION ALL SELECT 'z'; -- z: credits, last in the order of accounts
+CREATE EXTENSION token_balance SCHEMA public;
+CREATE TABLE acknowledged (id text);
+SQL
+echo "fsync is $(value 'SHOW fsync'), synchronous_commit is $(value 'SHOW synchronous_commit'), seed $seed, $cycles cycles of each kind"
+touch "$WORK/acknowledged"
+
+# What a session does, by workflow: settle by the trigger; by the function; usage, completion and function in one
+# transaction; function with a credit. Each can be done again, as a client does that got no answer. The echo is
+# reached when the commit was acknowledged.
+workload() {
+    psql -At -v "seed=$1" <<'SQL'
+SELECT CASE substring(id FROM 2)::integer % 4
+    WHEN 0 THEN format(E'UPDATE workflows SET status = ''completed'' WHERE id = %1$L;\n\\echo %1$s', id)
+    WHEN 1 THEN format(E'SELECT settle_workflow(%1$L) \\g /dev/null\n\\echo %1$s', id)
+    WHEN 2 THEN format(E'BEGIN;\nINSERT INTO token_usage SELECT %1$L, ''a'' || g, 40 FROM generate_series(3, 5) AS g'
+        ' WHERE NOT EXISTS (SELECT FROM token_usage WHERE workflow_id = %1$L);\n'
+        'UPDATE workflows SET status = ''completed'' WHERE id = %1$L;\n'
+        'SELECT settle_workflow(%1$L) \\g /dev/null\nCOMMIT;\n\\echo %1$s', id)
+    ELSE format(E'BEGIN;\nSELECT settle_workflow(%1$L), token_balance.credit(''z'', 9, %1$L) \\g /dev/null\nCOMMIT;\n\\echo %1$s', id)
+END
+FROM workflows WHERE id NOT IN (SELECT id FROM acknowledged) ORDER BY md5(id || :'seed');
+SQL
+}
+
+# New workflows, then the sessions. All have all that was not acknowledged, each in an order of its own but for the
+# workflows of kind 2, of which each session has its own: two that insert usage would both do it.
+begin_load() {
+    local worker list
+    psql <<SQL
+TRUNCATE acknowledged;
+\copy acknowledged FROM '$WORK/acknowledged'
+INSERT INTO workflows SELECT 'w' || g FROM generate_series($1 * $batch, ($1 + 1) * $batch - 1) AS g;
+INSERT INTO token_usage SELECT 'w' || g, 'a' || (g * 7 + p * 3 + $seed) % 16, 1 + (g * 31 + p) % 100
+FROM generate_series($1 * $batch, ($1 + 1) * $batch - 1) AS g, generate_series(1, 3) AS p WHERE g % 4 <> 2;
+SQL
+    load=()
+    for worker in $(seq $workers); do
+        list=$WORK/worker$worker.sql
+        workload "$RANDOM" >"$list"
+        awk -v worker="$worker" -v workers=$workers '
+            /^BEGIN;$/ { block = $0; next }
+            block != "" { block = block "\n" $0; if (!/^\\echo/) next; $0 = block; block = "" }
+            { n = split($0, parts, /\\echo w/); id = parts[n]; if (id % 4 == 2 && int(id / 4) % workers != worker - 1) next; print }
+        ' RS='\n' "$list" >"$list.own"
+        PGAPPNAME=load "$PG_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 -f "$list.own" >"$WORK/acknowledged$worker" 2>"$WORK/worker$worker.log" &
+        load+=($!)
+    done
+}
+
+check() { # WHAT
+    local worker new
+    for worker in "${load[@]}"; do wait "$worker" 2>/dev/null || true; done
+    load=()
+    new=$(cat "$WORK"/acknowledged[0-9]* | sort -u | wc -l)
+    cat "$WORK"/acknowledged[0-9]* >>"$WORK/acknowledged"
+    sort -u -o "$WORK/acknowledged" "$WORK/acknowledged"
+    total=$(wc -l <"$WORK/acknowledged")
+    # a session may have lost its connection, and nothing else
+    is "$1: no session had another error" "$(cat "$WORK"/worker*.log | grep -E 'ERROR|FATAL|PANIC' | grep -cvE 'terminating connection|recovery mode|shutting down|not yet accepting|starting up')" 0
+    is "$1: $new acknowledged, $total in all; lost" "$(psql -At <<SQL
+CREATE TEMP TABLE told (id text);
+\copy told FROM '$WORK/acknowledged'
+SELECT count(*) FROM told AS t
+WHERE (SELECT coalesce(sum(total_tokens), 0) FROM token_usage WHERE workflow_id = t.id)
+    <> (SELECT coalesce(sum(charged_tokens), -1) FROM token_balance.settlement WHERE workflow_id = t.id)
+OR (substring(id FROM 2)::integer % 4 = 3 AND NOT EXISTS (SELECT FROM token_balance.ledger WHERE kind = 'credit' AND user_id = 'z' AND reference = t.id))
+OR (substring(id FROM 2)::integer % 4 IN (0, 2) AND NOT EXISTS (SELECT FROM workflows AS w WHERE w.id = t.id AND w.status = 'completed'));
+SQL
+)" 0
+    is "$1: charged or credited twice" "$(value "SELECT count(*) FROM (SELECT FROM token_balance.ledger GROUP BY user_id, kind, coalesce(workflow_id, reference) HAVING count(*) > 1) AS t")" 0
+    is "$1: what breaks an invariant" "$(value "$broken_invariants")" nothing
+}
+
+round=0
+in_flight=0
+for kind in backend postmaster; do
+    for cycle in $(seq "$cycles"); do
+        begin_load $round
+        round=$((round + 1))
+        sleep "0.$((RANDOM % 7 + 3))"
+        postmaster=$(head -n 1 "$data/postmaster.pid")
+        if [ $kind = backend ]; then
+            victim=$(value "SELECT pid FROM pg_stat_activity WHERE application_name = 'load' ORDER BY state <> 'active', md5(pid::text || $RANDOM) LIMIT 1")
+            what="cycle $cycle, backend"
+            victims=("$victim")
+        elif [ $((cycle % 2)) = 1 ]; then
+            what="cycle $cycle, postmaster"
+            victims=("$postmaster")
+        else
+            what="cycle $cycle, all processes"
+            mapfile -t victims < <(echo "$postmaster"; pgrep -P "$postmaster")
+        fi
+        running=0
+        for worker in "${load[@]}"; do if kill -0 "$worker" 2>/dev/null; then running=$((running + 1)); fi; done
+        if [ -n "${victims[0]}" ]; then kill -9 "${victims[@]}"; fi
+        is "$what: sessions in the middle of their work" "$running" $workers
+        in_flight=$((in_flight + running))
+        for worker in "${load[@]}"; do wait "$worker" 2>/dev/null || true; done
+        if [ $kind = backend ]; then
+            for _ in $(seq 300); do
+                [ "$("$PG_BIN/psql" -X -At -c 'SELECT 1' 2>/dev/null)" = 1 ] && break
+                sleep 0.1
+            done
+        else
+            start
+        fi
+        check "$what"
+    done
+done
+is 'crashes that the server recovered from' "$(grep -cE 'automatic recovery in progress' "$WORK/server.log")" $((2 * cycles))
+
+echo '-- and what is left'
+psql -c "UPDATE workflows SET status = 'completed'"
+is 'all usage charged once' "$(value 'SELECT sum(total_tokens) - (SELECT sum(charged_tokens) FROM token_balance.settlement) FROM token_usage')" 0
+is 'what breaks an invariant' "$(value "$broken_invariants")" nothing
+is 'no internal error in the log' "$(grep -cE 'PANIC|panicked|XX000|TRAP' "$WORK/server.log")" 0
+echo "$((2 * cycles)) crashes, $in_flight sessions cut off, $total settlements acknowledged, $(value 'SELECT count(*) FROM token_balance.ledger') ledger entries"
+exit "$failed"
