@@ -48,6 +48,9 @@ extension_sql_file!("../sql/install.sql", name = "install", finalize);
 /// Called once a backend, when the library is loaded.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    // pgrx appends a backtrace to DETAIL where RUST_BACKTRACE is in the server's environment. DETAIL
+    // is for users. SAFETY: a backend has one thread.
+    unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
     // SAFETY: both callbacks are functions of this library, which is never unloaded.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(cache::on_invalidation), pg_sys::Datum::from(0));
