@@ -25,6 +25,8 @@ COMMENT ON FUNCTION token_balance.settle_on_completion() IS 'Trigger function on
 COMMENT ON FUNCTION token_balance.record_balance_change() IS 'Trigger function on the users table: writes each change of a balance to the ledger.';
 COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only.';
 
+COMMENT ON FUNCTION token_balance.refuse_foreign_write() IS 'Trigger function on the extension''s tables: only their owner writes them.';
+
 COMMENT ON TABLE token_balance.binding IS 'The tables and columns of this database that the extension works on; one row. Written by token_balance.attach().';
 COMMENT ON COLUMN token_balance.binding.singleton IS 'Always true: there is one binding.';
 COMMENT ON COLUMN token_balance.binding.users IS 'Table of accounts; it has the column token_balance.';

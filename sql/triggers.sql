@@ -10,10 +10,14 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_balance_change
 CREATE FUNCTION token_balance.refuse_ledger_change() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_ledger_change_wrapper';
 
+CREATE FUNCTION token_balance.refuse_foreign_write() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_foreign_write_wrapper';
+
 REVOKE ALL ON FUNCTION
     token_balance.settle_on_completion(),
     token_balance.record_balance_change(),
-    token_balance.refuse_ledger_change()
+    token_balance.refuse_ledger_change(),
+    token_balance.refuse_foreign_write()
 FROM PUBLIC;
 
 -- The ledger is append-only, also where triggers of an origin do not fire.
@@ -25,3 +29,17 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_ledger_change();
 
 ALTER TABLE token_balance.ledger ENABLE ALWAYS TRIGGER append_only_rows;
 ALTER TABLE token_balance.ledger ENABLE ALWAYS TRIGGER append_only_truncate;
+
+-- pg_write_all_data writes every table; these only their owner does.
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.binding
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.settlement
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.ledger
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
+ALTER TABLE token_balance.binding ENABLE ALWAYS TRIGGER owner_only;
+ALTER TABLE token_balance.settlement ENABLE ALWAYS TRIGGER owner_only;
+ALTER TABLE token_balance.ledger ENABLE ALWAYS TRIGGER owner_only;

@@ -8,7 +8,7 @@ use crate::account::{self, Changed, Refusal};
 use crate::cache::Bound;
 use crate::error::{Error, Result};
 use crate::ledger::{Change, Kind};
-use crate::lock::{lock_reference, lock_workflow};
+use crate::lock::{lock_reference, lock_workflows};
 use crate::security::{self, RunAs};
 use crate::spi::{Arg, Snapshot, Statement};
 
@@ -129,7 +129,7 @@ pub(crate) fn refund(
     amount: Option<i64>,
     remarks: &Remarks,
 ) -> Result<Option<Outcome>> {
-    lock_workflow(workflow, true);
+    lock_workflows(&[workflow.to_owned()], &bound.binding.payer);
     let payments = read_payments(bound, workflow)?;
     if payments.is_empty() {
         return Ok(None);

@@ -58,6 +58,10 @@ pub(crate) enum Error {
     NotOwner {
         relation: String,
     },
+    ForeignWrite {
+        relation: String,
+        role: String,
+    },
     UnreadableRelation {
         relation: String,
         role: String,
@@ -161,9 +165,9 @@ impl Error {
             Error::UnsupportedCollation { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
             Error::GeneratedColumn { .. } => ERRCODE_INVALID_COLUMN_DEFINITION,
             Error::NoUniqueKey { .. } => ERRCODE_INVALID_FOREIGN_KEY,
-            Error::NotOwner { .. } | Error::UnreadableRelation { .. } => {
-                ERRCODE_INSUFFICIENT_PRIVILEGE
-            }
+            Error::NotOwner { .. }
+            | Error::ForeignWrite { .. }
+            | Error::UnreadableRelation { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::UnknownWorkflow { .. } | Error::UnknownAccount { .. } => ERRCODE_NO_DATA_FOUND,
             Error::UsageOfUnknownAccount { .. } | Error::NoPayer { .. } => {
                 ERRCODE_FOREIGN_KEY_VIOLATION
@@ -225,6 +229,9 @@ impl Error {
             }
             Error::NoUniqueKey { relation, column } => {
                 format!("column \"{column}\" of table {relation} is not unique")
+            }
+            Error::ForeignWrite { relation, role } => {
+                format!("role \"{role}\" cannot write table {relation}")
             }
             Error::NotOwner { relation } => format!("must be owner of table {relation}"),
             Error::UnreadableRelation { relation, role } => {
@@ -359,6 +366,9 @@ impl Error {
             }
             Error::NoUniqueKey { .. } => {
                 "Add a primary key or a unique constraint on that column alone, not deferrable."
+            }
+            Error::ForeignWrite { .. } => {
+                "The extension writes it: call its functions, such as token_balance.credit()."
             }
             Error::NotOwner { .. } => {
                 "Attach and detach as a superuser or as the owner of all bound tables."

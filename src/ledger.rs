@@ -358,3 +358,27 @@ fn refuse_ledger_change(call: &TriggerCall) -> Result<()> {
         operation: call.operation(),
     })
 }
+
+trigger_function!(
+    refuse_foreign_write_wrapper,
+    pg_finfo_refuse_foreign_write_wrapper,
+    "token_balance.refuse_foreign_write",
+    refuse_foreign_write
+);
+
+/// Trigger on the extension's tables, before each statement: only who acts for their owner writes
+/// them, as the extension itself and a restore do. `pg_write_all_data` alone is not enough: with it
+/// a settlement could be undone and its workflow charged again. Error 42501.
+fn refuse_foreign_write(call: &TriggerCall) -> Result<()> {
+    if !call.relation_name().starts_with("token_balance.") {
+        return Err(call.foreign());
+    }
+    let role = security::current_user();
+    if catalog::acts_for(role, call.relation_owner()) {
+        return Ok(());
+    }
+    Err(Error::ForeignWrite {
+        relation: call.relation_name(),
+        role: catalog::role_name(role),
+    })
+}

@@ -6,6 +6,8 @@ use std::cell::Cell;
 use pgrx::IntoDatum;
 use pgrx::pg_sys;
 
+use crate::binding::Payer;
+
 /// SQL's advisory lock functions use 1 and 2 here, so no application can take these by accident.
 const WORKFLOW_SPACE: u16 = 0x7462;
 const REFERENCE_SPACE: u16 = 0x7463;
@@ -14,18 +16,35 @@ const REFERENCE_SPACE: u16 = 0x7463;
 /// Past that, the settlement row alone decides (see `settle::claim`).
 const MAX_LOCKS: u32 = 1024;
 
+/// Where the settlement row alone cannot decide, workflows share this many locks.
+const STRIPES: u64 = 2048;
+
 thread_local! {
     static LOCKS_TAKEN: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Wait for the lock on `workflow` and hold it until the transaction ends. `needed` is false where
-/// the lock only saves retries, so that a statement that completes very many runs may go without.
-pub(crate) fn lock_workflow(workflow: &str, needed: bool) {
-    if LOCKS_TAKEN.get() >= MAX_LOCKS && !needed {
-        return;
+/// Wait for the locks on `workflows` and hold them until the transaction ends. They are taken in one
+/// order by everybody.
+///
+/// Where the usage names the account, the lock only saves retries, and a statement that completes
+/// very many runs may go without. Where the workflow's account pays, two runs of one workflow may
+/// have two payers, whose settlement rows do not know of each other: there the lock is needed.
+pub(crate) fn lock_workflows(workflows: &[String], payer: &Payer) {
+    let is_needed = matches!(payer, Payer::Workflow(_));
+    let mut keys: Vec<_> = workflows
+        .iter()
+        .map(|workflow| hash(workflow))
+        .map(|hash| if is_needed { hash % STRIPES } else { hash })
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    for key in keys {
+        if !is_needed && LOCKS_TAKEN.get() >= MAX_LOCKS {
+            return;
+        }
+        LOCKS_TAKEN.set(LOCKS_TAKEN.get() + 1);
+        lock(WORKFLOW_SPACE, key);
     }
-    LOCKS_TAKEN.set(LOCKS_TAKEN.get() + 1);
-    lock(WORKFLOW_SPACE, hash(workflow));
 }
 
 fn lock(space: u16, hash: u64) {

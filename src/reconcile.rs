@@ -41,7 +41,12 @@ pub(crate) fn reconcile() -> Result<impl Iterator<Item = Result<Problem>>> {
     let mut checks: Vec<Check> = vec![
         Box::new(move || chain(owner)),
         Box::new(move || settlements(owner)),
-        Box::new(|| Ok(failed(vec![binding::ledger_guard()?]))),
+        Box::new(|| {
+            Ok(failed(vec![
+                binding::ledger_guard()?,
+                binding::ledger_sequence()?,
+            ]))
+        }),
     ];
     match cache::bound() {
         Ok(bound) => {
@@ -141,8 +146,9 @@ fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
         owner,
         "SELECT COALESCE(s.workflow_id, l.workflow_id), \
          COALESCE(s.charged, 0), COALESCE(l.charged, 0), \
-         COALESCE(s.refunded, 0), COALESCE(l.refunded, 0) \
-         FROM (SELECT t.workflow_id, pg_catalog.sum(t.charged_tokens) AS charged, \
+         COALESCE(s.refunded, 0), COALESCE(l.refunded, 0), COALESCE(s.used, 0) \
+         FROM (SELECT t.workflow_id, pg_catalog.sum(t.usage_tokens) AS used, \
+         pg_catalog.sum(t.charged_tokens) AS charged, \
          pg_catalog.sum(t.refunded_tokens) AS refunded \
          FROM token_balance.settlement AS t GROUP BY 1) AS s \
          FULL JOIN (SELECT e.workflow_id, \
@@ -153,26 +159,26 @@ fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
          FROM token_balance.ledger AS e WHERE e.workflow_id IS NOT NULL GROUP BY 1) AS l \
          ON l.workflow_id OPERATOR(pg_catalog.=) s.workflow_id \
          WHERE COALESCE(s.charged, 0) OPERATOR(pg_catalog.<>) COALESCE(l.charged, 0) \
-         OR COALESCE(s.refunded, 0) OPERATOR(pg_catalog.<>) COALESCE(l.refunded, 0)",
+         OR COALESCE(s.refunded, 0) OPERATOR(pg_catalog.<>) COALESCE(l.refunded, 0) \
+         OR s.charged OPERATOR(pg_catalog.>) s.used",
         &[],
     )?;
     Ok(Box::new(rows.map(|row| {
         let row = row?;
-        // Charges differ, or refunds do.
-        let (what, expected, found) = if row.get(1) == row.get(2) {
-            ("refunded", 3, 4)
+        let differs = "settlement differs from ledger";
+        let (problem, expected, found, hint) = if row.get(1) != row.get(2) {
+            (differs, 1, 2, "charged, the ledger what left the balances")
+        } else if row.get(3) != row.get(4) {
+            (differs, 3, 4, "refunded, the ledger what was given back")
         } else {
-            ("charged", 1, 2)
+            ("charged more than used", 5, 1, "used, and what was charged")
         };
         Ok(Problem {
-            problem: "settlement differs from ledger".into(),
+            problem: problem.into(),
             workflow: Some(row.text(0).into()),
             expected: row.number(expected),
             found: row.number(found),
-            hint: format!(
-                "The settlement says what was {what}, the ledger what left the balances; one of \
-                 them was changed by hand."
-            ),
+            hint: format!("The settlement says what was {hint}; one of them was changed by hand."),
             ..Problem::default()
         })
     })))

@@ -64,6 +64,11 @@ impl<'a> TriggerCall<'a> {
         unsafe { (*self.data.tg_relation).rd_id }
     }
 
+    pub(crate) fn relation_owner(&self) -> pg_sys::Oid {
+        // SAFETY: as above.
+        unsafe { (*(*self.data.tg_relation).rd_rel).relowner }
+    }
+
     /// Its quoted name.
     pub(crate) fn relation_name(&self) -> String {
         // SAFETY: as above; the namespace's name is null or palloc'd.

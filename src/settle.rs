@@ -14,7 +14,7 @@ use crate::binding::{Binding, Payer};
 use crate::cache::Bound;
 use crate::error::{Error, Result};
 use crate::ledger::{Change, Kind};
-use crate::lock::lock_workflow;
+use crate::lock::lock_workflows;
 use crate::security::{self, RunAs};
 use crate::spi::{Arg, Snapshot, Statement, uses_transaction_snapshot};
 
@@ -173,10 +173,7 @@ pub(crate) fn settle(
 ) -> Result<(Vec<Charge>, Vec<Settled>)> {
     workflows.sort_unstable();
     workflows.dedup();
-    let pays_by_workflow = matches!(bound.binding.payer, Payer::Workflow(_));
-    for workflow in workflows.iter() {
-        lock_workflow(workflow, pays_by_workflow);
-    }
+    lock_workflows(workflows, &bound.binding.payer);
     let mut claims = Vec::new();
     let mut settled = Vec::new();
     for workflow in workflows.iter() {

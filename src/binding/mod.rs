@@ -23,7 +23,7 @@ pub(crate) use attach::attach;
 pub(crate) use convention::attach_by_convention;
 pub(crate) use detach::detach;
 pub(crate) use spec::Spec;
-pub(crate) use verify::{Check, ledger_guard, verify, verify_triggers};
+pub(crate) use verify::{Check, ledger_guard, ledger_sequence, verify, verify_triggers};
 
 /// The column that the extension keeps.
 pub(crate) const BALANCE_COLUMN: &str = "token_balance";

@@ -3,7 +3,7 @@
 use pgrx::spi::quote_identifier;
 
 use super::{Binding, Workflows};
-use crate::catalog::Table;
+use crate::catalog::{self, Table};
 use crate::error::Result;
 use crate::spi::{self, Arg};
 
@@ -108,7 +108,7 @@ impl Trigger<'_> {
     /// The partitions on which the trigger is switched off though it is on above them.
     pub(super) fn disabled_partitions(&self) -> Result<Vec<String>> {
         let outcome = spi::query(
-            "SELECT t.tgrelid::pg_catalog.regclass FROM pg_catalog.pg_partition_tree( \
+            "SELECT t.tgrelid FROM pg_catalog.pg_partition_tree( \
              $1::pg_catalog.oid::pg_catalog.regclass) AS p \
              JOIN pg_catalog.pg_trigger AS t ON t.tgrelid OPERATOR(pg_catalog.=) p.relid \
              WHERE p.level OPERATOR(pg_catalog.>) 0 \
@@ -119,11 +119,11 @@ impl Trigger<'_> {
                 Arg::Text(self.name),
             ],
         )?;
-        Ok(outcome
-            .rows
-            .iter()
-            .map(|row| row.text(0).to_owned())
-            .collect())
+        let mut names = Vec::new();
+        for row in &outcome.rows {
+            names.extend(catalog::table(row.oid(0))?.map(|table| table.sql));
+        }
+        Ok(names)
     }
 }
 

@@ -273,35 +273,55 @@ fn concurrently(binding: &Binding) -> &'static str {
     }
 }
 
-/// The triggers that keep the ledger append-only fire always, also in a replica role.
+/// The triggers that keep the ledger append-only and the extension's tables its own. They fire
+/// always, also in a replica role.
 pub(crate) fn ledger_guard() -> Result<Check> {
-    let outcome = spi::query(
+    let mut repairs = Vec::new();
+    let mut open = Vec::new();
+    for (table, trigger) in GUARDS {
+        if !fires_always(table, trigger)? {
+            open.push(format!("{trigger} on {table}"));
+            repairs.push(format!(
+                "ALTER TABLE token_balance.{table} ENABLE ALWAYS TRIGGER {trigger};"
+            ));
+        }
+    }
+    let detail = if open.is_empty() {
+        "the ledger is append-only".to_owned()
+    } else {
+        format!("the ledger can be changed: off are {}", open.join(", "))
+    };
+    Ok(Check::new(
+        "ledger guard",
+        open.is_empty(),
+        detail,
+        repairs.join(" "),
+    ))
+}
+
+const GUARDS: [(&str, &str); 5] = [
+    ("ledger", "append_only_rows"),
+    ("ledger", "append_only_truncate"),
+    ("ledger", "owner_only"),
+    ("settlement", "owner_only"),
+    ("binding", "owner_only"),
+];
+
+fn fires_always(table: &str, trigger: &str) -> Result<bool> {
+    catalog::exists(
         "SELECT 1 FROM pg_catalog.pg_trigger AS t \
          JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
          WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
-         AND c.relname OPERATOR(pg_catalog.=) 'ledger'::pg_catalog.name \
-         AND t.tgname OPERATOR(pg_catalog.=) ANY (ARRAY['append_only_rows', \
-         'append_only_truncate']::pg_catalog.name[]) \
+         AND c.relname OPERATOR(pg_catalog.=) $1::pg_catalog.name \
+         AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
          AND t.tgenabled OPERATOR(pg_catalog.=) 'A'::pg_catalog.\"char\"",
-        &[],
-    )?;
-    let ok = outcome.processed == 2;
-    Ok(Check::new(
-        "ledger guard",
-        ok,
-        if ok {
-            "the ledger is append-only"
-        } else {
-            "the ledger can be changed"
-        },
-        "ALTER TABLE token_balance.ledger ENABLE ALWAYS TRIGGER append_only_rows, \
-         ENABLE ALWAYS TRIGGER append_only_truncate;",
-    ))
+        &[Arg::Text(table), Arg::Text(trigger)],
+    )
 }
 
 /// After a restore the next entry id must be past the last one.
-fn ledger_sequence() -> Result<Check> {
+pub(crate) fn ledger_sequence() -> Result<Check> {
     let _owner = RunAs::owner(catalog::extension_owner()?);
     let outcome = spi::query(
         "SELECT COALESCE(pg_catalog.max(l.entry_id), 0), \

@@ -39,7 +39,7 @@ SELECT conrelid::regclass AS "table", contype AS type, pg_get_constraintdef(oid)
 SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relnamespace = 'token_balance'::regnamespace ORDER BY c.relname;
 -- triggers on the extension's own tables; A: fires always
 SELECT t.tgenabled AS enabled, pg_get_triggerdef(t.oid) AS definition FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
- WHERE c.relnamespace = 'token_balance'::regnamespace AND NOT t.tgisinternal ORDER BY t.tgname;
+ WHERE c.relnamespace = 'token_balance'::regnamespace AND NOT t.tgisinternal ORDER BY t.tgname, c.relname;
 -- the schema
 SELECT n.nspname, (SELECT string_agg(CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END || ' ' || a.privilege_type, ', ') FROM aclexplode(n.nspacl) a WHERE a.grantee <> n.nspowner) AS granted
   FROM member m JOIN pg_namespace n ON n.oid = m.objid AND m.classid = 'pg_namespace'::regclass;

@@ -68,7 +68,7 @@ COMMIT;
 SELECT ann();
 SET client_min_messages = warning;
 SELECT token_balance.detach();
-SELECT count(*) AS triggers_left FROM pg_trigger WHERE tgrelid <> 'token_balance.ledger'::regclass AND tgfoid IN (SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'token_balance'::regnamespace);
+SELECT count(*) AS triggers_left FROM pg_trigger WHERE tgrelid NOT IN (SELECT oid FROM pg_class WHERE relnamespace = 'token_balance'::regnamespace) AND tgfoid IN (SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'token_balance'::regnamespace);
 DROP TABLE users, token_usage, workflows;
 
 -- partitioned users: the ledger trigger reaches each partition
