@@ -184,4 +184,15 @@ is 'no error' "$(sqlstate "UPDATE workflows SET status = 'completed'")" ''
 echo "took $((($(date +%s%N) - begun) / 1000000)) ms"
 is 'each is charged once' "$(value 'SELECT count(*), sum(amount) FROM token_balance.ledger')" '20000|-100000'
 holds '20,000 workflows'
+echo '   and where the workflow'\''s row says who pays'
+psql <<'SQL'
+SELECT token_balance.detach() \g /dev/null
+TRUNCATE workflows, token_usage;
+ALTER TABLE token_usage DROP user_id;
+SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_user => NULL) \g /dev/null
+INSERT INTO workflows SELECT 'x' || g, 'u' || g % 100, 'running' FROM generate_series(1, 20000) AS g;
+INSERT INTO token_usage SELECT id, 5 FROM workflows;
+SQL
+is 'no error' "$(sqlstate "UPDATE workflows SET status = 'completed'")" ''
+is 'each is charged once' "$(value "SELECT count(*), sum(amount) FROM token_balance.ledger WHERE workflow_id LIKE 'x%'")" '20000|-100000'
 exit "$failed"
