@@ -189,6 +189,7 @@ psql <<'SQL'
 SELECT token_balance.detach() \g /dev/null
 TRUNCATE workflows, token_usage;
 ALTER TABLE token_usage DROP user_id;
+CREATE INDEX ON token_usage (workflow_id) INCLUDE (total_tokens);
 SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_user => NULL) \g /dev/null
 INSERT INTO workflows SELECT 'x' || g, 'u' || g % 100, 'running' FROM generate_series(1, 20000) AS g;
 INSERT INTO token_usage SELECT id, 5 FROM workflows;
