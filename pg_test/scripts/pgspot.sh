@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# pgspot, a checker for search-path holes in extension scripts, over the script that is installed: no error.
+set -euo pipefail
+: "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
+version=$(sed -n 's/^version *= *"\(.*\)"/\1/p' "$PROJECT/Cargo.toml" | head -n 1)
+script="$("$PG_BIN/pg_config" --sharedir)/extension/token_balance--$version.sql"
+if [ ! -r "$script" ]; then
+    echo "FAILED: there is no $script"
+    exit 1
+fi
+if ! command -v python3 >/dev/null; then
+    echo 'python3 is not installed'
+    exit 77
+fi
+if ! { python3 -m venv "$WORK/venv" && timeout 120 "$WORK/venv/bin/pip" install --quiet --disable-pip-version-check 'pgspot==0.9.4'; } >"$WORK/pip.log" 2>&1; then
+    echo "pip cannot install pgspot: $(tail -n 1 "$WORK/pip.log")"
+    exit 77
+fi
+status=0
+"$WORK/venv/bin/pgspot" "$script" >"$WORK/pgspot.out" 2>&1 || status=$?
+summary=$(grep -oE 'Errors: [0-9]+ Warnings: [0-9]+ Unknown: [0-9]+' "$WORK/pgspot.out" || true)
+echo "$(wc -l <"$script") lines of SQL: ${summary:-pgspot exit $status}"
+case "$summary" in
+'Errors: 0 '*) exit 0 ;;
+esac
+cat "$WORK/pgspot.out"
+exit 1
