@@ -100,6 +100,15 @@ SQL
     done
 }
 
+# The crash comes at some point of the work, not of the clock: a quick machine would have finished. A batch gives about
+# 2,400 settlements.
+wait_until_settled() { # ROWS
+    for _ in $(seq 600); do
+        [ "$(value 'SELECT count(*) FROM token_balance.settlement')" -ge "$1" ] && return
+        sleep 0.02
+    done
+}
+
 check() { # WHAT
     local worker new
     for worker in "${load[@]}"; do wait "$worker" 2>/dev/null || true; done
@@ -128,9 +137,10 @@ round=0
 in_flight=0
 for kind in backend postmaster; do
     for cycle in $(seq "$cycles"); do
+        settled=$(value 'SELECT count(*) FROM token_balance.settlement')
         begin_load $round
         round=$((round + 1))
-        sleep "0.$((RANDOM % 7 + 3))"
+        wait_until_settled $((settled + RANDOM % 900 + 100))
         postmaster=$(head -n 1 "$data/postmaster.pid")
         if [ $kind = backend ]; then
             victim=$(value "SELECT pid FROM pg_stat_activity WHERE application_name = 'load' ORDER BY state <> 'active', md5(pid::text || $RANDOM) LIMIT 1")
