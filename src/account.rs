@@ -117,3 +117,11 @@ pub(crate) fn balance_of(bound: &Bound, account: &str) -> Result<Option<i64>> {
         .run(&[Arg::Text(account)], Snapshot::Statement)?;
     Ok(outcome.rows.first().and_then(|row| row.number(0)))
 }
+
+/// A numeric's text without a fraction that is zero; any other text as it is.
+pub(crate) fn whole_part(text: &str) -> &str {
+    match text.split_once('.') {
+        Some((whole, fraction)) if fraction.bytes().all(|digit| digit == b'0') => whole,
+        _ => text,
+    }
+}

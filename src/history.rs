@@ -6,7 +6,7 @@ use crate::account::balance_of;
 use crate::cache::Bound;
 use crate::error::{Error, Result};
 use crate::security::RunAs;
-use crate::spi::{Arg, Snapshot, Statement};
+use crate::spi::{Arg, Snapshot, Statement, moment_sql};
 
 pub(crate) struct Statements {
     statement: Statement,
@@ -18,9 +18,8 @@ impl Statements {
     pub(crate) fn new() -> Self {
         Statements {
             statement: Statement::new(
-                "SELECT l.entry_id, \
-                 ((EXTRACT(epoch FROM l.created_at) OPERATOR(pg_catalog.-) 946684800) \
-                 OPERATOR(pg_catalog.*) 1000000)::bigint, \
+                &format!(
+                    "SELECT l.entry_id, {}, \
                  l.kind, l.amount, l.previous_balance, l.new_balance, \
                  l.workflow_id, l.reference, l.note, l.actor \
                  FROM token_balance.ledger AS l \
@@ -28,6 +27,8 @@ impl Statements {
                  AND ($2 IS NULL OR l.created_at OPERATOR(pg_catalog.>=) $2) \
                  AND ($3 IS NULL OR l.created_at OPERATOR(pg_catalog.<) $3) \
                  ORDER BY l.entry_id",
+                    moment_sql("l.created_at")
+                ),
                 &[TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID],
             ),
             // Along the chain: two entries may have one timestamp.

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use pgrx::pg_sys;
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
+use crate::account::whole_part;
 use crate::binding::BALANCE_COLUMN;
 use crate::cache::{self, Bound};
 use crate::catalog;
@@ -232,14 +233,12 @@ fn record_balance_change(call: &TriggerCall) -> Result<()> {
 /// The balance in a row. NULL, possible only while the column is being made, counts as 0.
 fn balance(text: Option<String>, account: &str) -> Result<i64> {
     let text = text.unwrap_or_else(|| "0".into());
-    let whole = match text.split_once('.') {
-        Some((whole, fraction)) if fraction.bytes().all(|digit| digit == b'0') => whole,
-        _ => &text,
-    };
-    whole.parse().map_err(|_| Error::UnsupportedBalance {
-        account: account.to_owned(),
-        balance: text.clone(),
-    })
+    whole_part(&text)
+        .parse()
+        .map_err(|_| Error::UnsupportedBalance {
+            account: account.to_owned(),
+            balance: text.clone(),
+        })
 }
 
 fn record_update(bound: &Bound, account: &str, previous: i64, new: i64) -> Result<()> {

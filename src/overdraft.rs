@@ -7,7 +7,7 @@ use crate::binding::BALANCE_COLUMN;
 use crate::cache::Bound;
 use crate::error::Result;
 use crate::security::RunAs;
-use crate::spi::{self, Arg, Snapshot, Statement};
+use crate::spi::{self, Arg, Snapshot, Statement, moment_sql, texts};
 
 /// NOTIFY refuses longer payloads.
 const LONGEST_PAYLOAD: usize = 7_900;
@@ -89,17 +89,19 @@ pub(crate) fn overdrawn(bound: &Bound) -> Result<Vec<Overdrawn>> {
         );
         spi::query_as_of(&sql, &[], Snapshot::Caller)?.rows
     };
-    let ids: Vec<_> = accounts.iter().map(|row| row.text(0).to_owned()).collect();
+    let ids = texts(&accounts, 0);
     let _owner = RunAs::owner(binding.extension_owner);
     let crossings = spi::query_as_of(
-        "SELECT ((EXTRACT(epoch FROM l.created_at) OPERATOR(pg_catalog.-) 946684800) \
-         OPERATOR(pg_catalog.*) 1000000)::bigint \
+        &format!(
+            "SELECT {} \
          FROM pg_catalog.unnest($1) WITH ORDINALITY AS a (user_id, position) \
          LEFT JOIN LATERAL (SELECT e.created_at FROM token_balance.ledger AS e \
          WHERE e.user_id OPERATOR(pg_catalog.=) a.user_id \
          AND e.new_balance OPERATOR(pg_catalog.<) 0 \
          AND e.previous_balance OPERATOR(pg_catalog.>=) 0 \
          ORDER BY e.entry_id DESC LIMIT 1) AS l ON true ORDER BY a.position",
+            moment_sql("l.created_at")
+        ),
         &[Arg::TextArray(&ids)],
         Snapshot::Caller,
     )?;

@@ -58,10 +58,7 @@ fn usage_of_completed_sql(binding: &Binding) -> String {
         conditions.push(format!(
             "{workflow}::pg_catalog.text OPERATOR(pg_catalog.=) \
              ANY (SELECT {} FROM {} AS w WHERE {})",
-            workflows.key.key_type.canonical_sql(
-                &format!("w.{}", workflows.key.sql()),
-                binding.usage_workflow.key_type
-            ),
+            binding.workflow_key_sql(workflows, "w"),
             workflows.table.sql,
             binding.completed_sql("w")
         ));

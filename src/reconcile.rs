@@ -335,10 +335,7 @@ fn ordered_usage_sql(binding: &Binding) -> String {
             format!(
                 "LEFT JOIN (SELECT DISTINCT {id} AS id FROM {table} AS w WHERE {condition}) AS c \
                  ON c.id OPERATOR(pg_catalog.=) g.workflow_id",
-                id = workflows.key.key_type.canonical_sql(
-                    &format!("w.{}", workflows.key.sql()),
-                    binding.usage_workflow.key_type
-                ),
+                id = binding.workflow_key_sql(workflows, "w"),
                 table = workflows.table.sql,
                 condition = binding.completed_sql("w"),
             ),

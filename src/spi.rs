@@ -92,6 +92,15 @@ pub(crate) fn texts(rows: &[Row], column: usize) -> Vec<String> {
     rows.iter().map(|row| row.text(column).to_owned()).collect()
 }
 
+/// SQL for a timestamp with time zone in the server's own count, which [`Row::number`] reads whatever
+/// the session's DateStyle.
+pub(crate) fn moment_sql(timestamp: &str) -> String {
+    format!(
+        "((EXTRACT(epoch FROM {timestamp}) OPERATOR(pg_catalog.-) 946684800) \
+         OPERATOR(pg_catalog.*) 1000000)::bigint"
+    )
+}
+
 /// What a statement did.
 pub(crate) struct Outcome {
     pub(crate) rows: Vec<Row>,

@@ -217,10 +217,7 @@ fn rows_sql(binding: &Binding) -> String {
         (Payer::Workflow(payer), Some(workflows)) => format!(
             "u.{}::pg_catalog.text OPERATOR(pg_catalog.=) ANY (SELECT {} FROM {} AS w WHERE {})",
             binding.usage_workflow.sql(),
-            workflows.key.key_type.canonical_sql(
-                &format!("w.{}", workflows.key.sql()),
-                binding.usage_workflow.key_type
-            ),
+            binding.workflow_key_sql(workflows, "w"),
             workflows.table.sql,
             is_account("w", payer),
         ),

@@ -13,6 +13,7 @@ use std::ffi::CStr;
 use pgrx::{AnyNumeric, JsonB, pg_sys};
 use serde::Serialize;
 
+use crate::account::whole_part;
 use crate::error::{Error, Result};
 
 /// The server's own error (25006) in a read-only transaction or on a standby, before any lock.
@@ -56,10 +57,7 @@ fn tokens(argument: &'static str, amount: &AnyNumeric) -> Result<i64> {
         detail: Some(detail.into()),
         hint: None,
     };
-    let whole = match text.split_once('.') {
-        Some((whole, fraction)) if fraction.bytes().all(|digit| digit == b'0') => whole,
-        _ => &text,
-    };
+    let whole = whole_part(&text);
     let is_whole = whole
         .trim_start_matches('-')
         .bytes()

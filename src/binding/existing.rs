@@ -68,10 +68,7 @@ fn existing_usage_sql(binding: &Binding) -> String {
              FROM {workflows} AS w WHERE w.{payer} IS NOT NULL GROUP BY 1) AS w \
              ON w.workflow_id OPERATOR(pg_catalog.=) g.workflow_id \
              WHERE g.tokens OPERATOR(pg_catalog.>) 0",
-            workflow_key = workflows.key.key_type.canonical_sql(
-                &format!("w.{}", workflows.key.sql()),
-                binding.usage_workflow.key_type
-            ),
+            workflow_key = binding.workflow_key_sql(workflows, "w"),
             account = binding.account_sql("w"),
             workflows = workflows.table.sql,
             payer = payer.sql(),

@@ -205,6 +205,15 @@ impl Binding {
             .canonical_sql(&format!("{alias}.{}", key.sql()), self.user_key.key_type)
     }
 
+    /// SQL for the workflow id of a row of the workflow table, as the usage spells it.
+    pub(crate) fn workflow_key_sql(&self, workflows: &Workflows, alias: &str) -> String {
+        let key = &workflows.key;
+        key.key_type.canonical_sql(
+            &format!("{alias}.{}", key.sql()),
+            self.usage_workflow.key_type,
+        )
+    }
+
     /// SQL for "the row `alias` of the workflow table is completed".
     pub(crate) fn completed_sql(&self, alias: &str) -> String {
         let Some(workflows) = &self.workflows else {
