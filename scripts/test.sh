@@ -2,8 +2,9 @@
 # The whole suite:
 #   test.sh [--lint] [VERSION...]     default: the newest PostgreSQL that is installed
 # Per version: the unit tests, then in a private cluster the SQL regression
-# tests, the isolation tests and the scripts of pg_test/. A group that fails
-# does not stop the next one; the last line counts them all.
+# tests, the isolation tests and the scripts of pg_test/; on the newest version of
+# the run also the scripts of pg_test/once. A group that fails does not stop the
+# next one; the last line counts them all.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
@@ -12,6 +13,7 @@ LOGS="${CARGO_TARGET_DIR:-$ROOT/target}/test-logs"
 TRUST_TARGET="${CARGO_TARGET_DIR:-$ROOT/target}/trust"
 SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
 RESULTS=()         # where|group|passed|failed|skipped|seconds
+ONCE_ON=           # the version of the run that pg_test/once is for: the newest
 BAD=               # set when anything failed, counted or not
 
 # record WHERE GROUP PASSED FAILED SKIPPED START
@@ -144,22 +146,23 @@ warn_of_unscheduled() {
     done
 }
 
+# run_script_group NAME DIR RUNNER: every executable script of a folder.
 # Exit 0 is a pass, 77 a skip; everything else a failure.
-run_scripts() {
+run_script_group() {
+    local group=$1 dir=$2 runner=$3
     local start=$SECONDS passed=0 failed=0 skipped=0 script name log status begun took work
-    compgen -G "$PRIVATE_DIR/project/pg_test/scripts/*.sh" >/dev/null || return 0
-    say "PostgreSQL $PG_VERSION: scripts"
-    for script in "$PRIVATE_DIR"/project/pg_test/scripts/*.sh; do
+    compgen -G "$dir/*.sh" >/dev/null || return 0
+    say "PostgreSQL $PG_VERSION: $group"
+    for script in "$dir"/*.sh; do
         [ -x "$script" ] || continue # what is not executable is a part of the others
         name=$(basename "$script" .sh)
-        log="$LOGS/pg$PG_VERSION/script-$name.log"
+        log="$LOGS/pg$PG_VERSION/$group-$name.log"
         work="$PRIVATE_DIR/w/$name"
         status=0
         begun=$SECONDS
         make_dir "$PRIVATE_DIR/w"
         make_dir "$work"
-        run_logged "$log" in_dir "$work" timeout -k 10 "$SCRIPT_TIMEOUT" \
-            env WORK="$work" PROJECT="$PRIVATE_DIR/project" "$script" >/dev/null || status=$?
+        run_logged "$log" "$runner" "$work" "$script" >/dev/null || status=$?
         took="$((SECONDS - begun)) s"
         case $status in
         0) passed=$((passed + 1)) && echo "ok       $name ($took)" ;;
@@ -174,15 +177,36 @@ run_scripts() {
         stop_servers_below "$work"
     done
     [ $((passed + failed + skipped)) -gt 0 ] || failed=1
-    record "PostgreSQL $PG_VERSION" scripts "$passed" "$failed" "$skipped" "$start"
+    record "PostgreSQL $PG_VERSION" "$group" "$passed" "$failed" "$skipped" "$start"
 }
 
-in_dir() {
-    local dir=$1
-    shift
-    # shellcheck disable=SC2016 # expanded by the inner shell
-    in_server_env sh -c 'cd "$0" && exec "$@"' "$dir" "$@"
+# pg_test/scripts: on every version, as the server's user, on the copy.
+run_scripts() {
+    run_script_group scripts "$PRIVATE_DIR/project/pg_test/scripts" as_server_script
 }
+
+as_server_script() {
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    in_server_env WORK="$1" PROJECT="$PRIVATE_DIR/project" \
+        sh -c 'cd "$WORK" && exec "$@"' sh timeout -k 10 "$SCRIPT_TIMEOUT" "$2"
+}
+
+# pg_test/once: on one version a run, as the caller, on the clone: what builds.
+# Such a script gets the helpers by `source "$ROOT/scripts/lib.sh"` and
+# `use_server "$PG_VERSION"`; the server's lock is held for it, the server is to
+# stay as it is: what installs does so into a copy.
+run_once() {
+    run_script_group once "$ROOT/pg_test/once" as_caller_script
+}
+
+as_caller_script() (
+    cd "$1" || exit
+    exec timeout -k 10 "$SCRIPT_TIMEOUT" env -u RUST_BACKTRACE \
+        ROOT="$ROOT" PROJECT_ROOT="$ROOT" PROJECT="$PRIVATE_DIR/project" WORK="$1" \
+        PG_CONFIG="$PG_CONFIG_PATH" PG_VERSION="$PG_VERSION" PG_BIN="$PG_BIN" PG_LIB="$PG_LIB" \
+        CLUSTER_HOME="$CLUSTER_HOME" CLUSTER_SOCKET="$CLUSTER_SOCKET" \
+        PGHOST="$CLUSTER_SOCKET" PGPORT=5432 PGUSER=postgres PGDATABASE=postgres "$2"
+)
 
 # --- the run -------------------------------------------------------------------
 
@@ -199,6 +223,7 @@ test_version() {
         run_sql_group regress regress/pg_regress sql regress_tb
         run_sql_group isolation isolation/pg_isolation_regress specs isolation_tb
         run_scripts
+        if [ "$1" = "$ONCE_ON" ]; then run_once; fi
         cp "$PRIVATE_DIR/c/server.log" "$LOGS/pg$1/" 2>/dev/null || true
         stop_cluster "$PRIVATE_DIR/c/data"
     fi
@@ -234,6 +259,7 @@ main() {
     fi
     versions=("${@#pg}")
     [ ${#versions[@]} -gt 0 ] || versions=("$(choose_version)")
+    ONCE_ON=$(printf '%s\n' "${versions[@]}" | sort -n | tail -n 1)
     # Five builds in a row: their incremental data would be most of target/.
     if [ ${#versions[@]} -gt 1 ]; then export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"; fi
     say "PostgreSQL ${versions[*]}"
