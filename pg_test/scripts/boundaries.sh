@@ -22,11 +22,11 @@ failed=0
 is() { # WHAT GOT EXPECTED
     if [ "$2" = "$3" ]; then echo "ok: $1"; else echo "FAILED: $1: got '${2:0:400}', expected '${3:0:400}'"; failed=1; fi
 }
-holds() { is "$1: what breaks an invariant" "$(value "$broken_invariants")" nothing; }
+holds() { is "$1: what breaks an invariant" "$(what_breaks)" nothing; }
 tables() { # TYPE OF TOKENS, TYPE OF BALANCE
     psql <<SQL
 DROP EXTENSION IF EXISTS token_balance CASCADE;
-DROP TABLE IF EXISTS token_usage, workflows, users;
+DROP TABLE IF EXISTS token_usage, workflows, users, seen_ledger;
 CREATE TABLE users (id text PRIMARY KEY);
 CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens $1);
 CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text);
@@ -35,6 +35,7 @@ INSERT INTO users VALUES ('ann'), ('bob');
 CREATE EXTENSION token_balance SCHEMA public;
 ALTER TABLE users ALTER token_balance TYPE $2;
 SQL
+    see_ledger
 }
 use() { psql -c "INSERT INTO token_usage VALUES ('$1', '$2', $3)"; } # WORKFLOW ACCOUNT TOKENS
 completed() { psql -At -c "INSERT INTO workflows VALUES ('$1', 'ann', 'completed')" -c "SELECT token_balance FROM users WHERE id = 'ann'"; }

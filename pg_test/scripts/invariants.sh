@@ -2,8 +2,8 @@
 # A part of other scripts: the invariants, in a database with users (id), token_usage (workflow_id, user_id,
 # total_tokens) and workflows (id, status), as the query of one state that says what breaks them. The opening balance
 # is 1000000. I1: opening balance plus ledger is the column, and the chain has no gap. I2: what a settlement charged is
-# what the ledger has. I3: a completed workflow's usage is accounted for. I5: reconcile() is empty.
-# shellcheck disable=SC2034 # used by who sources it
+# what the ledger has. I3: a completed workflow's usage is accounted for. I4: the ledger never shrinks: what it had at an
+# earlier check is there unchanged. I5: reconcile() is empty.
 broken_invariants="
 WITH entries AS (
     SELECT user_id, previous_balance, new_balance, amount,
@@ -31,5 +31,21 @@ SELECT coalesce(string_agg(what, ', '), 'nothing') FROM (
     LEFT JOIN token_balance.settlement AS s ON s.workflow_id = g.workflow_id AND s.user_id = g.user_id
     WHERE w.status = 'completed' AND g.tokens <> coalesce(s.usage_tokens, 0)
     UNION ALL
+    SELECT 'I4 entry ' || entry_id FROM (TABLE seen_ledger EXCEPT TABLE token_balance.ledger) AS gone
+    UNION ALL
     SELECT 'I5 ' || r.problem || coalesce(' ' || r.workflow_id, '') FROM token_balance.reconcile() AS r
 ) AS broken (what)"
+
+# Both take psql's arguments; who sources this has a function psql that stops at an error.
+see_ledger() { # keep a copy of what the ledger has, for the checks to come
+    psql "$@" <<'SQL'
+SET client_min_messages = warning;
+CREATE TABLE IF NOT EXISTS seen_ledger (LIKE token_balance.ledger);
+INSERT INTO seen_ledger SELECT l.* FROM token_balance.ledger AS l
+WHERE NOT EXISTS (SELECT FROM seen_ledger AS s WHERE s.entry_id = l.entry_id);
+SQL
+}
+what_breaks() { # says what breaks an invariant, or nothing; the ledger was seen before
+    psql -At "$@" -c "$broken_invariants"
+    see_ledger "$@"
+}
