@@ -38,8 +38,8 @@ pub fn prepare(accounts: usize, workflows: usize) -> Result<Client> {
     Ok(client)
 }
 
-/// I1 to I3 and I5 of issue-free states, each by a query that returns what breaks it. All in one
-/// statement, so that they hold of one state.
+/// I1 to I5, each by a query that returns what breaks it. All in one statement, so that they hold of
+/// one state.
 const INVARIANTS: &str = "
 WITH entries AS (
     SELECT user_id, entry_id, previous_balance, new_balance, amount,
@@ -66,16 +66,27 @@ SELECT 'I3 ' || g.workflow_id FROM used AS g JOIN workflows AS w ON w.id = g.wor
 LEFT JOIN token_balance.settlement AS s ON s.workflow_id = g.workflow_id AND s.user_id = g.user_id
 WHERE w.status = 'completed' AND $2::boolean AND g.tokens <> coalesce(s.usage_tokens, 0)
 UNION ALL
+SELECT 'I4 entry ' || gone.entry_id FROM (TABLE seen_ledger EXCEPT TABLE token_balance.ledger) AS gone
+UNION ALL
 SELECT 'I5 ' || r.problem FROM token_balance.reconcile() AS r
 WHERE $2::boolean OR r.problem <> 'unsettled usage'";
 
+/// I4: what the ledger had at the last check by this connection is there unchanged.
+const SEE_LEDGER: &str = "
+INSERT INTO seen_ledger SELECT l.* FROM token_balance.ledger AS l
+WHERE NOT EXISTS (SELECT FROM seen_ledger AS s WHERE s.entry_id = l.entry_id)";
+
 /// Err with what is broken. `all_settled` is whether late usage would be a fault.
 pub fn check_invariants(client: &mut Client, all_settled: bool) -> Result<()> {
+    client.batch_execute(
+        "CREATE TEMPORARY TABLE IF NOT EXISTS seen_ledger (LIKE token_balance.ledger)",
+    )?;
     let broken: Vec<String> = client
         .query(INVARIANTS, &[&OPENING, &all_settled])?
         .iter()
         .map(|row| row.get(0))
         .collect();
+    client.execute(SEE_LEDGER, &[])?;
     match broken.is_empty() {
         true => Ok(()),
         false => Err(format!("broken: {}", broken.join(", ")).into()),
@@ -87,6 +98,14 @@ pub fn sqlstate(error: &postgres::Error) -> String {
     error
         .code()
         .map_or_else(|| error.to_string(), |code| code.code().to_owned())
+}
+
+/// The SQLSTATE and all that the server says.
+pub fn describe(error: &postgres::Error) -> String {
+    let said = error
+        .as_db_error()
+        .map(|said| (said.message(), said.detail().unwrap_or_default()));
+    format!("{} {said:?}", sqlstate(error))
 }
 
 /// Errors that a client retries: serialization failure, deadlock, lock timeout.

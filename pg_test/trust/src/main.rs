@@ -3,11 +3,14 @@
 //! `trust PROGRAM [--seed N] [--size N]`; connects by PGHOST, PGPORT, PGUSER, PGDATABASE. Exit code
 //! 0 if all holds; the seed is printed and replays the run.
 
+mod bulk;
 mod database;
 mod model;
 mod race;
 
 use std::process::ExitCode;
+
+use database::describe;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,7 +27,10 @@ fn main() -> ExitCode {
         "one-workflow" => race::one_workflow(size(200)),
         "mixed" => race::mixed(seed, size(60)),
         "deadlock" => race::deadlock(seed, size(20_000)),
-        _ => Err("usage: trust model|one-workflow|mixed|deadlock [--seed N] [--size N]".into()),
+        "bulk" => bulk::run(seed, size(100)),
+        _ => {
+            Err("usage: trust model|one-workflow|mixed|deadlock|bulk [--seed N] [--size N]".into())
+        }
     };
     match result {
         Ok(report) => {
@@ -32,6 +38,10 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(problem) => {
+            let problem = match problem.downcast_ref::<postgres::Error>() {
+                Some(database) => describe(database),
+                None => problem.to_string(),
+            };
             eprintln!("{program}: FAILED with seed {seed}: {problem}");
             ExitCode::FAILURE
         }

@@ -114,8 +114,10 @@ impl Model {
         }
         let (name, outcome) = match self.rng.u32(..100) {
             0..30 => ("usage", self.use_tokens(session)),
-            30..45 => ("completion", self.complete(session)),
-            45..60 => ("settle", self.settle(session)),
+            30..40 => ("completion", self.complete(session)),
+            40..45 => ("bulk completion", self.complete_several(session)),
+            45..55 => ("settle", self.settle(session)),
+            55..60 => ("batch", self.settle_batch(session)),
             60..66 => ("credit", self.credit(session)),
             66..72 => ("refund", self.refund(session)),
             72..77 => ("adjustment", self.adjust(session)),
@@ -185,6 +187,27 @@ impl Model {
         Ok(())
     }
 
+    /// Several runs in one statement; those that were completed before are not completed again.
+    fn complete_several(&mut self, session: usize) -> Result<()> {
+        let workflows = self.several_workflows();
+        self.sessions[session].client.execute(
+            "UPDATE workflows SET status = 'completed' WHERE id = ANY ($1)",
+            &[&names(&workflows)],
+        )?;
+        for workflow in workflows {
+            if !self.seen(session).is_completed(workflow) {
+                self.overlay(session).completed.insert(workflow, true);
+                self.charge(session, workflow);
+            }
+        }
+        Ok(())
+    }
+
+    fn several_workflows(&mut self) -> Vec<usize> {
+        let count = self.rng.usize(2..8);
+        self.rng.choose_multiple(0..WORKFLOWS, count)
+    }
+
     /// What a settlement must do.
     fn charge(&mut self, session: usize, workflow: usize) -> i64 {
         let seen = self.seen(session);
@@ -210,6 +233,23 @@ impl Model {
         same(
             "tokens_used",
             answer["tokens_used"].as_i64(),
+            Some(expected),
+        )
+    }
+
+    fn settle_batch(&mut self, session: usize) -> Result<()> {
+        let workflows = self.several_workflows();
+        let row = self.sessions[session].client.query_one(
+            "SELECT coalesce(sum(charged_tokens), 0)::bigint FROM token_balance.settle_workflows($1)",
+            &[&names(&workflows)],
+        )?;
+        let mut expected = 0;
+        for workflow in workflows {
+            expected += self.charge(session, workflow);
+        }
+        same(
+            "charged_tokens of a batch",
+            Some(row.get(0)),
             Some(expected),
         )
     }
@@ -319,7 +359,11 @@ impl Model {
 
     /// The database against the oracle, all of it.
     fn compare(&mut self) -> Result<()> {
-        *self.counts.entry("comparisons").or_default() += 1;
+        let comparisons = self.counts.entry("comparisons").or_default();
+        *comparisons += 1;
+        if comparisons.is_multiple_of(20) {
+            check_invariants(&mut self.checker, false)?;
+        }
         for row in self
             .checker
             .query("SELECT id, token_balance FROM users", &[])?
@@ -372,6 +416,13 @@ impl Model {
             Some(self.committed.charged.values().sum()),
         )
     }
+}
+
+fn names(workflows: &[usize]) -> Vec<String> {
+    workflows
+        .iter()
+        .map(|workflow| format!("w{workflow}"))
+        .collect()
 }
 
 fn ids((workflow, account): Key) -> (String, String) {
