@@ -205,8 +205,7 @@ def chart(rows):
             y += 20
         y += 14
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}" '
-        'font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{y}" fill="white"/>', *parts, "</svg>", ""])
 
 

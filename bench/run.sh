@@ -204,8 +204,10 @@ B4() {
         for contender in loop backlog; do
             fresh backlog extension
             # As many commits either way.
+            # shellcheck disable=SC2016 # dollar quotes of SQL
             work='SELECT $$CALL token_balance.settle_backlog(batch_size => 10000)$$'
             if [ "$contender" = loop ]; then
+                # shellcheck disable=SC2016
                 work='SELECT $$DO $do$ DECLARE workflow text; done integer := 0; BEGIN
                     FOR workflow IN SELECT id FROM workflows LOOP
                         PERFORM settle_workflow(workflow);
