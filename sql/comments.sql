@@ -21,6 +21,7 @@ COMMENT ON VIEW token_balance.overdrawn IS 'The accounts below zero, deepest fir
 COMMENT ON COLUMN token_balance.overdrawn.user_id IS 'Account, as text.';
 COMMENT ON COLUMN token_balance.overdrawn.token_balance IS 'Its balance in tokens.';
 COMMENT ON COLUMN token_balance.overdrawn.since IS 'When it crossed zero; null if that is not in the ledger.';
+COMMENT ON FUNCTION token_balance.note_completion(pg_catalog.oid, pg_catalog.tid) IS 'In the WHEN condition of the completion triggers: notes a completed row, so that one statement is settled as one. Always true.';
 COMMENT ON FUNCTION token_balance.settle_on_completion() IS 'Trigger function on the workflow table: settles a run that completes.';
 COMMENT ON FUNCTION token_balance.record_balance_change() IS 'Trigger function on the users table: writes each change of a balance to the ledger.';
 COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only.';

@@ -13,6 +13,11 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_ledger_change_
 CREATE FUNCTION token_balance.refuse_foreign_write() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_foreign_write_wrapper';
 
+-- Evaluated in the WHEN condition of the completion triggers, as whoever completes a run: PUBLIC may.
+CREATE FUNCTION token_balance.note_completion("table" pg_catalog.oid, "row" pg_catalog.tid)
+RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_completion_wrapper';
+
 REVOKE ALL ON FUNCTION
     token_balance.settle_on_completion(),
     token_balance.record_balance_change(),

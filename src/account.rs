@@ -3,6 +3,8 @@
 //! The users table is always changed by a plain UPDATE as its owner, so the application's own
 //! triggers, constraints and generated columns hold, and the ledger's trigger writes the entry.
 
+use std::rc::Rc;
+
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
 use crate::binding::{BALANCE_COLUMN, Binding};
@@ -68,18 +70,21 @@ pub(crate) enum Refusal {
 /// Make `change` and have it written to the ledger.
 ///
 /// Errors: 27000 if a trigger, rule or policy suppressed the update; whatever the update raises.
-pub(crate) fn change(bound: &Bound, change: &Change) -> Result<Result<Changed, Refusal>> {
+pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed, Refusal>> {
+    let Some(amount) = change.amount() else {
+        return Ok(Err(Refusal::OutOfRange));
+    };
     let binding = &bound.binding;
     let (smallest, largest) = (binding.smallest_balance(), binding.largest_balance());
-    let lowest = smallest.saturating_sub(change.amount.min(0));
-    let highest = largest.saturating_sub(change.amount.max(0));
+    let lowest = smallest.saturating_sub(amount.min(0));
+    let highest = largest.saturating_sub(amount.max(0));
     let announcement = Announcement::of(change.clone());
     let outcome = {
         let _owner = RunAs::owner(binding.users.owner);
         bound.accounts.change.run(
             &[
                 Arg::Text(&change.account),
-                Arg::Int8(change.amount),
+                Arg::Int8(amount),
                 Arg::Int8(lowest),
                 Arg::Int8(highest),
             ],
@@ -91,7 +96,7 @@ pub(crate) fn change(bound: &Bound, change: &Change) -> Result<Result<Changed, R
         // Without the ledger's trigger (its owner may have disabled it) arithmetic must do.
         let previous = announcement.previous();
         return Ok(Ok(Changed {
-            previous: previous.unwrap_or(new.saturating_sub(change.amount)),
+            previous: previous.unwrap_or(new.saturating_sub(amount)),
             new,
         }));
     }

@@ -13,18 +13,20 @@ use pgrx::pg_sys;
 use crate::account;
 use crate::binding::Binding;
 use crate::catalog;
+use crate::claim;
 use crate::credit;
 use crate::error::Result;
 use crate::history;
 use crate::ledger;
 use crate::overdraft;
-use crate::settle;
 use crate::summary;
+use crate::usage;
 
 /// The binding and its statements.
 pub(crate) struct Bound {
     pub(crate) binding: Binding,
-    pub(crate) settling: settle::Statements,
+    pub(crate) usage: usage::Statements,
+    pub(crate) claims: claim::Statements,
     pub(crate) accounts: account::Statements,
     pub(crate) ledger: ledger::Statements,
     pub(crate) credits: credit::Statements,
@@ -76,7 +78,8 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
     }
     watch(&binding)?;
     let bound = Rc::new(Bound {
-        settling: settle::Statements::new(&binding),
+        usage: usage::Statements::new(&binding),
+        claims: claim::Statements::new(),
         accounts: account::Statements::new(&binding),
         ledger: ledger::Statements::new(),
         credits: credit::Statements::new(),

@@ -1,13 +1,14 @@
 //! Credits (top-ups) and refunds: tokens that are given to an account.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
 use crate::account::{self, Changed, Refusal};
 use crate::cache::Bound;
 use crate::error::{Error, Result};
-use crate::ledger::{Change, Kind};
+use crate::ledger::{Change, Kind, Part};
 use crate::lock::{lock_reference, lock_workflows};
 use crate::security::{self, RunAs};
 use crate::spi::{Arg, Snapshot, Statement};
@@ -260,13 +261,15 @@ fn give(
     let change = Change {
         kind,
         account: account.to_owned(),
-        amount,
-        workflow: workflow.map(str::to_owned),
+        parts: vec![Part {
+            amount,
+            workflow: workflow.map(str::to_owned),
+        }],
         reference: remarks.reference.clone(),
         note: remarks.note.clone(),
         actor: security::current_user(),
     };
-    match account::change(bound, &change)? {
+    match account::change(bound, Rc::new(change))? {
         Ok(Changed { previous, new }) => Ok(Given {
             account: account.to_owned(),
             amount,

@@ -5,9 +5,10 @@
 //! announces first; every other change is an adjustment.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use pgrx::pg_sys;
-use pgrx::pg_sys::{INT8OID, TEXTOID};
+use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 
 use crate::account::whole_part;
 use crate::binding::BALANCE_COLUMN;
@@ -40,24 +41,40 @@ impl Kind {
 }
 
 /// A change of one balance that the extension is about to make.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) kind: Kind,
     pub(crate) account: String,
-    /// Tokens; negative for a charge.
-    pub(crate) amount: i64,
-    pub(crate) workflow: Option<String>,
+    /// Each becomes an entry, in this order.
+    pub(crate) parts: Vec<Part>,
     /// The caller's own id of a credit or refund.
     pub(crate) reference: Option<String>,
     pub(crate) note: Option<String>,
     pub(crate) actor: pg_sys::Oid,
 }
 
+/// A part of a change: what one workflow costs, of all that an account pays at once.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Tokens; negative for a charge.
+    pub(crate) amount: i64,
+    pub(crate) workflow: Option<String>,
+}
+
+impl Change {
+    /// Tokens, over all parts; None if that is not a bigint.
+    pub(crate) fn amount(&self) -> Option<i64> {
+        self.parts
+            .iter()
+            .try_fold(0_i64, |sum, part| sum.checked_add(part.amount))
+    }
+}
+
 /// A change that was announced, and what the trigger answered to it.
 #[derive(Default)]
 struct Announced {
     /// None once the trigger has written it.
-    change: Option<Change>,
+    change: Option<Rc<Change>>,
     /// The balance that the trigger found before the change.
     previous: Option<i64>,
 }
@@ -72,7 +89,7 @@ pub(crate) struct Announcement {
 }
 
 impl Announcement {
-    pub(crate) fn of(change: Change) -> Self {
+    pub(crate) fn of(change: Rc<Change>) -> Self {
         let announced = Announced {
             change: Some(change),
             previous: None,
@@ -96,7 +113,7 @@ impl Drop for Announcement {
 }
 
 /// The announced change of `account`, once.
-fn take_announced(account: &str, previous: i64) -> Option<Change> {
+fn take_announced(account: &str, previous: i64) -> Option<Rc<Change>> {
     ANNOUNCED.with_borrow_mut(|announced| {
         let change = announced
             .change
@@ -109,6 +126,7 @@ fn take_announced(account: &str, previous: i64) -> Option<Change> {
 /// The ledger's own statements.
 pub(crate) struct Statements {
     insert: Statement,
+    insert_many: Statement,
     last_balance: Statement,
     rename_settlements: Statement,
 }
@@ -117,11 +135,28 @@ impl Statements {
     pub(crate) fn new() -> Self {
         Statements {
             insert: Statement::new(
-                "INSERT INTO token_balance.ledger \
-                 (user_id, kind, amount, previous_balance, new_balance, workflow_id, reference, \
-                 note, actor) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                &insert_sql("VALUES ($1, $2, $6, $7, $8, $9, $3, $4, $5)"),
                 &[
-                    TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+                    TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, TEXTOID,
+                ],
+            ),
+            insert_many: Statement::new(
+                &insert_sql(
+                    "SELECT $1, $2, p.amount, p.previous_balance, p.new_balance, p.workflow_id, \
+                     $3, $4, $5 FROM ROWS FROM (pg_catalog.unnest($6), pg_catalog.unnest($7), \
+                     pg_catalog.unnest($8), pg_catalog.unnest($9)) \
+                     AS p (amount, previous_balance, new_balance, workflow_id)",
+                ),
+                &[
+                    TEXTOID,
+                    TEXTOID,
+                    TEXTOID,
+                    TEXTOID,
+                    TEXTOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    TEXTARRAYOID,
                 ],
             ),
             last_balance: Statement::new(
@@ -150,44 +185,76 @@ impl Statements {
     }
 }
 
-/// One entry to be.
-struct Entry<'a> {
+fn insert_sql(rows: &str) -> String {
+    format!(
+        "INSERT INTO token_balance.ledger \
+         (user_id, kind, amount, previous_balance, new_balance, workflow_id, reference, note, \
+         actor) {rows}"
+    )
+}
+
+/// Entries to be: what they share, and the parts of a chain.
+struct Entries<'a> {
     account: &'a str,
     kind: Kind,
     previous: i64,
-    new: i64,
-    workflow: Option<&'a str>,
+    parts: &'a [Part],
     reference: Option<&'a str>,
     note: Option<&'a str>,
     actor: pg_sys::Oid,
 }
 
-impl Entry<'_> {
+impl Entries<'_> {
     fn write(&self, bound: &Bound) -> Result<()> {
-        let amount =
-            self.new
-                .checked_sub(self.previous)
-                .ok_or_else(|| Error::UnsupportedBalance {
-                    account: self.account.to_owned(),
-                    balance: self.new.to_string(),
-                })?;
         let actor = catalog::role_name(self.actor);
+        let balances = self.balances()?;
+        let mut args = vec![
+            Arg::Text(self.account),
+            Arg::Text(self.kind.sql()),
+            Arg::OptionalText(self.reference),
+            Arg::OptionalText(self.note),
+            Arg::Text(&actor),
+        ];
+        let statement = match (self.parts, &balances[..]) {
+            ([part], [previous, new]) => {
+                args.extend([
+                    Arg::Int8(part.amount),
+                    Arg::Int8(*previous),
+                    Arg::Int8(*new),
+                    Arg::OptionalText(part.workflow.as_deref()),
+                ]);
+                &bound.ledger.insert
+            }
+            (parts, balances) => {
+                let workflows = parts.iter().map(|part| part.workflow.as_deref());
+                args.extend([
+                    Arg::Int8Array(parts.iter().map(|part| part.amount).collect()),
+                    Arg::Int8Array(balances[..parts.len()].to_vec()),
+                    Arg::Int8Array(balances[1..].to_vec()),
+                    Arg::OptionalTextArray(workflows.collect()),
+                ]);
+                &bound.ledger.insert_many
+            }
+        };
         let _owner = RunAs::owner(bound.binding.extension_owner);
-        bound.ledger.insert.run(
-            &[
-                Arg::Text(self.account),
-                Arg::Text(self.kind.sql()),
-                Arg::Int8(amount),
-                Arg::Int8(self.previous),
-                Arg::Int8(self.new),
-                Arg::OptionalText(self.workflow),
-                Arg::OptionalText(self.reference),
-                Arg::OptionalText(self.note),
-                Arg::Text(&actor),
-            ],
-            Snapshot::Statement,
-        )?;
-        Ok(())
+        statement.run(&args, Snapshot::Statement).map(|_| ())
+    }
+
+    /// The balance before the first part and after each.
+    fn balances(&self) -> Result<Vec<i64>> {
+        let mut balance = self.previous;
+        let mut balances = vec![balance];
+        for part in self.parts {
+            balance = balance.checked_add(part.amount).ok_or_else(|| {
+                let balance = i128::from(balance) + i128::from(part.amount);
+                Error::UnsupportedBalance {
+                    account: self.account.to_owned(),
+                    balance: balance.to_string(),
+                }
+            })?;
+            balances.push(balance);
+        }
+        Ok(balances)
     }
 }
 
@@ -246,25 +313,21 @@ fn record_update(bound: &Bound, account: &str, previous: i64, new: i64) -> Resul
     let Some(change) = take_announced(account, previous) else {
         return adjust(bound, account, previous, new, None);
     };
-    let announced_new = previous.saturating_add(change.amount);
-    if previous != announced_new {
-        Entry {
-            account,
-            kind: change.kind,
-            previous,
-            new: announced_new,
-            workflow: change.workflow.as_deref(),
-            reference: change.reference.as_deref(),
-            note: change.note.as_deref(),
-            actor: change.actor,
-        }
-        .write(bound)?;
+    Entries {
+        account,
+        kind: change.kind,
+        previous,
+        parts: &change.parts,
+        reference: change.reference.as_deref(),
+        note: change.note.as_deref(),
+        actor: change.actor,
     }
+    .write(bound)?;
     // A BEFORE trigger of the application may have changed the amount: that part is its own.
     adjust(
         bound,
         account,
-        announced_new,
+        previous.saturating_add(change.amount().unwrap_or_default()),
         new,
         Some("changed by a trigger on the users table"),
     )
@@ -327,16 +390,23 @@ fn adjust(bound: &Bound, account: &str, previous: i64, new: i64, note: Option<&s
     if previous == new {
         return Ok(());
     }
-    let actor = security::current_user();
-    Entry {
+    let amount = new
+        .checked_sub(previous)
+        .ok_or_else(|| Error::UnsupportedBalance {
+            account: account.to_owned(),
+            balance: new.to_string(),
+        })?;
+    Entries {
         account,
         kind: Kind::Adjustment,
         previous,
-        new,
-        workflow: None,
+        parts: &[Part {
+            amount,
+            workflow: None,
+        }],
         reference: None,
         note,
-        actor,
+        actor: security::current_user(),
     }
     .write(bound)
 }

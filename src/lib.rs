@@ -9,6 +9,9 @@ mod api;
 mod binding;
 mod cache;
 mod catalog;
+mod charge;
+mod claim;
+mod completion;
 mod credit;
 mod error;
 mod history;
@@ -24,7 +27,7 @@ mod settle;
 mod spi;
 mod sqlstate;
 mod summary;
-mod trigger;
+mod usage;
 
 use pgrx::prelude::*;
 use pgrx::{extension_sql_file, pg_sys};
@@ -51,10 +54,15 @@ pub extern "C-unwind" fn _PG_init() {
     // pgrx appends a backtrace to DETAIL where RUST_BACKTRACE is in the server's environment. DETAIL
     // is for users. SAFETY: a backend has one thread.
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
-    // SAFETY: both callbacks are functions of this library, which is never unloaded.
+    // SAFETY: the callbacks are functions of this library, which is never unloaded.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(cache::on_invalidation), pg_sys::Datum::from(0));
         pg_sys::RegisterXactCallback(Some(lock::at_transaction_end), std::ptr::null_mut());
+        pg_sys::RegisterXactCallback(Some(completion::at_transaction_end), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(
+            Some(completion::at_subtransaction_end),
+            std::ptr::null_mut(),
+        );
     }
 }
 

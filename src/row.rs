@@ -122,14 +122,23 @@ pub(crate) struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// A column of the row as it is now; None if it is null or missing.
-    pub(crate) fn new_text(&self, column: &str) -> Option<String> {
-        let tuple = if self.is_update {
+    /// Where the row is, as it is now.
+    pub(crate) fn spot(&self) -> Spot {
+        // SAFETY: the server opened the relation; a tuple that it gives to a trigger has a place.
+        unsafe { Spot::new((*self.data.tg_relation).rd_id, (*self.new_tuple()).t_self) }
+    }
+
+    fn new_tuple(&self) -> pg_sys::HeapTuple {
+        if self.is_update {
             self.data.tg_newtuple
         } else {
             self.data.tg_trigtuple
-        };
-        self.text(tuple, column)
+        }
+    }
+
+    /// A column of the row as it is now; None if it is null or missing.
+    pub(crate) fn new_text(&self, column: &str) -> Option<String> {
+        self.text(self.new_tuple(), column)
     }
 
     /// A column of the row as it was before an UPDATE.
@@ -147,17 +156,134 @@ impl Row<'_> {
     }
 
     fn text(&self, tuple: pg_sys::HeapTuple, column: &str) -> Option<String> {
-        let name = c_string(column);
-        // SAFETY: the tuple is the trigger's own, of the relation's descriptor; a column that does
-        // not exist has a number below 1.
+        // SAFETY: the tuple is the trigger's own, of the relation's descriptor.
+        unsafe { text_of(tuple, (*self.data.tg_relation).rd_att, column) }
+    }
+}
+
+/// The text of a tuple's column; None if it is null, or missing.
+///
+/// # Safety
+/// `tuple` is null or of the descriptor.
+unsafe fn text_of(
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+    column: &str,
+) -> Option<String> {
+    let name = c_string(column);
+    // SAFETY: as the caller promises; a column that does not exist has a number below 1.
+    unsafe {
+        let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+        if tuple.is_null() || number < 1 {
+            return None;
+        }
+        column_text(tuple, descriptor, number)
+    }
+}
+
+/// Where a row version is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Spot {
+    pub(crate) table: pg_sys::Oid,
+    block: (u16, u16),
+    item: u16,
+}
+
+impl Spot {
+    pub(crate) fn new(table: pg_sys::Oid, row: pg_sys::ItemPointerData) -> Self {
+        Spot {
+            table,
+            block: (row.ip_blkid.bi_hi, row.ip_blkid.bi_lo),
+            item: row.ip_posid,
+        }
+    }
+
+    fn item_pointer(&self) -> pg_sys::ItemPointerData {
+        pg_sys::ItemPointerData {
+            ip_blkid: pg_sys::BlockIdData {
+                bi_hi: self.block.0,
+                bi_lo: self.block.1,
+            },
+            ip_posid: self.item,
+        }
+    }
+}
+
+/// Reads rows of one table where they are, without a snapshot.
+pub(crate) struct StoredRows {
+    relation: pg_sys::Relation,
+    blocks: pg_sys::BlockNumber,
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+impl StoredRows {
+    pub(crate) fn of(table: pg_sys::Oid) -> Self {
+        // SAFETY: the table is a part of a bound one, so it is there while its trigger fires. The
+        // lock that is held to the end of the transaction is as weak as a reader's.
         unsafe {
-            let descriptor = (*self.data.tg_relation).rd_att;
-            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
-            if tuple.is_null() || number < 1 {
+            let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+            let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+            // A partitioned table has no rows of its own.
+            let blocks = if (*relation).rd_tableam.is_null() {
+                0
+            } else {
+                pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM)
+            };
+            StoredRows {
+                relation,
+                blocks,
+                slot,
+            }
+        }
+    }
+
+    /// The row version at `spot`, if this transaction has written it and not rolled it back.
+    pub(crate) fn written_by_this_transaction(&mut self, spot: &Spot) -> Option<StoredRow<'_>> {
+        let mut place = spot.item_pointer();
+        let block = u32::from(spot.block.0) << 16 | u32::from(spot.block.1);
+        if spot.item == 0 || block >= self.blocks {
+            return None;
+        }
+        // SAFETY: the relation is open and the slot is its own; the access method finds no row at a
+        // place that has none. Any version is asked for, so its inserter is looked at.
+        unsafe {
+            let fetch = (*(*self.relation).rd_tableam).tuple_fetch_row_version?;
+            let any = &raw mut pg_sys::SnapshotAnyData;
+            if !fetch(self.relation, &mut place, any, self.slot) {
                 return None;
             }
-            column_text(tuple, descriptor, number)
+            let tuple = pg_sys::ExecFetchSlotHeapTuple(self.slot, false, std::ptr::null_mut());
+            let inserter = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
+            pg_sys::TransactionIdIsCurrentTransactionId(inserter)
+                .then_some(StoredRow { tuple, rows: self })
         }
+    }
+}
+
+impl Drop for StoredRows {
+    fn drop(&mut self) {
+        // While an error unwinds, the abort that follows releases both.
+        if !std::thread::panicking() {
+            // SAFETY: made by `of`, dropped once; the lock stays.
+            unsafe {
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+                pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
+            }
+        }
+    }
+}
+
+/// A row version in its table.
+pub(crate) struct StoredRow<'a> {
+    tuple: pg_sys::HeapTuple,
+    rows: &'a StoredRows,
+}
+
+impl StoredRow<'_> {
+    /// A column; None if it is null or missing.
+    pub(crate) fn text(&self, column: &str) -> Option<String> {
+        // SAFETY: the tuple lives in the slot, which this value borrows.
+        unsafe { text_of(self.tuple, (*self.rows.relation).rd_att, column) }
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum Arg<'a> {
     /// A timestamp with time zone, in microseconds since 2000 (UTC) as the server counts.
     OptionalTimestamp(Option<pg_sys::TimestampTz>),
     TextArray(&'a [String]),
+    OptionalTextArray(Vec<Option<&'a str>>),
+    Int8Array(Vec<i64>),
 }
 
 impl Arg<'_> {
@@ -32,7 +34,8 @@ impl Arg<'_> {
             Arg::Int4(_) => pg_sys::INT4OID,
             Arg::Int8(_) => pg_sys::INT8OID,
             Arg::OptionalTimestamp(_) => pg_sys::TIMESTAMPTZOID,
-            Arg::TextArray(_) => pg_sys::TEXTARRAYOID,
+            Arg::TextArray(_) | Arg::OptionalTextArray(_) => pg_sys::TEXTARRAYOID,
+            Arg::Int8Array(_) => pg_sys::INT8ARRAYOID,
         }
     }
 
@@ -43,7 +46,12 @@ impl Arg<'_> {
             Arg::Int4(number) => number.into_datum(),
             Arg::Int8(number) => number.into_datum(),
             Arg::OptionalTimestamp(moment) => moment.map(pg_sys::Datum::from),
-            Arg::TextArray(texts) => texts.to_vec().into_datum(),
+            Arg::TextArray(texts) => {
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                texts.into_datum()
+            }
+            Arg::OptionalTextArray(texts) => texts.clone().into_datum(),
+            Arg::Int8Array(numbers) => numbers.clone().into_datum(),
         }
     }
 }
@@ -67,6 +75,10 @@ pub(crate) struct Row(Vec<Option<String>>);
 impl Row {
     pub(crate) fn get(&self, column: usize) -> Option<&str> {
         self.0.get(column).and_then(|value| value.as_deref())
+    }
+
+    pub(crate) fn owned(&self, column: usize) -> Option<String> {
+        self.get(column).map(str::to_owned)
     }
 
     /// The text of a column that is known not to be null; empty if it is.

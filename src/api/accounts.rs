@@ -14,8 +14,8 @@ use crate::credit::{self, Given, Remarks};
 use crate::error::{Error, Result};
 use crate::history;
 use crate::overdraft;
-use crate::settle;
 use crate::summary;
+use crate::usage;
 
 /// A summary reaches back a century at most.
 const MOST_DAYS: i32 = 36_500;
@@ -164,7 +164,7 @@ fn refund_workflow(
     let amount = amount.map(|amount| tokens("amount", &amount)).transpose()?;
     let remarks = remarks(reference, note)?;
     let outcome = credit::refund(&bound, &workflow, amount, &remarks)?;
-    if outcome.is_none() && !settle::is_known(&bound, &workflow)? {
+    if outcome.is_none() && !usage::is_known(&bound, &workflow)? {
         return Err(Error::UnknownWorkflow { workflow }.into());
     }
     let (given, replayed) = match outcome {

@@ -9,10 +9,12 @@ use serde::Serialize;
 use super::{at_least_one, refuse_read_only, required, to_json};
 use crate::account;
 use crate::cache::{self, Bound};
+use crate::charge::Charge;
 use crate::error::{Error, Result};
 use crate::pending;
-use crate::settle::{self, Asked, Charge};
+use crate::settle::{self, Asked};
 use crate::spi::MayCommit;
+use crate::usage;
 
 /// How a settlement ended.
 #[derive(Serialize)]
@@ -102,7 +104,7 @@ fn settle_one(id: Option<&str>) -> Result<JsonB> {
         accounts = one.accounts;
         has_usage = one.has_usage;
     }
-    if !has_usage && !settle::workflow_exists(&bound, &workflow)? {
+    if !has_usage && !usage::workflow_exists(&bound, &workflow)? {
         return Err(Error::UnknownWorkflow { workflow });
     }
     let answer = answer(&bound, workflow, has_usage, accounts, charges)?;
@@ -176,7 +178,7 @@ fn settle_workflows(
     let mut workflows: Vec<_> = ids.iter().map(|id| bound.binding.workflow_id(id)).collect();
     let (charges, settled) = settle::settle(&bound, &mut workflows, &Asked::Caller)?;
     for (workflow, settled) in workflows.iter().zip(settled) {
-        if !settled.has_usage && !settle::workflow_exists(&bound, workflow)? {
+        if !settled.has_usage && !usage::workflow_exists(&bound, workflow)? {
             return Err(Error::UnknownWorkflow {
                 workflow: workflow.clone(),
             }

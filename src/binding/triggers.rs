@@ -44,16 +44,16 @@ impl Binding {
 }
 
 fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<Trigger<'a>> {
+    // Noted last, so that only rows whose event is queued are (see completion.rs).
+    let noted = "token_balance.note_completion(NEW.tableoid, NEW.ctid)";
     let trigger = |name, event: &str, condition: Option<String>| Trigger {
         name,
         table: &workflows.table,
         definition: format!(
-            "AFTER {event} ON {} DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW {} \
+            "AFTER {event} ON {} DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW WHEN ({}) \
              EXECUTE FUNCTION token_balance.settle_on_completion()",
             workflows.table.sql,
-            condition
-                .map(|condition| format!("WHEN ({condition})"))
-                .unwrap_or_default()
+            condition.map_or(noted.into(), |condition| format!("{condition} AND {noted}"))
         ),
         is_constraint: true,
     };

@@ -1,0 +1,124 @@
+//! Charging: what was claimed is deducted from the balances, one UPDATE an account for all of its
+//! workflows.
+
+use std::rc::Rc;
+
+use pgrx::PgLogLevel;
+
+use crate::account::{self, Changed, Refusal};
+use crate::cache::Bound;
+use crate::claim::{self, Claim};
+use crate::error::{Error, Result};
+use crate::ledger::{Change, Kind, Part};
+use crate::security;
+use crate::settle::Asked;
+
+/// What one settlement took from one account.
+#[derive(Clone, Debug)]
+pub(crate) struct Charge {
+    pub(crate) workflow: String,
+    pub(crate) account: String,
+    /// Tokens, above 0.
+    pub(crate) tokens: i64,
+    pub(crate) previous_balance: i64,
+    pub(crate) new_balance: i64,
+}
+
+/// Deduct all claims, accounts in order. The claims of an account that are bad are given back.
+pub(crate) fn charge(bound: &Bound, mut claims: Vec<Claim>, asked: &Asked) -> Result<Vec<Charge>> {
+    claims.sort_unstable();
+    let mut charges = Vec::with_capacity(claims.len());
+    for claims in claims.chunk_by(|a, b| a.account == b.account) {
+        charge_account(bound, claims, asked, &mut charges)?;
+    }
+    Ok(charges)
+}
+
+fn charge_account(
+    bound: &Bound,
+    claims: &[Claim],
+    asked: &Asked,
+    charges: &mut Vec<Charge>,
+) -> Result<()> {
+    match deduct(bound, claims)? {
+        Ok(changed) => {
+            charges.extend(charges_of(claims, changed));
+            Ok(())
+        }
+        // Together they are too much: charge as many of them as the column has room for.
+        Err(Refusal::OutOfRange) if claims.len() > 1 => {
+            for claim in claims {
+                charge_account(bound, std::slice::from_ref(claim), asked, charges)?;
+            }
+            Ok(())
+        }
+        Err(refusal) => claims
+            .iter()
+            .try_for_each(|claim| refuse(bound, claim, refusal, asked)),
+    }
+}
+
+/// One UPDATE of the account.
+fn deduct(bound: &Bound, claims: &[Claim]) -> Result<Result<Changed, Refusal>> {
+    let Some(first) = claims.first() else {
+        return Ok(Err(Refusal::UnknownAccount));
+    };
+    let parts = claims.iter().map(|claim| Part {
+        amount: -claim.tokens,
+        workflow: Some(claim.workflow.clone()),
+    });
+    let change = Change {
+        kind: Kind::Settlement,
+        account: first.account.clone(),
+        parts: parts.collect(),
+        reference: None,
+        note: None,
+        actor: security::current_user(),
+    };
+    account::change(bound, Rc::new(change))
+}
+
+/// The charges one after another, as the ledger has them.
+fn charges_of(claims: &[Claim], changed: Changed) -> impl Iterator<Item = Charge> {
+    let mut balance = changed.previous;
+    let last = claims.len() - 1;
+    claims.iter().enumerate().map(move |(at, claim)| {
+        let previous_balance = balance;
+        balance = if at == last {
+            changed.new
+        } else {
+            balance - claim.tokens
+        };
+        Charge {
+            workflow: claim.workflow.clone(),
+            account: claim.account.clone(),
+            tokens: claim.tokens,
+            previous_balance,
+            new_balance: balance,
+        }
+    })
+}
+
+fn refuse(bound: &Bound, claim: &Claim, refusal: Refusal, asked: &Asked) -> Result<()> {
+    let workflow = claim.workflow.clone();
+    let account = claim.account.clone();
+    let tokens = i128::from(claim.tokens);
+    let error = match refusal {
+        Refusal::UnknownAccount => Error::UsageOfUnknownAccount {
+            workflow,
+            account,
+            tokens,
+        },
+        Refusal::OutOfRange => Error::BalanceOutOfRange {
+            workflow,
+            account,
+            tokens,
+        },
+    };
+    if !asked.goes_on(&error) {
+        return Err(error);
+    }
+    claim::release(bound, claim)?;
+    error.report(PgLogLevel::WARNING);
+    Ok(())
+}

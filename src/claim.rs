@@ -1,0 +1,200 @@
+//! Claims: settlement rows say what of a workflow's usage is accounted for. Who has claimed tokens
+//! there must deduct them.
+
+use std::collections::{HashMap, HashSet};
+
+use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
+
+use crate::cache::Bound;
+use crate::error::Result;
+use crate::security::RunAs;
+use crate::spi::{Arg, Snapshot, Statement, texts};
+
+/// The statements on settlement rows.
+pub(crate) struct Statements {
+    settled: Statement,
+    settled_of_many: Statement,
+    claim: Statement,
+    claim_many: Statement,
+    release: Statement,
+    forget: Statement,
+}
+
+impl Statements {
+    pub(crate) fn new() -> Self {
+        Statements {
+            settled: Statement::new(
+                "SELECT s.user_id, s.usage_tokens FROM token_balance.settlement AS s \
+                 WHERE s.workflow_id OPERATOR(pg_catalog.=) $1",
+                &[TEXTOID],
+            ),
+            settled_of_many: Statement::new(
+                "SELECT s.workflow_id, s.user_id, s.usage_tokens \
+                 FROM pg_catalog.unnest($1) AS k (id) JOIN token_balance.settlement AS s \
+                 ON s.workflow_id OPERATOR(pg_catalog.=) k.id",
+                &[TEXTARRAYOID],
+            ),
+            claim: Statement::new(
+                &claim_sql("VALUES ($1, $2, $3, $4"),
+                &[TEXTOID, TEXTOID, INT8OID, INT8OID],
+            ),
+            claim_many: Statement::new(
+                &claim_sql("SELECT c.workflow_id, c.user_id, c.usage_tokens, c.charged_tokens"),
+                &[TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID],
+            ),
+            forget: Statement::new(
+                "DELETE FROM token_balance.settlement AS s \
+                 WHERE s.workflow_id OPERATOR(pg_catalog.=) $1 \
+                 AND s.user_id OPERATOR(pg_catalog.=) $2 \
+                 AND s.usage_tokens OPERATOR(pg_catalog.=) $3",
+                &[TEXTOID, TEXTOID, INT8OID],
+            ),
+            release: Statement::new(
+                "UPDATE token_balance.settlement AS s \
+                 SET usage_tokens = s.usage_tokens OPERATOR(pg_catalog.-) $3, \
+                 charged_tokens = s.charged_tokens OPERATOR(pg_catalog.-) $3 \
+                 WHERE s.workflow_id OPERATOR(pg_catalog.=) $1 \
+                 AND s.user_id OPERATOR(pg_catalog.=) $2",
+                &[TEXTOID, TEXTOID, INT8OID],
+            ),
+        }
+    }
+}
+
+/// Insert, or add to what is there if that is still as it was read: one statement either way, so
+/// that rows are locked in the order in which they are given.
+fn claim_sql(values: &str) -> String {
+    let from = if values.starts_with("SELECT") {
+        " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
+         pg_catalog.unnest($3), pg_catalog.unnest($4)) \
+         AS c (workflow_id, user_id, usage_tokens, charged_tokens)"
+    } else {
+        ")"
+    };
+    format!(
+        "INSERT INTO token_balance.settlement AS s \
+         (workflow_id, user_id, usage_tokens, charged_tokens, first_settled_at, last_settled_at) \
+         {values}, pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(){from} \
+         ON CONFLICT (workflow_id, user_id) DO UPDATE \
+         SET usage_tokens = EXCLUDED.usage_tokens, \
+         charged_tokens = s.charged_tokens OPERATOR(pg_catalog.+) EXCLUDED.charged_tokens, \
+         first_settled_at = COALESCE(s.first_settled_at, EXCLUDED.first_settled_at), \
+         last_settled_at = EXCLUDED.last_settled_at \
+         WHERE s.usage_tokens OPERATOR(pg_catalog.=) \
+         (EXCLUDED.usage_tokens OPERATOR(pg_catalog.-) EXCLUDED.charged_tokens) \
+         RETURNING s.workflow_id, s.user_id"
+    )
+}
+
+/// Tokens of one workflow that this transaction has taken to charge to one account.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Claim {
+    pub(crate) account: String,
+    pub(crate) workflow: String,
+    /// Above 0.
+    pub(crate) tokens: i64,
+    /// What the settlement row accounted for before; None if there was no row.
+    pub(crate) settled: Option<i64>,
+}
+
+impl Claim {
+    fn usage_tokens(&self) -> i64 {
+        self.settled.unwrap_or_default() + self.tokens
+    }
+}
+
+/// Tokens accounted for, by account.
+pub(crate) type Settled = HashMap<String, i64>;
+
+/// What is accounted for of each of `workflows` that has a settlement.
+pub(crate) fn read_settled(
+    bound: &Bound,
+    workflows: &[String],
+) -> Result<HashMap<String, Settled>> {
+    let mut all: HashMap<String, Settled> = HashMap::new();
+    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let statements = &bound.claims;
+    if let [workflow] = workflows {
+        let outcome = statements
+            .settled
+            .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
+        let settled: Settled = outcome
+            .rows
+            .iter()
+            .map(|row| (row.text(0).to_owned(), row.number(1).unwrap_or_default()))
+            .collect();
+        if !settled.is_empty() {
+            all.insert(workflow.clone(), settled);
+        }
+        return Ok(all);
+    }
+    let outcome = statements
+        .settled_of_many
+        .run(&[Arg::TextArray(workflows)], Snapshot::Latest)?;
+    for row in &outcome.rows {
+        all.entry(row.text(0).to_owned())
+            .or_default()
+            .insert(row.text(1).to_owned(), row.number(2).unwrap_or_default());
+    }
+    Ok(all)
+}
+
+/// Write claims, in their order. Those come back whose settlement row was not as it was read: who
+/// comes second must look again.
+pub(crate) fn write(bound: &Bound, claims: Vec<Claim>) -> Result<(Vec<Claim>, Vec<Claim>)> {
+    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let statements = &bound.claims;
+    match &claims[..] {
+        [] => Ok((claims, Vec::new())),
+        [claim] => {
+            let args = [
+                Arg::Text(&claim.workflow),
+                Arg::Text(&claim.account),
+                Arg::Int8(claim.usage_tokens()),
+                Arg::Int8(claim.tokens),
+            ];
+            let outcome = statements.claim.run(&args, Snapshot::Statement)?;
+            Ok(match outcome.processed {
+                1 => (claims, Vec::new()),
+                _ => (Vec::new(), claims),
+            })
+        }
+        _ => {
+            let column = |value: fn(&Claim) -> &String| claims.iter().map(value).cloned();
+            let outcome = statements.claim_many.run(
+                &[
+                    Arg::TextArray(&column(|claim| &claim.workflow).collect::<Vec<_>>()),
+                    Arg::TextArray(&column(|claim| &claim.account).collect::<Vec<_>>()),
+                    Arg::Int8Array(claims.iter().map(Claim::usage_tokens).collect()),
+                    Arg::Int8Array(claims.iter().map(|claim| claim.tokens).collect()),
+                ],
+                Snapshot::Statement,
+            )?;
+            if outcome.processed == claims.len() as u64 {
+                return Ok((claims, Vec::new()));
+            }
+            let written: HashSet<_> = texts(&outcome.rows, 0)
+                .into_iter()
+                .zip(texts(&outcome.rows, 1))
+                .collect();
+            Ok(claims.into_iter().partition(|claim| {
+                written.contains(&(claim.workflow.clone(), claim.account.clone()))
+            }))
+        }
+    }
+}
+
+/// Give back a claim whose charge was bad, so that a later settlement takes it.
+pub(crate) fn release(bound: &Bound, claim: &Claim) -> Result<()> {
+    let statement = match claim.settled {
+        None => &bound.claims.forget,
+        Some(_) => &bound.claims.release,
+    };
+    let args = [
+        Arg::Text(&claim.workflow),
+        Arg::Text(&claim.account),
+        Arg::Int8(claim.tokens),
+    ];
+    let _owner = RunAs::owner(bound.binding.extension_owner);
+    statement.run(&args, Snapshot::Statement).map(|_| ())
+}

@@ -1,0 +1,250 @@
+//! The triggers on the workflow table: runs that complete are settled, once a statement.
+//!
+//! A row-level AFTER trigger fires for one row after the other, and to settle each by itself would
+//! lock accounts in the order of the rows: two bulk statements could meet in a deadlock, and an
+//! account that has many runs in one statement would be updated for each of them.
+//!
+//! So the triggers' WHEN condition, which the server evaluates as it queues a row's event, notes
+//! where the row is ([`note_completion`]). The first event to fire settles all that is noted, in the
+//! order that everybody keeps; the events after it find theirs done, unless something was written
+//! in between.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::binding::{Binding, Payer, Workflows};
+use crate::cache::{self, Bound};
+use crate::error::Result;
+use crate::row::{Spot, StoredRows, TriggerCall, trigger_function};
+use crate::settle::{Asked, settle};
+
+/// A row whose event is queued.
+struct Noted {
+    spot: Spot,
+    subtransaction: pg_sys::SubTransactionId,
+}
+
+/// A row that was settled before its event fired.
+struct Done {
+    /// The command that came next then.
+    command: pg_sys::CommandId,
+    subtransaction: pg_sys::SubTransactionId,
+}
+
+#[derive(Default)]
+struct Notes {
+    noted: Vec<Noted>,
+    done: HashMap<Spot, Done>,
+}
+
+thread_local! {
+    static NOTES: RefCell<Notes> = RefCell::default();
+}
+
+/// `token_balance.note_completion(oid, tid) → true`, in the WHEN condition of the completion
+/// triggers: note that the row at this place of this table is about to fire one.
+///
+/// Everybody who updates the workflow table evaluates it, so everybody may call it. What is noted is
+/// settled only if this transaction wrote that row and it is completed.
+#[pg_extern(sql = false)]
+fn note_completion(
+    table: Option<pg_sys::Oid>,
+    row: Option<pg_sys::ItemPointerData>,
+) -> Result<bool, ErrorReport> {
+    if let (Some(table), Some(row)) = (table, row) {
+        let noted = Noted {
+            spot: Spot::new(table, row),
+            subtransaction: current_subtransaction(),
+        };
+        NOTES.with_borrow_mut(|notes| notes.noted.push(noted));
+    }
+    Ok(true)
+}
+
+trigger_function!(
+    settle_on_completion_wrapper,
+    pg_finfo_settle_on_completion_wrapper,
+    "token_balance.settle_on_completion",
+    settle_on_completion
+);
+
+/// Trigger on the workflow table, AFTER INSERT OR UPDATE FOR EACH ROW: settle the row's workflow,
+/// and with it all that are noted. Which rows are completed is the WHEN condition of the triggers
+/// that attach makes.
+///
+/// A charge that is bad (unknown account, out of range) is a WARNING and stays unsettled. Errors:
+/// 39P01 if fired otherwise, 42809 on any other table, 55000 if nothing is attached.
+fn settle_on_completion(call: &TriggerCall) -> Result<()> {
+    let row = call.row()?;
+    if is_done(&row.spot()) {
+        return Ok(());
+    }
+    let bound = cache::bound_and_locked()?;
+    let binding = &bound.binding;
+    let workflows = match &binding.workflows {
+        Some(workflows) if bound.is_part_of(call.relation(), workflows.table.oid)? => workflows,
+        _ => return Err(call.foreign()),
+    };
+    let mut runs = Runs::default();
+    runs.add(binding, workflows, |column| row.new_text(column));
+    let also = take_noted(&row.spot());
+    runs.add_noted(&bound, workflows, &also)?;
+    let mut ids: Vec<_> = runs.payers.keys().cloned().collect();
+    let payers = runs.payers;
+    settle(&bound, &mut ids, &Asked::Completion { payers })?;
+    remember_done(also);
+    Ok(())
+}
+
+/// Workflows to be settled, each with the account that its row names.
+#[derive(Default)]
+struct Runs {
+    payers: HashMap<String, Option<String>>,
+}
+
+impl Runs {
+    fn add(
+        &mut self,
+        binding: &Binding,
+        workflows: &Workflows,
+        text: impl Fn(&str) -> Option<String>,
+    ) {
+        // A null id names no workflow, and one that the usage column's type cannot hold has no
+        // usage.
+        let Some(workflow) = text(&workflows.key.column.name)
+            .and_then(|id| binding.usage_workflow.key_type.canonical(&id))
+        else {
+            return;
+        };
+        let payer = match &binding.payer {
+            Payer::Workflow(key) => text(&key.column.name),
+            Payer::Usage(_) => None,
+        };
+        // Of several rows of one workflow, the first that names an account.
+        let known = self.payers.entry(workflow).or_default();
+        if known.is_none() {
+            *known = payer;
+        }
+    }
+
+    /// Add the rows at `spots` that are what a note promises.
+    fn add_noted(&mut self, bound: &Bound, workflows: &Workflows, spots: &[Spot]) -> Result<()> {
+        for spots in spots.chunk_by(|a, b| a.table == b.table) {
+            let table = spots[0].table;
+            if !bound.is_part_of(table, workflows.table.oid)? {
+                continue;
+            }
+            let mut rows = StoredRows::of(table);
+            for spot in spots {
+                let Some(row) = rows.written_by_this_transaction(spot) else {
+                    continue;
+                };
+                if is_completed(&bound.binding, workflows, |column| row.text(column)) {
+                    self.add(&bound.binding, workflows, |column| row.text(column));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a row is completed, as [`Binding::completed_sql`] says it in SQL.
+fn is_completed(
+    binding: &Binding,
+    workflows: &Workflows,
+    text: impl Fn(&str) -> Option<String>,
+) -> bool {
+    match (&workflows.completed_at, &workflows.status) {
+        (Some(column), _) => text(&column.name).is_some(),
+        (None, Some(column)) => text(&column.name).is_some_and(|status| {
+            // A cast of char(n) to text drops what pads it.
+            let status = match column.base_type {
+                pg_sys::BPCHAROID => status.trim_end_matches(' '),
+                _ => &status,
+            };
+            let statuses = &binding.spec.completed_statuses;
+            statuses.iter().any(|completed| completed == status)
+        }),
+        (None, None) => true,
+    }
+}
+
+/// All that is noted, once, without the row that fires now.
+fn take_noted(firing: &Spot) -> Vec<Spot> {
+    let noted = NOTES.with_borrow_mut(|notes| std::mem::take(&mut notes.noted));
+    noted
+        .into_iter()
+        .map(|noted| noted.spot)
+        .filter(|spot| spot != firing)
+        .collect()
+}
+
+fn remember_done(spots: Vec<Spot>) {
+    if spots.is_empty() {
+        return;
+    }
+    let (command, subtransaction) = (current_command(), current_subtransaction());
+    let done = |spot| {
+        let done = Done {
+            command,
+            subtransaction,
+        };
+        (spot, done)
+    };
+    NOTES.with_borrow_mut(|notes| notes.done.extend(spots.into_iter().map(done)));
+}
+
+/// Whether the row was settled and this transaction has written nothing since: an AFTER trigger of
+/// the application may have added usage.
+fn is_done(spot: &Spot) -> bool {
+    let done = NOTES.with_borrow_mut(|notes| notes.done.remove(spot));
+    done.is_some_and(|done| done.command == current_command())
+}
+
+fn current_command() -> pg_sys::CommandId {
+    // SAFETY: reads a backend variable; `false` does not use the command id up.
+    unsafe { pg_sys::GetCurrentCommandId(false) }
+}
+
+fn current_subtransaction() -> pg_sys::SubTransactionId {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// Called by the server when a subtransaction ends. What was noted or settled in one that aborts was
+/// not: in it or inside it, that is, since their ids only grow.
+pub(crate) extern "C-unwind" fn at_subtransaction_end(
+    event: pg_sys::SubXactEvent::Type,
+    subtransaction: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut std::ffi::c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        NOTES.with_borrow_mut(|notes| {
+            notes
+                .noted
+                .retain(|noted| noted.subtransaction < subtransaction);
+            notes
+                .done
+                .retain(|_, done| done.subtransaction < subtransaction);
+        });
+    }
+}
+
+/// Called by the server when a transaction ends: it leaves no notes.
+pub(crate) extern "C-unwind" fn at_transaction_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
+    use pg_sys::XactEvent::*;
+    if matches!(
+        event,
+        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE
+    ) {
+        NOTES.take();
+    }
+}

@@ -1,0 +1,175 @@
+//! Usage: what workflows have used, by the account that pays.
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys::{TEXTARRAYOID, TEXTOID};
+
+use crate::binding::{Binding, Payer};
+use crate::cache::Bound;
+use crate::error::Result;
+use crate::security::RunAs;
+use crate::spi::{Arg, Snapshot, Statement};
+
+/// The statements on usage and workflow rows, for one binding.
+pub(crate) struct Statements {
+    of_one: Statement,
+    of_many: Statement,
+    payers: Option<Statement>,
+    workflow_exists: Option<Statement>,
+}
+
+impl Statements {
+    pub(crate) fn new(binding: &Binding) -> Self {
+        Statements {
+            of_one: Statement::new(&of_one_sql(binding), &[TEXTOID]),
+            of_many: Statement::new(&of_many_sql(binding), &[TEXTARRAYOID]),
+            payers: payers_sql(binding).map(|sql| Statement::new(&sql, &[TEXTOID])),
+            workflow_exists: workflow_exists_sql(binding)
+                .map(|sql| Statement::new(&sql, &[TEXTOID])),
+        }
+    }
+}
+
+/// One row an account with its tokens. With an account column, rows without an account are
+/// nobody's: they make the workflow known and are never charged.
+fn of_one_sql(binding: &Binding) -> String {
+    let tokens = binding.tokens_sql("u");
+    let from = format!(
+        "FROM {} AS u WHERE u.{} OPERATOR(pg_catalog.=) $1::{}",
+        binding.usage.sql,
+        binding.usage_workflow.sql(),
+        binding.usage_workflow.key_type.sql()
+    );
+    match &binding.payer {
+        Payer::Usage(_) => {
+            format!(
+                "SELECT {}, {tokens} {from} GROUP BY 1",
+                binding.account_sql("u")
+            )
+        }
+        Payer::Workflow(_) => {
+            format!(
+                "SELECT NULL, {tokens} {from} HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0"
+            )
+        }
+    }
+}
+
+/// The same for many workflows: (workflow, account, tokens). A join, so that an index serves each
+/// workflow, and one scan all of them where there is none.
+fn of_many_sql(binding: &Binding) -> String {
+    let workflow = binding.usage_workflow.sql();
+    let key_type = binding.usage_workflow.key_type.sql();
+    let account = match &binding.payer {
+        Payer::Usage(_) => binding.account_sql("u"),
+        Payer::Workflow(_) => "NULL::pg_catalog.text".into(),
+    };
+    format!(
+        "SELECT u.{workflow}::pg_catalog.text, {account}, {tokens} \
+         FROM pg_catalog.unnest($1::{key_type}[]) AS k (id) \
+         JOIN {usage} AS u ON u.{workflow} OPERATOR(pg_catalog.=) k.id GROUP BY 1, 2",
+        tokens = binding.tokens_sql("u"),
+        usage = binding.usage.sql,
+    )
+}
+
+/// The accounts of a workflow's rows, where those pay.
+fn payers_sql(binding: &Binding) -> Option<String> {
+    let (Payer::Workflow(payer), Some(workflows)) = (&binding.payer, &binding.workflows) else {
+        return None;
+    };
+    Some(format!(
+        "SELECT DISTINCT {} FROM {} AS w WHERE w.{} OPERATOR(pg_catalog.=) $1::{} \
+         AND w.{} IS NOT NULL",
+        binding.account_sql("w"),
+        workflows.table.sql,
+        workflows.key.sql(),
+        workflows.key.key_type.sql(),
+        payer.sql()
+    ))
+}
+
+fn workflow_exists_sql(binding: &Binding) -> Option<String> {
+    binding.workflows.as_ref().map(|workflows| {
+        format!(
+            "SELECT 1 FROM {} AS w WHERE w.{} OPERATOR(pg_catalog.=) $1::{} LIMIT 1",
+            workflows.table.sql,
+            workflows.key.sql(),
+            workflows.key.key_type.sql()
+        )
+    })
+}
+
+/// Tokens by account; the account is None for rows that name none.
+pub(crate) type Usage = Vec<(Option<String>, i128)>;
+
+/// The usage of each of `workflows` that has any.
+pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<HashMap<String, Usage>> {
+    let mut all: HashMap<String, Usage> = HashMap::new();
+    let _owner = RunAs::owner(bound.binding.usage.owner);
+    let statements = &bound.usage;
+    if let [workflow] = workflows {
+        let outcome = statements
+            .of_one
+            .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
+        let usage: Usage = outcome
+            .rows
+            .iter()
+            .map(|row| (row.owned(0), row.number(1).unwrap_or_default()))
+            .collect();
+        if !usage.is_empty() {
+            all.insert(workflow.clone(), usage);
+        }
+        return Ok(all);
+    }
+    let outcome = statements
+        .of_many
+        .run(&[Arg::TextArray(workflows)], Snapshot::Latest)?;
+    for row in &outcome.rows {
+        let tokens = row.number(2).unwrap_or_default();
+        all.entry(row.text(0).to_owned())
+            .or_default()
+            .push((row.owned(1), tokens));
+    }
+    Ok(all)
+}
+
+/// The accounts that the workflow's rows name, where those pay.
+pub(crate) fn payers(bound: &Bound, workflow: &str) -> Result<Vec<String>> {
+    let (Some(statement), Some(workflows)) = (&bound.usage.payers, &bound.binding.workflows) else {
+        return Ok(Vec::new());
+    };
+    let Some(workflow) = workflows.key.key_type.canonical(workflow) else {
+        return Ok(Vec::new());
+    };
+    let _owner = RunAs::owner(workflows.table.owner);
+    let outcome = statement.run(&[Arg::Text(&workflow)], Snapshot::Latest)?;
+    Ok(outcome
+        .rows
+        .iter()
+        .map(|row| row.text(0).to_owned())
+        .collect())
+}
+
+/// Whether the workflow table or the usage knows the workflow.
+pub(crate) fn is_known(bound: &Bound, workflow: &str) -> Result<bool> {
+    let usage = read(bound, &[workflow.to_owned()])?;
+    Ok(!usage.is_empty() || workflow_exists(bound, workflow)?)
+}
+
+/// Whether the workflow table has the workflow; false where none is bound.
+pub(crate) fn workflow_exists(bound: &Bound, workflow: &str) -> Result<bool> {
+    let (Some(statement), Some(workflows)) =
+        (&bound.usage.workflow_exists, &bound.binding.workflows)
+    else {
+        return Ok(false);
+    };
+    let Some(workflow) = workflows.key.key_type.canonical(workflow) else {
+        return Ok(false);
+    };
+    let _owner = RunAs::owner(workflows.table.owner);
+    Ok(!statement
+        .run(&[Arg::Text(&workflow)], Snapshot::Statement)?
+        .rows
+        .is_empty())
+}
