@@ -2,12 +2,13 @@
 #   PG=16             which PostgreSQL (default: the newest that is installed)
 #   PG_CONFIG=path    a server of your own; PG_CONFIG_16=path for one version
 #   TRACE=file.csv    demo: settle a request trace in place of made-up usage
+#   ROWS="B1 B3"      bench: only these rows; RUNS=5 QUICK=1 FULL=1 SHARED_BUFFERS=1GB: see scripts/bench.sh
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all demo psql fmt lint clean distclean
+.PHONY: help setup test test-all demo psql bench fmt lint clean distclean
 
 # The scripts read them from the environment.
-export PG PG_CONFIG TRACE
+export PG PG_CONFIG TRACE ROWS RUNS QUICK FULL SHARED_BUFFERS
 
 help:          ## this list
 	@awk -F ': *## *' '/^[a-z-]+: *##/ { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +27,9 @@ demo:          ## settle a small platform's usage (TRACE=file.csv: your own)
 
 psql:          ## a shell in the demo's database
 	@scripts/psql.sh
+
+bench:         ## how fast it is against other ways, in a private cluster
+	@scripts/bench.sh
 
 fmt:           ## format the Rust code
 	@cargo fmt

@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""Makes a table and a chart of the figures that run.sh wrote.
+
+    report.py FIGURES DIRECTORY < machine.md
+
+DIRECTORY gets bench.md and bench.svg; the table is printed too. What comes in on standard input (the machine and the
+server's settings) is put before it. A row that was not run is left out.
+"""
+
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+NAMES = {
+    "floor": "status update only",
+    "application": "application side",
+    "twin": "PL/pgSQL twin",
+    "extension": "token_balance",
+    "queue": "token_balance, queue",
+    "loop": "settle_workflow in a loop",
+    "backlog": "settle_backlog",
+    "without": "without the extension",
+    "again": "without it, again",
+    "with": "with token_balance",
+    "late": "with late_usage => 'settle'",
+    "queries": "four queries",
+}
+
+# row, case, what is measured, unit, its contenders, and the ratios: of which to which, what must be reached
+# ("<=" at most, ">=" at least; None: for information).
+TAX = (["without", "again", "with", "late"],
+       [("again", "without", None), ("with", "without", ("<=", 1.02)), ("late", "without", None)])
+ROWS = [
+    ("B1", "settlement", "CPU per settlement, one warm backend", "µs", ["twin", "extension"],
+     [("extension", "twin", ("<=", 0.50))]),
+    ("B2", "completions", "completions, 4 clients, spread accounts", "1/s",
+     ["floor", "application", "twin", "extension"],
+     [("floor", "application", None), ("twin", "application", None), ("extension", "application", (">=", 2.3))]),
+    ("B3", "bulk", "one UPDATE completing many workflows", "ms", ["floor", "twin", "extension"],
+     [("extension", "twin", ("<=", 0.20))]),
+    ("B4", "backlog", "settling a backlog", "ms", ["loop", "backlog"], [("loop", "backlog", (">=", 4))]),
+    ("B5", "completions", "completions, 16 clients, one account", "1/s",
+     ["floor", "application", "twin", "extension", "queue"],
+     [("extension", "twin", None), ("extension", "floor", None),
+      ("queue", "twin", (">=", 3)), ("queue", "floor", (">=", 0.6))]),
+    ("B6", None, "settlement, usage rows in the table", "µs", None, None),
+    ("B7", "insert", "INSERT of a usage row", "µs CPU", *TAX),
+    ("B7", "insert of many", "INSERT of many usage rows, each", "µs CPU", *TAX),
+    ("B7", "update", "UPDATE that completes nothing", "µs CPU", *TAX),
+    ("B7", "update of many", "UPDATE of many that completes nothing, each", "µs CPU", *TAX),
+    ("B8", "dashboard", "summary of one account", "ms", ["queries", "extension"],
+     [("extension", "queries", ("<=", 0.35))]),
+]
+GROWTH_LIMIT = ("<=", 1.3)
+
+
+def read(path):
+    """{(row, case): {contender: [figure, ...]}}, in the order in which they were measured."""
+    figures = defaultdict(lambda: defaultdict(list))
+    for line in Path(path).read_text().splitlines():
+        row, case, contender, *values = line.split("\t")
+        figures[row, case][contender].append([float(value) for value in values[0].split()])
+    return figures
+
+
+def number(value):
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def spread(values):
+    return f"{number(min(values))} – {number(max(values))}"
+
+
+def verdict(ratio, target):
+    """What must be reached and whether it is; the ratio counts as it stands, not rounded."""
+    if target is None:
+        return "", ""
+    relation, limit = target
+    reached = ratio <= limit if relation == "<=" else ratio >= limit
+    return ("≤ " if relation == "<=" else "≥ ") + f"{limit:g}", "yes" if reached else "**no**"
+
+
+class Measured:
+    """One row of the table: its contenders' figures and the ratios between them."""
+
+    def __init__(self, row, title, unit, by_contender, ratios):
+        self.row, self.title, self.unit = row, title, unit
+        self.by_contender = by_contender  # {name: figures}
+        self.ratios = ratios  # {name: [(other's name, ratio, its spread, target)]}
+
+    def lines(self):
+        for name, values in self.by_contender.items():
+            ratios = self.ratios.get(name) or [("", None, "", None)]
+            for i, (other, ratio, ratios_spread, target) in enumerate(ratios):
+                wanted, reached = verdict(ratio, target)
+                figures = (f"{number(statistics.median(values))} {self.unit}", spread(values), str(len(values)))
+                yield [
+                    self.row, self.title, name, *(figures if i == 0 else ("", "", "")),
+                    f"{ratio:.3f} of {other}" if ratio is not None else "", ratios_spread, wanted, reached]
+
+
+def ratio_of(values, others):
+    """Of the medians; the spread is of the pairs that were measured one after the other."""
+    pairs = [a / b for a, b in zip(values, others)]
+    return statistics.median(values) / statistics.median(others), f"{min(pairs):.2f} – {max(pairs):.2f}"
+
+
+def paired_ratio(values, others):
+    """The median of the pairs: what disturbs the machine for a while disturbs both of a pair. Its spread is that of
+    the middle half."""
+    pairs = sorted(a / b for a, b in zip(values, others))
+    middle = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else pairs * 3
+    return statistics.median(pairs), f"{middle[0]:.3f} – {middle[2]:.3f}"
+
+
+def measured(figures):
+    for row, case, title, unit, contenders, ratios in ROWS:
+        if row == "B6":
+            yield from growth(figures, title, unit)
+            continue
+        found = figures.get((row, case))
+        if not found:
+            continue
+        by_contender = {NAMES[c]: [v[0] for v in found[c]] for c in contenders if c in found}
+        of = paired_ratio if row == "B7" else ratio_of
+        by_name = defaultdict(list)
+        for one, other, target in ratios:
+            if one in found and other in found:
+                ratio, ratio_spread = of(by_contender[NAMES[one]], by_contender[NAMES[other]])
+                by_name[NAMES[one]].append((NAMES[other], ratio, ratio_spread, target))
+        yield Measured(row, title, unit, by_contender, by_name)
+
+
+def growth(figures, title, unit):
+    sizes = sorted(int(case) for row, case in figures if row == "B6")
+    if not sizes:
+        return
+    by_size = {f"{size:,} rows": [v[0] for v in figures["B6", str(size)]["extension"]] for size in sizes}
+    medians = {name: statistics.median(values) for name, values in by_size.items()}
+    slowest, fastest = max(medians, key=medians.get), min(medians, key=medians.get)
+    ratio, ratio_spread = ratio_of(by_size[slowest], by_size[fastest])
+    yield Measured("B6", title, unit, by_size, {slowest: [(fastest, ratio, ratio_spread, GROWTH_LIMIT)]})
+
+
+def notes(figures):
+    """What else was seen, a sentence each."""
+    for row in ("B2", "B5"):
+        lost = [v[0] for v in figures[row, "lost"]["application"]]
+        if lost:
+            yield f"{row}: the application side failed to deduct {spread(lost)} % of the tokens."
+    queued = [v[0] for v in figures["B5", "queued"]["queue"]]
+    if queued:
+        yield f"B5: {spread(queued)} charges were left in the queue at the end; all were applied by `settle_pending()`."
+    memory = figures["B4", "memory"]["backlog"]
+    if memory:
+        first, second = (max(v[i] for v in memory) for i in (0, 1))
+        yield (f"B4: the backend's own memory while `settle_backlog` ran: at most {first:,.0f} kB in the first half, "
+               f"{second:,.0f} kB in the second.")
+
+
+def table(rows):
+    head = ["row", "what", "contender", "median", "range", "runs", "ratio", "its range", "target", "reached"]
+    lines = [line for row in rows for line in row.lines()]
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    out = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in [head, *lines]]
+    return "\n".join([out[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *out[1:]])
+
+
+# --- the chart ---------------------------------------------------------------
+
+WIDTH, LABEL, BAR = 760, 210, 360  # of the chart, of the names, of the longest bar; pixels
+OURS = ("token_balance", "settle_backlog", "rows")
+
+
+def text(x, y, content, style=""):
+    return f'<text x="{x}" y="{y}" {style}>{escape(content)}</text>'
+
+
+def bar(y, name, values, unit, longest):
+    """A contender's median, with a line from its least to its largest figure."""
+    def x(value):
+        return LABEL + round(BAR * value / longest, 1)
+    median = statistics.median(values)
+    colour = "#2f6f9f" if any(word in name for word in OURS) else "#b9c3cc"
+    return [
+        text(LABEL - 8, y + 12, name, 'text-anchor="end"'),
+        f'<rect x="{LABEL}" y="{y}" width="{x(median) - LABEL:.1f}" height="16" fill="{colour}"/>',
+        f'<path d="M{x(min(values))} {y + 8}H{x(max(values))}" stroke="#222"/>',
+        text(x(max(values)) + 8, y + 12, f"{number(median)} {unit}")]
+
+
+def chart(rows):
+    parts, y = [], 10
+    for row in rows:
+        better = "more is better" if row.unit == "1/s" else "less is better"
+        parts.append(text(10, y + 14, f"{row.row}: {row.title} ({better})", 'font-weight="bold"'))
+        y += 24
+        longest = max(max(values) for values in row.by_contender.values())
+        for name, values in row.by_contender.items():
+            parts += bar(y, name, values, row.unit, longest)
+            y += 20
+        y += 14
+    return "\n".join([
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{y}" fill="white"/>', *parts, "</svg>", ""])
+
+
+def main():
+    figures_path, directory = sys.argv[1], Path(sys.argv[2])
+    figures = read(figures_path)
+    rows = list(measured(figures))
+    report = "\n\n".join([sys.stdin.read().strip(), table(rows), "\n".join("- " + note for note in notes(figures))])
+    report = report.strip()
+    (directory / "bench.md").write_text(report + "\n")
+    (directory / "bench.svg").write_text(chart(rows))
+    print(report)
+
+
+main()
