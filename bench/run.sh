@@ -16,11 +16,11 @@ export PGOPTIONS='-c client_min_messages=error'
 
 ROWS=${ROWS:-B1 B2 B3 B4 B5 B6 B7 B8}
 if [ "${QUICK:-0}" = 1 ]; then
-    RUNS=${RUNS:-1} USERS=200 WORKFLOWS=4000 BULK=1000 SETTLEMENTS=500 WARM_UP=100 CLIENT_SECONDS=1
-    SIZES=(1000 2000) ACCOUNT_ROWS=20000 TAX_ROWS=200 TAX_COPIES=1
+    RUNS=${RUNS:-1} USERS=200 WORKFLOWS=4000 BULK=1000 SETTLEMENTS=500 WARM_UP=100 CLIENTS_FOR=(-t 50)
+    SIZES=(1000 2000) ACCOUNT_ROWS=20000 TAX_ROWS=200 TAX_COPIES=1 TAX_PAIRS=2
 else
-    RUNS=${RUNS:-5} USERS=10000 WORKFLOWS=200000 BULK=100000 SETTLEMENTS=20000 WARM_UP=1000 CLIENT_SECONDS=8
-    SIZES=(1000 100000 200000) ACCOUNT_ROWS=1000000 TAX_ROWS=10000 TAX_COPIES=4
+    RUNS=${RUNS:-5} USERS=10000 WORKFLOWS=200000 BULK=100000 SETTLEMENTS=20000 WARM_UP=1000 CLIENTS_FOR=(-T 8)
+    SIZES=(1000 100000 200000) ACCOUNT_ROWS=1000000 TAX_ROWS=10000 TAX_COPIES=4 TAX_PAIRS=10
     if [ "${FULL:-0}" = 1 ]; then SIZES[2]=2000000; fi
 fi
 
@@ -99,7 +99,7 @@ measure() {
 clients() {
     local log
     log=$(PGUSER=app PGOPTIONS="$PGOPTIONS -c search_path=app,public" "$PG_BIN/pgbench" -n -M prepared \
-        -c "$1" -j 2 -T "$CLIENT_SECONDS" -f "$HERE/$2" -D i=0 -D clients="$1" -D workflows="$WORKFLOWS" \
+        -c "$1" -j 2 "${CLIENTS_FOR[@]}" -f "$HERE/$2" -D i=0 -D clients="$1" -D workflows="$WORKFLOWS" \
         -D accounts="$3" run 2>&1) || die "$log"
     tps=$(sed -nE 's/^tps = ([0-9.]+).*/\1/p' <<<"$log")
     completed=$(sed -nE 's/^number of transactions actually processed: ([0-9]+).*/\1/p' <<<"$log")
@@ -339,7 +339,7 @@ B7() {
             admin -d "$database" -c 'ALTER TABLE app.token_usage SET (autovacuum_enabled = off)' \
                 -c 'ALTER TABLE app.workflows SET (autovacuum_enabled = off)'
         done
-        for ((repetition = 1; repetition <= 10; repetition++)); do
+        for ((repetition = 1; repetition <= TAX_PAIRS; repetition++)); do
             for case in insert 'insert of many' update 'update of many'; do
                 for database in "${databases[@]}"; do
                     tax "$case" "$database" "$repetition"

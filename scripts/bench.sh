@@ -8,6 +8,8 @@
 # What is measured is in bench/run.sh. Let the machine do nothing else meanwhile.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source-path=SCRIPTDIR
+source "$ROOT/bench/cluster.sh"
 cd "$ROOT"
 
 OUT="${CARGO_TARGET_DIR:-$ROOT/target}/bench"
@@ -17,18 +19,6 @@ install_release() {
     run_logged "$OUT/build.log" cargo pgrx install --release \
         --pg-config "$PG_CONFIG_PATH" --no-default-features --features "pg$PG_VERSION" ||
         die "the extension does not build"
-}
-
-# The clone may be closed to the server's user, so it gets a copy of what it reads.
-start_bench_cluster() {
-    make_private_dir
-    CLUSTER_HOME=$PRIVATE_DIR
-    cp -R "$ROOT/bench" "$PRIVATE_DIR/bench"
-    chmod -R a+rX "$PRIVATE_DIR/bench"
-    mkdir "$PRIVATE_DIR/out"
-    if is_root; then chown "$DB_OS_USER:" "$PRIVATE_DIR/out"; fi
-    init_cluster "$PRIVATE_DIR/data"
-    start_cluster "$PRIVATE_DIR/data" "$PRIVATE_DIR" shared_buffers="${SHARED_BUFFERS:-1GB}"
 }
 
 # What the figures depend on.
@@ -53,13 +43,12 @@ main() {
     lock_server "$version"
     mkdir -p "$OUT"
     install_release
-    start_bench_cluster
+    start_bench_cluster shared_buffers="${SHARED_BUFFERS:-1GB}"
     machine >"$OUT/machine.md"
-    run_logged "$OUT/run.log" in_server_env ROWS="${ROWS:-}" RUNS="${RUNS:-}" FULL="${FULL:-0}" QUICK="${QUICK:-0}" \
-        "$PRIVATE_DIR/bench/run.sh" "$PRIVATE_DIR/out/figures.tsv" || status=$?
+    run_bench "$OUT/run.log" "$OUT/figures.tsv" \
+        ROWS="${ROWS:-}" RUNS="${RUNS:-}" FULL="${FULL:-0}" QUICK="${QUICK:-0}" || status=$?
     cp "$PRIVATE_DIR/server.log" "$OUT/"
-    cp "$PRIVATE_DIR/out/figures.tsv" "$OUT/" 2>/dev/null || true
-    [ "$status" = 0 ] || die "the bench failed; its log and figures so far are in $OUT"
+    [ "$status" = 0 ] || die "the bench failed; its log and the figures so far are in $OUT"
     python3 "$ROOT/bench/report.py" "$OUT/figures.tsv" "$OUT" <"$OUT/machine.md"
     say "$OUT has bench.md, bench.svg and figures.tsv"
 }
