@@ -5,7 +5,7 @@
 #   ROWS="B1 B3"      bench: only these rows; RUNS=5 QUICK=1 FULL=1 SHARED_BUFFERS=1GB: see scripts/bench.sh
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all demo psql bench fmt lint clean distclean
+.PHONY: help setup test test-all demo psql bench package fmt lint clean distclean
 
 # The scripts read them from the environment.
 export PG PG_CONFIG TRACE ROWS RUNS QUICK FULL SHARED_BUFFERS
@@ -30,6 +30,9 @@ psql:          ## a shell in the demo's database
 
 bench:         ## how fast it is against other ways, in a private cluster
 	@scripts/bench.sh
+
+package:       ## a .deb and a tar.gz for machines without Rust (PG=16)
+	@scripts/package.sh $(PG)
 
 fmt:           ## format the Rust code
 	@cargo fmt

@@ -37,6 +37,7 @@ check_trace() {
 install_release() {
     mkdir -p "${CARGO_TARGET_DIR:-$ROOT/target}"
     say "building a release for PostgreSQL $PG_VERSION"
+    use_release_flags
     run_logged "${CARGO_TARGET_DIR:-$ROOT/target}/demo-build.log" cargo pgrx install --release \
         --pg-config "$PG_CONFIG_PATH" --no-default-features --features "pg$PG_VERSION" ||
         die "the extension does not build"

@@ -56,8 +56,28 @@ pgrx_version() {
     echo "$version"
 }
 
+# The version of the extension stands there too.
+project_version() { sed -nE 's/^version *= *"([^"]+)".*/\1/p' "$ROOT/Cargo.toml" | head -n 1; }
+
 has_cargo_pgrx() {
     [ "$(cargo pgrx --version 2>/dev/null)" = "cargo-pgrx $(pgrx_version)" ]
+}
+
+# What a release is built with, for all who build one, so that they share what is
+# built: neither panics nor debug symbols name folders of this machine. Cargo joins
+# this variable's flags with those that `cargo pgrx` needs; RUSTFLAGS would replace them.
+use_release_flags() {
+    local triple flags dir
+    triple=$(rustc -vV | sed -n 's/^host: //p')
+    triple=${triple//-/_}
+    flags="--remap-path-prefix=$ROOT=/token_balance --remap-path-prefix=$(rustc --print sysroot)=/rust"
+    flags+=" --remap-path-prefix=$(realpath -m "${CARGO_TARGET_DIR:-$ROOT/target}")=/target"
+    # The folders below are named for the registry that the crates come from.
+    cargo fetch --quiet --locked --manifest-path "$ROOT/Cargo.toml"
+    for dir in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
+        flags+=" --remap-path-prefix=${dir%/}=/crates"
+    done
+    export "CARGO_TARGET_${triple^^}_RUSTFLAGS=$flags"
 }
 
 # --- servers ---------------------------------------------------------------

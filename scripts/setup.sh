@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs, and only what is missing:
-#   setup.sh [VERSION...]     default: the newest PostgreSQL that is installed
+#   setup.sh [--packaging] [VERSION...]     default: the newest PostgreSQL that is installed
 # As root or with sudo that asks no password it installs system packages;
 # otherwise it lists them and stops.
 # shellcheck source-path=SCRIPTDIR
@@ -8,6 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 MISSING=()
 APT_UPDATED=
+FOR_PACKAGING=
 
 can_install() { have apt-get && { is_root || sudo -n true 2>/dev/null; }; }
 as_admin() { if is_root; then "$@"; else sudo -n "$@"; fi; }
@@ -49,6 +50,10 @@ find_missing_packages() {
     fi
     if is_root; then
         have sudo || want sudo # `cargo pgrx test --runas` calls it
+    fi
+    if [ -n "$FOR_PACKAGING" ]; then
+        have dh || want debhelper
+        have python3 || want python3
     fi
     if ! all_installed "$@"; then find_missing_for_fetch; fi
 }
@@ -214,7 +219,12 @@ register_servers() {
 
 # Building cargo-pgrx is the long part: the servers arrive meanwhile.
 main() {
-    local versions=("$@") version fetching
+    local versions version fetching
+    if [ "${1:-}" = --packaging ]; then
+        FOR_PACKAGING=yes
+        shift
+    fi
+    versions=("$@")
     [ ${#versions[@]} -gt 0 ] || versions=("$(choose_version)")
     for version in "${versions[@]}"; do
         is_supported "$version" || die "PostgreSQL $version is not one of ${SUPPORTED_VERSIONS[*]}"

@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# META.json; and the packages: what they say of themselves, that nothing in them names this machine, that the same
+# sources give the same bytes, and that each one installs into a copy of the server that never saw the extension, and
+# settles there.
+set -euo pipefail
+: "${ROOT:?}" "${WORK:?}" "${PG_VERSION:?}"
+# shellcheck source-path=SCRIPTDIR/../../scripts
+source "$ROOT/scripts/lib.sh"
+use_server "$PG_VERSION"
+clean_up_on_exit
+version=$(project_version)
+target=$(realpath -m "${CARGO_TARGET_DIR:-$ROOT/target}")
+packages="$target/package/pg$PG_VERSION"
+name="postgresql-$PG_VERSION-token-balance"
+library="usr/lib/postgresql/$PG_VERSION/lib/token_balance.so"
+extension="usr/share/postgresql/$PG_VERSION/extension"
+failed=0
+is() { # WHAT GOT EXPECTED
+    if [ "$2" = "$3" ]; then echo "ok: $1"; else echo "FAILED: $1: got '$2', expected '$3'"; failed=1; fi
+}
+
+# --- META.json -------------------------------------------------------------------
+
+check_meta() { python3 "$ROOT/scripts/check_meta.py" "$1/META.json" "${2:-$version}" 2>&1; }
+without() { # FIELD
+    python3 -c 'import json, sys
+meta = json.load(open(sys.argv[1]))
+del meta[sys.argv[2]]
+json.dump(meta, open("META.json", "w"))' "$ROOT/META.json" "$1"
+}
+is 'META.json is what PGXN asks for' "$(check_meta "$ROOT")" ''
+mkdir "$WORK/meta"
+cd "$WORK/meta"
+ln -s "$ROOT/src" "$ROOT/README.md" .
+for field in name version abstract maintainer license provides meta-spec; do
+    without "$field"
+    is "META.json without $field is refused" "$(check_meta . | grep -cF ": $field is missing")" 1
+done
+is 'META.json of another version is refused' "$(check_meta "$ROOT" 9.9.9 | grep -cF 'not 9.9.9')" 2
+cd "$WORK"
+
+# --- what is packed ----------------------------------------------------------------
+
+"$ROOT/scripts/package.sh" "$PG_VERSION"
+deb=$(ls "$packages/$name"_*.deb)
+symbols=$(ls "$packages/$name"-dbgsym_*.deb)
+archive=$(find "$packages" -maxdepth 1 -name "token_balance-$version-pg$PG_VERSION-*.tar.gz" ! -name '*-dbgsym.tar.gz')
+field() { dpkg-deb --field "$deb" "$1"; }
+
+is 'version' "$(field Version)" "$version-1"
+is 'architecture' "$(field Architecture)" "$(dpkg --print-architecture)"
+is 'the server is a dependency' "$(field Depends | tr ',' '\n' | grep -cxE " *postgresql-$PG_VERSION")" 1
+is 'and the C library of a version' "$(field Depends | grep -cE 'libc6 \(>= [0-9.]+\)')" 1
+is 'debug symbols' "$(dpkg-deb --field "$symbols" Depends)" "$name (= $version-1)"
+mkdir "$WORK/deb" "$WORK/dbgsym" "$WORK/tar" "$WORK/control"
+dpkg-deb -x "$deb" "$WORK/deb"
+dpkg-deb -x "$symbols" "$WORK/dbgsym"
+dpkg-deb -e "$deb" "$WORK/control"
+tar -xzf "$archive" -C "$WORK/tar" --strip-components=1
+is 'md5sums' "$(cd "$WORK/deb" && md5sum --quiet -c "$WORK/control/md5sums" 2>&1)" ''
+is 'files of the server' "$(cd "$WORK/deb" && find . -type f ! -path './usr/share/doc/*' -printf '%P %m\n' | sort)" \
+    "$({
+        echo "$library 644"
+        echo "$extension/token_balance--$version.sql 644"
+        echo "$extension/token_balance.control 644"
+        for script in "$ROOT"/sql/token_balance--*--*.sql; do
+            if [ -e "$script" ]; then echo "$extension/${script##*/} 644"; fi
+        done
+    } | sort)"
+is 'files of its documentation' \
+    "$(cd "$WORK/deb/usr/share/doc/$name" && find . -name copyright -o -name 'changelog*.gz' -o -name 'README.md*' | sort | tr '\n' ' ')" \
+    './README.md.gz ./changelog.Debian.gz ./changelog.gz ./copyright '
+is 'the licence of pgrx is named' "$(grep -cE '^ pgrx v[0-9.]+: MIT$' "$WORK/deb/usr/share/doc/$name/copyright")" 1
+is 'tar.gz: the same library' "$(cmp "$WORK/tar/lib/token_balance.so" "$WORK/deb/$library" && echo same)" same
+is 'tar.gz: the same SQL' "$(diff -r "$WORK/tar/share/extension" "$WORK/deb/$extension" && echo same)" same
+
+# --- the library ---------------------------------------------------------------------
+
+build_id() { readelf -n "$1" 2>/dev/null | sed -n 's/^ *Build ID: //p'; }
+debug=$(find "$WORK/dbgsym" -name '*.debug')
+# Debug sections are compressed; a grep would find nothing in them.
+objcopy --decompress-debug-sections "$debug" "$WORK/dbgsym/plain"
+is 'no RPATH, no RUNPATH' "$(readelf -d "$WORK/deb/$library" | grep -cE 'RPATH|RUNPATH')" 0
+is 'no debug sections' "$(readelf -SW "$WORK/deb/$library" | grep -cF '.debug_')" 0
+is 'the symbols are those of the library' "$(build_id "$debug")" "$(build_id "$WORK/deb/$library")"
+is 'lines of the sources are in them' "$(grep -qaF 'settle.rs' "$WORK/dbgsym/plain" && echo yes)" yes
+
+find "$WORK/deb" "$WORK/tar" -name '*.gz' -exec gunzip {} +
+for path in "$ROOT/" "$target/" "$DEV_HOME/" "$HOME/" "${CARGO_HOME:-$HOME/.cargo}/" "$WORK/"; do
+    is "no file names $path" "$(grep -rlaF "$path" "$WORK/deb" "$WORK/tar" "$WORK/control" "$WORK/dbgsym/plain")" ''
+done
+
+# --- the same bytes again ------------------------------------------------------------
+
+mkdir "$WORK/first"
+cp "$packages"/*.deb "$packages"/*.tar.gz "$WORK/first"
+"$ROOT/scripts/package.sh" "$PG_VERSION" >/dev/null
+for file in "$WORK"/first/*; do
+    is "${file##*/}: the same bytes again" "$(cmp "$file" "$packages/${file##*/}" && echo same)" same
+done
+
+# --- a server that never saw it --------------------------------------------------------
+
+# A server finds its own folders relative to its programs, so a copy elsewhere is one of its own.
+pkglib=$("$PG_CONFIG_PATH" --pkglibdir)
+share=$("$PG_CONFIG_PATH" --sharedir)
+copy() { # FOLDER
+    [ ! -d "$WORK/server$1" ] || return 0
+    mkdir -p "$WORK/server${1%/*}"
+    cp -a "$1" "$WORK/server$1"
+}
+copy "${PG_BIN%/*}"
+copy "$share"
+PG_BIN="$WORK/server$PG_BIN"
+pkglib="$WORK/server$pkglib"
+share="$WORK/server$share"
+is 'the copy has its own folders' "$("$PG_BIN/pg_config" --pkglibdir) $("$PG_BIN/pg_config" --sharedir)" "$pkglib $share"
+remove_extension() { rm -f "$pkglib/token_balance.so" "$share/extension/token_balance"*; }
+
+# Refused with `extension "token_balance" is not available`, or the test would be of the old files.
+is_not_there() {
+    in_server_env "$PG_BIN/psql" -X -q -c 'CREATE EXTENSION token_balance' 2>&1 | grep -cE 'is not available|could not open extension control file'
+}
+
+settles() { # WHAT
+    make_private_dir
+    CLUSTER_HOME=$PRIVATE_DIR
+    init_cluster "$PRIVATE_DIR/data"
+    start_cluster "$PRIVATE_DIR/data" "$PRIVATE_DIR" fsync=off
+    remove_extension
+    is "$1: not there before" "$(is_not_there)" 1
+    cp -R "$WORK/$1/$2/." "$pkglib"
+    cp -R "$WORK/$1/$3/." "$share/extension"
+    is "$1: settles" "$(in_server_env "$PG_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 2>&1 <<'SQL'
+SET client_min_messages = error;
+CREATE TABLE users (id text PRIMARY KEY);
+CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
+CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text);
+CREATE INDEX ON token_usage (workflow_id);
+INSERT INTO users VALUES ('ann'), ('bob');
+CREATE EXTENSION token_balance;
+INSERT INTO workflows VALUES ('w1', 'ann', 'running'), ('w2', 'bob', 'running');
+INSERT INTO token_usage VALUES ('w1', 'ann', 1200), ('w1', 'ann', 300), ('w2', 'bob', 2000000);
+UPDATE workflows SET status = 'completed' WHERE id = 'w1';
+SELECT settle_workflow('w2') ->> 'is_overdraft';
+SELECT id, token_balance FROM users ORDER BY id;
+SELECT extversion FROM pg_extension WHERE extname = 'token_balance';
+SELECT 'verify', name, detail FROM token_balance.verify() WHERE NOT ok;
+SELECT 'reconcile', * FROM token_balance.reconcile();
+SQL
+)" "true
+ann|998500
+bob|-1000000
+$version"
+    is "$1: no internal error in the log" "$(grep -cE 'PANIC|panicked|XX000|TRAP' "$PRIVATE_DIR/server.log")" 0
+    stop_cluster "$PRIVATE_DIR/data"
+}
+settles deb "${library%/*}" "$extension"
+settles tar lib share/extension
+exit "$failed"

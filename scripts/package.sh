@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Packs a release for one PostgreSQL, for machines without Rust:
+#   package.sh [VERSION]     default: the newest PostgreSQL that is installed
+# Makes in target/package/pgNN a .deb for Debian's and Ubuntu's servers with its debug
+# symbols in a second one, and a tar.gz for any other server of that version on this
+# kind of machine. The same commit gives the same bytes. DEBFULLNAME and DEBEMAIL name
+# the maintainer, if it is not the commit's author.
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$ROOT"
+
+OUT=      # where the packages go
+TREE=     # what is packed, and where debhelper works
+DEB_NAME= # the binary package
+NAME=     # the tar.gz without its suffix
+
+# The version stands in Cargo.toml; these two have to repeat it.
+check_versions() {
+    python3 scripts/check_meta.py META.json "$VERSION" || die "META.json is not that of version $VERSION"
+    grep -qF "## [$VERSION]" CHANGELOG.md || die "CHANGELOG.md has no section for $VERSION"
+}
+
+build() {
+    say "building token_balance $VERSION for PostgreSQL $PG_VERSION"
+    use_release_flags
+    run_logged "$OUT/build.log" env PGRX_BUILD_FLAGS=--locked cargo pgrx package --pg-config "$PG_CONFIG_PATH" \
+        --no-default-features --features "pg$PG_VERSION" --out-dir "$OUT/built" >/dev/null ||
+        { tail -n 30 "$OUT/build.log" >&2 && die "the extension does not build"; }
+}
+
+# Where cargo-pgrx puts the files depends on the server; here it does not.
+lay_out() {
+    mkdir -p "$TREE/lib" "$TREE/extension"
+    install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --pkglibdir)"/token_balance.so "$TREE/lib"
+    install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --sharedir)"/extension/token_balance* "$TREE/extension"
+    cp -R README*.md CHANGELOG.md LICENSE docs packaging/debian "$TREE"
+    find "$TREE/docs" -name '*.md' -exec chmod 644 {} +
+}
+
+# --- the .deb ------------------------------------------------------------------
+
+maintainer() {
+    if [ -n "${DEBEMAIL:-}" ]; then
+        echo "${DEBFULLNAME:-token_balance contributors} <$DEBEMAIL>"
+    else
+        git log -1 --format='%an <%ae>'
+    fi
+}
+
+# The crates in the library with their licences, as a paragraph of a control file.
+crates() {
+    cargo tree --locked -e normal,no-proc-macro --no-default-features --features "pg$PG_VERSION" \
+        --prefix none --format '{p}: {l}' | sed -E '1d; s/ \(\*\)$//; s/^/ /' | sort -u
+}
+
+fill_in_debian_files() {
+    local debian="$TREE/debian"
+    sed -i -e "s/@PG@/$PG_VERSION/g" -e "s/@MAINTAINER@/$1/" "$debian/control" "$debian/install"
+    crates >"$OUT/crates"
+    sed -E 's/^$/./; s/^/ /' LICENSE >"$OUT/license"
+    sed -i -e "/^@CRATES@$/{r $OUT/crates" -e 'd}' -e "/^@LICENSE@$/{r $OUT/license" -e 'd}' "$debian/copyright"
+    cat >"$debian/changelog" <<END
+token-balance ($VERSION-1) stable; urgency=medium
+
+  * Release $VERSION; what changed is in the changelog of token_balance.
+
+ -- $1  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
+END
+}
+
+pack_deb() {
+    say "packing $DEB_NAME $VERSION"
+    fill_in_debian_files "$(maintainer)"
+    (cd "$TREE" && run_logged "$OUT/dh.log" debian/rules binary >/dev/null) ||
+        { cat "$OUT/dh.log" >&2 && die "debhelper failed"; }
+}
+
+# --- the tar.gz ----------------------------------------------------------------
+
+# pack_tar ARCHIVE FOLDER...: with the order, the owners and the times of no machine.
+pack_tar() {
+    local archive=$1
+    shift
+    tar -C "$OUT" --sort=name --owner=0 --group=0 --numeric-owner --mode=go-w \
+        --mtime="@$SOURCE_DATE_EPOCH" -cf - "$@" | gzip -9n >"$OUT/$archive"
+}
+
+# The same files as in the .deb: the library without its symbols, and these apart.
+pack_tars() {
+    local dir="$OUT/$NAME"
+    say "packing $NAME.tar.gz"
+    mkdir -p "$dir/lib" "$dir/share"
+    cp "$TREE/debian/$DEB_NAME/usr/lib/postgresql/$PG_VERSION/lib/token_balance.so" "$dir/lib"
+    cp -R "$TREE/extension" "$dir/share"
+    cp -R "$TREE"/{README*.md,CHANGELOG.md,LICENSE,docs} "$OUT/crates" "$dir"
+    pack_tar "$NAME.tar.gz" "$NAME"
+    # debug/.build-id/…, as debuggers look for it under /usr/lib
+    mkdir "$OUT/$NAME-dbgsym"
+    cp -R "$TREE/debian/.debhelper/$DEB_NAME/dbgsym-root/usr/lib/debug" "$OUT/$NAME-dbgsym"
+    pack_tar "$NAME-dbgsym.tar.gz" "$NAME-dbgsym"
+}
+
+main() {
+    local version
+    clean_up_on_exit
+    version=${1:-$(choose_version)}
+    version=${version#pg}
+    "$ROOT/scripts/setup.sh" --packaging "$version"
+    use_server "$version"
+    VERSION=$(project_version)
+    check_versions
+    OUT="$(realpath -m "${CARGO_TARGET_DIR:-$ROOT/target}")/package/pg$version"
+    TREE="$OUT/tree"
+    DEB_NAME="postgresql-$version-token-balance"
+    NAME="token_balance-$VERSION-pg$version-$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m)"
+    rm -rf "$OUT"
+    mkdir -p "$OUT"
+    build
+    # Only now: build scripts would run again for another time.
+    export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
+    lay_out
+    pack_deb
+    pack_tars
+    say "packages:"
+    ls -1 "$OUT"/*.deb "$OUT"/*.tar.gz
+}
+
+main "$@"
