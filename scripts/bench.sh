@@ -16,6 +16,7 @@ OUT="${CARGO_TARGET_DIR:-$ROOT/target}/bench"
 
 install_release() {
     say "building a release for PostgreSQL $PG_VERSION"
+    use_release_flags
     run_logged "$OUT/build.log" cargo pgrx install --release \
         --pg-config "$PG_CONFIG_PATH" --no-default-features --features "pg$PG_VERSION" ||
         die "the extension does not build"
