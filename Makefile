@@ -5,7 +5,7 @@
 #   ROWS="B1 B3"      bench: only these rows; RUNS=5 QUICK=1 FULL=1 SHARED_BUFFERS=1GB: see scripts/bench.sh
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all demo psql bench package fmt lint clean distclean
+.PHONY: help setup test test-all soak demo psql bench package fmt lint clean distclean
 
 # The scripts read them from the environment.
 export PG PG_CONFIG TRACE ROWS RUNS QUICK FULL SHARED_BUFFERS
@@ -21,6 +21,9 @@ test:          ## the whole suite on one PostgreSQL (PG=16 picks it)
 
 test-all:      ## format, lint and the whole suite on PostgreSQL 14 to 18
 	@scripts/test.sh --lint 14 15 16 17 18
+
+soak:          ## the suite's long form on one PostgreSQL, and its figures
+	@scripts/soak.sh $(PG)
 
 demo:          ## settle a small platform's usage (TRACE=file.csv: your own)
 	@scripts/demo.sh

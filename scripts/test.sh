@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The whole suite:
-#   test.sh [--lint] [VERSION...]     default: the newest PostgreSQL that is installed
+#   test.sh [--lint] [--soak] [VERSION...]     default: the newest PostgreSQL that is installed
 # Per version: the unit tests, then in a private cluster the SQL regression
 # tests, the isolation tests and the scripts of pg_test/; on the newest version of
 # the run also the scripts of pg_test/once. A group that fails does not stop the
-# next one; the last line counts them all.
+# next one; the last line counts them all. --soak: the scripts in their long form.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
@@ -13,6 +13,7 @@ LOGS="${CARGO_TARGET_DIR:-$ROOT/target}/test-logs"
 TRUST_TARGET="${CARGO_TARGET_DIR:-$ROOT/target}/trust"
 SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
 RESULTS=()         # where|group|passed|failed|skipped|seconds
+SOAK=              # set for the scripts' long form
 ONCE_ON=           # the version of the run that pg_test/once is for: the newest
 BAD=               # set when anything failed, counted or not
 
@@ -187,7 +188,7 @@ run_scripts() {
 
 as_server_script() {
     # shellcheck disable=SC2016 # expanded by the inner shell
-    in_server_env WORK="$1" PROJECT="$PRIVATE_DIR/project" \
+    in_server_env WORK="$1" PROJECT="$PRIVATE_DIR/project" SOAK="$SOAK" \
         sh -c 'cd "$WORK" && exec "$@"' sh timeout -k 10 "$SCRIPT_TIMEOUT" "$2"
 }
 
@@ -202,7 +203,7 @@ run_once() {
 as_caller_script() (
     cd "$1" || exit
     exec timeout -k 10 "$SCRIPT_TIMEOUT" env -u RUST_BACKTRACE \
-        ROOT="$ROOT" PROJECT_ROOT="$ROOT" PROJECT="$PRIVATE_DIR/project" WORK="$1" \
+        ROOT="$ROOT" PROJECT_ROOT="$ROOT" PROJECT="$PRIVATE_DIR/project" WORK="$1" SOAK="$SOAK" \
         PG_CONFIG="$PG_CONFIG_PATH" PG_VERSION="$PG_VERSION" PG_BIN="$PG_BIN" PG_LIB="$PG_LIB" \
         CLUSTER_HOME="$CLUSTER_HOME" CLUSTER_SOCKET="$CLUSTER_SOCKET" \
         PGHOST="$CLUSTER_SOCKET" PGPORT=5432 PGUSER=postgres PGDATABASE=postgres "$2"
@@ -253,10 +254,14 @@ print_total() {
 
 main() {
     local lint='' versions version
-    if [ "${1:-}" = --lint ]; then
-        lint=yes
+    while [[ ${1:-} == --* ]]; do
+        case $1 in
+        --lint) lint=yes ;;
+        --soak) SOAK=yes SCRIPT_TIMEOUT=7200 ;;
+        *) die "unknown option $1" ;;
+        esac
         shift
-    fi
+    done
     versions=("${@#pg}")
     [ ${#versions[@]} -gt 0 ] || versions=("$(choose_version)")
     ONCE_ON=$(printf '%s\n' "${versions[@]}" | sort -n | tail -n 1)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Crashes with fsync on, in a cluster of its own: a backend, or the postmaster (every second time with all its
 # processes at once), is killed with SIGKILL while sessions settle. After each restart: every settlement and credit
-# whose commit was acknowledged is there, none is there twice, and the invariants hold. CYCLES=20 for the long form,
-# SEED=… for the random choices of another run.
+# whose commit was acknowledged is there, none is there twice, and the invariants hold. In a soak 20 cycles of each
+# kind; CYCLES=n for others, SEED=n for another run's random choices.
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}"
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/invariants.sh"
-cycles=${CYCLES:-3} seed=${SEED:-$((RANDOM % 10000))} workers=4 batch=800
+cycles=${CYCLES:-$([ -n "${SOAK:-}" ] && echo 20 || echo 3)} seed=${SEED:-$((RANDOM % 10000))} workers=4 batch=800
 RANDOM=$seed
 # A socket's path must be short.
 sockets=$(mktemp -d)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Memory: 50,000 settlements in one backend (FULL=1: 200,000) after 5,000 to warm up grow its resident set by less than
+# Memory: 50,000 settlements in one backend (in a soak 200,000) after 5,000 to warm up grow its resident set by less than
 # 5 MB per 200,000; and its plans survive DDL on every bound table, a DROP EXTENSION and a new one, without a
 # reconnect, whether another session does it or the same. In a cluster of its own with few shared buffers, since those
 # that a backend has touched count as resident.
@@ -12,7 +12,7 @@ fi
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/invariants.sh"
 many=50000 warm=5000
-if [ "${FULL:-0}" = 1 ]; then many=200000; fi
+if [ -n "${SOAK:-}" ]; then many=200000; fi
 limit=$((5 * 1024 * many / 200000)) # kB
 # A socket's path must be short.
 sockets=$(mktemp -d)
