@@ -3,6 +3,7 @@
 //! One file for each topic of the contract (docs/DESIGN.md). What a test does is in its name; what
 //! it needs is in [`fixture`].
 
+mod archive;
 mod attach;
 mod binding;
 mod completion;

@@ -22,9 +22,10 @@ COMMENT ON COLUMN token_balance.overdrawn.user_id IS 'Account, as text.';
 COMMENT ON COLUMN token_balance.overdrawn.token_balance IS 'Its balance in tokens.';
 COMMENT ON COLUMN token_balance.overdrawn.since IS 'When it crossed zero; null if that is not in the ledger.';
 COMMENT ON FUNCTION token_balance.note_completion(pg_catalog.oid, pg_catalog.tid) IS 'In the WHEN condition of the completion triggers: notes a completed row, so that one statement is settled as one. Always true.';
+COMMENT ON FUNCTION token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass) IS 'Move the ledger entries before a moment to a table of yours, which has the ledger''s columns; of each account an opening entry stays. Returns accounts, entries and archive.';
 COMMENT ON FUNCTION token_balance.settle_on_completion() IS 'Trigger function on the workflow table: settles a run that completes.';
 COMMENT ON FUNCTION token_balance.record_balance_change() IS 'Trigger function on the users table: writes each change of a balance to the ledger.';
-COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only.';
+COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger().';
 
 COMMENT ON FUNCTION token_balance.refuse_foreign_write() IS 'Trigger function on the extension''s tables: only their owner writes them.';
 
@@ -64,12 +65,14 @@ COMMENT ON COLUMN token_balance.settlement.charged_tokens IS 'What was taken fro
 COMMENT ON COLUMN token_balance.settlement.refunded_tokens IS 'What was given back.';
 COMMENT ON COLUMN token_balance.settlement.first_settled_at IS 'First charge; null if all of it is exempt.';
 COMMENT ON COLUMN token_balance.settlement.last_settled_at IS 'Last charge; null if all of it is exempt.';
+COMMENT ON COLUMN token_balance.settlement.archived_charged_tokens IS 'What archived ledger entries took from the balance.';
+COMMENT ON COLUMN token_balance.settlement.archived_refunded_tokens IS 'What archived ledger entries gave back.';
 
 COMMENT ON TABLE token_balance.ledger IS 'Every change of every balance, append-only. For each account the entries form a chain: previous_balance is the new_balance of the entry before. Amounts are tokens.';
 COMMENT ON COLUMN token_balance.ledger.user_id IS 'Account, as text.';
 COMMENT ON COLUMN token_balance.ledger.entry_id IS 'Number of the entry; rising within an account.';
-COMMENT ON COLUMN token_balance.ledger.kind IS 'settlement, credit, refund, or adjustment (a change that was not made by the extension).';
-COMMENT ON COLUMN token_balance.ledger.amount IS 'new_balance less previous_balance; negative for a charge.';
+COMMENT ON COLUMN token_balance.ledger.kind IS 'settlement, credit, refund, adjustment (a change that was not made by the extension), or opening (the entries before it are archived).';
+COMMENT ON COLUMN token_balance.ledger.amount IS 'new_balance less previous_balance; negative for a charge, 0 in an opening entry.';
 COMMENT ON COLUMN token_balance.ledger.previous_balance IS 'Balance before; in the first entry of an account, its opening balance.';
 COMMENT ON COLUMN token_balance.ledger.new_balance IS 'Balance after.';
 COMMENT ON COLUMN token_balance.ledger.workflow_id IS 'Workflow that was settled or refunded.';
@@ -79,3 +82,12 @@ COMMENT ON COLUMN token_balance.ledger.actor IS 'Role that made the change.';
 COMMENT ON COLUMN token_balance.ledger.created_at IS 'When the change was made (not when it was committed).';
 COMMENT ON SEQUENCE token_balance.ledger_entry_id_seq IS 'The ledger''s entry ids.';
 COMMENT ON INDEX token_balance.ledger_reference IS 'A reference is used once for an account.';
+
+COMMENT ON TABLE token_balance.archived_reference IS 'Archived ledger entries that have a reference: it stays used. Amounts are tokens.';
+COMMENT ON COLUMN token_balance.archived_reference.user_id IS 'Account, as text.';
+COMMENT ON COLUMN token_balance.archived_reference.reference IS 'The caller''s own id of a credit or refund.';
+COMMENT ON COLUMN token_balance.archived_reference.kind IS 'credit or refund.';
+COMMENT ON COLUMN token_balance.archived_reference.amount IS 'What was given.';
+COMMENT ON COLUMN token_balance.archived_reference.previous_balance IS 'Balance before.';
+COMMENT ON COLUMN token_balance.archived_reference.new_balance IS 'Balance after.';
+COMMENT ON COLUMN token_balance.archived_reference.workflow_id IS 'Workflow that was refunded.';

@@ -97,6 +97,12 @@ RETURNS TABLE (
     hint pg_catalog.text)
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reconcile_wrapper';
 
+CREATE FUNCTION token_balance.archive_ledger(
+    before timestamp with time zone,
+    archive pg_catalog.regclass)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_ledger_wrapper';
+
 CREATE FUNCTION token_balance.attach(
     users pg_catalog.regclass,
     usage pg_catalog.regclass,
@@ -153,6 +159,7 @@ REVOKE ALL ON FUNCTION
     token_balance.balance_at(pg_catalog.text, timestamp with time zone),
     token_balance.summary(pg_catalog.text, integer),
     token_balance.overdrawn_accounts(),
+    token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass),
     token_balance.reconcile()
 FROM PUBLIC;
 

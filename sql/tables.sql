@@ -39,6 +39,8 @@ CREATE TABLE token_balance.settlement (
     refunded_tokens bigint NOT NULL DEFAULT 0,
     first_settled_at timestamp with time zone,
     last_settled_at timestamp with time zone,
+    archived_charged_tokens bigint NOT NULL DEFAULT 0,
+    archived_refunded_tokens bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (workflow_id, user_id)
 );
 
@@ -57,7 +59,7 @@ CREATE TABLE token_balance.ledger (
     PRIMARY KEY (user_id, entry_id),
     CONSTRAINT ledger_kind CHECK (
         kind OPERATOR(pg_catalog.=) ANY (
-            ARRAY['settlement', 'credit', 'refund', 'adjustment']::pg_catalog.text[])),
+            ARRAY['settlement', 'credit', 'refund', 'adjustment', 'opening']::pg_catalog.text[])),
     CONSTRAINT ledger_amount CHECK (
         new_balance OPERATOR(pg_catalog.=) (previous_balance OPERATOR(pg_catalog.+) amount))
 );
@@ -66,8 +68,21 @@ CREATE TABLE token_balance.ledger (
 CREATE UNIQUE INDEX ledger_reference ON token_balance.ledger (user_id, reference)
     WHERE reference IS NOT NULL;
 
+-- What archived entries with a reference were: a retry is still answered, and not made again.
+CREATE TABLE token_balance.archived_reference (
+    user_id pg_catalog.text NOT NULL,
+    reference pg_catalog.text NOT NULL,
+    kind pg_catalog.text NOT NULL,
+    amount bigint NOT NULL,
+    previous_balance bigint NOT NULL,
+    new_balance bigint NOT NULL,
+    workflow_id pg_catalog.text,
+    PRIMARY KEY (user_id, reference)
+);
+
 -- What a dump must carry: the rows of these tables, and the next entry id.
 SELECT pg_catalog.pg_extension_config_dump('token_balance.binding', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.settlement', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger', '');
+SELECT pg_catalog.pg_extension_config_dump('token_balance.archived_reference', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger_entry_id_seq', '');

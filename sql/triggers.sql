@@ -25,7 +25,7 @@ REVOKE ALL ON FUNCTION
     token_balance.refuse_foreign_write()
 FROM PUBLIC;
 
--- The ledger is append-only, also where triggers of an origin do not fire.
+-- The ledger is append-only but for archive_ledger, also where triggers of an origin do not fire.
 CREATE TRIGGER append_only_rows BEFORE UPDATE OR DELETE ON token_balance.ledger
 FOR EACH ROW EXECUTE FUNCTION token_balance.refuse_ledger_change();
 
@@ -45,6 +45,10 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.ledger
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.archived_reference
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
 ALTER TABLE token_balance.binding ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.settlement ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.ledger ENABLE ALWAYS TRIGGER owner_only;
+ALTER TABLE token_balance.archived_reference ENABLE ALWAYS TRIGGER owner_only;

@@ -27,6 +27,11 @@ impl Table {
         self.kind == "p"
     }
 
+    /// Whether its rows outlive a crash.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.persistence == "p"
+    }
+
     /// What stands in the way of binding it, in words; None for an ordinary or partitioned table.
     pub(crate) fn unsupported_kind(&self) -> Option<&'static str> {
         match (self.kind.as_str(), self.persistence.as_str()) {

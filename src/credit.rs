@@ -30,7 +30,12 @@ impl Statements {
                 "SELECT l.kind, l.amount, l.previous_balance, l.new_balance, l.workflow_id \
                  FROM token_balance.ledger AS l \
                  WHERE l.user_id OPERATOR(pg_catalog.=) $1 \
-                 AND l.reference OPERATOR(pg_catalog.=) $2",
+                 AND l.reference OPERATOR(pg_catalog.=) $2 \
+                 UNION ALL \
+                 SELECT r.kind, r.amount, r.previous_balance, r.new_balance, r.workflow_id \
+                 FROM token_balance.archived_reference AS r \
+                 WHERE r.user_id OPERATOR(pg_catalog.=) $1 \
+                 AND r.reference OPERATOR(pg_catalog.=) $2",
                 &[TEXTOID, TEXTOID],
             ),
             charged: Statement::new(

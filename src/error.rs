@@ -139,6 +139,25 @@ pub(crate) enum Error {
     LedgerAppendOnly {
         operation: &'static str,
     },
+    UnsuitableArchive {
+        relation: String,
+        kind: String,
+    },
+    UnfitArchive {
+        relation: String,
+        detail: String,
+    },
+    NotArchiveOwner {
+        relation: String,
+    },
+    ArchiveSuppressed {
+        relation: String,
+        missing: usize,
+    },
+    EntriesArchived {
+        account: String,
+        note: String,
+    },
     Spi {
         code: String,
     },
@@ -152,20 +171,24 @@ impl Error {
         use PgSqlErrorCode::*;
         match self {
             Error::NullArgument { .. } | Error::NullInside { .. } => ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            Error::InvalidArgument { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
+            Error::InvalidArgument { .. } | Error::EntriesArchived { .. } => {
+                ERRCODE_INVALID_PARAMETER_VALUE
+            }
             Error::NotAttached | Error::AlreadyAttached { .. } | Error::LedgerAppendOnly { .. } => {
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
             Error::RelationMissing { .. } => ERRCODE_UNDEFINED_TABLE,
-            Error::WrongRelationKind { .. } | Error::ForeignTrigger { .. } => {
-                ERRCODE_WRONG_OBJECT_TYPE
-            }
+            Error::WrongRelationKind { .. }
+            | Error::ForeignTrigger { .. }
+            | Error::UnsuitableArchive { .. } => ERRCODE_WRONG_OBJECT_TYPE,
+            Error::UnfitArchive { .. } => ERRCODE_INVALID_TABLE_DEFINITION,
             Error::ColumnMissing { .. } => ERRCODE_UNDEFINED_COLUMN,
             Error::WrongColumnType { .. } => ERRCODE_DATATYPE_MISMATCH,
             Error::UnsupportedCollation { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
             Error::GeneratedColumn { .. } => ERRCODE_INVALID_COLUMN_DEFINITION,
             Error::NoUniqueKey { .. } => ERRCODE_INVALID_FOREIGN_KEY,
             Error::NotOwner { .. }
+            | Error::NotArchiveOwner { .. }
             | Error::ForeignWrite { .. }
             | Error::UnreadableRelation { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::UnknownWorkflow { .. } | Error::UnknownAccount { .. } => ERRCODE_NO_DATA_FOUND,
@@ -184,7 +207,9 @@ impl Error {
             Error::ReferenceUsed { .. } | Error::RefundReferenceUsed { .. } => {
                 ERRCODE_UNIQUE_VIOLATION
             }
-            Error::ChargeSuppressed { .. } => ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
+            Error::ChargeSuppressed { .. } | Error::ArchiveSuppressed { .. } => {
+                ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION
+            }
             Error::ConcurrentSettlement { .. } => ERRCODE_T_R_SERIALIZATION_FAILURE,
             Error::TriggerProtocol { .. } => ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
             Error::Spi { .. } => ERRCODE_SYSTEM_ERROR,
@@ -233,7 +258,9 @@ impl Error {
             Error::ForeignWrite { relation, role } => {
                 format!("role \"{role}\" cannot write table {relation}")
             }
-            Error::NotOwner { relation } => format!("must be owner of table {relation}"),
+            Error::NotOwner { relation } | Error::NotArchiveOwner { relation } => {
+                format!("must be owner of table {relation}")
+            }
             Error::UnreadableRelation { relation, role } => {
                 format!("role \"{role}\" cannot read table {relation}")
             }
@@ -305,6 +332,18 @@ impl Error {
             Error::LedgerAppendOnly { operation } => {
                 format!("{operation} is not allowed on token_balance.ledger")
             }
+            Error::UnsuitableArchive { relation, kind } => {
+                format!("cannot archive the ledger in {kind} {relation}")
+            }
+            Error::UnfitArchive { relation, .. } => {
+                format!("table {relation} cannot hold entries of the ledger")
+            }
+            Error::ArchiveSuppressed { relation, .. } => {
+                format!("entries of the ledger were not moved: {relation} kept them back")
+            }
+            Error::EntriesArchived { account, .. } => {
+                format!("the ledger of account \"{account}\" does not reach back to that time")
+            }
             Error::Spi { code } => format!("unexpected result of an internal query: {code}"),
         }
     }
@@ -341,6 +380,11 @@ impl Error {
                 Some("The table is not the one that token_balance is attached to.".into())
             }
             Error::LedgerAppendOnly { .. } => Some("The ledger is append-only.".into()),
+            Error::UnfitArchive { detail, .. } => Some(detail.clone()),
+            Error::ArchiveSuppressed { missing, .. } => {
+                Some(format!("Entries that it did not take: {missing}."))
+            }
+            Error::EntriesArchived { note, .. } => Some(format!("Its opening entry says: {note}.")),
             _ => None,
         }
     }
@@ -350,6 +394,13 @@ impl Error {
             Error::InvalidArgument { hint, .. } => return hint.clone(),
             Error::NotAttached => "Call token_balance.attach(users => ..., usage => ...).",
             Error::AlreadyAttached { .. } => "Call token_balance.detach() first.",
+            Error::UnsuitableArchive { .. }
+            | Error::UnfitArchive { .. }
+            | Error::RelationMissing {
+                what: "archive", ..
+            } => {
+                "Make one that can hold the entries: CREATE TABLE ... (LIKE token_balance.ledger)."
+            }
             Error::RelationMissing { .. } => {
                 "Call token_balance.detach(), then token_balance.attach() with the tables that exist."
             }
@@ -400,6 +451,13 @@ impl Error {
             Error::ChargeSuppressed { .. } => {
                 "A trigger, rule or policy on the table suppressed the update."
             }
+            Error::NotArchiveOwner { .. } => {
+                "Archive as a superuser or as the owner of the archive's table."
+            }
+            Error::ArchiveSuppressed { .. } => {
+                "A trigger, rule or policy on the table suppressed the change."
+            }
+            Error::EntriesArchived { .. } => "Ask for a later time, or read the archive.",
             Error::UnsupportedBalance { .. } => "Set a whole number of tokens.",
             Error::ConcurrentSettlement { .. } => "The transaction might succeed if retried.",
             Error::ForeignTrigger { .. } => "Drop the trigger.",

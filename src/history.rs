@@ -40,8 +40,11 @@ impl Statements {
                 &[TEXTOID, TIMESTAMPTZOID],
             ),
             opening: Statement::new(
-                "SELECT l.previous_balance FROM token_balance.ledger AS l \
-                 WHERE l.user_id OPERATOR(pg_catalog.=) $1 ORDER BY l.entry_id LIMIT 1",
+                &format!(
+                    "SELECT l.previous_balance, {}, l.kind, l.note FROM token_balance.ledger AS l \
+                     WHERE l.user_id OPERATOR(pg_catalog.=) $1 ORDER BY l.entry_id LIMIT 1",
+                    moment_sql("l.created_at")
+                ),
                 &[TEXTOID],
             ),
         }
@@ -62,8 +65,8 @@ pub(crate) struct Line {
     pub(crate) actor: String,
 }
 
-/// The entries of an account from `since` on and before `until`. Error P0002 for an account that
-/// has neither a row nor an entry.
+/// The entries of an account from `since` on and before `until`. Errors: P0002 for an account that
+/// has neither a row nor an entry, 22023 for a period that is archived.
 pub(crate) fn statement(
     bound: &Bound,
     account: &str,
@@ -79,8 +82,11 @@ pub(crate) fn statement(
         ];
         bound.history.statement.run(&args, Snapshot::Statement)?
     };
-    if outcome.rows.is_empty() {
-        opening(bound, account)?;
+    if outcome.rows.is_empty()
+        && let Some(beginning) = beginning(bound, account)?
+        && until.is_some_and(|until| until <= beginning.at)
+    {
+        beginning.refuse_archived(account)?;
     }
     let optional = |text: Option<&str>| text.map(str::to_owned);
     Ok(outcome
@@ -102,7 +108,8 @@ pub(crate) fn statement(
 }
 
 /// The balance of an account at a moment: after its last entry until then, or its opening balance.
-/// Error P0002 for an account that has neither a row nor an entry.
+/// Errors: P0002 for an account that has neither a row nor an entry, 22023 for a moment whose entries
+/// are archived.
 pub(crate) fn balance_at(bound: &Bound, account: &str, at: TimestampTz) -> Result<i64> {
     let found = {
         let _owner = RunAs::owner(bound.binding.extension_owner);
@@ -110,26 +117,62 @@ pub(crate) fn balance_at(bound: &Bound, account: &str, at: TimestampTz) -> Resul
         let outcome = bound.history.balance_at.run(&args, Snapshot::Statement)?;
         outcome.rows.first().and_then(|row| row.number(0))
     };
-    match found {
-        Some(balance) => Ok(balance),
-        None => opening(bound, account),
+    if let Some(balance) = found {
+        return Ok(balance);
+    }
+    match beginning(bound, account)? {
+        Some(beginning) => {
+            beginning.refuse_archived(account)?;
+            Ok(beginning.balance)
+        }
+        None => known_balance(bound, account),
     }
 }
 
-/// The balance before the first entry; of an account without entries, its balance.
-fn opening(bound: &Bound, account: &str) -> Result<i64> {
-    let first = {
+/// Where the ledger of an account begins.
+struct Beginning {
+    /// The balance before the first entry. Tokens.
+    balance: i64,
+    at: TimestampTz,
+    /// Of an account with archived entries, where those are.
+    archived: Option<String>,
+}
+
+impl Beginning {
+    /// Error 22023 if there were entries before.
+    fn refuse_archived(&self, account: &str) -> Result<()> {
+        match &self.archived {
+            Some(note) => Err(Error::EntriesArchived {
+                account: account.to_owned(),
+                note: note.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// None for an account without entries. Error P0002 if it has no row either.
+fn beginning(bound: &Bound, account: &str) -> Result<Option<Beginning>> {
+    let outcome = {
         let _owner = RunAs::owner(bound.binding.extension_owner);
-        let outcome = bound
+        bound
             .history
             .opening
-            .run(&[Arg::Text(account)], Snapshot::Statement)?;
-        outcome.rows.first().and_then(|row| row.number(0))
+            .run(&[Arg::Text(account)], Snapshot::Statement)?
     };
-    match first {
-        Some(balance) => Ok(balance),
-        None => balance_of(bound, account)?.ok_or_else(|| Error::UnknownAccount {
-            account: account.to_owned(),
-        }),
-    }
+    let Some(row) = outcome.rows.first() else {
+        known_balance(bound, account)?;
+        return Ok(None);
+    };
+    Ok(Some(Beginning {
+        balance: row.number(0).unwrap_or_default(),
+        at: row.number(1).unwrap_or_default(),
+        archived: (row.text(2) == "opening").then(|| row.text(3).to_owned()),
+    }))
+}
+
+fn known_balance(bound: &Bound, account: &str) -> Result<i64> {
+    balance_of(bound, account)?.ok_or_else(|| Error::UnknownAccount {
+        account: account.to_owned(),
+    })
 }

@@ -6,6 +6,7 @@
 
 mod account;
 mod api;
+mod archive;
 mod binding;
 mod cache;
 mod catalog;

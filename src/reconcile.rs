@@ -139,17 +139,23 @@ fn chain(owner: pg_sys::Oid) -> Result<Problems> {
     })))
 }
 
-/// Settlements against the ledger, by workflow: an account whose id was changed keeps its entries
-/// under the old one.
+/// Settlements against the ledger and what was archived of it, by workflow: an account whose id was
+/// changed keeps its entries under the old one.
 fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
     let rows = Rows::open(
         owner,
-        "SELECT COALESCE(s.workflow_id, l.workflow_id), \
-         COALESCE(s.charged, 0), COALESCE(l.charged, 0), \
-         COALESCE(s.refunded, 0), COALESCE(l.refunded, 0), COALESCE(s.used, 0) \
+        "SELECT c.workflow_id, c.charged, c.in_ledger, c.refunded, c.back_in_ledger, c.used \
+         FROM (SELECT COALESCE(s.workflow_id, l.workflow_id) AS workflow_id, \
+         COALESCE(s.used, 0) AS used, COALESCE(s.charged, 0) AS charged, \
+         COALESCE(l.charged, 0) OPERATOR(pg_catalog.+) COALESCE(s.archived_charged, 0) \
+         AS in_ledger, COALESCE(s.refunded, 0) AS refunded, \
+         COALESCE(l.refunded, 0) OPERATOR(pg_catalog.+) COALESCE(s.archived_refunded, 0) \
+         AS back_in_ledger \
          FROM (SELECT t.workflow_id, pg_catalog.sum(t.usage_tokens) AS used, \
          pg_catalog.sum(t.charged_tokens) AS charged, \
-         pg_catalog.sum(t.refunded_tokens) AS refunded \
+         pg_catalog.sum(t.refunded_tokens) AS refunded, \
+         pg_catalog.sum(t.archived_charged_tokens) AS archived_charged, \
+         pg_catalog.sum(t.archived_refunded_tokens) AS archived_refunded \
          FROM token_balance.settlement AS t GROUP BY 1) AS s \
          FULL JOIN (SELECT e.workflow_id, \
          OPERATOR(pg_catalog.-) COALESCE(pg_catalog.sum(e.amount) \
@@ -157,10 +163,10 @@ fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
          COALESCE(pg_catalog.sum(e.amount) \
          FILTER (WHERE e.kind OPERATOR(pg_catalog.=) 'refund'), 0) AS refunded \
          FROM token_balance.ledger AS e WHERE e.workflow_id IS NOT NULL GROUP BY 1) AS l \
-         ON l.workflow_id OPERATOR(pg_catalog.=) s.workflow_id \
-         WHERE COALESCE(s.charged, 0) OPERATOR(pg_catalog.<>) COALESCE(l.charged, 0) \
-         OR COALESCE(s.refunded, 0) OPERATOR(pg_catalog.<>) COALESCE(l.refunded, 0) \
-         OR s.charged OPERATOR(pg_catalog.>) s.used",
+         ON l.workflow_id OPERATOR(pg_catalog.=) s.workflow_id) AS c \
+         WHERE c.charged OPERATOR(pg_catalog.<>) c.in_ledger \
+         OR c.refunded OPERATOR(pg_catalog.<>) c.back_in_ledger \
+         OR c.charged OPERATOR(pg_catalog.>) c.used",
         &[],
     )?;
     Ok(Box::new(rows.map(|row| {

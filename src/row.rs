@@ -95,6 +95,15 @@ impl<'a> TriggerCall<'a> {
         }
     }
 
+    /// The answer of a trigger that lets the row be as it is; null for a statement's trigger.
+    pub(crate) fn unchanged(&self) -> pg_sys::Datum {
+        if trigger_fired_by_update(self.data.tg_event) {
+            pg_sys::Datum::from(self.data.tg_newtuple)
+        } else {
+            pg_sys::Datum::from(self.data.tg_trigtuple)
+        }
+    }
+
     /// The row of an AFTER INSERT OR UPDATE trigger for each row; error 39P01 for any other.
     pub(crate) fn row(&self) -> Result<Row<'a>> {
         let event = self.data.tg_event;
@@ -307,10 +316,10 @@ macro_rules! trigger_function {
         ) -> ::pgrx::pg_sys::Datum {
             // SAFETY: the server calls with its own fcinfo.
             let call = unsafe { $crate::row::TriggerCall::new($name, fcinfo) };
-            if let Err(error) = call.and_then(|call| $body(&call)) {
-                error.raise();
+            match call.and_then(|call| $body(&call).map(|()| call.unchanged())) {
+                Ok(row) => row,
+                Err(error) => error.raise(),
             }
-            ::pgrx::pg_sys::Datum::from(0)
         }
     };
 }

@@ -18,6 +18,16 @@ impl RunAs {
     /// table with FORCE ROW LEVEL SECURITY. Not RESTRICTED_OPERATION: deferred triggers on the
     /// users table would fail.
     pub(crate) fn owner(owner: pg_sys::Oid) -> Self {
+        Self::in_context(owner, 0)
+    }
+
+    /// As `owner`, and what runs may not leave anything behind for the end of the transaction: no
+    /// deferred trigger, which would run with the caller's rights again.
+    pub(crate) fn restricted(owner: pg_sys::Oid) -> Self {
+        Self::in_context(owner, pg_sys::SECURITY_RESTRICTED_OPERATION)
+    }
+
+    fn in_context(owner: pg_sys::Oid, more: u32) -> Self {
         let mut user = pg_sys::InvalidOid;
         let mut context = 0;
         // SAFETY: both calls only read and write the backend's user id and security context; the
@@ -27,7 +37,8 @@ impl RunAs {
             pg_sys::SetUserIdAndSecContext(
                 owner,
                 context
-                    | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as i32,
+                    | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS | more)
+                        as i32,
             );
         }
         RunAs { user, context }

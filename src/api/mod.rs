@@ -5,6 +5,7 @@
 //! in `sql/comments.sql`.
 
 mod accounts;
+mod archive;
 mod binding;
 mod settling;
 

@@ -299,12 +299,13 @@ pub(crate) fn ledger_guard() -> Result<Check> {
     ))
 }
 
-const GUARDS: [(&str, &str); 5] = [
+const GUARDS: [(&str, &str); 6] = [
     ("ledger", "append_only_rows"),
     ("ledger", "append_only_truncate"),
     ("ledger", "owner_only"),
     ("settlement", "owner_only"),
     ("binding", "owner_only"),
+    ("archived_reference", "owner_only"),
 ];
 
 fn fires_always(table: &str, trigger: &str) -> Result<bool> {
