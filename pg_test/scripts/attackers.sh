@@ -325,7 +325,7 @@ psql -d "$db" -c "UPDATE users SET token_balance = CASE id WHEN 'ann' THEN 99999
 echo '# a hostile search path, for every function'
 psql -d "$db" -c 'CREATE SCHEMA trap AUTHORIZATION tb_mallory' -c 'GRANT USAGE ON SCHEMA trap TO PUBLIC'
 make_trap trap tb_mallory
-called=" attach balance balance_at credit detach overdrawn_accounts reconcile refund_workflow settle_backlog settle_pending settle_workflow settle_workflows statement summary verify "
+called=" archive_ledger attach balance balance_at credit detach overdrawn_accounts reconcile refund_workflow settle_backlog settle_pending settle_workflow settle_workflows statement summary verify "
 not_called=$(value "SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'token_balance' \
     JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype \
     AND position(' ' || p.proname || ' ' in '$called') = 0")
@@ -357,6 +357,11 @@ trapped "SELECT s.amount FROM token_balance.statement('ann', '2000-01-01', '2100
 trapped "SELECT token_balance.summary('ann') IS NULL" f
 trapped 'SELECT o.user_id FROM token_balance.overdrawn_accounts() AS o' bob
 trapped 'SELECT o.user_id FROM token_balance.overdrawn AS o' bob
+psql -d "$db" -c 'CREATE TABLE public.vault (LIKE token_balance.ledger)'
+trapped "SELECT token_balance.archive_ledger(pg_catalog.clock_timestamp(), 'public.vault'::pg_catalog.regclass) IS NULL" f
+is 'entries were archived' "$(value 'SELECT count(*) > 5 FROM vault')" t
+trapped "SELECT token_balance.credit('ann', 9, 'r', 'n') IS NULL" f
+trapped "SELECT s.kind FROM token_balance.statement('ann') AS s" opening
 trapped 'SELECT r.problem FROM token_balance.reconcile() AS r' ''
 trapped 'SELECT v.name FROM token_balance.verify() AS v LIMIT 1' binding
 trapped "UPDATE public.users SET token_balance = 77 RETURNING 1" $'1\n1'

@@ -38,6 +38,10 @@ CREATE EXTENSION token_balance SCHEMA app;
 GRANT EXECUTE ON FUNCTION app.settle_workflow(text) TO regress_tb_dump_app;
 INSERT INTO app.workflows SELECT 'w' || i, 'u' || i % 20 + 1, 'running' FROM generate_series(1, 300) i;
 INSERT INTO app.token_usage SELECT id, user_id, length(id) * 7 FROM app.workflows;
+UPDATE app.workflows SET status = 'completed' WHERE id < 'w15';
+SELECT token_balance.credit('u1', 5, 'paid') IS NULL;
+CREATE TABLE app.archive (LIKE token_balance.ledger);
+SELECT token_balance.archive_ledger(clock_timestamp(), 'app.archive') IS NULL;
 UPDATE app.workflows SET status = 'completed' WHERE id < 'w2';
 UPDATE app.users SET token_balance = token_balance + 11 WHERE id < 'u2';
 SQL
@@ -45,7 +49,7 @@ is 'source: bound' "$(value tb_source 'SELECT count(*) FROM token_balance.bindin
 
 broken="SELECT count(*) FROM (SELECT *, lag(new_balance) OVER (PARTITION BY user_id ORDER BY entry_id) AS before FROM token_balance.ledger) e WHERE amount <> new_balance - previous_balance OR before <> previous_balance"
 off="SELECT count(*) FROM app.users u WHERE token_balance <> (SELECT new_balance FROM token_balance.ledger l WHERE l.user_id = u.id ORDER BY entry_id DESC LIMIT 1)"
-digest="SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (SELECT 'l' || l::text FROM token_balance.ledger l UNION ALL SELECT 's' || s::text FROM token_balance.settlement s UNION ALL SELECT 'u' || u::text FROM app.users u UNION ALL SELECT 'w' || w::text FROM app.workflows w) t (x)"
+digest="SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (SELECT 'l' || l::text FROM token_balance.ledger l UNION ALL SELECT 'r' || r::text FROM token_balance.archived_reference r UNION ALL SELECT 's' || s::text FROM token_balance.settlement s UNION ALL SELECT 'u' || u::text FROM app.users u UNION ALL SELECT 'w' || w::text FROM app.workflows w) t (x)"
 before=$(value tb_source "$digest")
 last=$(value tb_source 'SELECT max(entry_id) FROM token_balance.ledger')
 echo "source: $(value tb_source 'SELECT count(*) FROM token_balance.ledger') ledger entries, the last one is $last"
@@ -65,6 +69,8 @@ check() { # DATABASE
     # what was settled stays settled; the exempt stays exempt
     is "$db: settled stays settled" "$(value "$db" "SELECT app.settle_workflow('w1') ->> 'status'")" already_settled
     is "$db: exempt stays exempt" "$(value "$db" "SELECT app.settle_workflow('old') ->> 'tokens_used'")" 0
+    is "$db: so does what is archived" "$(value "$db" "SELECT app.settle_workflow('w14') ->> 'status', token_balance.credit('u1', 5, 'paid') -> 'replayed'")" 'already_settled|true'
+    is "$db: settlements agree with ledger and archive" "$(value "$db" "SELECT string_agg(problem, ', ') FROM token_balance.reconcile() WHERE problem LIKE 'settlement%'")" ''
     # a completion by the application's role: the trigger fires
     value "$db" "SET ROLE regress_tb_dump_app; UPDATE app.workflows SET status = 'completed' WHERE id = 'w2'"
     is "$db: trigger charges" "$(value "$db" "SELECT charged_tokens FROM token_balance.settlement WHERE workflow_id = 'w2'")" 14
