@@ -9,8 +9,7 @@ use crate::account::{self, Changed, Refusal};
 use crate::cache::Bound;
 use crate::claim::{self, Claim};
 use crate::error::{Error, Result};
-use crate::ledger::{Change, Kind, Part};
-use crate::security;
+use crate::ledger::{self, Change, Kind, Part};
 use crate::settle::Asked;
 
 /// What one settlement took from one account.
@@ -63,9 +62,11 @@ fn deduct(bound: &Bound, claims: &[Claim]) -> Result<Result<Changed, Refusal>> {
     let Some(first) = claims.first() else {
         return Ok(Err(Refusal::UnknownAccount));
     };
+    let actor = ledger::actor();
     let parts = claims.iter().map(|claim| Part {
         amount: -claim.tokens,
         workflow: Some(claim.workflow.clone()),
+        actor: actor.clone(),
     });
     let change = Change {
         kind: Kind::Settlement,
@@ -73,7 +74,6 @@ fn deduct(bound: &Bound, claims: &[Claim]) -> Result<Result<Changed, Refusal>> {
         parts: parts.collect(),
         reference: None,
         note: None,
-        actor: security::current_user(),
     };
     account::change(bound, Rc::new(change))
 }

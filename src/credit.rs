@@ -8,9 +8,9 @@ use pgrx::pg_sys::{INT8OID, TEXTOID};
 use crate::account::{self, Changed, Refusal};
 use crate::cache::Bound;
 use crate::error::{Error, Result};
-use crate::ledger::{Change, Kind, Part};
+use crate::ledger::{self, Change, Kind, Part};
 use crate::lock::{lock_reference, lock_workflows};
-use crate::security::{self, RunAs};
+use crate::security::RunAs;
 use crate::spi::{Arg, Snapshot, Statement};
 
 /// A reference is the caller's own id: a payment's, a ticket's.
@@ -269,10 +269,10 @@ fn give(
         parts: vec![Part {
             amount,
             workflow: workflow.map(str::to_owned),
+            actor: ledger::actor(),
         }],
         reference: remarks.reference.clone(),
         note: remarks.note.clone(),
-        actor: security::current_user(),
     };
     match account::change(bound, Rc::new(change))? {
         Ok(Changed { previous, new }) => Ok(Given {

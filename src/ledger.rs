@@ -7,7 +7,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use pgrx::pg_sys;
 use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 
 use crate::account::whole_part;
@@ -51,7 +50,6 @@ pub(crate) struct Change {
     /// The caller's own id of a credit or refund.
     pub(crate) reference: Option<String>,
     pub(crate) note: Option<String>,
-    pub(crate) actor: pg_sys::Oid,
 }
 
 /// A part of a change: what one workflow costs, of all that an account pays at once.
@@ -60,6 +58,8 @@ pub(crate) struct Part {
     /// Tokens; negative for a charge.
     pub(crate) amount: i64,
     pub(crate) workflow: Option<String>,
+    /// The name of the role that asked for it.
+    pub(crate) actor: Rc<str>,
 }
 
 impl Change {
@@ -69,6 +69,11 @@ impl Change {
             .iter()
             .try_fold(0_i64, |sum, part| sum.checked_add(part.amount))
     }
+}
+
+/// The name of the role that the caller acts as, for the ledger.
+pub(crate) fn actor() -> Rc<str> {
+    catalog::role_name(security::current_user()).into()
 }
 
 /// A change that was announced, and what the trigger answered to it.
@@ -144,16 +149,17 @@ impl Statements {
             insert_many: Statement::new(
                 &insert_sql(
                     "SELECT $1, $2, p.amount, p.previous_balance, p.new_balance, p.workflow_id, \
-                     $3, $4, $5 FROM ROWS FROM (pg_catalog.unnest($6), pg_catalog.unnest($7), \
-                     pg_catalog.unnest($8), pg_catalog.unnest($9)) \
-                     AS p (amount, previous_balance, new_balance, workflow_id)",
+                     $3, $4, p.actor FROM ROWS FROM (pg_catalog.unnest($5), \
+                     pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), \
+                     pg_catalog.unnest($9)) \
+                     AS p (actor, amount, previous_balance, new_balance, workflow_id)",
                 ),
                 &[
                     TEXTOID,
                     TEXTOID,
                     TEXTOID,
                     TEXTOID,
-                    TEXTOID,
+                    TEXTARRAYOID,
                     INT8ARRAYOID,
                     INT8ARRAYOID,
                     INT8ARRAYOID,
@@ -208,23 +214,21 @@ struct Entries<'a> {
     parts: &'a [Part],
     reference: Option<&'a str>,
     note: Option<&'a str>,
-    actor: pg_sys::Oid,
 }
 
 impl Entries<'_> {
     fn write(&self, bound: &Bound) -> Result<()> {
-        let actor = catalog::role_name(self.actor);
         let balances = self.balances()?;
         let mut args = vec![
             Arg::Text(self.account),
             Arg::Text(self.kind.sql()),
             Arg::OptionalText(self.reference),
             Arg::OptionalText(self.note),
-            Arg::Text(&actor),
         ];
         let statement = match (self.parts, &balances[..]) {
             ([part], [previous, new]) => {
                 args.extend([
+                    Arg::Text(&part.actor),
                     Arg::Int8(part.amount),
                     Arg::Int8(*previous),
                     Arg::Int8(*new),
@@ -235,6 +239,7 @@ impl Entries<'_> {
             (parts, balances) => {
                 let workflows = parts.iter().map(|part| part.workflow.as_deref());
                 args.extend([
+                    Arg::OptionalTextArray(parts.iter().map(|part| Some(&*part.actor)).collect()),
                     Arg::Int8Array(parts.iter().map(|part| part.amount).collect()),
                     Arg::Int8Array(balances[..parts.len()].to_vec()),
                     Arg::Int8Array(balances[1..].to_vec()),
@@ -327,7 +332,6 @@ fn record_update(bound: &Bound, account: &str, previous: i64, new: i64) -> Resul
         parts: &change.parts,
         reference: change.reference.as_deref(),
         note: change.note.as_deref(),
-        actor: change.actor,
     }
     .write(bound)?;
     // A BEFORE trigger of the application may have changed the amount: that part is its own.
@@ -410,10 +414,10 @@ fn adjust(bound: &Bound, account: &str, previous: i64, new: i64, note: Option<&s
         parts: &[Part {
             amount,
             workflow: None,
+            actor: actor(),
         }],
         reference: None,
         note,
-        actor: security::current_user(),
     }
     .write(bound)
 }
