@@ -141,16 +141,24 @@ impl Drop for Connection {
     }
 }
 
-/// A statement that is planned once a backend, with a generic plan: its parameters are ids and
-/// amounts, for which a plan of their own is never better. PostgreSQL plans it again by itself
-/// after DDL or ANALYZE.
+/// A statement that is prepared once a backend.
 ///
-/// It is planned without sequential scans where an index will do. A table that is empty or small
-/// when the plan is made may have millions of rows before the next ANALYZE.
+/// Most have one generic plan: their parameters are ids and amounts, for which a plan of their own is
+/// never better. PostgreSQL plans it again by itself after DDL or ANALYZE. It is planned without
+/// sequential scans where an index will do. A table that is empty or small when the plan is made may
+/// have millions of rows before the next ANALYZE.
 pub(crate) struct Statement {
     sql: CString,
     types: Vec<pg_sys::Oid>,
+    planning: Planning,
     plan: OnceCell<Plan>,
+}
+
+/// When a statement is planned.
+#[derive(Clone, Copy, PartialEq)]
+enum Planning {
+    Once,
+    EachTime,
 }
 
 struct Plan(pg_sys::SPIPlanPtr);
@@ -168,7 +176,17 @@ impl Statement {
         Statement {
             sql: c_string(sql),
             types: types.to_vec(),
+            planning: Planning::Once,
             plan: OnceCell::new(),
+        }
+    }
+
+    /// One that reads few rows or very many, as its parameters say: a plan for each run, by parallel
+    /// workers where the planner finds that worth it.
+    pub(crate) fn planned_each_time(sql: &str, types: &[pg_sys::Oid]) -> Self {
+        Statement {
+            planning: Planning::EachTime,
+            ..Statement::new(sql, types)
         }
     }
 
@@ -176,7 +194,9 @@ impl Statement {
     pub(crate) fn run(&self, args: &[Arg], snapshot: Snapshot) -> Result<Outcome> {
         let _connection = Connection::open()?;
         let plan = self.plan()?;
-        plan_without_sequential_scans(plan);
+        if self.planning == Planning::Once {
+            plan_without_sequential_scans(plan);
+        }
         execute(plan, args, snapshot)
     }
 
@@ -184,11 +204,11 @@ impl Statement {
         if let Some(plan) = self.plan.get() {
             return Ok(plan.0);
         }
-        let prepared = prepare(
-            &self.sql,
-            &self.types,
-            pg_sys::CURSOR_OPT_GENERIC_PLAN as i32,
-        )?;
+        let options = match self.planning {
+            Planning::Once => pg_sys::CURSOR_OPT_GENERIC_PLAN,
+            Planning::EachTime => pg_sys::CURSOR_OPT_CUSTOM_PLAN | pg_sys::CURSOR_OPT_PARALLEL_OK,
+        };
+        let prepared = prepare(&self.sql, &self.types, options as i32)?;
         // SAFETY: prepared is a valid, unsaved plan.
         check(unsafe { pg_sys::SPI_keepplan(prepared) })?;
         // A trigger that runs while a statement is prepared could only have set the same plan.

@@ -77,7 +77,7 @@ pub(crate) struct Statements {
 impl Statements {
     pub(crate) fn new(binding: &Binding) -> Self {
         Statements {
-            summary: Statement::new(&summary_sql(binding), &[TEXTOID, INT4OID]),
+            summary: Statement::planned_each_time(&summary_sql(binding), &[TEXTOID, INT4OID]),
         }
     }
 }
@@ -173,9 +173,10 @@ fn summary_sql(binding: &Binding) -> String {
     let row_total = row_total.join(" OPERATOR(pg_catalog.+) ");
     let rows = rows_sql(binding);
     let groups = format!(
-        "SELECT false, {stage}, {model}, pg_catalog.sum({prompt}), pg_catalog.sum({completion}), \
-         {tokens}, pg_catalog.count(*), NULL::pg_catalog.text, NULL::pg_catalog.text \
-         {rows} GROUP BY 2, 3",
+        "SELECT false, {stage}, {model}, {}, {}, {tokens}, pg_catalog.count(*), \
+         NULL::pg_catalog.text, NULL::pg_catalog.text {rows} GROUP BY 2, 3",
+        sum_of(&details.prompt_tokens),
+        sum_of(&details.completion_tokens),
         tokens = binding.tokens_sql("u"),
     );
     let Some(created_at) = &details.created_at else {
@@ -194,6 +195,14 @@ fn summary_sql(binding: &Binding) -> String {
 
 fn text_of(column: &crate::catalog::Column) -> String {
     format!("u.{}::pg_catalog.text", column.sql())
+}
+
+/// NULL counts as 0.
+fn sum_of(column: &Option<crate::catalog::Column>) -> String {
+    match column {
+        Some(column) => format!("pg_catalog.sum(u.{})::pg_catalog.numeric", column.sql()),
+        None => "0::pg_catalog.numeric".into(),
+    }
 }
 
 fn tokens_of(column: &Option<crate::catalog::Column>) -> String {
