@@ -5,7 +5,7 @@ COMMENT ON FUNCTION @extschema@.settle_workflow(bigint) IS 'Charge the accounts 
 COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text).';
 COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[]) IS 'Settle several workflows in one go; one row for each charge.';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}.';
-COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding.';
+COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account and late_usage.';
 COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers and the binding. Balances, settlements and ledger stay; the column too, unless drop_column.';
 COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row a check, with what to do where it is not ok.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage. Returns workflows, charges, tokens_used and more.';
@@ -24,6 +24,7 @@ COMMENT ON COLUMN token_balance.overdrawn.since IS 'When it crossed zero; null i
 COMMENT ON FUNCTION token_balance.note_completion(pg_catalog.oid, pg_catalog.tid) IS 'In the WHEN condition of the completion triggers: notes a completed row, so that one statement is settled as one. Always true.';
 COMMENT ON FUNCTION token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass) IS 'Move the ledger entries before a moment to a table of yours, which has the ledger''s columns; of each account an opening entry stays. Returns accounts, entries and archive.';
 COMMENT ON FUNCTION token_balance.settle_on_completion() IS 'Trigger function on the workflow table: settles a run that completes.';
+COMMENT ON FUNCTION token_balance.settle_late_usage() IS 'Trigger function on the usage table, with late_usage => ''settle'': settles usage of a workflow that is over.';
 COMMENT ON FUNCTION token_balance.record_balance_change() IS 'Trigger function on the users table: writes each change of a balance to the ledger.';
 COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger().';
 
@@ -56,6 +57,8 @@ COMMENT ON COLUMN token_balance.binding.usage_stage IS 'Stage of a usage row, fo
 COMMENT ON COLUMN token_balance.binding.usage_created_at IS 'Time of a usage row, for summary() and settle_pending(since).';
 COMMENT ON COLUMN token_balance.binding.attached_by IS 'Role that attached.';
 COMMENT ON COLUMN token_balance.binding.attached_at IS 'When it was attached.';
+COMMENT ON COLUMN token_balance.binding.busy_account IS 'What a settlement does while another transaction holds the account: wait, or leave the charge in the queue.';
+COMMENT ON COLUMN token_balance.binding.late_usage IS 'Usage written after its workflow was settled is pending until the next settlement, or a trigger settles it at once.';
 
 COMMENT ON TABLE token_balance.settlement IS 'What was accounted for and charged, for each workflow and account. Amounts are tokens.';
 COMMENT ON COLUMN token_balance.settlement.workflow_id IS 'Workflow id, as text.';
@@ -91,3 +94,12 @@ COMMENT ON COLUMN token_balance.archived_reference.amount IS 'What was given.';
 COMMENT ON COLUMN token_balance.archived_reference.previous_balance IS 'Balance before.';
 COMMENT ON COLUMN token_balance.archived_reference.new_balance IS 'Balance after.';
 COMMENT ON COLUMN token_balance.archived_reference.workflow_id IS 'Workflow that was refunded.';
+
+COMMENT ON TABLE token_balance.queue IS 'Charges that wait for their account''s row, with busy_account => ''queue''. The balance is the column less what waits here.';
+COMMENT ON COLUMN token_balance.queue.user_id IS 'Account, as text.';
+COMMENT ON COLUMN token_balance.queue.charge_id IS 'Number of the charge; they are applied in this order.';
+COMMENT ON COLUMN token_balance.queue.workflow_id IS 'Workflow that was settled.';
+COMMENT ON COLUMN token_balance.queue.tokens IS 'Tokens to be charged.';
+COMMENT ON COLUMN token_balance.queue.actor IS 'Role that settled the workflow.';
+COMMENT ON COLUMN token_balance.queue.queued_at IS 'When it was settled.';
+COMMENT ON SEQUENCE token_balance.queue_charge_id_seq IS 'The numbers of queued charges.';

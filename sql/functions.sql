@@ -124,7 +124,9 @@ CREATE FUNCTION token_balance.attach(
     usage_completion_tokens pg_catalog.name DEFAULT 'completion_tokens',
     usage_model pg_catalog.name DEFAULT 'model',
     usage_stage pg_catalog.name DEFAULT 'stage',
-    usage_created_at pg_catalog.name DEFAULT 'created_at')
+    usage_created_at pg_catalog.name DEFAULT 'created_at',
+    busy_account pg_catalog.text DEFAULT 'wait',
+    late_usage pg_catalog.text DEFAULT 'pending')
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_wrapper';
 
@@ -146,7 +148,7 @@ REVOKE ALL ON FUNCTION
         pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype,
         pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name,
-        pg_catalog.name, pg_catalog.name),
+        pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text),
     token_balance.detach(boolean),
     token_balance.verify(),
     token_balance.settle_pending(timestamp with time zone, integer),

@@ -28,7 +28,9 @@ CREATE TABLE token_balance.binding (
     usage_stage pg_catalog.name,
     usage_created_at pg_catalog.name,
     attached_by pg_catalog.text NOT NULL,
-    attached_at timestamp with time zone NOT NULL DEFAULT pg_catalog.now()
+    attached_at timestamp with time zone NOT NULL DEFAULT pg_catalog.now(),
+    busy_account pg_catalog.text NOT NULL DEFAULT 'wait',
+    late_usage pg_catalog.text NOT NULL DEFAULT 'pending'
 );
 
 CREATE TABLE token_balance.settlement (
@@ -80,9 +82,22 @@ CREATE TABLE token_balance.archived_reference (
     PRIMARY KEY (user_id, reference)
 );
 
+-- Charges that wait for their account's row: attach(busy_account => 'queue').
+CREATE TABLE token_balance.queue (
+    user_id pg_catalog.text NOT NULL,
+    charge_id bigint GENERATED ALWAYS AS IDENTITY,
+    workflow_id pg_catalog.text NOT NULL,
+    tokens bigint NOT NULL,
+    actor pg_catalog.text NOT NULL,
+    queued_at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (user_id, charge_id)
+);
+
 -- What a dump must carry: the rows of these tables, and the next entry id.
 SELECT pg_catalog.pg_extension_config_dump('token_balance.binding', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.settlement', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.archived_reference', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger_entry_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('token_balance.queue', '');
+SELECT pg_catalog.pg_extension_config_dump('token_balance.queue_charge_id_seq', '');

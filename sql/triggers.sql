@@ -4,6 +4,9 @@
 CREATE FUNCTION token_balance.settle_on_completion() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_on_completion_wrapper';
 
+CREATE FUNCTION token_balance.settle_late_usage() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_late_usage_wrapper';
+
 CREATE FUNCTION token_balance.record_balance_change() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_balance_change_wrapper';
 
@@ -20,6 +23,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_completion_wrapp
 
 REVOKE ALL ON FUNCTION
     token_balance.settle_on_completion(),
+    token_balance.settle_late_usage(),
     token_balance.record_balance_change(),
     token_balance.refuse_ledger_change(),
     token_balance.refuse_foreign_write()
@@ -48,7 +52,11 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.archived_reference
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.queue
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
 ALTER TABLE token_balance.binding ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.settlement ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.ledger ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.archived_reference ENABLE ALWAYS TRIGGER owner_only;
+ALTER TABLE token_balance.queue ENABLE ALWAYS TRIGGER owner_only;

@@ -11,8 +11,9 @@ use crate::binding::{BALANCE_COLUMN, Binding};
 use crate::cache::Bound;
 use crate::error::{Error, Result};
 use crate::ledger::{Announcement, Change};
+use crate::queue;
 use crate::security::RunAs;
-use crate::spi::{Arg, Snapshot, Statement};
+use crate::spi::{Arg, FreshSnapshot, Snapshot, Statement};
 
 /// The statements on one account, for one binding.
 pub(crate) struct Statements {
@@ -100,7 +101,7 @@ pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed
             new,
         }));
     }
-    match balance_of(bound, &change.account)? {
+    match column_of(bound, &change.account)? {
         None => Ok(Err(Refusal::UnknownAccount)),
         Some(balance) if balance < lowest || balance > highest => Ok(Err(Refusal::OutOfRange)),
         Some(_) => Err(Error::ChargeSuppressed {
@@ -110,8 +111,33 @@ pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed
     }
 }
 
-/// The balance of an account, by canonical id; None if there is no such account. Tokens.
+/// The column of an account, by canonical id; None if there is no such account. Tokens.
+pub(crate) fn column_of(bound: &Bound, account: &str) -> Result<Option<i64>> {
+    read_column(bound, account, Snapshot::Statement)
+}
+
+/// The balance of an account: the column, less what waits in the queue. None if there is no such
+/// account. Tokens.
 pub(crate) fn balance_of(bound: &Bound, account: &str) -> Result<Option<i64>> {
+    if !queue::is_used(&bound.binding) {
+        return column_of(bound, account);
+    }
+    // Both of one snapshot, or a charge that is just applied would count twice or not at all.
+    match read_column(bound, account, Snapshot::Caller)? {
+        Some(balance) => Ok(Some(
+            balance.saturating_sub(queue::waiting(bound, account)?),
+        )),
+        None => Ok(None),
+    }
+}
+
+/// The same as of now, the own transaction's changes included.
+pub(crate) fn balance_now(bound: &Bound, account: &str) -> Result<Option<i64>> {
+    let _fresh = FreshSnapshot::push();
+    balance_of(bound, account)
+}
+
+fn read_column(bound: &Bound, account: &str, snapshot: Snapshot) -> Result<Option<i64>> {
     if bound.binding.user_key.key_type.canonical(account).is_none() {
         return Ok(None);
     }
@@ -119,7 +145,7 @@ pub(crate) fn balance_of(bound: &Bound, account: &str) -> Result<Option<i64>> {
     let outcome = bound
         .accounts
         .balance
-        .run(&[Arg::Text(account)], Snapshot::Statement)?;
+        .run(&[Arg::Text(account)], snapshot)?;
     Ok(outcome.rows.first().and_then(|row| row.number(0)))
 }
 

@@ -17,8 +17,10 @@ use crate::claim;
 use crate::credit;
 use crate::error::Result;
 use crate::history;
+use crate::late;
 use crate::ledger;
 use crate::overdraft;
+use crate::queue;
 use crate::summary;
 use crate::usage;
 
@@ -27,6 +29,8 @@ pub(crate) struct Bound {
     pub(crate) binding: Binding,
     pub(crate) usage: usage::Statements,
     pub(crate) claims: claim::Statements,
+    pub(crate) queue: queue::Statements,
+    pub(crate) late: late::Statements,
     pub(crate) accounts: account::Statements,
     pub(crate) ledger: ledger::Statements,
     pub(crate) credits: credit::Statements,
@@ -80,6 +84,8 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
     let bound = Rc::new(Bound {
         usage: usage::Statements::new(&binding),
         claims: claim::Statements::new(),
+        queue: queue::Statements::new(&binding),
+        late: late::Statements::new(&binding),
         accounts: account::Statements::new(&binding),
         ledger: ledger::Statements::new(),
         credits: credit::Statements::new(),

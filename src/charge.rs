@@ -10,6 +10,7 @@ use crate::cache::Bound;
 use crate::claim::{self, Claim};
 use crate::error::{Error, Result};
 use crate::ledger::{self, Change, Kind, Part};
+use crate::queue;
 use crate::settle::Asked;
 
 /// What one settlement took from one account.
@@ -39,6 +40,14 @@ fn charge_account(
     asked: &Asked,
     charges: &mut Vec<Charge>,
 ) -> Result<()> {
+    if queue::is_used(&bound.binding)
+        && let Some(first) = claims.first()
+    {
+        if !queue::hold_unless_busy(bound, &first.account)? {
+            return leave_in_queue(bound, &first.account, claims, asked, charges);
+        }
+        queue::apply(bound, &first.account)?;
+    }
     match deduct(bound, claims)? {
         Ok(changed) => {
             charges.extend(charges_of(claims, changed));
@@ -55,6 +64,29 @@ fn charge_account(
             .iter()
             .try_for_each(|claim| refuse(bound, claim, refusal, asked)),
     }
+}
+
+/// Somebody else holds the account's row, and applies them or leaves that to the next.
+fn leave_in_queue(
+    bound: &Bound,
+    account: &str,
+    claims: &[Claim],
+    asked: &Asked,
+    charges: &mut Vec<Charge>,
+) -> Result<()> {
+    if let Err(refusal) = queue::add(bound, account, claims)? {
+        return claims
+            .iter()
+            .try_for_each(|claim| refuse(bound, claim, refusal, asked));
+    }
+    let tokens: i64 = claims.iter().map(|claim| claim.tokens).sum();
+    let new = account::balance_now(bound, account)?.unwrap_or_default();
+    let changed = Changed {
+        previous: new.saturating_add(tokens),
+        new,
+    };
+    charges.extend(charges_of(claims, changed));
+    Ok(())
 }
 
 /// One UPDATE of the account.

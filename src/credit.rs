@@ -10,6 +10,7 @@ use crate::cache::Bound;
 use crate::error::{Error, Result};
 use crate::ledger::{self, Change, Kind, Part};
 use crate::lock::{lock_reference, lock_workflows};
+use crate::queue;
 use crate::security::RunAs;
 use crate::spi::{Arg, Snapshot, Statement};
 
@@ -135,7 +136,7 @@ pub(crate) fn refund(
     amount: Option<i64>,
     remarks: &Remarks,
 ) -> Result<Option<Outcome>> {
-    lock_workflows(&[workflow.to_owned()], &bound.binding.payer);
+    lock_workflows(&[workflow.to_owned()], &bound.binding);
     let payments = read_payments(bound, workflow)?;
     if payments.is_empty() {
         return Ok(None);
@@ -263,6 +264,7 @@ fn give(
     workflow: Option<&str>,
     remarks: &Remarks,
 ) -> Result<Given> {
+    queue::drain(bound, account)?;
     let change = Change {
         kind,
         account: account.to_owned(),

@@ -2,9 +2,10 @@
 
 use pgrx::pg_sys::{TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
-use crate::account::balance_of;
+use crate::account::{balance_of, column_of};
 use crate::cache::Bound;
 use crate::error::{Error, Result};
+use crate::queue::{self, Queued};
 use crate::security::RunAs;
 use crate::spi::{Arg, Snapshot, Statement, moment_sql};
 
@@ -53,7 +54,8 @@ impl Statements {
 
 /// One ledger entry as people read it. Amounts are tokens; the time is in the server's count.
 pub(crate) struct Line {
-    pub(crate) entry_id: i64,
+    /// None for a charge that still waits in the queue.
+    pub(crate) entry_id: Option<i64>,
     pub(crate) created_at: TimestampTz,
     pub(crate) kind: String,
     pub(crate) amount: i64,
@@ -73,6 +75,7 @@ pub(crate) fn statement(
     since: Option<TimestampTz>,
     until: Option<TimestampTz>,
 ) -> Result<Vec<Line>> {
+    let queued = queue::entries(bound, account)?;
     let outcome = {
         let _owner = RunAs::owner(bound.binding.extension_owner);
         let args = [
@@ -80,7 +83,7 @@ pub(crate) fn statement(
             Arg::OptionalTimestamp(since),
             Arg::OptionalTimestamp(until),
         ];
-        bound.history.statement.run(&args, Snapshot::Statement)?
+        bound.history.statement.run(&args, snapshot(bound))?
     };
     if outcome.rows.is_empty()
         && let Some(beginning) = beginning(bound, account)?
@@ -89,11 +92,11 @@ pub(crate) fn statement(
         beginning.refuse_archived(account)?;
     }
     let optional = |text: Option<&str>| text.map(str::to_owned);
-    Ok(outcome
+    let mut lines: Vec<_> = outcome
         .rows
         .iter()
         .map(|row| Line {
-            entry_id: row.number(0).unwrap_or_default(),
+            entry_id: row.number(0),
             created_at: row.number(1).unwrap_or_default(),
             kind: row.text(2).to_owned(),
             amount: row.number(3).unwrap_or_default(),
@@ -104,17 +107,69 @@ pub(crate) fn statement(
             note: optional(row.get(8)),
             actor: row.text(9).to_owned(),
         })
-        .collect())
+        .collect();
+    lines.extend(
+        lines_of_queue(bound, account, queued)?
+            .into_iter()
+            .filter(|line| since.is_none_or(|since| since <= line.created_at))
+            .filter(|line| until.is_none_or(|until| line.created_at < until)),
+    );
+    Ok(lines)
+}
+
+/// Where charges may wait in the queue, they and the ledger are read as of one moment.
+fn snapshot(bound: &Bound) -> Snapshot {
+    if queue::is_used(&bound.binding) {
+        Snapshot::Caller
+    } else {
+        Snapshot::Statement
+    }
+}
+
+/// The entries that the queue's charges are going to be, after the last one that there is.
+fn lines_of_queue(bound: &Bound, account: &str, queued: Vec<Queued>) -> Result<Vec<Line>> {
+    if queued.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut balance = balance_of(bound, account)?.unwrap_or_default()
+        + queued.iter().map(|queued| queued.tokens).sum::<i64>();
+    let line = |queued: Queued| {
+        let previous_balance = balance;
+        balance -= queued.tokens;
+        Line {
+            entry_id: None,
+            created_at: queued.queued_at,
+            kind: "settlement".to_owned(),
+            amount: -queued.tokens,
+            previous_balance,
+            new_balance: balance,
+            workflow_id: Some(queued.workflow),
+            reference: None,
+            note: Some("waits for the account".to_owned()),
+            actor: queued.actor,
+        }
+    };
+    Ok(queued.into_iter().map(line).collect())
 }
 
 /// The balance of an account at a moment: after its last entry until then, or its opening balance.
 /// Errors: P0002 for an account that has neither a row nor an entry, 22023 for a moment whose entries
 /// are archived.
 pub(crate) fn balance_at(bound: &Bound, account: &str, at: TimestampTz) -> Result<i64> {
+    let queued = queue::entries(bound, account)?;
+    let waiting = queued
+        .iter()
+        .filter(|queued| queued.queued_at <= at)
+        .map(|queued| queued.tokens)
+        .sum::<i64>();
+    Ok(ledger_balance_at(bound, account, at)?.saturating_sub(waiting))
+}
+
+fn ledger_balance_at(bound: &Bound, account: &str, at: TimestampTz) -> Result<i64> {
     let found = {
         let _owner = RunAs::owner(bound.binding.extension_owner);
         let args = [Arg::Text(account), Arg::OptionalTimestamp(Some(at))];
-        let outcome = bound.history.balance_at.run(&args, Snapshot::Statement)?;
+        let outcome = bound.history.balance_at.run(&args, snapshot(bound))?;
         outcome.rows.first().and_then(|row| row.number(0))
     };
     if let Some(balance) = found {
@@ -172,7 +227,7 @@ fn beginning(bound: &Bound, account: &str) -> Result<Option<Beginning>> {
 }
 
 fn known_balance(bound: &Bound, account: &str) -> Result<i64> {
-    balance_of(bound, account)?.ok_or_else(|| Error::UnknownAccount {
+    column_of(bound, account)?.ok_or_else(|| Error::UnknownAccount {
         account: account.to_owned(),
     })
 }

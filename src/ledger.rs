@@ -16,6 +16,7 @@ use crate::cache::{self, Bound};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::overdraft::notify_crossing;
+use crate::queue;
 use crate::row::{TriggerCall, trigger_function};
 use crate::security::{self, RunAs};
 use crate::spi::{Arg, Snapshot, Statement};
@@ -379,6 +380,7 @@ fn record_rename(
         new,
         Some(&format!("account id changed from {old_account}")),
     )?;
+    queue::rename(bound, old_account, account)?;
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let ids = [Arg::Text(old_account), Arg::Text(account)];
     bound

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::binding::BALANCE_COLUMN;
 use crate::cache::Bound;
 use crate::error::Result;
+use crate::queue;
 use crate::security::RunAs;
 use crate::spi::{self, Arg, Snapshot, Statement, moment_sql, texts};
 
@@ -79,15 +80,24 @@ pub(crate) struct Overdrawn {
 /// All accounts below zero, deepest first.
 pub(crate) fn overdrawn(bound: &Bound) -> Result<Vec<Overdrawn>> {
     let binding = &bound.binding;
+    let (queued_accounts, queued_tokens) = queue::totals(bound)?;
     let accounts = {
         let _owner = RunAs::owner(binding.users.owner);
+        let balance =
+            format!("(a.{BALANCE_COLUMN}::bigint OPERATOR(pg_catalog.-) COALESCE(q.tokens, 0))");
         let sql = format!(
-            "SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a \
-             WHERE a.{BALANCE_COLUMN} OPERATOR(pg_catalog.<) 0 ORDER BY 2, 1",
-            binding.user_key.sql(),
-            binding.users.sql
+            "SELECT a.{key}::pg_catalog.text, {balance} FROM {users} AS a \
+             LEFT JOIN ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) \
+             AS q (id, tokens) ON q.id OPERATOR(pg_catalog.=) a.{key}::pg_catalog.text \
+             WHERE {balance} OPERATOR(pg_catalog.<) 0 ORDER BY 2, 1",
+            key = binding.user_key.sql(),
+            users = binding.users.sql
         );
-        spi::query_as_of(&sql, &[], Snapshot::Caller)?.rows
+        let args = [
+            Arg::TextArray(&queued_accounts),
+            Arg::Int8Array(queued_tokens),
+        ];
+        spi::query_as_of(&sql, &args, Snapshot::Caller)?.rows
     };
     let ids = texts(&accounts, 0);
     let _owner = RunAs::owner(binding.extension_owner);

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::binding::{Binding, Payer};
 use crate::cache::{self, Bound};
 use crate::error::{Result, notice};
+use crate::queue;
 use crate::security::RunAs;
 use crate::settle::{Asked, settle};
 use crate::spi::{self, Arg, Cursor, Life, MayCommit, Snapshot, texts};
@@ -26,6 +27,13 @@ pub(crate) struct Swept {
     tokens_used: i128,
     /// Whether there may be more, since max_workflows was reached.
     more: bool,
+    /// Charges out of the queue.
+    #[serde(skip_serializing_if = "is_zero")]
+    applied: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// SQL for usage by workflow and account: `(workflow_id, user_id, tokens)`, where each of
@@ -158,7 +166,10 @@ fn which(binding: &Binding) -> Which {
 pub(crate) fn settle_pending(since: Option<TimestampTz>, max_workflows: usize) -> Result<Swept> {
     let bound = cache::bound_and_locked()?;
     let pending = Pending::find(&bound, since, which(&bound.binding), Life::Transaction)?;
-    let mut swept = Swept::default();
+    let mut swept = Swept {
+        applied: queue::drain_all(&bound)?,
+        ..Swept::default()
+    };
     while !swept.more
         && let Some((_, mut workflows)) = pending.next(&bound, BATCH)?
     {
@@ -206,6 +217,7 @@ pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayComm
         left_over.close()?;
     }
     let bound = cache::bound_and_locked()?;
+    queue::drain_all(&bound)?;
     let which = if existing {
         include_exempted(&bound, batch_size, commits)?;
         Which::Completed

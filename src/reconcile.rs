@@ -11,11 +11,13 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use crate::account;
 use crate::binding::{self, BALANCE_COLUMN, Binding, Payer};
 use crate::cache::{self, Bound};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::pending::usage_groups_sql;
+use crate::queue;
 use crate::security::RunAs;
 use crate::spi::{self, Arg, Cursor, Life, Row, Snapshot, texts};
 
@@ -50,9 +52,11 @@ pub(crate) fn reconcile() -> Result<impl Iterator<Item = Result<Problem>>> {
     ];
     match cache::bound() {
         Ok(bound) => {
-            let (structure, balances, usage) = (bound.clone(), bound.clone(), bound);
+            let (structure, balances, waiting, usage) =
+                (bound.clone(), bound.clone(), bound.clone(), bound);
             checks.push(Box::new(move || triggers(&structure.binding)));
             checks.push(Box::new(move || columns(&balances)));
+            checks.push(Box::new(move || queued(&waiting)));
             checks.push(Box::new(move || used_and_settled(usage)));
         }
         Err(error) => checks.push(Box::new(move || Ok(one(broken_binding(error))))),
@@ -162,7 +166,10 @@ fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
          FILTER (WHERE e.kind OPERATOR(pg_catalog.=) 'settlement'), 0) AS charged, \
          COALESCE(pg_catalog.sum(e.amount) \
          FILTER (WHERE e.kind OPERATOR(pg_catalog.=) 'refund'), 0) AS refunded \
-         FROM token_balance.ledger AS e WHERE e.workflow_id IS NOT NULL GROUP BY 1) AS l \
+         FROM (SELECT d.workflow_id, d.kind, d.amount FROM token_balance.ledger AS d \
+         WHERE d.workflow_id IS NOT NULL UNION ALL \
+         SELECT q.workflow_id, 'settlement', OPERATOR(pg_catalog.-) q.tokens \
+         FROM token_balance.queue AS q) AS e GROUP BY 1) AS l \
          ON l.workflow_id OPERATOR(pg_catalog.=) s.workflow_id) AS c \
          WHERE c.charged OPERATOR(pg_catalog.<>) c.in_ledger \
          OR c.refunded OPERATOR(pg_catalog.<>) c.back_in_ledger \
@@ -233,6 +240,27 @@ fn columns(bound: &Bound) -> Result<Problems> {
         Ok(problems) => problems.into_iter().map(Ok).collect::<Vec<_>>(),
         Err(error) => vec![Err(error)],
     })))
+}
+
+/// Charges in the queue that no account can pay.
+fn queued(bound: &Bound) -> Result<Problems> {
+    let (accounts, tokens) = queue::totals(bound)?;
+    let mut problems = Vec::new();
+    for (account, tokens) in accounts.into_iter().zip(tokens) {
+        if account::column_of(bound, &account)?.is_none() {
+            problems.push(Ok(Problem {
+                problem: "queued for an unknown account".into(),
+                account: Some(account),
+                found: Some(tokens.into()),
+                hint:
+                    "The account was deleted before its charges were applied: create it again, or \
+                       delete its rows of token_balance.queue."
+                        .into(),
+                ..Problem::default()
+            }));
+        }
+    }
+    Ok(Box::new(problems.into_iter()))
 }
 
 fn column_problems(extension_owner: pg_sys::Oid, accounts: &[Row]) -> Result<Vec<Problem>> {

@@ -73,7 +73,7 @@ pub(crate) fn settle(
 ) -> Result<(Vec<Charge>, Vec<Settled>)> {
     workflows.sort_unstable();
     workflows.dedup();
-    lock_workflows(workflows, &bound.binding.payer);
+    lock_workflows(workflows, &bound.binding);
     let mut claims = Vec::new();
     let mut settled = Vec::with_capacity(workflows.len());
     for chunk in workflows.chunks(CHUNK) {

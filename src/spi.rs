@@ -460,6 +460,30 @@ impl MayCommit {
     }
 }
 
+/// While this value lives, [`Snapshot::Caller`] is a snapshot of now, in which the transaction sees
+/// its own changes.
+pub(crate) struct FreshSnapshot(());
+
+impl FreshSnapshot {
+    pub(crate) fn push() -> Self {
+        // SAFETY: popped by Drop; an abort drops it by itself.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        }
+        FreshSnapshot(())
+    }
+}
+
+impl Drop for FreshSnapshot {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: pushed by `push`, and what was pushed after it was popped.
+            unsafe { pg_sys::PopActiveSnapshot() };
+        }
+    }
+}
+
 /// Whether the isolation level keeps one snapshot for the transaction.
 pub(crate) fn uses_transaction_snapshot() -> bool {
     // SAFETY: reads a backend variable.

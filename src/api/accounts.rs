@@ -207,7 +207,7 @@ fn statement(
     TableIterator<
         'static,
         (
-            name!(entry_id, i64),
+            name!(entry_id, Option<i64>),
             name!(created_at, Option<TimestampWithTimeZone>),
             name!(kind, String),
             name!(amount, i64),

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use pgrx::{AnyNumeric, Array, pg_sys};
 
 use super::refuse_read_only;
-use crate::binding::{self, Spec};
+use crate::binding::{self, Options, Spec};
 use crate::error::{Error, Result};
 use crate::reconcile;
 
@@ -41,6 +41,8 @@ fn attach(
     usage_model: Option<&CStr>,
     usage_stage: Option<&CStr>,
     usage_created_at: Option<&CStr>,
+    busy_account: Option<&str>,
+    late_usage: Option<&str>,
 ) -> Result<(), ErrorReport> {
     fn required<T>(argument: &'static str, value: Option<T>) -> Result<T> {
         value.ok_or(Error::NullArgument {
@@ -93,6 +95,10 @@ fn attach(
         initial_balance: required("initial_balance", initial_balance)?,
         balance_type: required("balance_type", balance_type)?,
         existing_usage: required("existing_usage", existing_usage)?.to_owned(),
+        options: Options::parse(
+            required("busy_account", busy_account)?,
+            required("late_usage", late_usage)?,
+        )?,
     };
     binding::attach(spec.normalized(), required("create_index", create_index)?)?;
     Ok(())

@@ -121,7 +121,7 @@ fn answer(
     let (previous_balance, new_balance) = match (&charges[..], &accounts[..]) {
         ([only], _) => (Some(only.previous_balance), Some(only.new_balance)),
         ([], [only]) => {
-            let balance = account::balance_of(bound, only)?;
+            let balance = account::balance_now(bound, only)?;
             (balance, balance)
         }
         _ => (None, None),

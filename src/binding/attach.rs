@@ -4,9 +4,12 @@ use pgrx::pg_sys;
 
 use super::check::{check, check_existing_balances, check_ownership};
 use super::existing::{exempt_existing_usage, record_changes_while_detached};
-use super::{BALANCE_COLUMN, Binding, Spec};
+use super::triggers::drop_late_usage;
+use super::{BALANCE_COLUMN, Binding, LateUsage, Spec};
+use crate::cache;
 use crate::catalog::{self, Column};
 use crate::error::{Error, Result};
+use crate::queue;
 use crate::security::{self, RunAs};
 use crate::spi::{self, Arg};
 
@@ -34,6 +37,8 @@ pub(crate) fn attach(spec: Spec, with_index: bool) -> Result<Binding> {
         if binding.spec.existing_usage == "exempt" {
             exempt_existing_usage(&binding)?;
         }
+    } else {
+        change_options(&binding)?;
     }
     if with_index {
         create_index(&binding)?;
@@ -49,6 +54,26 @@ pub(crate) fn attach(spec: Spec, with_index: bool) -> Result<Binding> {
     }
     super::detach::grant_everyday_functions(binding.users.owner)?;
     Ok(binding)
+}
+
+/// Give the binding that is there the options of `binding`.
+fn change_options(binding: &Binding) -> Result<()> {
+    let Some(present) = Spec::load()? else {
+        return Ok(());
+    };
+    if present.options == binding.spec.options {
+        return Ok(());
+    }
+    // Settlements that run still go by the old options; each of them locks the users table.
+    let lock = pg_sys::ShareRowExclusiveLock as i32;
+    // SAFETY: locks an OID.
+    unsafe { pg_sys::LockRelationOid(binding.users.oid, lock) };
+    queue::drain_all(&*cache::bound()?)?;
+    binding.spec.store_options()?;
+    match present.options.late_usage {
+        LateUsage::Settle => drop_late_usage(&binding.usage),
+        LateUsage::Pending => Ok(()),
+    }
 }
 
 /// True if there is no binding yet, or only one whose tables were dropped.

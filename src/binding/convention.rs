@@ -5,7 +5,7 @@
 use pgrx::pg_sys;
 
 use super::attach::attach;
-use super::{Binding, Payer, Spec};
+use super::{Binding, Options, Payer, Spec};
 use crate::catalog::{self, Table};
 use crate::error::{Error, Result, notice};
 
@@ -147,6 +147,7 @@ fn find(schema: &str) -> Result<std::result::Result<Spec, String>> {
         initial_balance: 1_000_000,
         balance_type: pg_sys::INT4OID,
         existing_usage: "exempt".into(),
+        options: Options::default(),
     }))
 }
 

@@ -4,9 +4,11 @@ use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
 use super::check::check_caller_owns;
-use super::{BALANCE_COLUMN, Spec};
+use super::{BALANCE_COLUMN, BusyAccount, Spec};
+use crate::cache;
 use crate::catalog::{self, Table};
 use crate::error::{Error, Result};
+use crate::queue;
 use crate::security::RunAs;
 use crate::spi;
 
@@ -34,6 +36,7 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
     // Owners may have changed, and tables gone, before the locks were granted.
     let tables = remaining_tables(&spec)?;
     check_caller_owns(&tables)?;
+    drain_queue(&spec)?;
 
     let _owner = RunAs::owner(catalog::extension_owner()?);
     for table in &tables {
@@ -49,6 +52,22 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
         change_grants("REVOKE", "FROM", users.owner)?;
     }
     Spec::forget()
+}
+
+/// Charges that wait are paid before nobody is left to apply them. Where a bound table is gone they
+/// stay, and reconcile() tells.
+fn drain_queue(spec: &Spec) -> Result<()> {
+    if spec.options.busy_account == BusyAccount::Wait {
+        return Ok(());
+    }
+    // Settlements that run may still queue; each of them locks the users table.
+    let lock = pg_sys::ShareRowExclusiveLock as i32;
+    // SAFETY: locks an OID.
+    unsafe { pg_sys::LockRelationOid(spec.users, lock) };
+    match cache::bound() {
+        Ok(bound) => queue::drain_all(&bound).map(|_| ()),
+        Err(_) => Ok(()),
+    }
 }
 
 /// The bound tables that are there, in the order in which a settlement locks them.

@@ -8,6 +8,7 @@ mod check;
 mod convention;
 mod detach;
 mod existing;
+mod options;
 mod spec;
 mod triggers;
 mod verify;
@@ -22,6 +23,7 @@ use crate::key::{KeyType, SUPPORTED_KEY_TYPES};
 pub(crate) use attach::attach;
 pub(crate) use convention::attach_by_convention;
 pub(crate) use detach::detach;
+pub(crate) use options::{BusyAccount, LateUsage, Options};
 pub(crate) use spec::Spec;
 pub(crate) use verify::{Check, ledger_guard, ledger_sequence, verify, verify_triggers};
 

@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::spi::quote_literal;
 
+use super::Options;
 use crate::catalog;
 use crate::error::Result;
 use crate::security::RunAs;
@@ -34,6 +35,7 @@ pub(crate) struct Spec {
     /// The type of the column, if attach adds it.
     pub(crate) balance_type: pg_sys::Oid,
     pub(crate) existing_usage: String,
+    pub(crate) options: Options,
 }
 
 impl Spec {
@@ -97,6 +99,7 @@ impl Spec {
                 arguments.push((argument, literal(name)));
             }
         }
+        arguments.extend(self.options.arguments());
         let arguments: Vec<_> = arguments
             .into_iter()
             .map(|(name, value)| format!("{name} => {value}"))
@@ -120,6 +123,7 @@ impl Spec {
              FROM token_balance.binding AS b",
             &[],
         )?;
+        let options = Options::load()?;
         let optional = |text: Option<&str>| text.map(str::to_owned);
         Ok(outcome.rows.first().map(|row| Spec {
             users: row.oid(0),
@@ -145,6 +149,7 @@ impl Spec {
             usage_stage: optional(row.get(20)),
             usage_created_at: optional(row.get(21)),
             balance_type: row.oid(22),
+            options,
         }))
     }
 
@@ -213,7 +218,13 @@ impl Spec {
                 Arg::Int8(self.balance_type.to_u32().into()),
             ],
         )?;
-        Ok(())
+        self.options.store()
+    }
+
+    /// Change the options of the binding that is there.
+    pub(crate) fn store_options(&self) -> Result<()> {
+        let _owner = RunAs::owner(catalog::extension_owner()?);
+        self.options.store()
     }
 
     pub(crate) fn forget() -> Result<()> {

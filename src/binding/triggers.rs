@@ -2,7 +2,7 @@
 
 use pgrx::spi::quote_identifier;
 
-use super::{Binding, Workflows};
+use super::{Binding, LateUsage, Workflows};
 use crate::catalog::{self, Table};
 use crate::error::Result;
 use crate::spi::{self, Arg};
@@ -21,12 +21,25 @@ pub(super) struct Trigger<'a> {
 const LEDGER: &str = "00_token_balance_ledger";
 const COMPLETED_BY_INSERT: &str = "token_balance_completed_insert";
 const COMPLETED_BY_UPDATE: &str = "token_balance_completed_update";
+const LATE_USAGE: &str = "token_balance_late_usage";
 
 impl Binding {
     pub(super) fn triggers(&self) -> Vec<Trigger<'_>> {
         let mut triggers = Vec::new();
         if let Some(workflows) = &self.workflows {
             triggers.extend(completion_triggers(self, workflows));
+        }
+        if self.spec.options.late_usage == LateUsage::Settle {
+            triggers.push(Trigger {
+                name: LATE_USAGE,
+                table: &self.usage,
+                definition: format!(
+                    "AFTER INSERT ON {} FOR EACH ROW \
+                     EXECUTE FUNCTION token_balance.settle_late_usage()",
+                    self.usage.sql
+                ),
+                is_constraint: false,
+            });
         }
         // No WHEN and no column list: either would forbid ALTER COLUMN ... TYPE on the balance.
         triggers.push(Trigger {
@@ -125,6 +138,15 @@ impl Trigger<'_> {
         }
         Ok(names)
     }
+}
+
+/// Drop the trigger that the option late_usage asks for. attach makes it again if it still does.
+pub(super) fn drop_late_usage(usage: &Table) -> Result<()> {
+    spi::command(&format!(
+        "DROP TRIGGER IF EXISTS \"{LATE_USAGE}\" ON {}",
+        usage.sql
+    ))
+    .map(|_| ())
 }
 
 /// Drop every trigger on `table` that calls one of the extension's functions.

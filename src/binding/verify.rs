@@ -299,12 +299,13 @@ pub(crate) fn ledger_guard() -> Result<Check> {
     ))
 }
 
-const GUARDS: [(&str, &str); 6] = [
+const GUARDS: [(&str, &str); 7] = [
     ("ledger", "append_only_rows"),
     ("ledger", "append_only_truncate"),
     ("ledger", "owner_only"),
     ("settlement", "owner_only"),
     ("binding", "owner_only"),
+    ("queue", "owner_only"),
     ("archived_reference", "owner_only"),
 ];
 
