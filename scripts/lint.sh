@@ -17,4 +17,8 @@ say "the same for the trust suite's client"
 cargo fmt --manifest-path pg_test/trust/Cargo.toml --check || status=1
 cargo clippy --quiet --locked --manifest-path pg_test/trust/Cargo.toml \
     --target-dir "${CARGO_TARGET_DIR:-$ROOT/target}/trust" -- -D warnings || status=1
+say "the same for the dashboard"
+cargo fmt --manifest-path examples/dashboard/Cargo.toml --check || status=1
+cargo clippy --quiet --locked --all-targets --manifest-path examples/dashboard/Cargo.toml \
+    --target-dir "${CARGO_TARGET_DIR:-$ROOT/target}/dashboard/build" -- -D warnings || status=1
 exit "$status"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs, and only what is missing:
-#   setup.sh [--packaging] [VERSION...]     default: the newest PostgreSQL that is installed
+#   setup.sh [--packaging] [--browser] [VERSION...]     default: the newest PostgreSQL that is installed
+# --packaging and --browser: also what packages, and looking at the dashboard's page, need.
 # As root or with sudo that asks no password it installs system packages;
 # otherwise it lists them and stops.
 # shellcheck source-path=SCRIPTDIR
@@ -9,6 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 MISSING=()
 APT_UPDATED=
 FOR_PACKAGING=
+FOR_BROWSER=
 
 can_install() { have apt-get && { is_root || sudo -n true 2>/dev/null; }; }
 as_admin() { if is_root; then "$@"; else sudo -n "$@"; fi; }
@@ -55,6 +57,7 @@ find_missing_packages() {
         have dh || want debhelper
         have python3 || want python3
     fi
+    if [ -n "$FOR_BROWSER" ]; then find_missing_browser; fi
     if ! all_installed "$@"; then find_missing_for_fetch; fi
 }
 
@@ -107,6 +110,13 @@ find_missing_pg_cron() {
     if [ -e "/usr/lib/postgresql/15/lib/pg_cron.so" ]; then return 0; fi
     has_candidate postgresql-15-cron || apt_update_once
     if has_candidate postgresql-15-cron; then want postgresql-15-cron; fi
+}
+
+# The page is shown by Chromium, driven by its own driver. Chinese text needs a font that has it.
+find_missing_browser() {
+    have chromium || have google-chrome || want chromium
+    have chromedriver || want chromium-driver
+    { have fc-list && fc-list :lang=zh family | grep . >/dev/null; } || want fonts-wqy-microhei
 }
 
 install_packages() {
@@ -220,10 +230,14 @@ register_servers() {
 # Building cargo-pgrx is the long part: the servers arrive meanwhile.
 main() {
     local versions version fetching
-    if [ "${1:-}" = --packaging ]; then
-        FOR_PACKAGING=yes
+    while [[ "${1:-}" == --* ]]; do
+        case $1 in
+        --packaging) FOR_PACKAGING=yes ;;
+        --browser) FOR_BROWSER=yes ;;
+        *) die "there is no option $1" ;;
+        esac
         shift
-    fi
+    done
     versions=("$@")
     [ ${#versions[@]} -gt 0 ] || versions=("$(choose_version)")
     for version in "${versions[@]}"; do

@@ -1,0 +1,238 @@
+"""The service by HTTP: figures, refusals, events, a database that is stopped and comes back."""
+
+import hashlib
+import http.client
+import json
+import queue
+import sys
+import threading
+import time
+import urllib.parse
+
+from service import API, SECRET, Service, eventually, failures, is_, sql, start_database, stop_database, token
+
+
+def balances(service):
+    for user, overdrawn in (("ann", False), ("bob", True), ("dan", False)):
+        answer = service.api("balance", user)
+        balance = int(sql(f"SELECT token_balance FROM users WHERE id = '{user}'"))
+        is_(f"balance of {user}", (answer.status, answer.json()), (200, {"token_balance": balance, "is_overdraft": overdrawn}))
+        is_(f"{user} is where the fixture wants him", balance < 0, overdrawn)
+    is_("a balance is JSON and is not kept", (answer.headers["content-type"], answer.headers["cache-control"]), ("application/json", "no-store"))
+
+
+def summaries(service):
+    for days in (7, 30, 366):
+        answer = service.api(f"summary?days={days}", "ann").json()
+        expected = json.loads(sql(f"""
+            SELECT json_build_object('total_tokens', sum(total_tokens), 'record_count', count(*),
+                'total_prompt_tokens', sum(prompt_tokens), 'total_completion_tokens', sum(completion_tokens))
+            FROM token_usage WHERE user_id = 'ann' AND created_at >= now() - interval '{days} days'"""))
+        is_(f"summary of {days} days: totals", answer["summary"], expected)
+        for by in ("model", "stage"):
+            groups = json.loads(sql(f"""SELECT json_object_agg({by}, tokens) FROM (SELECT {by}, sum(total_tokens) AS tokens
+                FROM token_usage WHERE user_id = 'ann' AND created_at >= now() - interval '{days} days' GROUP BY 1) AS g"""))
+            is_(f"summary of {days} days: by {by}", {group[by]: group["total_tokens"] for group in answer[f"by_{by}"]}, groups)
+    is_("summary: balance", answer["token_balance"], int(sql("SELECT token_balance FROM users WHERE id = 'ann'")))
+    is_("summary: 30 days are the default", service.api("summary", "ann").json(), service.api("summary?days=30", "ann").json())
+    is_("summary of one who did nothing", service.api("summary", "dan").json()["summary"]["record_count"], 0)
+
+
+def statements(service):
+    zone = "Asia/Shanghai"
+    answer = service.api(f"statement?days=30&tz={zone}", "ann").json()
+    since = f"(date_trunc('day', now() AT TIME ZONE '{zone}') - interval '29 days') AT TIME ZONE '{zone}'"
+    entries = json.loads(sql(f"""SELECT json_agg(entry_id ORDER BY entry_id DESC) FROM token_balance.ledger
+        WHERE user_id = 'ann' AND created_at >= {since}"""))
+    is_("statement: the newest 50 entries, newest first", [entry["entry_id"] for entry in answer["entries"]], entries[:50])
+    is_("statement: how many there are", answer["entry_count"], len(entries))
+    is_("statement: an entry has no role of the database in it", sorted(answer["entries"][0]),
+        ["amount", "created_at", "entry_id", "kind", "new_balance", "note", "reference", "workflow_id"])
+    days = answer["days"]
+    today = sql(f"SELECT (now() AT TIME ZONE '{zone}')::date")
+    is_("statement: thirty days, the last one today", (len(days), days[-1]["day"]), (30, today))
+    charged = sql(f"SELECT -sum(amount) FROM token_balance.ledger WHERE user_id = 'ann' AND kind = 'settlement' AND created_at >= {since}")
+    is_("statement: charged", sum(day["charged"] for day in days), int(charged))
+    # Each day of the ledger by another way: what the extension says the balance was when the day ended.
+    ends = json.loads(sql(f"""SELECT json_object_agg(day::date, token_balance.balance_at('ann', (day + interval '1 day') AT TIME ZONE '{zone}'
+        - interval '1 microsecond')) FROM generate_series(timestamp '{days[0]['day']}', '{today}', interval '1 day') AS day"""))
+    is_("statement: the balance at the end of each day", {day["day"]: day["balance"] for day in days}, ends)
+    moves = all(a["balance"] - b["charged"] + b["added"] == b["balance"] for a, b in zip(days, days[1:]))
+    is_("statement: each day goes on where the one before it ended", moves, True)
+    is_("statement: no entries, the balance as it is", service.api("statement?days=2", "dan").json()["days"][0] | {"day": None},
+        {"day": None, "charged": 0, "added": 0, "balance": 1000000})
+
+
+def refused_parameters(service):
+    for bad in ("0", "-1", "x", "", "1.5", "1e1", "367", "99999999999999999999", "2147483648", "+7", "%2B7", "0x1F", "7;DROP TABLE users", "NULL", "7&days=8"):
+        for path in ("summary", "statement"):
+            answer = service.api(f"{path}?days={urllib.parse.quote(bad, safe='%&=')}", "ann")
+            is_(f"{path}?days={bad}", answer.code(), (422, "invalid_parameter"))
+    for bad in ("Nowhere/Land", "UTC'; DROP TABLE users; --", "x" * 65, "", "\0"):
+        answer = service.api("statement?tz=" + urllib.parse.quote(bad), "ann")
+        is_(f"tz={bad[:20]!r}", answer.code(), (422, "unknown_time_zone"))
+    is_("a path that is not there", service.get("/api/v1/nothing").code(), (404, "not_found"))
+    is_("a method that writes", service.get(API + "balance", "ann", method="POST").code(), (405, "method_not_allowed"))
+
+
+def refused_tokens(service):
+    now = int(time.time())
+    good = {"sub": "ann", "exp": now + 600}
+    bearer = {
+        "another secret": token(good, secret="another secret, as long as it must be"),
+        "expired": token(good | {"exp": now - 2}),
+        "no expiry": token({"sub": "ann"}),
+        "an expiry that is text": token(good | {"exp": "4000000000"}),
+        "not valid yet": token(good | {"nbf": now + 600}),
+        "no user": token({"exp": now + 600}),
+        "an empty user": token(good | {"sub": ""}),
+        "a user that is a number": token(good | {"sub": 1}),
+        "a zero byte in the user": token(good | {"sub": "a\0b"}),
+        "no algorithm, no signature": token(good, alg="none", digest=None),
+        "no algorithm, signed": token(good, alg="none"),
+        "HS512, signed with the secret": token(good, alg="HS512", digest=hashlib.sha512),
+        "HS384, signed with the secret": token(good, alg="HS384", digest=hashlib.sha384),
+        "RS256 by name": token(good, alg="RS256"),
+        "no signature": token(good).rsplit(".", 1)[0] + ".",
+        "two parts": token(good).rsplit(".", 1)[0],
+        "another user under ann's signature": ".".join([*token("bob").split(".")[:2], token("ann").split(".")[2]]),
+        "the secret itself": SECRET,
+    }
+    for path in ("balance", "summary", "statement", "events"):
+        for what, value in bearer.items():
+            answer = service.get(API + path, headers={"Authorization": "Bearer " + value})
+            is_(f"{path}, {what}", (answer.code(), answer.headers["www-authenticate"]),
+                ((401, "invalid_token"), 'Bearer realm="token-usage", error="invalid_token"'))
+        for what, headers in {"no header": {}, "no token": {"Authorization": "Bearer"}, "basic": {"Authorization": "Basic YW5uOmFubg=="}, "no scheme": {"Authorization": token(good)}}.items():
+            answer = service.get(API + path, headers=headers)
+            is_(f"{path}, {what}", (answer.code(), answer.headers["www-authenticate"]), ((401, "no_token"), 'Bearer realm="token-usage"'))
+    is_("a token in the address is none", service.get(f"{API}balance?token={token(good)}&access_token={token(good)}").status, 401)
+    is_("the scheme in another case", service.get(API + "balance", headers={"Authorization": "bearer " + token(good)}).status, 200)
+
+
+def nobody_elses(service):
+    for path in ("balance", "summary", "statement"):
+        plain = service.api(path, "ann").text
+        asked = service.api(f"{path}?user_id=bob&sub=bob&user=bob", "ann")
+        is_(f"{path} of another user, asked by name", (asked.status, asked.text), (200, plain))
+        is_(f"{path}: nothing of bob's in ann's", "bob" in plain, False)
+        is_(f"{path}: something of ann's in ann's", "ann-" in plain or path == "balance", True)
+    for name in ("zoe", "ann' OR '1'='1", "ANN", "ann ", "%"):
+        is_(f"a user {name!r}", service.api("balance", name).code(), (404, "no_account"))
+    is_("the service may not write", sql("SELECT has_table_privilege('token_dashboard', 'users', 'UPDATE, INSERT, DELETE, SELECT')"), "f")
+    is_("nor credit", sql("SELECT has_function_privilege('token_dashboard', 'token_balance.credit(text, numeric, text, text)', 'EXECUTE')"), "f")
+
+
+def pages(service):
+    for path, kind in (("/", "text/html; charset=utf-8"), ("/dashboard.css", "text/css"), ("/dashboard.js", "text/javascript")):
+        answer = service.get(path)
+        is_(f"{path}", (answer.status, answer.headers["content-type"]), (200, kind))
+        policy = answer.headers["content-security-policy"]
+        is_(f"{path}: a strict policy", ("default-src 'none'" in policy, "frame-ancestors 'none'" in policy, "unsafe" in policy), (True, True, False))
+        is_(f"{path}: other headers", [answer.headers[name] for name in ("x-content-type-options", "referrer-policy")], ["nosniff", "no-referrer"])
+        # The namespaces of SVG are names and are not fetched.
+        is_(f"{path}: nothing of a third party", [part for part in answer.text.split("http")[1:] if not part.startswith("://www.w3.org/2000/svg")], [])
+    is_("health", (service.get("/healthz").status, service.get("/healthz").json()), (200, {"status": "ok"}))
+
+
+class EventStream:
+    """The events of one user, read as they come."""
+
+    def __init__(self, service, claims):
+        host = urllib.parse.urlsplit(service.url).netloc
+        self.connection = http.client.HTTPConnection(host, timeout=60)
+        self.connection.request("GET", API + "events", headers={"Authorization": "Bearer " + token(claims)})
+        self.response = self.connection.getresponse()
+        self.lines = queue.Queue()
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        try:
+            for line in self.response:
+                self.lines.put(line.decode().rstrip("\n"))
+        except (http.client.HTTPException, OSError):
+            pass
+        self.lines.put(None)
+
+    def event(self, seconds=5):
+        """The next event's name and data, "ended", or None when there is none in time."""
+        name = None
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                line = self.lines.get(timeout=left)
+            except queue.Empty:
+                return None
+            if line is None:
+                return "ended"
+            if line.startswith("event:"):
+                name = line[6:].strip()
+            elif line.startswith("data:"):
+                return name, json.loads(line[5:])
+        return None
+
+
+def events(service):
+    eventually("the service listens", lambda: sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"), "1")
+    eve, ann = EventStream(service, "eve"), EventStream(service, "ann")
+    is_("events are a stream", (eve.response.status, eve.response.headers["content-type"]), (200, "text/event-stream"))
+    sql("UPDATE users SET token_balance = token_balance - 100 WHERE id = 'eve'")
+    is_("no event for a change that does not cross zero", eve.event(1), None)
+    # A run that completes: the extension's own way across zero.
+    sql("INSERT INTO workflows VALUES ('eve-3', 'eve')")
+    sql("INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('eve-3', 'eve', 50000)")
+    sql("UPDATE workflows SET status = 'completed' WHERE id = 'eve-3'")
+    is_("an event when a run takes the balance below zero", eve.event(), ("overdrawn", {"event": "overdrawn"}))
+    is_("and the balance says so", service.api("balance", "eve").json()["is_overdraft"], True)
+    sql("SELECT token_balance.credit('eve', 100000, 'top-up')")
+    is_("an event when a top-up takes it back", eve.event(), ("recovered", {"event": "recovered"}))
+    is_("nothing of it for another user", ann.event(0.5), None)
+    sql("NOTIFY token_balance, 'not ours'")
+    sql("""NOTIFY token_balance, '{"event": "overdrawn", "user_id": null}'""")
+    is_("an event that names nobody: reload", (eve.event(), ann.event()), (("reload", {"event": "reload"}),) * 2)
+    short = EventStream(service, {"sub": "ann", "exp": int(time.time()) + 2})
+    is_("the stream ends with the token", short.event(6), "ended")
+    is_("and the others go on", ann.event(0.5), None)
+
+
+
+def outage(service):
+    """Stops the database and starts it again; the service stays."""
+    stream = EventStream(service, "ann")
+    before = service.api("balance", "ann").text
+    stop_database()
+    is_("a stopped database ends the streams", stream.event(), "ended")
+    for path in ("balance", "summary", "statement", "events"):
+        answer = service.api(path, "ann")
+        is_(f"{path} without a database", (answer.code(), answer.headers["retry-after"]), ((503, "database_unavailable"), "5"))
+    is_("health without a database", service.get("/healthz").code(), (503, "database_unavailable"))
+    is_("a wrong token without a database", service.get(API + "balance", headers={"Authorization": "Bearer x.y.z"}).status, 401)
+    is_("the page without a database", service.get("/").status, 200)
+    start_database()
+    eventually("health when the database is back", lambda: service.get("/healthz").status, 200)
+    is_("the balance when the database is back", service.api("balance", "ann").text, before)
+    eventually("events when the database is back", lambda: EventStream(service, "ann").response.status, 200)
+    stream = EventStream(service, "eve")
+    sql("UPDATE users SET token_balance = -1 WHERE id = 'eve'")
+    is_("an event after the database was back", stream.event(), ("overdrawn", {"event": "overdrawn"}))
+    # Connections that were cut under the service's hands: at most the first answer is a 503.
+    sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'token_dashboard'")
+    eventually("after its connections were cut", lambda: service.api("balance", "ann").status, 200)
+
+
+def main():
+    service = Service()
+    try:
+        for test in (balances, summaries, statements, refused_parameters, refused_tokens, nobody_elses, pages):
+            test(service)
+        events(service)
+        outage(service)
+    finally:
+        open_stream = EventStream(service, "ann")
+        is_("it stops in good order, with a stream open", (service.stop(), open_stream.event()), (0, "ended"))
+    is_("nobody else's balance changed, the ledger is whole", sql("SELECT count(*) FROM token_balance.reconcile()"), "0")
+    print(f"{len(failures)} failed")
+    sys.exit(1 if failures else 0)
+
+
+main()

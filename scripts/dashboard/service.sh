@@ -1,0 +1,21 @@
+# shellcheck shell=bash
+# The service of examples/dashboard, as scripts/dashboard.sh shows it and pg_test/once/dashboard.sh tests it.
+
+# shellcheck disable=SC2034 # for those who source this
+DASHBOARD_TARGET="${CARGO_TARGET_DIR:-$ROOT/target}/dashboard/build"
+DASHBOARD_PROGRAM="$DASHBOARD_TARGET/debug/token_balance_dashboard"
+
+build_dashboard() {
+    say "building the dashboard"
+    (cd "$ROOT/examples/dashboard" && cargo build --quiet --locked --target-dir "$DASHBOARD_TARGET") ||
+        die "the dashboard does not build"
+}
+
+# The README's block of roles: the first line says that it is that.
+reader_grants() {
+    awk '/^```sql$/ { inside = 1; text = ""; next }
+        /^```/ { if (inside && text ~ /^-- roles:/) printf "%s", text; inside = 0; next }
+        inside { text = text $0 "\n" }' "$ROOT/README.md"
+}
+
+new_secret() { head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
