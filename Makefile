@@ -5,7 +5,7 @@
 #   ROWS="B1 B3"      bench: only these rows; RUNS=5 QUICK=1 FULL=1 SHARED_BUFFERS=1GB: see scripts/bench.sh
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all soak demo psql bench package fmt lint clean distclean
+.PHONY: help setup test test-all soak demo dashboard psql bench package fmt lint clean distclean
 
 # The scripts read them from the environment.
 export PG PG_CONFIG TRACE ROWS RUNS QUICK FULL SHARED_BUFFERS
@@ -27,6 +27,9 @@ soak:          ## the suite's long form on one PostgreSQL, and its figures
 
 demo:          ## settle a small platform's usage (TRACE=file.csv: your own)
 	@scripts/demo.sh
+
+dashboard:     ## the demo's users see their balance: a service and a page
+	@scripts/dashboard.sh
 
 psql:          ## a shell in the demo's database
 	@scripts/psql.sh

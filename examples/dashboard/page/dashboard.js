@@ -249,7 +249,7 @@ function ticksOf(low, high) {
 // One line over the days, from the first one that is known: before it the ledger is archived. What is below zero is drawn
 // again in the warning colour, cut off at zero.
 function drawLine(svg, name, values, label) {
-  const first = Math.max(0, values.findIndex((value) => value !== null));
+  const first = values.findIndex((value) => value !== null);
   const width = Math.max(svg.parentElement.clientWidth, 240);
   const height = Number(svg.getAttribute('height'));
   const bottom = height - MARGIN.bottom;
@@ -258,8 +258,8 @@ function drawLine(svg, name, values, label) {
   const x = (at) => MARGIN.left + (at / Math.max(1, values.length - 1)) * (width - MARGIN.left - MARGIN.right);
   const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - MARGIN.top);
   const point = (at, value) => `${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
-  const line = `M${values.map((value, at) => point(at, value)).slice(first).join('L')}`;
-  const area = `${line}L${point(values.length - 1, 0)}L${point(first, 0)}Z`;
+  const line = first < 0 ? '' : `M${values.map((value, at) => point(at, value)).slice(first).join('L')}`;
+  const area = line && `${line}L${point(values.length - 1, 0)}L${point(first, 0)}Z`;
   const part = (side, top, end) => {
     const clip = `${svg.id}-${side}`;
     return shape('g', { class: side },
@@ -425,7 +425,8 @@ const KEY = 'token';
 function signIn(newToken) {
   token = newToken;
   sessionStorage.setItem(KEY, token);
-  $('sign-in').hidden = true;
+  // The figures on the page may be another user's.
+  for (const id of ['sign-in', 'dashboard']) $(id).hidden = true;
   $('sign-out').hidden = false;
   following?.abort();
   following = new AbortController();

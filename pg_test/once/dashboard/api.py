@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import itertools
 import json
 import queue
 import sys
@@ -57,7 +58,7 @@ def statements(service):
     ends = json.loads(sql(f"""SELECT json_object_agg(day::date, token_balance.balance_at('ann', (day + interval '1 day') AT TIME ZONE '{zone}'
         - interval '1 microsecond')) FROM generate_series(timestamp '{days[0]['day']}', '{today}', interval '1 day') AS day"""))
     is_("statement: the balance at the end of each day", {day["day"]: day["balance"] for day in days}, ends)
-    moves = all(a["balance"] - b["charged"] + b["added"] == b["balance"] for a, b in zip(days, days[1:]))
+    moves = all(a["balance"] - b["charged"] + b["added"] == b["balance"] for a, b in itertools.pairwise(days))
     is_("statement: each day goes on where the one before it ended", moves, True)
     is_("statement: no entries, the balance as it is", service.api("statement?days=2", "dan").json()["days"][0] | {"day": None},
         {"day": None, "charged": 0, "added": 0, "balance": 1000000})

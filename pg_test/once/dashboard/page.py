@@ -48,6 +48,7 @@ def number(value):
 
 
 def sign_in(service, browser, user):
+    browser.open("about:blank")
     browser.open(f"{service.url}/#token={token(user)}")
     eventually(f"{user}: the figures are there", lambda: bool(browser.text("#balance")), True)
 
@@ -161,6 +162,8 @@ def archived(service, browser):
 
 
 def strangers(service, browser, words):
+    browser.open(f"{service.url}/#token={token('dan')}")
+    eventually("another link in the same window", lambda: browser.text("#balance"), "1,000,000")
     browser.run("document.querySelector('#sign-out').click()")
     is_("signed out: no figures", (browser.text("#dashboard"), browser.text("#sign-in h2")), (None, words["sign_in"]))
     browser.open(service.url + "/?again")
