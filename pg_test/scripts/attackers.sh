@@ -325,7 +325,7 @@ psql -d "$db" -c "UPDATE users SET token_balance = CASE id WHEN 'ann' THEN 99999
 echo '# a hostile search path, for every function'
 psql -d "$db" -c 'CREATE SCHEMA trap AUTHORIZATION tb_mallory' -c 'GRANT USAGE ON SCHEMA trap TO PUBLIC'
 make_trap trap tb_mallory
-called=" archive_ledger attach balance balance_at credit detach overdrawn_accounts reconcile refund_workflow settle_backlog settle_pending settle_workflow settle_workflows statement summary verify "
+called=" archive_ledger attach balance balance_at credit detach note_completion overdrawn_accounts reconcile refund_workflow settle_backlog settle_pending settle_workflow settle_workflows statement summary verify "
 not_called=$(value "SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'token_balance' \
     JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype \
     AND position(' ' || p.proname || ' ' in '$called') = 0")
@@ -366,6 +366,23 @@ trapped 'SELECT r.problem FROM token_balance.reconcile() AS r' ''
 trapped 'SELECT v.name FROM token_balance.verify() AS v LIMIT 1' binding
 trapped "UPDATE public.users SET token_balance = 77 RETURNING 1" $'1\n1'
 trapped "UPDATE public.users SET id = pg_catalog.concat('x', id) RETURNING 1" $'1\n1'
+trapped "SELECT token_balance.note_completion(w.tableoid, w.ctid) FROM public.workflows AS w LIMIT 1" t
+trapped "SELECT token_balance.attach('public.users'::pg_catalog.regclass, 'public.token_usage'::pg_catalog.regclass, 'public.workflows'::pg_catalog.regclass, busy_account => 'queue', late_usage => 'settle')" ''
+psql -d "$db" -c "INSERT INTO users (id) VALUES ('cid')"
+trapped "INSERT INTO public.token_usage VALUES ('w3', 'cid', 3) RETURNING 1" 1
+# a charge that waits, since a serializable transaction made it
+psql -d "$db" -c "INSERT INTO token_usage VALUES ('w9', 'cid', 4)"
+trapped "BEGIN ISOLATION LEVEL SERIALIZABLE; INSERT INTO public.workflows VALUES ('w9', 'cid', 'completed'); COMMIT; SELECT q.tokens FROM token_balance.queue AS q" 4
+trapped "SELECT token_balance.balance('cid')" '{"is_overdraft": false, "token_balance": 999993}'
+trapped "SELECT token_balance.balance_at('cid', '2100-01-01')" 999993
+trapped "SELECT s.amount FROM token_balance.statement('cid', '2000-01-01', '2100-01-01') AS s" $'-3\n-4'
+trapped "SELECT token_balance.summary('cid') IS NULL" f
+trapped 'SELECT o.user_id FROM token_balance.overdrawn AS o' ''
+trapped "SELECT r.problem FROM token_balance.reconcile() AS r WHERE r.user_id OPERATOR(pg_catalog.=) 'cid'" ''
+trapped "UPDATE public.users SET id = 'cyd' WHERE id OPERATOR(pg_catalog.=) 'cid' RETURNING 1" 1
+trapped "SELECT token_balance.credit('cyd', 1) IS NULL" f
+trapped "SELECT q.tokens FROM token_balance.queue AS q" ''
+trapped 'SELECT token_balance.settle_pending() IS NULL' f
 trapped 'SELECT token_balance.detach()' ''
 trapped "SELECT token_balance.attach('public.users'::pg_catalog.regclass, 'public.token_usage'::pg_catalog.regclass, 'public.workflows'::pg_catalog.regclass, create_index => true)" ''
 trapped 'SELECT token_balance.detach(drop_column => true)' ''
