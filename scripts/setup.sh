@@ -114,6 +114,7 @@ find_missing_pg_cron() {
 
 # The page is shown by Chromium, driven by its own driver. Chinese text needs a font that has it.
 find_missing_browser() {
+    have python3 || want python3
     have chromium || have google-chrome || want chromium
     have chromedriver || want chromium-driver
     { have fc-list && fc-list :lang=zh family | grep . >/dev/null; } || want fonts-wqy-microhei

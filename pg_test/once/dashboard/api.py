@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.parse
 
-from service import API, SECRET, Service, eventually, failures, is_, sql, start_database, stop_database, token
+from service import API, SECRET, Service, eventually, failures, is_, run, sql, start_database, stop_database, token
 
 
 def balances(service):
@@ -85,6 +85,7 @@ def refused_tokens(service):
         "no expiry": token({"sub": "ann"}),
         "an expiry that is text": token(good | {"exp": "4000000000"}),
         "not valid yet": token(good | {"nbf": now + 600}),
+        "for another audience": token(good | {"aud": "billing"}),
         "no user": token({"exp": now + 600}),
         "an empty user": token(good | {"sub": ""}),
         "a user that is a number": token(good | {"sub": 1}),
@@ -122,6 +123,33 @@ def nobody_elses(service):
         is_(f"a user {name!r}", service.api("balance", name).code(), (404, "no_account"))
     is_("the service may not write", sql("SELECT has_table_privilege('token_dashboard', 'users', 'UPDATE, INSERT, DELETE, SELECT')"), "f")
     is_("nor credit", sql("SELECT has_function_privilege('token_dashboard', 'token_balance.credit(text, numeric, text, text)', 'EXECUTE')"), "f")
+
+
+def a_set_up_that_is_wrong(service):
+    sql("REVOKE EXECUTE ON FUNCTION token_balance.summary FROM token_reader")
+    answer = service.api("summary", "ann")
+    is_("a missing grant", answer.code(), (500, "internal"))
+    is_("and nothing of the database in the answer", "permission" in answer.text or "summary" in answer.text, False)
+    sql("GRANT EXECUTE ON FUNCTION token_balance.summary TO token_reader")
+    is_("the grant is back", service.api("summary", "ann").status, 200)
+
+
+def command_line(service):
+    made = run("token", "ann", "1")
+    is_("a token of its own making", service.get(API + "balance", headers={"Authorization": "Bearer " + made[1]}).status, 200)
+    for what, arguments, settings, message in (
+        ("hours that are none", ["token", "ann", "x"], {}, "x is not a number of hours"),
+        ("an unknown command", ["serve"], {}, "usage: token_balance_dashboard [token USER [HOURS]]"),
+        ("no secret", [], {"DASHBOARD_JWT_SECRET": ""}, "DASHBOARD_JWT_SECRET is not set"),
+        ("a short secret", [], {"DASHBOARD_JWT_SECRET": "x" * 31}, "DASHBOARD_JWT_SECRET is shorter than 32 bytes"),
+        ("an address that is none", [], {"DASHBOARD_ADDRESS": "here"}, "DASHBOARD_ADDRESS=here is not ADDRESS:PORT"),
+        ("TLS that it does not speak", [], {"PGSSLMODE": "require"},
+            "PGSSLMODE=require: this service does not speak TLS to the database; connect by a unix socket, a private network or a tunnel"),
+    ):
+        is_(f"start with {what}", run(*arguments, **settings), (1, "error: " + message))
+    address = service.url.removeprefix("http://")
+    status, message = run(DASHBOARD_ADDRESS=address)
+    is_("start on an address that is taken", (status, message.startswith(f"error: {address} cannot be served: ")), (1, True))
 
 
 def pages(service):
@@ -224,7 +252,7 @@ def outage(service):
 def main():
     service = Service()
     try:
-        for test in (balances, summaries, statements, refused_parameters, refused_tokens, nobody_elses, pages):
+        for test in (balances, summaries, statements, refused_parameters, refused_tokens, nobody_elses, a_set_up_that_is_wrong, command_line, pages):
             test(service)
         events(service)
         outage(service)
