@@ -128,7 +128,7 @@ CREATE FUNCTION token_balance.attach(
     busy_account pg_catalog.text DEFAULT 'wait',
     late_usage pg_catalog.text DEFAULT 'pending')
 RETURNS void
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_tables_wrapper';
 
 CREATE FUNCTION token_balance.detach(drop_column boolean DEFAULT false) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_wrapper';

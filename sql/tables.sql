@@ -20,15 +20,17 @@ CREATE TABLE token_balance.binding (
     workflow_completed_at pg_catalog.name,
     completed_statuses pg_catalog.text[] NOT NULL,
     initial_balance bigint NOT NULL,
-    balance_type pg_catalog.regtype NOT NULL,
     existing_usage pg_catalog.text NOT NULL,
+    attached_by pg_catalog.text NOT NULL,
+    attached_at timestamp with time zone NOT NULL DEFAULT pg_catalog.now(),
+    -- Since 0.2.0. What comes later goes to the end, as ALTER TABLE puts it, and may be left out by a
+    -- dump of an older version.
+    balance_type pg_catalog.regtype NOT NULL DEFAULT 'integer',
     usage_prompt_tokens pg_catalog.name,
     usage_completion_tokens pg_catalog.name,
     usage_model pg_catalog.name,
     usage_stage pg_catalog.name,
     usage_created_at pg_catalog.name,
-    attached_by pg_catalog.text NOT NULL,
-    attached_at timestamp with time zone NOT NULL DEFAULT pg_catalog.now(),
     busy_account pg_catalog.text NOT NULL DEFAULT 'wait',
     late_usage pg_catalog.text NOT NULL DEFAULT 'pending'
 );

@@ -19,7 +19,7 @@ use crate::reconcile;
 /// other tables are attached.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
-fn attach(
+fn attach_tables(
     users: Option<pg_sys::Oid>,
     usage: Option<pg_sys::Oid>,
     workflows: Option<pg_sys::Oid>,
@@ -104,11 +104,73 @@ fn attach(
     Ok(())
 }
 
+/// `token_balance.attach` as 0.1.0 declares it, for databases that are not updated yet: without the
+/// columns of `summary`.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn attach(
+    users: Option<pg_sys::Oid>,
+    usage: Option<pg_sys::Oid>,
+    workflows: Option<pg_sys::Oid>,
+    user_key: Option<&CStr>,
+    usage_user: Option<&CStr>,
+    usage_workflow: Option<&CStr>,
+    usage_tokens: Option<Array<&CStr>>,
+    workflow_key: Option<&CStr>,
+    workflow_user: Option<&CStr>,
+    workflow_status: Option<&CStr>,
+    workflow_completed_at: Option<&CStr>,
+    completed_statuses: Option<Vec<Option<String>>>,
+    initial_balance: Option<i64>,
+    balance_type: Option<pg_sys::Oid>,
+    existing_usage: Option<&str>,
+    create_index: Option<bool>,
+) -> Result<(), ErrorReport> {
+    attach_tables(
+        users,
+        usage,
+        workflows,
+        user_key,
+        usage_user,
+        usage_workflow,
+        usage_tokens,
+        workflow_key,
+        workflow_user,
+        workflow_status,
+        workflow_completed_at,
+        completed_statuses,
+        initial_balance,
+        balance_type,
+        existing_usage,
+        create_index,
+        None,
+        None,
+        None,
+        None,
+        None,
+        Some("wait"),
+        Some("pending"),
+    )
+}
+
 /// `token_balance.attach_by_convention(text) → void`: what CREATE EXTENSION calls. It never fails
 /// for tables that are missing or unusual.
 #[pg_extern(sql = false)]
 fn attach_by_convention(schema: &str) -> Result<(), ErrorReport> {
     Ok(binding::attach_by_convention(schema)?)
+}
+
+/// `token_balance.upgrade_grants(regprocedure, regprocedure) → void`: what an update script calls
+/// for a function that takes another one's place.
+#[pg_extern(sql = false)]
+fn upgrade_grants(before: pg_sys::Oid, after: pg_sys::Oid) -> Result<(), ErrorReport> {
+    Ok(binding::upgrade_grants(before, after)?)
+}
+
+/// `token_balance.upgrade_binding() → void`: what an update script calls for the bound tables.
+#[pg_extern(sql = false)]
+fn upgrade_binding() -> Result<(), ErrorReport> {
+    Ok(binding::upgrade()?)
 }
 
 /// `token_balance.detach(boolean) → void`. Errors: 42501 for a caller who does not own the bound

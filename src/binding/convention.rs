@@ -43,10 +43,10 @@ pub(crate) fn attach_by_convention(schema: &str) -> Result<()> {
 /// While the extension's script runs, the server records each GRANT as the extension's initial
 /// privilege, which pg_dump leaves out: a restored application could not call settle_workflow.
 /// What attach does is the application's, not the extension's.
-struct NotCreatingExtension(bool);
+pub(super) struct NotCreatingExtension(bool);
 
 impl NotCreatingExtension {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         // SAFETY: a backend variable; restored by Drop, and by the server on an error.
         unsafe {
             let guard = NotCreatingExtension(pg_sys::creating_extension);

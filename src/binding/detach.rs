@@ -10,7 +10,7 @@ use crate::catalog::{self, Table};
 use crate::error::{Error, Result};
 use crate::queue;
 use crate::security::RunAs;
-use crate::spi;
+use crate::spi::{self, Arg};
 
 /// What the owner of the users table may call after attach. `{}` is the extension's schema.
 const EVERYDAY_FUNCTIONS: [&str; 7] = [
@@ -98,6 +98,13 @@ fn change_grants(verb: &str, preposition: &str, users_owner: pg_sys::Oid) -> Res
         .iter()
         .map(|function| function.replace("{}", &schema))
         .collect();
+    // The catalog of 0.1.0, before it is updated, has not all of them.
+    let present = spi::query(
+        "SELECT f FROM pg_catalog.unnest($1::pg_catalog.text[]) AS f \
+         WHERE pg_catalog.to_regprocedure(f) IS NOT NULL",
+        &[Arg::TextArray(&functions)],
+    )?;
+    let functions: Vec<_> = present.rows.iter().map(|row| row.text(0)).collect();
     spi::command(&format!(
         "{verb} EXECUTE ON FUNCTION {} {preposition} {role}",
         functions.join(", ")

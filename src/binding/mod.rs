@@ -11,6 +11,7 @@ mod existing;
 mod options;
 mod spec;
 mod triggers;
+mod upgrade;
 mod verify;
 
 use pgrx::pg_sys;
@@ -25,6 +26,7 @@ pub(crate) use convention::attach_by_convention;
 pub(crate) use detach::detach;
 pub(crate) use options::{BusyAccount, LateUsage, Options};
 pub(crate) use spec::Spec;
+pub(crate) use upgrade::{upgrade, upgrade_grants};
 pub(crate) use verify::{Check, ledger_guard, ledger_sequence, verify, verify_triggers};
 
 /// The column that the extension keeps.

@@ -108,6 +108,9 @@ impl Spec {
     }
 
     /// What is bound in this database, if anything is.
+    ///
+    /// The columns that 0.1.0 had not are read by way of JSON: until `ALTER EXTENSION ... UPDATE` the
+    /// library works on the older catalog.
     pub(crate) fn load() -> Result<Option<Self>> {
         let _owner = RunAs::owner(catalog::extension_owner()?);
         let outcome = spi::query(
@@ -117,10 +120,14 @@ impl Spec {
              b.workflows::pg_catalog.oid, b.workflows_name, b.workflow_key, b.workflow_user, \
              b.workflow_status, b.workflow_completed_at, \
              pg_catalog.array_to_json(b.completed_statuses), \
-             b.initial_balance, b.existing_usage, b.usage_prompt_tokens, \
-             b.usage_completion_tokens, b.usage_model, b.usage_stage, b.usage_created_at, \
-             b.balance_type::pg_catalog.oid \
-             FROM token_balance.binding AS b",
+             b.initial_balance, b.existing_usage, \
+             later OPERATOR(pg_catalog.->>) 'usage_prompt_tokens', \
+             later OPERATOR(pg_catalog.->>) 'usage_completion_tokens', \
+             later OPERATOR(pg_catalog.->>) 'usage_model', \
+             later OPERATOR(pg_catalog.->>) 'usage_stage', \
+             later OPERATOR(pg_catalog.->>) 'usage_created_at', \
+             (later OPERATOR(pg_catalog.->>) 'balance_type')::pg_catalog.regtype::pg_catalog.oid \
+             FROM token_balance.binding AS b, pg_catalog.to_jsonb(b) AS later",
             &[],
         )?;
         let options = Options::load()?;
@@ -148,7 +155,7 @@ impl Spec {
             usage_model: optional(row.get(19)),
             usage_stage: optional(row.get(20)),
             usage_created_at: optional(row.get(21)),
-            balance_type: row.oid(22),
+            balance_type: row.get(22).map_or(pg_sys::INT4OID, |_| row.oid(22)),
             options,
         }))
     }
@@ -179,14 +186,11 @@ impl Spec {
             "INSERT INTO token_balance.binding (users, users_name, user_key, usage, usage_name, \
              usage_user, usage_workflow, usage_tokens, workflows, workflows_name, workflow_key, \
              workflow_user, workflow_status, workflow_completed_at, completed_statuses, \
-             initial_balance, existing_usage, attached_by, usage_prompt_tokens, \
-             usage_completion_tokens, usage_model, usage_stage, usage_created_at, \
-             balance_type) \
+             initial_balance, existing_usage, attached_by) \
              VALUES ($1::pg_catalog.oid::pg_catalog.regclass, $2, $3, \
              $4::pg_catalog.oid::pg_catalog.regclass, $5, $6, $7, \
              $8::pg_catalog.name[], $9::pg_catalog.oid::pg_catalog.regclass, $10, $11, $12, $13, \
-             $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, \
-             $24::pg_catalog.oid::pg_catalog.regtype)",
+             $14, $15, $16, $17, $18)",
             &[
                 Arg::Int8(self.users.to_u32().into()),
                 Arg::Text(&self.users_name),
@@ -210,6 +214,28 @@ impl Spec {
                 Arg::Int8(self.initial_balance),
                 Arg::Text(&self.existing_usage),
                 Arg::Text(&attached_by),
+            ],
+        )?;
+        self.store_later_columns()?;
+        self.options.store()
+    }
+
+    /// What 0.1.0 has no columns for; until the extension is updated, it is left out.
+    fn store_later_columns(&self) -> Result<()> {
+        let is_older = match catalog::table_named("token_balance", "binding")? {
+            Some(table) => !catalog::columns(table.oid)?
+                .iter()
+                .any(|column| column.name == "balance_type"),
+            None => false,
+        };
+        if is_older {
+            return Ok(());
+        }
+        spi::query(
+            "UPDATE token_balance.binding SET usage_prompt_tokens = $1, \
+             usage_completion_tokens = $2, usage_model = $3, usage_stage = $4, \
+             usage_created_at = $5, balance_type = $6::pg_catalog.oid::pg_catalog.regtype",
+            &[
                 Arg::OptionalText(self.usage_prompt_tokens.as_deref()),
                 Arg::OptionalText(self.usage_completion_tokens.as_deref()),
                 Arg::OptionalText(self.usage_model.as_deref()),
@@ -217,8 +243,8 @@ impl Spec {
                 Arg::OptionalText(self.usage_created_at.as_deref()),
                 Arg::Int8(self.balance_type.to_u32().into()),
             ],
-        )?;
-        self.options.store()
+        )
+        .map(|_| ())
     }
 
     /// Change the options of the binding that is there.

@@ -16,6 +16,9 @@ pub(super) struct Trigger<'a> {
     is_constraint: bool,
 }
 
+/// Noted last, so that only rows whose event is queued are (see completion.rs).
+const NOTED: &str = " AND token_balance.note_completion(NEW.tableoid, NEW.ctid)";
+
 /// AFTER triggers of a row fire in the order of their names. An application's own AFTER trigger may
 /// change the balance again: the ledger must have the first change first.
 const LEDGER: &str = "00_token_balance_ledger";
@@ -57,31 +60,28 @@ impl Binding {
 }
 
 fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<Trigger<'a>> {
-    // Noted last, so that only rows whose event is queued are (see completion.rs).
-    let noted = "token_balance.note_completion(NEW.tableoid, NEW.ctid)";
-    let trigger = |name, event: &str, condition: Option<String>| Trigger {
+    let trigger = |name, event: &str, condition: &str| Trigger {
         name,
         table: &workflows.table,
         definition: format!(
-            "AFTER {event} ON {} DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW WHEN ({}) \
-             EXECUTE FUNCTION token_balance.settle_on_completion()",
-            workflows.table.sql,
-            condition.map_or(noted.into(), |condition| format!("{condition} AND {noted}"))
+            "AFTER {event} ON {} DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW \
+             WHEN ({condition}{NOTED}) EXECUTE FUNCTION token_balance.settle_on_completion()",
+            workflows.table.sql
         ),
         is_constraint: true,
     };
     if workflows.status.is_none() && workflows.completed_at.is_none() {
-        return vec![trigger(COMPLETED_BY_INSERT, "INSERT", None)];
+        return vec![trigger(COMPLETED_BY_INSERT, "INSERT", "true")];
     }
     let (new, old) = (binding.completed_sql("NEW"), binding.completed_sql("OLD"));
     // No column list on UPDATE: a BEFORE trigger may set the status. The INSERT one also catches a
     // row that moves between partitions, which fires no UPDATE trigger.
     vec![
-        trigger(COMPLETED_BY_INSERT, "INSERT", Some(new.clone())),
+        trigger(COMPLETED_BY_INSERT, "INSERT", &new),
         trigger(
             COMPLETED_BY_UPDATE,
             "UPDATE",
-            Some(format!("{new} AND ({old}) IS NOT TRUE")),
+            &format!("{new} AND ({old}) IS NOT TRUE"),
         ),
     ]
 }
@@ -96,11 +96,11 @@ impl Trigger<'_> {
         } else {
             "TRIGGER"
         };
-        spi::command(&format!(
-            "CREATE {kind} \"{}\" {}",
-            self.name, self.definition
-        ))
-        .map(|_| ())
+        let mut definition = self.definition.clone();
+        if let (Some(at), false) = (definition.rfind(NOTED), can_note()?) {
+            definition.replace_range(at..at + NOTED.len(), "");
+        }
+        spi::command(&format!("CREATE {kind} \"{}\" {definition}", self.name)).map(|_| ())
     }
 
     /// How it stands: None if it is missing, else whether it fires where changes are made (`O`, as
@@ -116,6 +116,21 @@ impl Trigger<'_> {
             ],
         )?;
         Ok(outcome.rows.first().map(|row| row.text(0).to_owned()))
+    }
+
+    /// Make it stand as `state` says; it is `O` when it was just made.
+    pub(super) fn set_state(&self, state: &str) -> Result<()> {
+        let verb = match state {
+            "D" => "DISABLE",
+            "R" => "ENABLE REPLICA",
+            "A" => "ENABLE ALWAYS",
+            _ => return Ok(()),
+        };
+        spi::command(&format!(
+            "ALTER TABLE {} {verb} TRIGGER \"{}\"",
+            self.table.sql, self.name
+        ))
+        .map(|_| ())
     }
 
     /// The partitions on which the trigger is switched off though it is on above them.
@@ -147,6 +162,18 @@ pub(super) fn drop_late_usage(usage: &Table) -> Result<()> {
         usage.sql
     ))
     .map(|_| ())
+}
+
+/// Whether the catalog has the function: that of 0.1.0, before it is updated, has not. There each
+/// run is settled by itself.
+fn can_note() -> Result<bool> {
+    catalog::exists(
+        "SELECT 1 FROM pg_catalog.pg_proc AS p \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
+         AND p.proname OPERATOR(pg_catalog.=) 'note_completion'::pg_catalog.name",
+        &[],
+    )
 }
 
 /// Drop every trigger on `table` that calls one of the extension's functions.

@@ -146,7 +146,7 @@ CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs')$$);
 RESET client_min_messages;
 SELECT token_balance.attach('acc', 'usage', 'runs');
 SELECT count(*) FROM token_balance.binding;
-SELECT tgrelid::regclass AS "table", count(*) FROM pg_trigger WHERE tgrelid IN ('acc'::regclass, 'usage'::regclass, 'runs'::regclass) AND NOT tgisinternal GROUP BY 1 ORDER BY 1::text;
+SELECT tgrelid::regclass AS "table", count(*) FROM pg_trigger WHERE tgrelid IN ('acc'::regclass, 'usage'::regclass, 'runs'::regclass) AND NOT tgisinternal GROUP BY tgrelid ORDER BY tgrelid::regclass::text;
 
 SET client_min_messages = warning;
 DROP EXTENSION token_balance CASCADE;

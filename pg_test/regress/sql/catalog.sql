@@ -7,7 +7,7 @@ CREATE EXTENSION token_balance SCHEMA cg;
 CREATE VIEW member AS SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
  WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'token_balance';
 
-SELECT extversion, extrelocatable, extnamespace::regnamespace FROM pg_extension WHERE extname = 'token_balance';
+SELECT extversion = default_version AS newest, extrelocatable, extnamespace::regnamespace FROM pg_extension JOIN pg_available_extensions ON name = extname WHERE extname = 'token_balance';
 -- all of them, with their comments (none may lack one)
 SELECT i.type, i.identity, obj_description(m.objid, m.classid::regclass::name) AS comment
   FROM member m, pg_identify_object(m.classid, m.objid, 0) i WHERE i.type NOT LIKE '%type%' ORDER BY i.type COLLATE "C", i.identity COLLATE "C";
