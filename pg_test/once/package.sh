@@ -6,6 +6,8 @@ set -euo pipefail
 : "${ROOT:?}" "${WORK:?}" "${PG_VERSION:?}"
 # shellcheck source-path=SCRIPTDIR/../../scripts
 source "$ROOT/scripts/lib.sh"
+# shellcheck source-path=SCRIPTDIR
+source "$ROOT/pg_test/once/server_copy.sh"
 use_server "$PG_VERSION"
 clean_up_on_exit
 version=$(project_version)
@@ -101,22 +103,7 @@ done
 
 # --- a server that never saw it --------------------------------------------------------
 
-# A server finds its own folders relative to its programs, so a copy elsewhere is one of its own.
-pkglib=$("$PG_CONFIG_PATH" --pkglibdir)
-share=$("$PG_CONFIG_PATH" --sharedir)
-copy() { # FOLDER
-    [ ! -d "$WORK/server$1" ] || return 0
-    mkdir -p "$WORK/server${1%/*}"
-    cp -a "$1" "$WORK/server$1"
-}
-copy "${PG_BIN%/*}"
-copy "$share"
-PG_BIN="$WORK/server$PG_BIN"
-pkglib="$WORK/server$pkglib"
-share="$WORK/server$share"
-is 'the copy has its own folders' "$("$PG_BIN/pg_config" --pkglibdir) $("$PG_BIN/pg_config" --sharedir)" "$pkglib $share"
-remove_extension() { rm -f "$pkglib/token_balance.so" "$share/extension/token_balance"*; }
-
+copy_server "$WORK/server"
 # Refused with `extension "token_balance" is not available`, or the test would be of the old files.
 is_not_there() {
     in_server_env "$PG_BIN/psql" -X -q -c 'CREATE EXTENSION token_balance' 2>&1 | grep -cE 'is not available|could not open extension control file'

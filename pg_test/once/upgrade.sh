@@ -1,0 +1,219 @@
+#!/usr/bin/env bash
+# Updates from 0.1.0: the updated database's catalog is that of a fresh one, to the last detail; balances, ledger, grants
+# and sessions go on, also one that is completing runs meanwhile; and a dump, of the old one or of the updated, restores.
+set -euo pipefail
+: "${ROOT:?}" "${WORK:?}" "${PG_VERSION:?}"
+# shellcheck source-path=SCRIPTDIR/../../scripts
+source "$ROOT/scripts/lib.sh"
+# shellcheck source-path=SCRIPTDIR
+source "$ROOT/pg_test/once/server_copy.sh"
+use_server "$PG_VERSION"
+clean_up_on_exit
+version=$(project_version)
+failed=0
+is() { # WHAT GOT EXPECTED
+    if [ "$2" = "$3" ]; then echo "ok: $1"; else echo "FAILED: $1: got '$2', expected '$3'"; failed=1; fi
+}
+has() { # WHAT TEXT LINE
+    if grep -qE -- "$3" <<<"$2"; then echo "ok: $1"; else echo "FAILED: $1: no '$3' in '$2'"; failed=1; fi
+}
+psql() { in_server_env "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
+value() { psql -At -d "$1" -f - <<<"$2" 2>&1; } # DATABASE SQL
+as() { value "$2" "SET ROLE $1; $3"; }      # ROLE DATABASE SQL
+
+# --- a server with today's library and both versions -----------------------------------
+
+installed_library=$("$PG_CONFIG_PATH" --pkglibdir)/token_balance.so
+installed_extension=$("$PG_CONFIG_PATH" --sharedir)/extension
+copy_server "$WORK/server"
+cp "$installed_library" "$pkglib"
+cp "$installed_extension"/token_balance{.control,"--$version.sql"} "$ROOT"/sql/token_balance--*--*.sql \
+    "$ROOT"/pg_test/upgrade/token_balance--*.sql "$share/extension"
+make_private_dir
+CLUSTER_HOME=$PRIVATE_DIR
+init_cluster "$PRIVATE_DIR/data"
+start_cluster "$PRIVATE_DIR/data" "$PRIVATE_DIR" fsync=off
+
+psql <<'SQL'
+CREATE ROLE app_owner;
+CREATE ROLE app;
+CREATE ROLE deployer;
+CREATE ROLE dba SUPERUSER;
+SQL
+
+# new_database NAME VERSION: the same application and the same history in each.
+new_database() {
+    psql -c "CREATE DATABASE $1"
+    psql -d "$1" -v version="$2" >/dev/null <<'SQL'
+SET client_min_messages = error;
+CREATE SCHEMA app AUTHORIZATION app_owner;
+GRANT USAGE ON SCHEMA app TO app, deployer;
+SET ROLE app_owner;
+CREATE TABLE app.users (id text PRIMARY KEY);
+CREATE TABLE app.token_usage (workflow_id text, user_id text, total_tokens integer, model text,
+    created_at timestamptz DEFAULT now());
+CREATE INDEX ON app.token_usage (workflow_id);
+CREATE INDEX ON app.token_usage (user_id, created_at);
+CREATE TABLE app.workflows (id text PRIMARY KEY, user_id text, status text DEFAULT 'running');
+GRANT SELECT, INSERT, UPDATE ON app.workflows, app.token_usage TO app;
+INSERT INTO app.users SELECT 'u' || n FROM generate_series(1, 20) AS n;
+INSERT INTO app.token_usage VALUES ('w0', 'u1', 5000);
+RESET ROLE;
+CREATE EXTENSION token_balance SCHEMA app VERSION :'version';
+GRANT EXECUTE ON FUNCTION app.settle_workflow(text) TO app;
+-- by the name alone: the arguments are those of the version
+GRANT EXECUTE ON FUNCTION token_balance.attach TO deployer WITH GRANT OPTION;
+GRANT USAGE ON SCHEMA token_balance TO deployer;
+SET ROLE app;
+INSERT INTO app.workflows SELECT 'w' || n, 'u' || n % 20 + 1 FROM generate_series(1, 40) AS n;
+INSERT INTO app.token_usage SELECT id, user_id, 10 + length(id) FROM app.workflows;
+UPDATE app.workflows SET status = 'completed' WHERE id IN ('w1', 'w2', 'w3', 'w4', 'w5');
+SELECT app.settle_workflow('w6');
+RESET ROLE;
+UPDATE app.users SET token_balance = token_balance + 100 WHERE id = 'u3';
+SQL
+}
+catalog() { psql -At -d "$1" -f - <"$ROOT/pg_test/upgrade/catalog.sql"; }
+digest() { # DATABASE: what must stay, in the columns of 0.1.0
+    value "$1" "SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (
+        SELECT concat_ws(' ', 'l', user_id, entry_id, kind, amount, previous_balance, new_balance, workflow_id, reference, note, actor, created_at)
+        FROM token_balance.ledger UNION ALL
+        SELECT concat_ws(' ', 's', workflow_id, user_id, usage_tokens, charged_tokens, refunded_tokens, first_settled_at, last_settled_at)
+        FROM token_balance.settlement UNION ALL
+        SELECT u::text FROM app.users AS u UNION ALL SELECT w::text FROM app.workflows AS w) AS t (x)"
+}
+# healthy DATABASE: everything adds up, and it charges
+healthy() {
+    is "$1: verify() finds nothing" "$(value "$1" "SELECT name, detail FROM token_balance.verify() WHERE NOT ok")" ''
+    is "$1: reconcile() finds nothing but what is open" "$(value "$1" "SELECT * FROM token_balance.reconcile() WHERE problem <> 'unsettled usage'")" ''
+    is "$1: settled stays settled" "$(as app "$1" "SELECT app.settle_workflow('w1') ->> 'status'")" already_settled
+    as app "$1" "UPDATE app.workflows SET status = 'completed' WHERE id IN ('w30', 'w31')"
+    is "$1: the trigger charges" "$(value "$1" "SELECT sum(charged_tokens) FROM token_balance.settlement WHERE workflow_id IN ('w30', 'w31')")" 26
+    is "$1: everything is charged in the end" \
+        "$(as app "$1" "UPDATE app.workflows SET status = 'done'"
+        value "$1" "SELECT sum(total_tokens) - 5000 - (SELECT sum(charged_tokens) FROM token_balance.settlement) FROM app.token_usage")" 0
+    is "$1: reconcile() finds nothing" "$(value "$1" "SELECT * FROM token_balance.reconcile()")" ''
+}
+
+new_database fresh "$version"
+new_database old 0.1.0
+is 'the old one is 0.1.0' "$(value old "SELECT extversion FROM pg_extension WHERE extname = 'token_balance'")" 0.1.0
+is 'the library of today settles in it' "$(value old 'SELECT count(*), sum(charged_tokens) FROM token_balance.settlement WHERE charged_tokens > 0')" '6|72'
+# Or the comparison below would see nothing.
+is 'the catalogs differ before' "$(diff <(catalog old) <(catalog fresh) | sed -nE 's/^[<>] ([^|]*)\|.*/\1/p' | sort -u | tr '\n' ',')" \
+    'binding,column,comment,constraint,dependency,dependency on a role,extension,function,index,initial privileges,member,relation,sequence,trigger,view,'
+
+in_server_env "$PG_BIN/pg_dump" old >"$WORK/0.1.0.sql"
+kept=$(digest old)
+
+# --- the update, while sessions are at work ----------------------------------------------
+
+# One session that stays open, and one in the middle of a transaction.
+coproc OPEN { psql -v ON_ERROR_STOP=0 -At -d old 2>&1; }
+ask() { # SQL that answers one line
+    printf '%s\n;\n\\echo .\n' "$1" >&"${OPEN[1]}"
+    answer=
+    local line
+    while IFS= read -r line <&"${OPEN[0]}" && [ "$line" != . ]; do answer+=${answer:+ }$line; done
+}
+ask 'SET ROLE app'
+ask "UPDATE app.workflows SET status = 'completed' WHERE id = 'w7'"
+ask "PREPARE settle AS SELECT app.settle_workflow(\$1) ->> 'status'"
+ask "EXECUTE settle('w8')"
+is 'a session settles before' "$answer" settled
+ask 'BEGIN'
+ask "UPDATE app.workflows SET status = 'completed' WHERE id = 'w9'"
+kept_by_session=$(digest old)
+psql -d old -c 'SET ROLE dba' -c "SET application_name = 'update'" -c 'ALTER EXTENSION token_balance UPDATE' >"$WORK/update.log" 2>&1 &
+update=$!
+waiting() { value postgres "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'update' AND wait_event_type = 'Lock'"; }
+for _ in $(seq 100); do
+    [ "$(waiting)" = 0 ] || break
+    sleep 0.1
+done
+is 'the update waits for the open transaction' "$(waiting)" 1
+ask "UPDATE app.workflows SET status = 'completed' WHERE id = 'w10'"
+is 'which can go on' "$answer" ''
+ask 'COMMIT'
+status=0
+wait "$update" || status=$?
+is 'the update is made' "$status $(cat "$WORK/update.log")" '0 '
+is 'it is today'\''s version' "$(value old "SELECT extversion FROM pg_extension WHERE extname = 'token_balance'")" "$version"
+ask "UPDATE app.workflows SET status = 'completed' WHERE id IN ('w11', 'w12')"
+is 'the session completes' "$answer" ''
+ask "EXECUTE settle('w13')"
+is 'the session settles by its prepared statement' "$answer" settled
+ask "SELECT count(*), sum(charged_tokens) FROM app.token_usage JOIN token_balance.settlement USING (workflow_id)"
+has 'but has no more rights than before' "$answer" 'permission denied'
+input=${OPEN[1]}
+exec {input}>&-
+is 'what the session settled is charged' "$(value old "SELECT count(*), sum(charged_tokens) FROM token_balance.settlement WHERE workflow_id ~ '^w(7|8|9|1[0-3])\$'")" '7|88'
+is 'nothing else changed' "$([ "$kept" != "$kept_by_session" ] && echo yes)" yes
+
+# --- the same as a fresh one ---------------------------------------------------------------
+
+as app fresh "UPDATE app.workflows SET status = 'completed' WHERE id IN ('w7', 'w9', 'w10', 'w11', 'w12'); SELECT app.settle_workflow('w8'), app.settle_workflow('w13')" >/dev/null
+catalog old >"$WORK/old.catalog"
+catalog fresh >"$WORK/fresh.catalog"
+echo "the catalog has $(wc -l <"$WORK/fresh.catalog") lines"
+is 'the catalog is that of a fresh one' "$(diff "$WORK/old.catalog" "$WORK/fresh.catalog")" ''
+amounts="SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (
+    SELECT concat_ws(' ', user_id, kind, amount, previous_balance, new_balance, workflow_id) FROM token_balance.ledger UNION ALL
+    SELECT concat_ws(' ', workflow_id, user_id, usage_tokens, charged_tokens, refunded_tokens) FROM token_balance.settlement UNION ALL
+    SELECT u::text FROM app.users AS u) AS t (x)"
+is 'and so are balances, ledger and settlements' "$(value old "$amounts")" "$(value fresh "$amounts")"
+is 'the owner of the tables may call what is new' "$(as app_owner old "SELECT token_balance.summary('u2') ->> 'token_balance'")" \
+    "$(value old "SELECT token_balance FROM app.users WHERE id = 'u2'")"
+is 'who was granted attach may grant it' "$(as deployer old 'GRANT EXECUTE ON FUNCTION token_balance.attach TO app' && echo granted)" granted
+is 'an update to the same version' "$(value old 'SET client_min_messages = error; ALTER EXTENSION token_balance UPDATE' && echo made)" made
+
+# --- dumps ---------------------------------------------------------------------------------
+
+in_server_env "$PG_BIN/pg_dump" old >"$WORK/updated.sql"
+psql -c 'CREATE DATABASE updated_restored' -c 'CREATE DATABASE old_restored'
+restore() { psql -v ON_ERROR_STOP=0 -d "$1" -f - <"$2" 2>&1 | grep -E '^psql:.*(ERROR|FATAL)' | sed 's/^psql:[^ ]* *//'; }
+is 'the dump of the updated one is restored' "$(restore updated_restored "$WORK/updated.sql")" ''
+is 'a dump of 0.1.0 is restored, but for a grant on its attach' "$(restore old_restored "$WORK/0.1.0.sql" | cut -d '(' -f 1)" \
+    'ERROR:  function token_balance.attach'
+is 'with all that was in it' "$(digest old_restored)" "$kept"
+is 'and so is the other' "$(digest updated_restored)" "$(digest old)"
+is 'with what the roles may' "$(as deployer updated_restored 'GRANT EXECUTE ON FUNCTION token_balance.attach TO app' && echo granted)" granted
+for database in old updated_restored old_restored fresh; do healthy "$database"; done
+
+# --- other bindings --------------------------------------------------------------------------
+
+psql -c 'CREATE DATABASE unbound' -c 'CREATE DATABASE gone' -c 'CREATE DATABASE partitioned' -c 'CREATE DATABASE unusual'
+update() { value "$1" 'ALTER EXTENSION token_balance UPDATE'; }
+value unbound "SET client_min_messages = error; CREATE EXTENSION token_balance VERSION '0.1.0'"
+is 'nothing is bound: updated' "$(update unbound; value unbound "SELECT extversion FROM pg_extension WHERE extname = 'token_balance'")" "$version"
+
+tables='SET client_min_messages = error; CREATE TABLE users (id text PRIMARY KEY); CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);'
+value gone "$tables CREATE TABLE workflows (id text PRIMARY KEY, status text); CREATE EXTENSION token_balance VERSION '0.1.0'; DROP TABLE workflows"
+has 'a bound table is gone: a warning' "$(update gone)" 'WARNING:  workflow table public.workflows does not exist'
+is 'a bound table is gone: updated' "$(value gone "SELECT extversion FROM pg_extension WHERE extname = 'token_balance'")" "$version"
+
+value partitioned "$tables CREATE TABLE workflows (id text, status text, day date) PARTITION BY LIST (day);
+    CREATE TABLE workflows_1 PARTITION OF workflows DEFAULT; INSERT INTO users VALUES ('ann');
+    CREATE EXTENSION token_balance VERSION '0.1.0';
+    INSERT INTO workflows VALUES ('w1', 'running', now()); INSERT INTO token_usage VALUES ('w1', 'ann', 7)"
+value partitioned 'ALTER TABLE token_usage ADD COLUMN created_at text'
+is 'partitions: updated' "$(update partitioned)" ''
+is 'partitions: the triggers are today'\''s' "$(value partitioned "UPDATE workflows SET status = 'done';
+    SELECT token_balance FROM users;
+    SELECT count(DISTINCT tgname) FROM pg_trigger WHERE tgrelid = 'workflows_1'::regclass AND tgqual LIKE '%' || 'token_balance.note_completion'::regproc::oid || '%'")" '999993
+2'
+is 'a column that is of no use to summary is left out' "$(value partitioned 'SELECT usage_model, usage_created_at FROM token_balance.binding')" 'model|'
+is 'and summary answers' "$(value partitioned "SELECT token_balance.summary('ann') ->> 'token_balance'")" 999993
+
+value >/dev/null unusual "$tables CREATE TABLE workflows (id text PRIMARY KEY, status text); CREATE EXTENSION token_balance VERSION '0.1.0';
+    SELECT token_balance.detach(true);
+    SELECT token_balance.attach(users => 'users', usage => 'token_usage', workflows => 'workflows', initial_balance => 5000000000, balance_type => 'bigint');
+    ALTER TABLE workflows ENABLE ALWAYS TRIGGER token_balance_completed_update"
+is 'a bigint balance, a trigger that fires always: updated' "$(update unusual)" ''
+is 'the type is known, the trigger still fires always' "$(value unusual "SELECT balance_type FROM token_balance.binding;
+    SELECT string_agg(format('%s %s', tgname, tgenabled), ', ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'workflows'::regclass")" \
+    'bigint
+token_balance_completed_insert O, token_balance_completed_update A'
+
+is 'no internal error in the log' "$(grep -cE 'PANIC|panicked|XX000|TRAP|signal' "$PRIVATE_DIR/server.log")" 0
+exit "$failed"
