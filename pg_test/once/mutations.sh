@@ -8,8 +8,8 @@ source "${ROOT:?}/scripts/lib.sh"
 have patch || die 'no patch here'
 clean_up_on_exit
 use_server "$PG_VERSION"
-# A folder that stays, so that the next run builds only what has changed.
-build="${CARGO_TARGET_DIR:-$ROOT/target}/mutations"
+target="${CARGO_TARGET_DIR:-$ROOT/target}"
+build="$target/mutations" # stays, so that the next run builds only what has changed
 sources="$build/source"
 server="$WORK/server"
 failed=0
@@ -32,9 +32,22 @@ copy_server() {
     [ "$("$PG_BIN/pg_config" --pkglibdir)" = "$server$(dirname "$library")" ] || die 'the copied server looks elsewhere'
 }
 
+# The dependencies are those of the suite's own build, by links. Where that cannot be, cargo builds them again.
+take_dependencies() {
+    [ ! -d "$build/debug" ] && [ -d "$target/debug/deps" ] || return 0
+    mkdir -p "$build/debug"
+    cp -al "$target/debug/deps" "$target/debug/build" "$build/debug/" 2>/dev/null || return 0
+    rm -rf "$build"/debug/deps/*token_balance*
+    cp -a "$target/debug/.fingerprint" "$build/debug/"
+}
+
+# The flags are those of `cargo pgrx install`.
 install_library() {
-    CARGO_INCREMENTAL=1 cargo build --quiet --locked --lib --no-default-features --features "pg$PG_VERSION" \
-        --manifest-path "$sources/Cargo.toml" --target-dir "$build" || return 1
+    CARGO_INCREMENTAL=1 cargo --quiet \
+        --config "target.'cfg(all(target_family = \"unix\", not(target_os = \"macos\")))'.rustflags = [\"-C\", \"link-arg=-Wl,--no-gc-sections\"]" \
+        build --locked --lib --no-default-features --features "pg$PG_VERSION" \
+        --manifest-path "$sources/Cargo.toml" --target-dir "$build" >"$WORK/build.log" 2>&1 ||
+        { cat "$WORK/build.log" && return 1; }
     # Moved into place: a backend may still have the one before mapped.
     cp "$build/debug/libtoken_balance.so" "$server$library.new"
     mv "$server$library.new" "$server$library"
@@ -91,8 +104,9 @@ patches=()
 for patch in "$ROOT"/pg_test/mutations/${ONLY:-*}.patch; do patches+=("$patch"); done
 [ -f "${patches[0]}" ] || die "no patch ${patches[0]}"
 
-copy_server
 begun=$SECONDS
+copy_server
+take_dependencies
 copy_sources
 install_library || die 'the sources were not built'
 echo "built in $((SECONDS - begun)) s"
