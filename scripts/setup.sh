@@ -46,6 +46,7 @@ find_missing_packages() {
     have clang || want clang
     has_libclang || want libclang-dev # bindgen reads the server's headers with it
     have pkg-config || want pkg-config
+    have patch || want patch # the mutation tests apply some
     if ! has_cargo_pgrx; then
         # cargo-pgrx links against it
         { have pkg-config && pkg-config --exists openssl; } || want libssl-dev

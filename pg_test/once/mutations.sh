@@ -77,8 +77,12 @@ run_regress() { # TOOL KIND TEST; what differs is worth a look
     in_server_env timeout 120 "$PG_TEST_TOOLS/$1" --bindir="$PG_BIN" --inputdir="$PROJECT/pg_test/$2" \
         --outputdir="$WORK/test" --dbname=tb_mutations --host="$CLUSTER_SOCKET" --port=5432 --user=postgres "$3" ||
         status=$?
-    grep -hE '^[-+][^-+]' "$WORK/test/regression.diffs" 2>/dev/null | head -n 12
+    cat "$WORK/test/regression.diffs" 2>/dev/null || true
     return "$status"
+}
+
+evidence() { # the first lines that say what went wrong
+    awk '/^[-+][^-+]/ || /FAILED/ { if (++n <= 6) print "    " substr($0, 1, 160) }' "$WORK/log"
 }
 
 named_tests() { sed -n 's/^Caught by: //p' "$1"; }
@@ -135,7 +139,7 @@ for patch in "${patches[@]}"; do
     begun=$SECONDS
     echo "-- $name: $(head -n 1 "$patch")"
     copy_sources
-    if ! patch --silent --strip 1 --directory "$sources" <"$patch" >"$WORK/log" 2>&1; then
+    if ! patch --batch --forward --silent --strip 1 --directory "$sources" <"$patch" >"$WORK/log" 2>&1; then
         echo "FAILED: $name does not apply"
         cat "$WORK/log"
         failed=1
@@ -158,7 +162,7 @@ for patch in "${patches[@]}"; do
             failed=1
         else
             echo "ok: $name is caught by $line (built in $took s, run in $((SECONDS - begun)) s)"
-            grep -vE '^(#|ok|1\.\.|Database|CREATE|DROP|==)' "$WORK/log" | grep -E '^[-+]|FAIL|ERROR|rror' | head -n 6 | cut -c 1-160 | sed 's/^/    /'
+            evidence
             caught=$((caught + 1))
         fi
     done
