@@ -231,23 +231,17 @@ B4() {
     rm "$samples"
 }
 
-has_argument() {
-    [ "$(admin -d "$1" -c "SELECT count(*) FROM pg_proc WHERE oid::regproc::text = 'token_balance.attach' AND '$2' = ANY (proargnames)")" = 1 ]
-}
-
-# The extension's charges wait in a queue if the account is busy.
-use_queue() {
-    admin -d run -c "SELECT token_balance.detach()" -c "SELECT token_balance.attach('app.users', 'app.token_usage',
-        'app.workflows', existing_usage => 'charge', busy_account => 'queue')" >/dev/null
+# attach_again DATABASE OPTION: what attach may be told.
+attach_again() {
+    admin -d "$1" -o /dev/null -c 'SELECT token_balance.detach()' -c "SELECT token_balance.attach('app.users',
+        'app.token_usage', 'app.workflows', existing_usage => 'charge', $2)"
 }
 
 B5() {
-    local run contender contenders=(floor application twin extension)
+    local run contender
     platform hot "$WORKFLOWS" 1 running
-    with hot extension
-    if has_argument hot_extension busy_account; then contenders+=(queue); fi
     for ((run = 1; run <= RUNS; run++)); do
-        for contender in "${contenders[@]}"; do
+        for contender in floor application twin extension queue; do
             case $contender in
             application)
                 fresh hot "$contender"
@@ -256,7 +250,7 @@ B5() {
                 ;;
             queue)
                 fresh hot extension
-                use_queue
+                attach_again run "busy_account => 'queue'"
                 clients 16 complete.pgbench 1
                 figure B5 queued queue "$(admin -d run -c "SELECT $completed - count(*) FROM token_balance.ledger")"
                 admin -d run -c 'SELECT token_balance.settle_pending()' >/dev/null
@@ -318,22 +312,18 @@ tax() {
     measure "$2" 'SELECT 1 WHERE false' "SELECT :'statement'" -v statement="$statement"
 }
 
-# One settlement less than a hundredth is looked for: the three take turns in pairs within a copy, and one of them
-# is without the extension once more, which shows how much two equal things differ here.
+# A hundredth is looked for: they take turns, a short time each, and one of them is without the extension once more,
+# which shows how much two equal things differ here.
 B7() {
-    local copies repetition case database databases=(without again with)
+    local copies repetition case database databases=(without again with late)
     platform base "$WORKFLOWS" "$USERS" running
     with base extension
-    if has_argument base_extension late_usage; then databases+=(late); fi
     for ((copies = 1; copies <= TAX_COPIES; copies++)); do
         copy base without
         copy base again
         copy base_extension with
-        if [ "${#databases[@]}" = 4 ]; then
-            copy base_extension late
-            admin -d late -c "SELECT token_balance.detach()" -c "SELECT token_balance.attach('app.users',
-                'app.token_usage', 'app.workflows', existing_usage => 'charge', late_usage => 'settle')" >/dev/null
-        fi
+        copy base_extension late
+        attach_again late "late_usage => 'settle'"
         for database in "${databases[@]}"; do
             # Its own visits would come to one and not to the other.
             admin -d "$database" -c 'ALTER TABLE app.token_usage SET (autovacuum_enabled = off)' \
