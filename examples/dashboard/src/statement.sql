@@ -5,13 +5,15 @@ WITH period AS (
     SELECT today, today - ($2::integer - 1) AS first_day
     FROM (SELECT (now() AT TIME ZONE $3::text)::date) AS t (today)
 ), entry AS MATERIALIZED (
+    -- Its order is that of the changes; a charge that still waits in the queue has no id yet.
     SELECT e.*, (e.created_at AT TIME ZONE $3::text)::date AS day
-    FROM period, token_balance.statement($1::text, since => period.first_day::timestamp AT TIME ZONE $3::text) AS e
+    FROM period, token_balance.statement($1::text, since => period.first_day::timestamp AT TIME ZONE $3::text)
+        WITH ORDINALITY AS e
 ), changed AS (
     SELECT day,
         coalesce(-sum(amount) FILTER (WHERE kind = 'settlement'), 0) AS charged,
         coalesce(sum(amount) FILTER (WHERE kind <> 'settlement'), 0) AS added,
-        (array_agg(new_balance ORDER BY entry_id DESC))[1] AS balance
+        (array_agg(new_balance ORDER BY ordinality DESC))[1] AS balance
     FROM entry GROUP BY day
 ), archived AS (
     -- An opening entry stands for older ones that were archived: of that day and those before it not all is known.
@@ -19,7 +21,7 @@ WITH period AS (
 ), opening AS (
     -- No entry in the period: the balance has been what it is.
     SELECT coalesce(
-        (SELECT previous_balance FROM entry ORDER BY entry_id LIMIT 1),
+        (SELECT previous_balance FROM entry ORDER BY ordinality LIMIT 1),
         (token_balance.balance($1::text) ->> 'token_balance')::bigint) AS balance
 ), daily AS (
     SELECT d.day::date AS day,
@@ -32,11 +34,12 @@ WITH period AS (
     LEFT JOIN changed AS c ON c.day = d.day::date
 ), newest AS (
     -- Who made an entry, and where old ones are, is the platform's to know.
-    SELECT entry_id, created_at, kind, amount, new_balance, workflow_id, reference,
-        CASE WHEN kind <> 'opening' THEN note END AS note
-    FROM entry ORDER BY entry_id DESC LIMIT 50
+    SELECT ordinality, json_build_object('entry_id', entry_id, 'created_at', created_at, 'kind', kind, 'amount', amount,
+        'new_balance', new_balance, 'workflow_id', workflow_id, 'reference', reference,
+        'note', CASE WHEN kind <> 'opening' THEN note END) AS entry
+    FROM entry ORDER BY ordinality DESC LIMIT 50
 )
 SELECT json_build_object(
     'days', (SELECT json_agg(daily ORDER BY day) FROM daily),
     'entry_count', (SELECT count(*) FROM entry),
-    'entries', (SELECT coalesce(json_agg(newest ORDER BY entry_id DESC), '[]') FROM newest))::text
+    'entries', (SELECT coalesce(json_agg(entry ORDER BY ordinality DESC), '[]') FROM newest))::text

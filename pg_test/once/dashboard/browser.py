@@ -52,8 +52,6 @@ class Browser:
             "args": [*FLAGS, f"--user-data-dir={self.profile}", f"--lang={language}"],
             "prefs": {"intl.accept_languages": language},
         }
-        if os.environ.get("CHROMIUM"):
-            options["binary"] = os.environ["CHROMIUM"]
         capabilities = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         session = driver.call("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
         self.path = "/session/" + session["sessionId"]
