@@ -55,21 +55,22 @@ fn of_one_sql(binding: &Binding) -> String {
     }
 }
 
-/// The same for many workflows: (workflow, account, tokens). A join, so that an index serves each
-/// workflow, and one scan all of them where there is none.
+/// The same for many workflows: (workflow, account, tokens). OFFSET 0 keeps the order of the join, so
+/// that each workflow is looked up, also by a plan that was made while the table was empty.
 fn of_many_sql(binding: &Binding) -> String {
-    let workflow = binding.usage_workflow.sql();
-    let key_type = binding.usage_workflow.key_type.sql();
     let account = match &binding.payer {
         Payer::Usage(_) => binding.account_sql("u"),
         Payer::Workflow(_) => "NULL::pg_catalog.text".into(),
     };
     format!(
-        "SELECT u.{workflow}::pg_catalog.text, {account}, {tokens} \
+        "SELECT k.id::pg_catalog.text, s.account, s.tokens \
          FROM pg_catalog.unnest($1::{key_type}[]) AS k (id) \
-         JOIN {usage} AS u ON u.{workflow} OPERATOR(pg_catalog.=) k.id GROUP BY 1, 2",
+         CROSS JOIN LATERAL (SELECT {account} AS account, {tokens} AS tokens \
+         FROM {usage} AS u WHERE u.{workflow} OPERATOR(pg_catalog.=) k.id GROUP BY 1 OFFSET 0) AS s",
+        key_type = binding.usage_workflow.key_type.sql(),
         tokens = binding.tokens_sql("u"),
         usage = binding.usage.sql,
+        workflow = binding.usage_workflow.sql(),
     )
 }
 
