@@ -3,10 +3,8 @@
 import base64
 import json
 import os
-import shutil
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 
@@ -21,7 +19,9 @@ class Driver:
     """The chromedriver process."""
 
     def __init__(self):
-        self.process = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
+        # What it leaves behind is to go with the test's folder.
+        environment = os.environ | {"TMPDIR": os.environ["WORK"]}
+        self.process = subprocess.Popen(["chromedriver", "--port=0"], env=environment, stdout=subprocess.PIPE, text=True)
         for line in self.process.stdout:
             if "started successfully on port" in line:
                 self.url = "http://127.0.0.1:" + line.split("port")[-1].strip(" .\n")
@@ -47,7 +47,7 @@ class Browser:
 
     def __init__(self, driver, language, dark=False):
         self.driver = driver
-        self.profile = tempfile.mkdtemp()
+        self.profile = tempfile.mkdtemp(dir=os.environ["WORK"])
         options = {
             "args": [*FLAGS, f"--user-data-dir={self.profile}", f"--lang={language}"],
             "prefs": {"intl.accept_languages": language},
@@ -91,6 +91,3 @@ class Browser:
 
     def stop(self):
         self.driver.call("DELETE", self.path)
-        # Its last processes may still be writing.
-        time.sleep(0.2)
-        shutil.rmtree(self.profile, ignore_errors=True)
