@@ -17,4 +17,11 @@ run one-workflow 20
 run mixed 8
 run deadlock 2000
 run bulk 20
+# The same money with the options that change who waits for whom.
+export ATTACH="busy_account => 'queue', late_usage => 'settle'"
+echo "attach with $ATTACH"
+run model 1500
+run one-workflow 10
+run mixed 5
+run bulk 8
 dropdb trust

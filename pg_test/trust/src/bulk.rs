@@ -4,8 +4,10 @@
 use fastrand::Rng;
 use postgres::Client;
 
-use crate::database::{OPENING, Result, check_invariants, connect, prepare};
-use crate::race::at_once;
+use crate::database::{
+    OPENING, Result, attach_sql, check_invariants, connect, prepare, settles_late_usage,
+};
+use crate::race::{apply_queued, at_once};
 
 /// Runs a session completes in a round, and accounts that all of them share.
 const RUNS: usize = 24;
@@ -24,22 +26,29 @@ enum Way {
 
 const WAYS: [Way; 4] = [Way::Update, Way::Insert, Way::Partitions, Way::Deferred];
 
-/// The workflow table in two partitions, and an application's trigger that fires before the
-/// extension's and writes more usage for every run while the statement is under way.
+/// The workflow table in two partitions.
 const TABLES: &str = "
 SET client_min_messages = error;
 SELECT token_balance.detach();
 DROP TABLE workflows;
 CREATE TABLE workflows (id text, part integer, status text NOT NULL, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
 CREATE TABLE workflows_0 PARTITION OF workflows FOR VALUES IN (0);
-CREATE TABLE workflows_1 PARTITION OF workflows FOR VALUES IN (1);
-SELECT token_balance.attach('users', 'token_usage', 'workflows');
+CREATE TABLE workflows_1 PARTITION OF workflows FOR VALUES IN (1);";
+
+/// An application's trigger that writes more usage for every run while the statement is under way:
+/// a first one, which fires before the extension's, and a last one, whose usage is late.
+///
+/// Where late usage is settled at once, it is settled row by row, and that may well deadlock.
+const MORE_USAGE: &str = "
 CREATE OR REPLACE FUNCTION more_usage() RETURNS trigger LANGUAGE plpgsql AS
     'BEGIN
          INSERT INTO token_usage SELECT NEW.id, min(user_id), 3 FROM token_usage WHERE workflow_id = NEW.id;
          RETURN NULL;
      END';
 CREATE TRIGGER a_first AFTER INSERT OR UPDATE ON workflows FOR EACH ROW
+    WHEN (NEW.status = 'completed') EXECUTE FUNCTION more_usage();";
+const LATE_USAGE: &str = "
+CREATE TRIGGER z_last AFTER INSERT OR UPDATE ON workflows FOR EACH ROW
     WHEN (NEW.status = 'completed') EXECUTE FUNCTION more_usage();";
 
 /// `rounds` rounds in which two sessions, then as many in which eight complete runs: no deadlock, no
@@ -48,6 +57,10 @@ pub fn run(seed: u64, rounds: u64) -> Result<String> {
     let mut rng = Rng::with_seed(seed);
     let mut client = prepare(RUNS, 1)?;
     client.batch_execute(TABLES)?;
+    client.batch_execute(&attach_sql())?;
+    if !settles_late_usage() {
+        client.batch_execute(MORE_USAGE)?;
+    }
     let mut statements = 0;
     for sessions in [2, 8] {
         for round in 0..rounds as usize {
@@ -60,16 +73,14 @@ pub fn run(seed: u64, rounds: u64) -> Result<String> {
         }
         check_invariants(&mut client, true)?;
     }
-    // Usage that a trigger behind the extension's writes is late: the sweep finds it.
-    client.batch_execute(
-        "CREATE TRIGGER z_last AFTER INSERT OR UPDATE ON workflows FOR EACH ROW
-         WHEN (NEW.status = 'completed') EXECUTE FUNCTION more_usage()",
-    )?;
-    for way in WAYS {
-        complete_at_once(&mut client, &mut rng, &format!("late{way:?}"), 2, way)?;
-        check_invariants(&mut client, false)?;
+    if !settles_late_usage() {
+        client.batch_execute(LATE_USAGE)?;
+        for way in WAYS {
+            complete_at_once(&mut client, &mut rng, &format!("late{way:?}"), 2, way)?;
+            check_invariants(&mut client, false)?;
+        }
     }
-    client.execute("SELECT token_balance.settle_pending()", &[])?;
+    apply_queued(&mut client)?;
     check_sums(&mut client)?;
     check_invariants(&mut client, true)?;
     let count = "SELECT count(*), count(DISTINCT workflow_id) FROM token_balance.ledger";
@@ -178,7 +189,8 @@ fn complete(
 fn check_sums(client: &mut Client) -> Result<()> {
     let row = client.query_one(
         "SELECT (SELECT sum(total_tokens) FROM token_usage)::bigint, \
-         (SELECT sum($1 - token_balance) FROM users)::bigint",
+         ((SELECT sum($1 - token_balance) FROM users) \
+          + (SELECT coalesce(sum(tokens), 0) FROM token_balance.queue))::bigint",
         &[&OPENING],
     )?;
     let (used, charged): (i64, i64) = (row.get(0), row.get(1));

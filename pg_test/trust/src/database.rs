@@ -16,6 +16,24 @@ pub fn connect() -> Result<Client> {
         .connect(NoTls)?)
 }
 
+/// More arguments for `attach`, from the environment: `busy_account => 'queue'`, say.
+pub fn attach_options() -> Option<String> {
+    std::env::var("ATTACH")
+        .ok()
+        .filter(|options| !options.is_empty())
+}
+
+/// Whether usage that comes late is charged at once, so that all usage of completed runs always is.
+pub fn settles_late_usage() -> bool {
+    attach_options().is_some_and(|options| options.contains("late_usage"))
+}
+
+/// SQL that binds the tables by these options.
+pub fn attach_sql() -> String {
+    let options = attach_options().map_or(String::new(), |options| format!(", {options}"));
+    format!("SELECT token_balance.attach('users', 'token_usage', 'workflows'{options});")
+}
+
 /// Accounts `a0`…, workflows `w0`… (running), no usage; the extension freshly installed.
 pub fn prepare(accounts: usize, workflows: usize) -> Result<Client> {
     let mut client = connect()?;
@@ -31,9 +49,11 @@ pub fn prepare(accounts: usize, workflows: usize) -> Result<Client> {
          INSERT INTO users (id) SELECT 'a' || g FROM generate_series(0, {}) AS g;
          INSERT INTO workflows (id) SELECT 'w' || g FROM generate_series(0, {}) AS g;
          CREATE EXTENSION token_balance;
-         ALTER TABLE users ALTER token_balance TYPE bigint;",
+         ALTER TABLE users ALTER token_balance TYPE bigint;
+         {}",
         accounts.saturating_sub(1),
-        workflows.saturating_sub(1)
+        workflows.saturating_sub(1),
+        attach_sql()
     ))?;
     Ok(client)
 }
@@ -51,8 +71,9 @@ chains AS (
            bool_or(before IS NOT NULL AND before <> previous_balance) AS has_gap
     FROM entries GROUP BY user_id),
 charges AS (
-    SELECT workflow_id, user_id, -sum(amount) AS charged
-    FROM token_balance.ledger WHERE kind = 'settlement' GROUP BY 1, 2),
+    SELECT workflow_id, user_id, sum(tokens) AS charged FROM (
+        SELECT workflow_id, user_id, -amount AS tokens FROM token_balance.ledger WHERE kind = 'settlement'
+        UNION ALL SELECT workflow_id, user_id, tokens FROM token_balance.queue) AS c GROUP BY 1, 2),
 used AS (
     SELECT workflow_id, user_id, sum(total_tokens) AS tokens FROM token_usage GROUP BY 1, 2)
 SELECT 'I1 ' || u.id FROM users AS u LEFT JOIN chains AS c ON c.user_id = u.id
@@ -78,6 +99,7 @@ WHERE NOT EXISTS (SELECT FROM seen_ledger AS s WHERE s.entry_id = l.entry_id)";
 
 /// Err with what is broken. `all_settled` is whether late usage would be a fault.
 pub fn check_invariants(client: &mut Client, all_settled: bool) -> Result<()> {
+    let all_settled = all_settled || settles_late_usage();
     client.batch_execute(
         "CREATE TEMPORARY TABLE IF NOT EXISTS seen_ledger (LIKE token_balance.ledger)",
     )?;

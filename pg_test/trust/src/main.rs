@@ -1,7 +1,7 @@
 //! Programs that try to break the promises of docs/DESIGN.md from outside, as clients.
 //!
-//! `trust PROGRAM [--seed N] [--size N]`; connects by PGHOST, PGPORT, PGUSER, PGDATABASE. Exit code
-//! 0 if all holds; the seed is printed and replays the run.
+//! `trust PROGRAM [--seed N] [--size N]`; connects by PGHOST, PGPORT, PGUSER, PGDATABASE, and gives
+//! `attach` the options in ATTACH. Exit code 0 if all holds; the seed is printed and replays the run.
 
 mod bulk;
 mod database;

@@ -11,11 +11,17 @@ use fastrand::Rng;
 use postgres::Client;
 use serde_json::Value;
 
-use crate::database::{OPENING, Result, check_invariants, connect, is_retried, prepare, sqlstate};
+use crate::database::{
+    OPENING, Result, check_invariants, connect, describe, is_retried, prepare, settles_late_usage,
+};
 
 const ACCOUNTS: usize = 12;
 const WORKFLOWS: usize = 30;
 const SESSIONS: usize = 3;
+
+/// What the accounts have left: the column less what waits in the queue.
+const BALANCES: &str = "SELECT u.id, u.token_balance - coalesce((SELECT sum(q.tokens) \
+     FROM token_balance.queue AS q WHERE q.user_id = u.id), 0)::bigint FROM users AS u";
 
 type Key = (usize, usize);
 
@@ -133,7 +139,7 @@ impl Model {
                     *self.counts.entry("lock timeouts").or_default() += 1;
                     self.end(session, false)
                 }
-                Some(database) => Err(format!("{name}: {} {error}", sqlstate(database)).into()),
+                Some(database) => Err(format!("{name}: {}", describe(database)).into()),
                 None => Err(format!("{name}: {error}").into()),
             },
             Ok(()) => Ok(()),
@@ -162,6 +168,9 @@ impl Model {
             &[&workflow, &account, &(tokens as i32)],
         )?;
         *self.overlay(session).usage.entry(key).or_default() += tokens;
+        if settles_late_usage() && self.seen(session).is_completed(key.0) {
+            self.charge(session, key.0);
+        }
         Ok(())
     }
 
@@ -364,10 +373,7 @@ impl Model {
         if comparisons.is_multiple_of(20) {
             check_invariants(&mut self.checker, false)?;
         }
-        for row in self
-            .checker
-            .query("SELECT id, token_balance FROM users", &[])?
-        {
+        for row in self.checker.query(BALANCES, &[])? {
             let id: String = row.get(0);
             let account: usize = id[1..].parse()?;
             let change = self

@@ -36,6 +36,7 @@ pub fn one_workflow(rounds: u64) -> Result<String> {
             by_function += u64::from(used > 0_i64);
         }
     }
+    apply_queued(&mut client)?;
     check_invariants(&mut client, true)?;
     let count = "SELECT count(*), sum(amount)::bigint FROM token_balance.ledger";
     let row = client.query_one(count, &[])?;
@@ -46,6 +47,18 @@ pub fn one_workflow(rounds: u64) -> Result<String> {
     Ok(format!(
         "{rounds} rounds of {SESSIONS} sessions, {entries} charges, {by_function} of them by the function"
     ))
+}
+
+/// Late usage is settled, and what waits for its account charged.
+pub fn apply_queued(client: &mut Client) -> Result<()> {
+    client.execute("SELECT token_balance.settle_pending()", &[])?;
+    match client
+        .query_one("SELECT count(*) FROM token_balance.queue", &[])?
+        .get(0)
+    {
+        0_i64 => Ok(()),
+        left => Err(format!("{left} charges are left in the queue").into()),
+    }
 }
 
 /// All sessions do their work at the same moment; Err with the first that failed, once all ended.
@@ -142,7 +155,7 @@ pub fn mixed(seed: u64, seconds: u64) -> Result<String> {
         thread.join().map_err(|_| "a session panicked")??;
     }
     checked?;
-    checker.execute("SELECT token_balance.settle_pending()", &[])?;
+    apply_queued(&mut checker)?;
     check_invariants(&mut checker, true)?;
     let count = "SELECT count(*) FROM token_balance.ledger";
     let entries: i64 = checker.query_one(count, &[])?.get(0);
@@ -218,6 +231,7 @@ pub fn deadlock(seed: u64, settlements: u64) -> Result<String> {
         thread.join().map_err(|_| "a session panicked")??;
     }
     client.execute("UPDATE workflows SET status = 'completed'", &[])?;
+    apply_queued(&mut client)?;
     check_invariants(&mut client, true)?;
     Ok(format!(
         "{settlements} settlements by {SESSIONS} sessions in {:.1} s, no deadlock",
