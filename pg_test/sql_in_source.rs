@@ -131,9 +131,9 @@ fn unqualified_operators(sql: &str) -> Vec<String> {
 }
 
 /// SQL's own syntax that looks like a call of a function.
-const SYNTAX: [&str; 10] = [
-    "COALESCE", "EXTRACT", "LEAST", "GREATEST", "OPERATOR", "ANY", "FROM", "WHEN", "LATERAL",
-    "DISTINCT",
+const SYNTAX: [&str; 11] = [
+    "ARRAY", "COALESCE", "EXTRACT", "LEAST", "GREATEST", "OPERATOR", "ANY", "FROM", "WHEN",
+    "LATERAL", "DISTINCT",
 ];
 
 fn unqualified_calls(sql: &str) -> Vec<String> {

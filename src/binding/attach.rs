@@ -70,10 +70,20 @@ fn change_options(binding: &Binding) -> Result<()> {
     unsafe { pg_sys::LockRelationOid(binding.users.oid, lock) };
     queue::drain_all(&*cache::bound()?)?;
     binding.spec.store_options()?;
+    tell_other_sessions()?;
     match present.options.late_usage {
         LateUsage::Settle => drop_late_usage(&binding.usage),
         LateUsage::Pending => Ok(()),
     }
+}
+
+/// An UPDATE of the binding alone would stay unknown to sessions that have read it (`cache`).
+fn tell_other_sessions() -> Result<()> {
+    if let Some(table) = catalog::table_named("token_balance", "binding")? {
+        // SAFETY: an invalidation of an OID, sent at commit.
+        unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table.oid) };
+    }
+    Ok(())
 }
 
 /// True if there is no binding yet, or only one whose tables were dropped.
