@@ -98,7 +98,45 @@ UPDATE token_balance.binding AS b SET
     usage_created_at = CASE
         WHEN 'created_at' NOT IN (SELECT attname FROM unusable) THEN 'created_at' END;
 
--- Functions.
+-- Functions. Those of 0.1.0 move to the new path of the library, so that sessions which have the old library
+-- loaded go on with the new one.
+
+CREATE OR REPLACE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.text) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_text_wrapper';
+
+CREATE OR REPLACE FUNCTION @extschema@.settle_workflow(workflow_id bigint) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_bigint_wrapper';
+
+CREATE OR REPLACE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.uuid) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_uuid_wrapper';
+
+CREATE OR REPLACE FUNCTION token_balance.settle_workflows(workflow_ids pg_catalog.text[])
+RETURNS TABLE (
+    workflow_id pg_catalog.text,
+    user_id pg_catalog.text,
+    charged_tokens bigint,
+    previous_balance bigint,
+    new_balance bigint)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflows_wrapper';
+
+CREATE OR REPLACE FUNCTION token_balance.balance(user_id pg_catalog.text) RETURNS pg_catalog.jsonb
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_wrapper';
+
+CREATE OR REPLACE FUNCTION token_balance.detach(drop_column boolean DEFAULT false) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_wrapper';
+
+CREATE OR REPLACE FUNCTION token_balance.verify()
+RETURNS TABLE (name pg_catalog.text, ok boolean, detail pg_catalog.text, hint pg_catalog.text)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_wrapper';
+
+CREATE OR REPLACE FUNCTION token_balance.settle_on_completion() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_on_completion_wrapper';
+
+CREATE OR REPLACE FUNCTION token_balance.record_balance_change() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_balance_change_wrapper';
+
+CREATE OR REPLACE FUNCTION token_balance.refuse_ledger_change() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_ledger_change_wrapper';
 
 CREATE FUNCTION token_balance.settle_pending(
     since timestamp with time zone DEFAULT NULL,

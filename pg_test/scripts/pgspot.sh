@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# pgspot, a checker for search-path holes in extension scripts, over the script that is installed: no error.
+# pgspot, a checker for search-path holes in extension scripts, over the scripts that install and update: no error.
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
 version=$(sed -n 's/^version *= *"\(.*\)"/\1/p' "$PROJECT/Cargo.toml" | head -n 1)
@@ -16,12 +16,18 @@ if ! { python3 -m venv "$WORK/venv" && timeout 120 "$WORK/venv/bin/pip" install 
     echo "pip cannot install pgspot: $(tail -n 1 "$WORK/pip.log")"
     exit 77
 fi
-status=0
-"$WORK/venv/bin/pgspot" "$script" >"$WORK/pgspot.out" 2>&1 || status=$?
-summary=$(grep -oE 'Errors: [0-9]+ Warnings: [0-9]+ Unknown: [0-9]+' "$WORK/pgspot.out" || true)
-echo "$(wc -l <"$script") lines of SQL: ${summary:-pgspot exit $status}"
-case "$summary" in
-'Errors: 0 '*) exit 0 ;;
-esac
-cat "$WORK/pgspot.out"
-exit 1
+failed=0
+for file in "$script" "$PROJECT"/sql/token_balance--*--*.sql; do
+    status=0
+    "$WORK/venv/bin/pgspot" "$file" >"$WORK/pgspot.out" 2>&1 || status=$?
+    summary=$(grep -oE 'Errors: [0-9]+ Warnings: [0-9]+ Unknown: [0-9]+' "$WORK/pgspot.out" || true)
+    echo "${file##*/}, $(wc -l <"$file") lines: ${summary:-pgspot exit $status}"
+    case "$summary" in
+    'Errors: 0 '*) ;;
+    *)
+        cat "$WORK/pgspot.out"
+        failed=1
+        ;;
+    esac
+done
+exit "$failed"
