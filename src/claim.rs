@@ -29,9 +29,13 @@ impl Statements {
                 &[TEXTOID],
             ),
             settled_of_many: Statement::new(
+                // OFFSET 0: each id is looked up in the index, also with a plan that was made while the
+                // table was empty.
                 "SELECT s.workflow_id, s.user_id, s.usage_tokens \
-                 FROM pg_catalog.unnest($1) AS k (id) JOIN token_balance.settlement AS s \
-                 ON s.workflow_id OPERATOR(pg_catalog.=) k.id",
+                 FROM pg_catalog.unnest($1) AS k (id) \
+                 CROSS JOIN LATERAL (SELECT t.workflow_id, t.user_id, t.usage_tokens \
+                 FROM token_balance.settlement AS t \
+                 WHERE t.workflow_id OPERATOR(pg_catalog.=) k.id OFFSET 0) AS s",
                 &[TEXTARRAYOID],
             ),
             claim: Statement::new(
