@@ -81,7 +81,7 @@ build_trust() {
 copy_project() {
     local item
     mkdir "$PRIVATE_DIR/project"
-    for item in README.md CHANGELOG.md Cargo.toml token_balance.control docs pg_test sql scripts; do
+    for item in README.md README.zh-CN.md CHANGELOG.md Cargo.toml token_balance.control docs pg_test sql scripts; do
         if [ -e "$ROOT/$item" ]; then cp -R "$ROOT/$item" "$PRIVATE_DIR/project/"; fi
     done
     cp "$TRUST_TARGET/release/token_balance_trust" "$PRIVATE_DIR/project/trust" 2>/dev/null || true

@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
-# Runs the SQL of README.md, block after block, in a database of its own.
-# An error fails. Where a ```text block follows a ```sql block, the output of
-# the last statements must be what it shows.
+# Runs the SQL of README.md and README.zh-CN.md, block after block, in a
+# database of its own. An error fails. Where a ```text block follows a ```sql
+# block, the output of the last statements must be what it shows.
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
-readme=${1:-$PROJECT/README.md}
+if [ $# = 0 ]; then
+    "$0" "$PROJECT/README.md"
+    "$0" "$PROJECT/README.zh-CN.md"
+    exit
+fi
+readme=$1
+page=$(basename "$readme")
 db=tb_readme
 psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
 
@@ -40,13 +46,13 @@ for sql in "$WORK"/blocks/*.sql; do
     if [ -e "$text" ]; then
         compared=$((compared + 1))
         # attach and detach answer an empty row each: the page does not show those
-        if ! diff -u --label README.md --label psql <(tidy "$text") <(awk '
+        if ! diff -u --label "$page" --label psql <(tidy "$text") <(awk '
                 /^ (attach|detach) $/ { skip = 3 } skip > 0 { skip--; next } { print }' "$out" | sed -e 's/[[:space:]]*$//' -e '/^$/d'); then
-            echo "FAILED: the output of $(basename "$sql") is not what README.md shows"
+            echo "FAILED: the output of $(basename "$sql") is not what $page shows"
             failed=1
         fi
     fi
 done
 [ "$blocks" -gt 5 ] || { echo "only $blocks SQL blocks found"; exit 1; }
-echo "README.md: $blocks SQL blocks run, $compared outputs compared"
+echo "$page: $blocks SQL blocks run, $compared outputs compared"
 exit "$failed"
