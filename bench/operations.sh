@@ -36,7 +36,7 @@ SQL
 
 sizes() {
     local key
-    for key in text uuid; do
+    for key in ${KEYS:-text uuid}; do
         platform "$key"
         # In the order of the runs, in transactions of a thousand.
         psql -d "$db" -c "DO \$\$ BEGIN FOR i IN 0 .. ($RUNS - 1) / 1000 LOOP
