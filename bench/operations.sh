@@ -47,15 +47,24 @@ sizes() {
     done
 }
 
-# hot NAME SQL: $SETTLEMENTS completions one by one, of accounts at random, after SQL
+# hot NAME SQL: $SETTLEMENTS completions one by one, of accounts at random, after SQL; HOLD=1: while a snapshot is open
 hot() {
     platform text
     psql -d "$db" -c "$2" -c 'VACUUM FULL users' -c 'ANALYZE users' -c 'CREATE SEQUENCE next' -c 'SELECT pg_stat_reset()' -o /dev/null
-    echo "UPDATE workflows SET status = 'done' WHERE id = 'run-' || nextval('next')" >"$db.pgbench"
-    local before after
+    echo "UPDATE workflows SET status = 'done' WHERE n = (SELECT nextval('next'))" >"$db.pgbench"
+    local before after holder=
+    if [ -n "${HOLD:-}" ]; then
+        psql -d "$db" -o /dev/null -c 'BEGIN ISOLATION LEVEL REPEATABLE READ' -c 'SELECT count(*) FROM users' -c 'SELECT pg_sleep(600)' 2>/dev/null &
+        holder=$!
+        sleep 1
+    fi
     before=$(psql -d "$db" -c "SELECT pg_relation_size('users')")
     PGUSER=postgres "$PG_BIN/pgbench" -n -c 2 -j 2 -t $((SETTLEMENTS / 2)) -f "$db.pgbench" "$db" >/dev/null
     rm "$db.pgbench"
+    if [ -n "$holder" ]; then
+        psql -d postgres -o /dev/null -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '$db' AND query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()"
+        wait "$holder" || true
+    fi
     after=$(psql -d "$db" -c "SELECT pg_relation_size('users')")
     sleep 2 # statistics come late on 14
     echo "$1: HOT $(psql -d "$db" -c "SELECT round(100.0 * n_tup_hot_upd / n_tup_upd, 1) FROM pg_stat_user_tables WHERE relname = 'users'") % of" \
@@ -76,6 +85,7 @@ for what in "${@:-sizes}"; do
     sizes) sizes ;;
     hot)
         for fill in 100 95 90 80 70; do hot "fillfactor $fill" "ALTER TABLE users SET (fillfactor = $fill)"; done
+        for fill in 100 90 70; do HOLD=1 hot "fillfactor $fill, a snapshot open all the time" "ALTER TABLE users SET (fillfactor = $fill)"; done
         hot 'fillfactor 90, an index on token_balance' 'ALTER TABLE users SET (fillfactor = 90); CREATE INDEX ON users (token_balance)'
         hot 'fillfactor 90, a partial index WHERE token_balance < 0' 'ALTER TABLE users SET (fillfactor = 90); CREATE INDEX ON users (id) WHERE token_balance < 0'
         ;;
