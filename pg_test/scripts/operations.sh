@@ -48,7 +48,7 @@ CREATE TABLE app.part_usage_2024 PARTITION OF app.part_usage FOR VALUES FROM ('2
 INSERT INTO app.part_usage VALUES ('p1', 'ann', 5, '2024-03-01 UTC'), ('p1', 'ann', 6, '2024-03-01 UTC');
 INSERT INTO app.users VALUES ('ann'), ('bob'), ('cid');
 CREATE EXTENSION token_balance;
-SELECT token_balance.attach('app.users', 'app.token_usage', 'app.workflows');
+SELECT token_balance.attach('app.users', 'app.token_usage', 'app.workflows') \g /dev/null
 SQL
 [ "$(value 'SELECT count(*) FROM token_balance.binding')" = 1 ] || { echo 'not attached'; exit 1; }
 psql -d "$db" <<'SQL'
