@@ -4,7 +4,9 @@ import hashlib
 import http.client
 import itertools
 import json
+import os
 import queue
+import subprocess
 import sys
 import threading
 import time
@@ -225,6 +227,28 @@ def events(service):
 
 
 
+def queued(service):
+    """A charge that waits because another transaction holds the account counts already."""
+    sql("SELECT token_balance.attach('users', 'token_usage', 'workflows', busy_account => 'queue')")
+    sql("INSERT INTO workflows VALUES ('dan-1', 'dan')")
+    sql("INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('dan-1', 'dan', 700)")
+    holder = subprocess.Popen([os.environ["PG_BIN"] + "/psql", "-X", "-q", "-A", "-t"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder.stdin.write("BEGIN;\nSELECT 'held' FROM users WHERE id = 'dan' FOR UPDATE;\n")
+    holder.stdin.flush()
+    is_("another session holds the account", holder.stdout.readline().strip(), "held")
+    sql("UPDATE workflows SET status = 'completed' WHERE id = 'dan-1'")
+    is_("the column waits", sql("SELECT token_balance FROM users WHERE id = 'dan'"), "1000000")
+    is_("queued: the balance", service.api("balance", "dan").json()["token_balance"], 999300)
+    statement = service.api("statement", "dan").json()
+    is_("queued: the newest entry", [statement["entries"][0][name] for name in ("entry_id", "amount", "new_balance", "workflow_id")], [None, -700, 999300, "dan-1"])
+    is_("queued: today", (statement["days"][-1]["charged"], statement["days"][-1]["balance"]), (700, 999300))
+    holder.communicate("COMMIT;\n")
+    sql("SELECT token_balance.settle_pending()")
+    is_("applied: the newest entry", service.api("statement", "dan").json()["entries"][0]["entry_id"] is None, False)
+    sql("UPDATE users SET token_balance = 1000000 WHERE id = 'dan'")
+    sql("SELECT token_balance.attach('users', 'token_usage', 'workflows')")
+
+
 def outage(service):
     """Stops the database and starts it again; the service stays."""
     stream = EventStream(service, "ann")
@@ -255,6 +279,7 @@ def main():
         for test in (balances, summaries, statements, refused_parameters, refused_tokens, nobody_elses, a_set_up_that_is_wrong, command_line, pages):
             test(service)
         events(service)
+        queued(service)
         outage(service)
     finally:
         open_stream = EventStream(service, "ann")
