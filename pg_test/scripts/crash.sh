@@ -130,13 +130,19 @@ OR (substring(id FROM 2)::integer % 4 = 3 AND NOT EXISTS (SELECT FROM token_bala
 OR (substring(id FROM 2)::integer % 4 IN (0, 2) AND NOT EXISTS (SELECT FROM workflows AS w WHERE w.id = t.id AND w.status = 'completed'));
 SQL
 )" 0
-    is "$1: charged or credited twice" "$(value "SELECT count(*) FROM (SELECT FROM token_balance.ledger GROUP BY user_id, kind, coalesce(workflow_id, reference) HAVING count(*) > 1) AS t")" 0
+    is "$1: charged or credited twice" "$(value "SELECT count(*) FROM (SELECT FROM (SELECT user_id, kind, coalesce(workflow_id, reference) AS what FROM token_balance.ledger
+        UNION ALL SELECT user_id, 'settlement', workflow_id FROM token_balance.queue) AS e GROUP BY user_id, kind, what HAVING count(*) > 1) AS t")" 0
     is "$1: what breaks an invariant" "$(what_breaks)" nothing
 }
 
 round=0
 in_flight=0
 for kind in backend postmaster; do
+    # the second half with charges that may wait in the queue
+    if [ $kind = postmaster ]; then
+        psql -c "SELECT token_balance.attach('users', 'token_usage', 'workflows', busy_account => 'queue')" >/dev/null 2>&1
+        is 'the queue is in use' "$(value 'SELECT busy_account FROM token_balance.binding')" queue
+    fi
     for cycle in $(seq "$cycles"); do
         settled=$(value 'SELECT count(*) FROM token_balance.settlement')
         begin_load $round
@@ -177,6 +183,9 @@ is 'crashes that the server recovered from' "$(grep -cE 'automatic recovery in p
 echo '-- and what is left'
 echo "$(value "SELECT count(DISTINCT workflow_id) FROM token_balance.settlement") settled, $total acknowledged: of the others nobody was told"
 psql -c "UPDATE workflows SET status = 'completed'"
+echo "$(value 'SELECT count(*) FROM token_balance.queue') charges in the queue"
+psql -c 'SELECT token_balance.settle_pending()' >/dev/null
+is 'none is left there' "$(value 'SELECT count(*) FROM token_balance.queue')" 0
 is 'all usage charged once' "$(value 'SELECT sum(total_tokens) - (SELECT sum(charged_tokens) FROM token_balance.settlement) FROM token_usage')" 0
 is 'what breaks an invariant' "$(what_breaks)" nothing
 is 'no internal error in the log' "$(grep -cE 'PANIC|panicked|XX000|TRAP' "$WORK/server.log")" 0

@@ -2,8 +2,8 @@
 # A part of other scripts: the invariants, in a database with users (id), token_usage (workflow_id, user_id,
 # total_tokens) and workflows (id, status), as the query of one state that says what breaks them. The opening balance
 # is 1000000. I1: opening balance plus ledger is the column, and the chain has no gap. I2: what a settlement charged is
-# what the ledger has. I3: a completed workflow's usage is accounted for. I4: the ledger never shrinks: what it had at an
-# earlier check is there unchanged. I5: reconcile() is empty.
+# what the ledger and the queue have. I3: a completed workflow's usage is accounted for. I4: the ledger never shrinks:
+# what it had at an earlier check is there unchanged. I5: reconcile() is empty.
 broken_invariants="
 WITH entries AS (
     SELECT user_id, previous_balance, new_balance, amount,
@@ -15,8 +15,9 @@ chains AS (
         bool_or(before <> previous_balance OR new_balance <> previous_balance + amount) AS has_gap
     FROM entries GROUP BY user_id),
 charges AS (
-    SELECT workflow_id, user_id, -sum(amount) AS charged
-    FROM token_balance.ledger WHERE kind = 'settlement' GROUP BY 1, 2),
+    SELECT workflow_id, user_id, sum(tokens) AS charged FROM (
+        SELECT workflow_id, user_id, -amount AS tokens FROM token_balance.ledger WHERE kind = 'settlement'
+        UNION ALL SELECT workflow_id, user_id, tokens FROM token_balance.queue) AS c GROUP BY 1, 2),
 used AS (
     SELECT workflow_id, user_id, sum(total_tokens) AS tokens FROM token_usage GROUP BY 1, 2)
 SELECT coalesce(string_agg(what, ', '), 'nothing') FROM (
