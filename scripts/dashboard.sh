@@ -29,6 +29,7 @@ start_database() {
     if [ -z "$(demo_psql -At -c "SELECT 1 FROM pg_roles WHERE rolname = 'token_reader'")" ]; then
         reader_grants | demo_psql
     fi
+    say "dating the demo's entries back, one run a day: a chart of one minute shows nothing"
     demo_psql <"$ROOT/scripts/dashboard/database.sql"
 }
 
