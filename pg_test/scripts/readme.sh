@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
 # Runs the SQL of README.md and README.zh-CN.md, block after block, in a
 # database of its own. An error fails. Where a ```text block follows a ```sql
-# block, the output of the last statements must be what it shows.
+# block, the output of the last statements must be what it shows. Both pages
+# have the same commands.
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
+blocks_of() { awk '/^```/ { is_block = !is_block } is_block' "$1"; }
 if [ $# = 0 ]; then
+    if ! diff <(blocks_of "$PROJECT/README.md") <(blocks_of "$PROJECT/README.zh-CN.md"); then
+        echo 'FAILED: the two pages have not the same commands'
+        exit 1
+    fi
     "$0" "$PROJECT/README.md"
     "$0" "$PROJECT/README.zh-CN.md"
     exit
