@@ -17,7 +17,8 @@ use crate::spi::{Arg, FreshSnapshot, Snapshot, Statement};
 
 /// The statements on one account, for one binding.
 pub(crate) struct Statements {
-    change: Statement,
+    take: Statement,
+    give: Statement,
     balance: Statement,
 }
 
@@ -29,23 +30,25 @@ impl Statements {
             binding.user_key.sql(),
             binding.user_key.key_type.sql()
         );
-        Statements {
-            // A change that would leave the column's range updates no row instead of failing.
-            //
-            // Never FOR UPDATE before it: a child row's foreign-key check holds KEY SHARE on the
-            // account, and the upgrade deadlocks. A plain UPDATE of a column that is no key goes
-            // along with it.
-            change: Statement::new(
+        // A change that would leave the column's range updates no row instead of failing: $3 is the
+        // balance with which it just stays inside.
+        //
+        // Never FOR UPDATE before it: a child row's foreign-key check holds KEY SHARE on the
+        // account, and the upgrade deadlocks. A plain UPDATE of a column that is no key goes
+        // along with it.
+        let change = |bound: &str| {
+            Statement::new(
                 &format!(
                     "UPDATE {users} AS a \
                      SET {BALANCE_COLUMN} = a.{BALANCE_COLUMN} OPERATOR(pg_catalog.+) $2 \
-                     WHERE {is_account} \
-                     AND a.{BALANCE_COLUMN} OPERATOR(pg_catalog.>=) $3 \
-                     AND a.{BALANCE_COLUMN} OPERATOR(pg_catalog.<=) $4 \
-                     RETURNING a.{BALANCE_COLUMN}::bigint"
+                     WHERE {is_account} AND a.{BALANCE_COLUMN} {bound} $3"
                 ),
-                &[TEXTOID, INT8OID, INT8OID, INT8OID],
-            ),
+                &[TEXTOID, INT8OID, INT8OID],
+            )
+        };
+        Statements {
+            take: change("OPERATOR(pg_catalog.>=)"),
+            give: change("OPERATOR(pg_catalog.<=)"),
             balance: Statement::new(
                 &format!("SELECT a.{BALANCE_COLUMN}::bigint FROM {users} AS a WHERE {is_account}"),
                 &[TEXTOID],
@@ -79,27 +82,31 @@ pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed
     let (smallest, largest) = (binding.smallest_balance(), binding.largest_balance());
     let lowest = smallest.saturating_sub(amount.min(0));
     let highest = largest.saturating_sub(amount.max(0));
+    let (statement, limit) = match amount {
+        ..0 => (&bound.accounts.take, lowest),
+        _ => (&bound.accounts.give, highest),
+    };
     let announcement = Announcement::of(change.clone());
     let outcome = {
         let _owner = RunAs::owner(binding.users.owner);
-        bound.accounts.change.run(
-            &[
-                Arg::Text(&change.account),
-                Arg::Int8(amount),
-                Arg::Int8(lowest),
-                Arg::Int8(highest),
-            ],
-            Snapshot::Statement,
-        )?
+        let args = [
+            Arg::Text(&change.account),
+            Arg::Int8(amount),
+            Arg::Int8(limit),
+        ];
+        statement.run(&args, Snapshot::Statement)?
     };
-    let new_balance: Option<i64> = outcome.rows.first().and_then(|row| row.number(0));
-    if let (1, Some(new)) = (outcome.processed, new_balance) {
+    if outcome.processed == 1 {
+        if let Some(changed) = announcement.changed() {
+            return Ok(Ok(changed));
+        }
         // Without the ledger's trigger (its owner may have disabled it) arithmetic must do.
-        let previous = announcement.previous();
-        return Ok(Ok(Changed {
-            previous: previous.unwrap_or(new.saturating_sub(amount)),
-            new,
-        }));
+        if let Some(new) = column_of(bound, &change.account)? {
+            return Ok(Ok(Changed {
+                previous: new.saturating_sub(amount),
+                new,
+            }));
+        }
     }
     match column_of(bound, &change.account)? {
         None => Ok(Err(Refusal::UnknownAccount)),

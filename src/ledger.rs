@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 
-use crate::account::whole_part;
+use crate::account::{Changed, whole_part};
 use crate::archive;
 use crate::binding::BALANCE_COLUMN;
 use crate::cache::{self, Bound};
@@ -82,8 +82,8 @@ pub(crate) fn actor() -> Rc<str> {
 struct Announced {
     /// None once the trigger has written it.
     change: Option<Rc<Change>>,
-    /// The balance that the trigger found before the change.
-    previous: Option<i64>,
+    /// The balance that the trigger found before and after the change.
+    changed: Option<Changed>,
 }
 
 thread_local! {
@@ -99,16 +99,16 @@ impl Announcement {
     pub(crate) fn of(change: Rc<Change>) -> Self {
         let announced = Announced {
             change: Some(change),
-            previous: None,
+            changed: None,
         };
         Announcement {
             outer: ANNOUNCED.replace(announced),
         }
     }
 
-    /// The balance before the change, if the trigger has written it. Tokens.
-    pub(crate) fn previous(&self) -> Option<i64> {
-        ANNOUNCED.with_borrow(|announced| announced.previous)
+    /// The balance before and after the change, if the trigger has written it.
+    pub(crate) fn changed(&self) -> Option<Changed> {
+        ANNOUNCED.with_borrow(|announced| announced.changed)
     }
 }
 
@@ -120,12 +120,12 @@ impl Drop for Announcement {
 }
 
 /// The announced change of `account`, once.
-fn take_announced(account: &str, previous: i64) -> Option<Rc<Change>> {
+fn take_announced(account: &str, changed: Changed) -> Option<Rc<Change>> {
     ANNOUNCED.with_borrow_mut(|announced| {
         let change = announced
             .change
             .take_if(|change| change.account == account)?;
-        announced.previous = Some(previous);
+        announced.changed = Some(changed);
         Some(change)
     })
 }
@@ -323,7 +323,7 @@ fn balance(text: Option<String>, account: &str) -> Result<i64> {
 
 fn record_update(bound: &Bound, account: &str, previous: i64, new: i64) -> Result<()> {
     notify_crossing(bound, account, previous, new)?;
-    let Some(change) = take_announced(account, previous) else {
+    let Some(change) = take_announced(account, Changed { previous, new }) else {
         return adjust(bound, account, previous, new, None);
     };
     Entries {
@@ -456,7 +456,7 @@ trigger_function!(
 /// them, as the extension itself and a restore do. `pg_write_all_data` alone is not enough: with it
 /// a settlement could be undone and its workflow charged again. Error 42501.
 fn refuse_foreign_write(call: &TriggerCall) -> Result<()> {
-    if !call.relation_name().starts_with("token_balance.") {
+    if call.relation_schema() != "token_balance" {
         return Err(call.foreign());
     }
     let role = security::current_user();

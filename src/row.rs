@@ -69,17 +69,25 @@ impl<'a> TriggerCall<'a> {
         unsafe { (*(*self.data.tg_relation).rd_rel).relowner }
     }
 
-    /// Its quoted name.
-    pub(crate) fn relation_name(&self) -> String {
+    /// Its schema.
+    pub(crate) fn relation_schema(&self) -> String {
         // SAFETY: as above; the namespace's name is null or palloc'd.
         unsafe {
             let class = (*self.data.tg_relation).rd_rel;
             let schema = pg_sys::get_namespace_name((*class).relnamespace);
-            let schema = if schema.is_null() {
-                String::new()
-            } else {
-                CStr::from_ptr(schema).to_string_lossy().into_owned()
-            };
+            if schema.is_null() {
+                return String::new();
+            }
+            CStr::from_ptr(schema).to_string_lossy().into_owned()
+        }
+    }
+
+    /// Its quoted name.
+    pub(crate) fn relation_name(&self) -> String {
+        let schema = self.relation_schema();
+        // SAFETY: as above.
+        unsafe {
+            let class = (*self.data.tg_relation).rd_rel;
             let name = CStr::from_ptr((*class).relname.data.as_ptr())
                 .to_string_lossy()
                 .into_owned();

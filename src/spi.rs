@@ -217,9 +217,13 @@ impl Statement {
 }
 
 /// Make the generic plan now, if there is none that is valid: triggers that the statement fires must
-/// not be planned with the same setting.
+/// not be planned with the same settings.
 fn plan_without_sequential_scans(plan: pg_sys::SPIPlanPtr) {
-    let _setting = NoSequentialScans::start();
+    // SAFETY: the plan was kept and is of one statement.
+    if unsafe { has_valid_plan(plan) } {
+        return;
+    }
+    let _settings = PlannerSettings::of_indexes();
     // SAFETY: the plan was kept and is of one statement; the reference to the cached plan is given
     // back to the resource owner that got it.
     unsafe {
@@ -230,24 +234,68 @@ fn plan_without_sequential_scans(plan: pg_sys::SPIPlanPtr) {
     }
 }
 
-/// The planner's setting enable_seqscan is off while this value lives.
-struct NoSequentialScans(bool);
+/// Whether the server would take the generic plan as it is. From `CheckCachedPlan` and
+/// `RevalidateCachedQuery` in plancache.c; what is rare counts as invalid here.
+///
+/// # Safety
+/// `plan` was kept and is of one statement.
+unsafe fn has_valid_plan(plan: pg_sys::SPIPlanPtr) -> bool {
+    // SAFETY: such a plan has one source, which lives as long as it does.
+    unsafe {
+        let sources = pg_sys::SPI_plan_get_plan_sources(plan);
+        let source = (*(*sources).elements).ptr_value as *const pg_sys::CachedPlanSource;
+        let Some(generic) = (*source).gplan.as_ref() else {
+            return false;
+        };
+        let is_valid = (*source).is_valid && generic.is_valid;
+        let is_for_everybody = !(*source).dependsOnRLS && !generic.dependsOnRole;
+        let is_for_good = generic.saved_xmin == pg_sys::InvalidTransactionId;
+        is_valid && is_for_everybody && is_for_good && is_search_path((*source).search_path)
+    }
+}
 
-impl NoSequentialScans {
-    fn start() -> Self {
-        // SAFETY: a backend variable; restored by Drop, also while an error unwinds.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+unsafe fn is_search_path(path: *mut pg_sys::OverrideSearchPath) -> bool {
+    // SAFETY: the path is null or a plan's own.
+    path.is_null() || unsafe { pg_sys::OverrideSearchPathMatchesCurrent(path) }
+}
+
+#[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+unsafe fn is_search_path(path: *mut pg_sys::SearchPathMatcher) -> bool {
+    // SAFETY: as above.
+    path.is_null() || unsafe { pg_sys::SearchPathMatchesCurrentEnvironment(path) }
+}
+
+/// Settings of the planner, which go back to what they were when this value is dropped.
+struct PlannerSettings {
+    enable_seqscan: bool,
+    jit_enabled: bool,
+}
+
+impl PlannerSettings {
+    /// No sequential scans. What still needs one looks so dear then that 14 to 17 would compile the
+    /// statement at each run.
+    fn of_indexes() -> Self {
+        // SAFETY: backend variables; restored by Drop, also while an error unwinds.
         unsafe {
-            let guard = NoSequentialScans(pg_sys::enable_seqscan);
+            let before = PlannerSettings {
+                enable_seqscan: pg_sys::enable_seqscan,
+                jit_enabled: pg_sys::jit_enabled,
+            };
             pg_sys::enable_seqscan = false;
-            guard
+            pg_sys::jit_enabled = false;
+            before
         }
     }
 }
 
-impl Drop for NoSequentialScans {
+impl Drop for PlannerSettings {
     fn drop(&mut self) {
         // SAFETY: as above.
-        unsafe { pg_sys::enable_seqscan = self.0 }
+        unsafe {
+            pg_sys::enable_seqscan = self.enable_seqscan;
+            pg_sys::jit_enabled = self.jit_enabled;
+        }
     }
 }
 
@@ -520,15 +568,47 @@ pub(crate) unsafe fn column_text(
     tupdesc: pg_sys::TupleDesc,
     number: i32,
 ) -> Option<String> {
-    // SAFETY: as the caller promises; the string is copied and freed.
+    // SAFETY: as the caller promises; what is palloc'd is copied and freed.
     unsafe {
-        let value = pg_sys::SPI_getvalue(tuple, tupdesc, number);
-        if value.is_null() {
+        let mut is_null = false;
+        let datum = pg_sys::SPI_getbinval(tuple, tupdesc, number, &mut is_null);
+        if is_null {
             return None;
         }
+        if let Some(text) = plain_text(datum, pg_sys::SPI_gettypeid(tupdesc, number)) {
+            return Some(text);
+        }
+        let value = pg_sys::SPI_getvalue(tuple, tupdesc, number);
         let text = CStr::from_ptr(value).to_string_lossy().into_owned();
         pg_sys::pfree(value.cast());
         Some(text)
+    }
+}
+
+/// What the output function of a common type gives; None for another type.
+///
+/// # Safety
+/// `datum` is of the type.
+pub(crate) unsafe fn plain_text(datum: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<String> {
+    match type_oid {
+        // SAFETY: as the caller promises; a detoasted copy is freed.
+        pg_sys::TEXTOID | pg_sys::VARCHAROID => unsafe {
+            let value: *mut pg_sys::varlena = datum.cast_mut_ptr();
+            let detoasted = pg_sys::pg_detoast_datum_packed(value);
+            let bytes = std::slice::from_raw_parts(
+                pgrx::vardata_any(detoasted).cast::<u8>(),
+                pgrx::varsize_any_exhdr(detoasted),
+            );
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            if detoasted != value {
+                pg_sys::pfree(detoasted.cast());
+            }
+            Some(text)
+        },
+        pg_sys::INT2OID => Some((datum.value() as i16).to_string()),
+        pg_sys::INT4OID => Some((datum.value() as i32).to_string()),
+        pg_sys::INT8OID => Some((datum.value() as i64).to_string()),
+        _ => None,
     }
 }
 
