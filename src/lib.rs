@@ -16,6 +16,7 @@ mod completion;
 mod credit;
 mod error;
 mod history;
+mod jsonb;
 mod key;
 mod late;
 mod ledger;

@@ -4,64 +4,57 @@ use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, Uuid, pg_sys};
-use serde::Serialize;
 
 use super::{at_least_one, refuse_read_only, required, to_json};
 use crate::account;
 use crate::cache::{self, Bound};
 use crate::charge::Charge;
 use crate::error::{Error, Result};
+use crate::jsonb::{Jsonb, Object};
 use crate::pending;
 use crate::settle::{self, Asked};
 use crate::spi::MayCommit;
 use crate::usage;
 
-/// How a settlement ended.
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Status {
-    /// Something was charged.
-    Settled,
-    /// All usage was accounted for before.
-    AlreadySettled,
-    /// The workflow is known and has no usage.
-    NoUsage,
-}
-
 /// The answer of `settle_workflow`. Amounts are tokens.
-#[derive(Serialize)]
 struct Settlement {
-    success: bool,
     /// Of the single account; null when there are several or none.
     previous_balance: Option<i64>,
-    /// What this call charged, over all accounts.
-    tokens_used: i128,
     new_balance: Option<i64>,
-    /// Whether an account that this call charged, or the single one, is below zero.
-    is_overdraft: bool,
     workflow_id: String,
-    status: Status,
-    charges: Vec<AccountCharge>,
+    /// How it ended: `settled` if something was charged, `already_settled` if all usage was
+    /// accounted for before, `no_usage` if the workflow is known and has none.
+    status: &'static str,
+    charges: Vec<Charge>,
 }
 
-#[derive(Serialize)]
-struct AccountCharge {
-    user_id: String,
-    tokens_used: i64,
-    previous_balance: i64,
-    new_balance: i64,
-    is_overdraft: bool,
-}
-
-impl From<Charge> for AccountCharge {
-    fn from(charge: Charge) -> Self {
-        AccountCharge {
-            user_id: charge.account,
-            tokens_used: charge.tokens,
-            previous_balance: charge.previous_balance,
-            new_balance: charge.new_balance,
-            is_overdraft: charge.new_balance < 0,
-        }
+impl Settlement {
+    fn to_jsonb(&self) -> Jsonb {
+        let charges = &self.charges;
+        // What this call charged, over all accounts.
+        let tokens_used: i128 = charges.iter().map(|charge| i128::from(charge.tokens)).sum();
+        // Whether an account that this call charged, or the single one, is below zero.
+        let is_overdraft = charges
+            .iter()
+            .map(|charge| charge.new_balance)
+            .chain(self.new_balance)
+            .any(|balance| balance < 0);
+        let mut answer = Object::new();
+        answer.boolean("success", true);
+        answer.optional_number("previous_balance", self.previous_balance);
+        answer.number("tokens_used", tokens_used);
+        answer.optional_number("new_balance", self.new_balance);
+        answer.boolean("is_overdraft", is_overdraft);
+        answer.text("workflow_id", &self.workflow_id);
+        answer.text("status", self.status);
+        answer.objects("charges", charges, |object, charge| {
+            object.text("user_id", &charge.account);
+            object.number("tokens_used", charge.tokens);
+            object.number("previous_balance", charge.previous_balance);
+            object.number("new_balance", charge.new_balance);
+            object.boolean("is_overdraft", charge.new_balance < 0);
+        });
+        answer.done()
     }
 }
 
@@ -72,23 +65,23 @@ impl From<Charge> for AccountCharge {
 /// range, 21000 if several accounts could pay, 40001 and 40P01 to be retried, 25006 in a read-only
 /// transaction, 55000 if nothing is attached.
 #[pg_extern(sql = false)]
-fn settle_workflow_text(workflow_id: Option<&str>) -> Result<JsonB, ErrorReport> {
+fn settle_workflow_text(workflow_id: Option<&str>) -> Result<Jsonb, ErrorReport> {
     Ok(settle_one(workflow_id)?)
 }
 
 /// `settle_workflow(bigint) → jsonb`, as the one for text.
 #[pg_extern(sql = false)]
-fn settle_workflow_bigint(workflow_id: Option<i64>) -> Result<JsonB, ErrorReport> {
+fn settle_workflow_bigint(workflow_id: Option<i64>) -> Result<Jsonb, ErrorReport> {
     Ok(settle_one(workflow_id.map(|id| id.to_string()).as_deref())?)
 }
 
 /// `settle_workflow(uuid) → jsonb`, as the one for text.
 #[pg_extern(sql = false)]
-fn settle_workflow_uuid(workflow_id: Option<Uuid>) -> Result<JsonB, ErrorReport> {
+fn settle_workflow_uuid(workflow_id: Option<Uuid>) -> Result<Jsonb, ErrorReport> {
     Ok(settle_one(workflow_id.map(|id| id.to_string()).as_deref())?)
 }
 
-fn settle_one(id: Option<&str>) -> Result<JsonB> {
+fn settle_one(id: Option<&str>) -> Result<Jsonb> {
     let function = "settle_workflow";
     let id = id.ok_or(Error::NullArgument {
         function,
@@ -107,8 +100,7 @@ fn settle_one(id: Option<&str>) -> Result<JsonB> {
     if !has_usage && !usage::workflow_exists(&bound, &workflow)? {
         return Err(Error::UnknownWorkflow { workflow });
     }
-    let answer = answer(&bound, workflow, has_usage, accounts, charges)?;
-    to_json(&answer)
+    Ok(answer(&bound, workflow, has_usage, accounts, charges)?.to_jsonb())
 }
 
 fn answer(
@@ -126,24 +118,16 @@ fn answer(
         }
         _ => (None, None),
     };
-    let is_overdraft = charges
-        .iter()
-        .map(|charge| charge.new_balance)
-        .chain(new_balance)
-        .any(|balance| balance < 0);
     Ok(Settlement {
-        success: true,
         previous_balance,
-        tokens_used: charges.iter().map(|charge| i128::from(charge.tokens)).sum(),
         new_balance,
-        is_overdraft,
         workflow_id,
         status: match (charges.is_empty(), has_usage) {
-            (false, _) => Status::Settled,
-            (true, true) => Status::AlreadySettled,
-            (true, false) => Status::NoUsage,
+            (false, _) => "settled",
+            (true, true) => "already_settled",
+            (true, false) => "no_usage",
         },
-        charges: charges.into_iter().map(AccountCharge::from).collect(),
+        charges,
     })
 }
 
