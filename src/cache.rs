@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 
 use crate::account;
 use crate::binding::Binding;
-use crate::catalog;
+use crate::catalog::{self, OwnTables};
 use crate::claim;
 use crate::credit;
 use crate::error::Result;
@@ -27,6 +27,7 @@ use crate::usage;
 /// The binding and its statements.
 pub(crate) struct Bound {
     pub(crate) binding: Binding,
+    pub(crate) own: OwnTables,
     pub(crate) usage: usage::Statements,
     pub(crate) claims: claim::Statements,
     pub(crate) queue: queue::Statements,
@@ -56,12 +57,13 @@ impl Bound {
     }
 }
 
-/// The relations whose invalidation matters: three bound ones and the binding itself.
-type Watched = [pg_sys::Oid; 4];
+/// The relations whose invalidation matters: three bound ones, the binding itself, and the own tables
+/// that are written without SPI.
+type Watched = [pg_sys::Oid; 6];
 
 thread_local! {
     static BOUND: RefCell<Option<Rc<Bound>>> = const { RefCell::new(None) };
-    static WATCHED: Cell<Watched> = const { Cell::new([pg_sys::InvalidOid; 4]) };
+    static WATCHED: Cell<Watched> = const { Cell::new([pg_sys::InvalidOid; 6]) };
     static IS_STALE: Cell<bool> = const { Cell::new(true) };
 }
 
@@ -74,13 +76,15 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
     }
     let fresh = Freshness::begin();
     let binding = Binding::load()?;
+    let own = catalog::own_tables()?;
     fresh.keep();
     if let Some(bound) = BOUND.with_borrow(Clone::clone)
         && bound.binding == binding
+        && bound.own == own
     {
         return Ok(bound);
     }
-    watch(&binding)?;
+    watch(&binding, &own)?;
     let bound = Rc::new(Bound {
         usage: usage::Statements::new(&binding),
         claims: claim::Statements::new(),
@@ -94,6 +98,7 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
         summary: summary::Statements::new(&binding),
         parts: RefCell::default(),
         binding,
+        own,
     });
     BOUND.set(Some(bound.clone()));
     Ok(bound)
@@ -134,8 +139,13 @@ pub(crate) fn bound_and_locked() -> Result<Rc<Bound>> {
     }
 }
 
-fn watch(binding: &Binding) -> Result<()> {
-    let own = catalog::table_named("token_balance", "binding")?;
+/// Whether something that matters has changed since [`bound`] answered.
+pub(crate) fn is_stale() -> bool {
+    IS_STALE.get()
+}
+
+fn watch(binding: &Binding, own: &OwnTables) -> Result<()> {
+    let itself = catalog::table_named("token_balance", "binding")?;
     let workflows = binding
         .workflows
         .as_ref()
@@ -144,7 +154,9 @@ fn watch(binding: &Binding) -> Result<()> {
         binding.users.oid,
         binding.usage.oid,
         workflows.unwrap_or(pg_sys::InvalidOid),
-        own.map_or(pg_sys::InvalidOid, |table| table.oid),
+        itself.map_or(pg_sys::InvalidOid, |table| table.oid),
+        own.settlement,
+        own.ledger,
     ]);
     Ok(())
 }

@@ -249,6 +249,44 @@ pub(crate) fn extension_owner() -> Result<pg_sys::Oid> {
         .owner)
 }
 
+/// The extension's own tables that settling writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct OwnTables {
+    pub(crate) settlement: pg_sys::Oid,
+    pub(crate) ledger: pg_sys::Oid,
+    /// The sequence of the ledger's entry ids.
+    pub(crate) entry_ids: pg_sys::Oid,
+}
+
+/// Where a table is not there, or has no identity column, InvalidOid stands for it.
+pub(crate) fn own_tables() -> Result<OwnTables> {
+    let outcome = spi::query(
+        "SELECT c.relname OPERATOR(pg_catalog.=) 'ledger'::pg_catalog.name, c.oid, d.objid \
+         FROM pg_catalog.pg_class AS c \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+         LEFT JOIN pg_catalog.pg_depend AS d ON d.refobjid OPERATOR(pg_catalog.=) c.oid \
+         AND d.refclassid OPERATOR(pg_catalog.=) \
+         'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid \
+         AND d.classid OPERATOR(pg_catalog.=) d.refclassid \
+         AND d.refobjsubid OPERATOR(pg_catalog.>) 0 \
+         AND d.deptype OPERATOR(pg_catalog.=) 'i'::pg_catalog.\"char\" \
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
+         AND c.relname OPERATOR(pg_catalog.=) \
+         ANY (ARRAY['settlement', 'ledger']::pg_catalog.name[])",
+        &[],
+    )?;
+    let mut own = OwnTables::default();
+    for row in &outcome.rows {
+        if row.is_true(0) {
+            own.ledger = row.oid(1);
+            own.entry_ids = row.oid(2);
+        } else {
+            own.settlement = row.oid(1);
+        }
+    }
+    Ok(own)
+}
+
 /// The schema that holds settle_workflow, quoted.
 pub(crate) fn extension_schema() -> Result<String> {
     let outcome = spi::query(

@@ -6,9 +6,10 @@ use std::collections::{HashMap, HashSet};
 use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 
 use crate::cache::Bound;
+use crate::direct::{self, Conflict};
 use crate::error::Result;
 use crate::security::RunAs;
-use crate::spi::{Arg, Snapshot, Statement, texts};
+use crate::spi::{Arg, Snapshot, Statement};
 
 /// The statements on settlement rows.
 pub(crate) struct Statements {
@@ -102,6 +103,22 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    /// The row of a first claim.
+    fn first_row(&self) -> [Arg<'_>; 9] {
+        let now = Some(direct::now());
+        [
+            Arg::Text(&self.workflow),
+            Arg::Text(&self.account),
+            Arg::Int8(self.tokens),
+            Arg::Int8(self.tokens),
+            Arg::Int8(0),
+            Arg::OptionalTimestamp(now),
+            Arg::OptionalTimestamp(now),
+            Arg::Int8(0),
+            Arg::Int8(0),
+        ]
+    }
+
     fn usage_tokens(&self) -> i64 {
         self.settled.unwrap_or_default() + self.tokens
     }
@@ -147,9 +164,46 @@ pub(crate) fn read_settled(
 /// comes second must look again.
 pub(crate) fn write(bound: &Bound, claims: Vec<Claim>) -> Result<(Vec<Claim>, Vec<Claim>)> {
     let _owner = RunAs::owner(bound.binding.extension_owner);
+    let mut is_written = Vec::with_capacity(claims.len());
+    for claims in claims.chunk_by(|a, b| a.settled.is_none() == b.settled.is_none()) {
+        let mut rest = claims;
+        while !rest.is_empty() {
+            let inserted = insert(bound, rest);
+            is_written.extend(rest[..inserted].iter().map(|_| true));
+            rest = &rest[inserted..];
+            // After rows that were inserted comes one that somebody else has, it seems.
+            let count = if inserted > 0 {
+                rest.len().min(1)
+            } else {
+                rest.len()
+            };
+            is_written.extend(upsert(bound, &rest[..count])?);
+            rest = &rest[count..];
+        }
+    }
+    let mut is_written = is_written.into_iter();
+    Ok(claims
+        .into_iter()
+        .partition(|_| is_written.next().unwrap_or_default()))
+}
+
+/// Insert the rows of first claims without SPI: so many, until one is in doubt.
+fn insert(bound: &Bound, claims: &[Claim]) -> usize {
+    if claims.iter().any(|claim| claim.settled.is_some()) {
+        return 0;
+    }
+    let Some(table) = direct::settlement(bound) else {
+        return 0;
+    };
+    let rows: Vec<_> = claims.iter().map(Claim::first_row).collect();
+    table.insert(&rows, Conflict::Stop)
+}
+
+/// Write claims with SQL, in their order: whether each was.
+fn upsert(bound: &Bound, claims: &[Claim]) -> Result<Vec<bool>> {
     let statements = &bound.claims;
-    match &claims[..] {
-        [] => Ok((claims, Vec::new())),
+    match claims {
+        [] => Ok(Vec::new()),
         [claim] => {
             let args = [
                 Arg::Text(&claim.workflow),
@@ -158,10 +212,7 @@ pub(crate) fn write(bound: &Bound, claims: Vec<Claim>) -> Result<(Vec<Claim>, Ve
                 Arg::Int8(claim.tokens),
             ];
             let outcome = statements.claim.run(&args, Snapshot::Statement)?;
-            Ok(match outcome.processed {
-                1 => (claims, Vec::new()),
-                _ => (Vec::new(), claims),
-            })
+            Ok(vec![outcome.processed == 1])
         }
         _ => {
             let column = |value: fn(&Claim) -> &String| claims.iter().map(value).cloned();
@@ -175,15 +226,17 @@ pub(crate) fn write(bound: &Bound, claims: Vec<Claim>) -> Result<(Vec<Claim>, Ve
                 Snapshot::Statement,
             )?;
             if outcome.processed == claims.len() as u64 {
-                return Ok((claims, Vec::new()));
+                return Ok(vec![true; claims.len()]);
             }
-            let written: HashSet<_> = texts(&outcome.rows, 0)
-                .into_iter()
-                .zip(texts(&outcome.rows, 1))
+            let written: HashSet<_> = outcome
+                .rows
+                .iter()
+                .map(|row| (row.text(0), row.text(1)))
                 .collect();
-            Ok(claims.into_iter().partition(|claim| {
-                written.contains(&(claim.workflow.clone(), claim.account.clone()))
-            }))
+            Ok(claims
+                .iter()
+                .map(|claim| written.contains(&(claim.workflow.as_str(), claim.account.as_str())))
+                .collect())
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::archive;
 use crate::binding::BALANCE_COLUMN;
 use crate::cache::{self, Bound};
 use crate::catalog;
+use crate::direct::{self, Conflict, EntryIds};
 use crate::error::{Error, Result};
 use crate::overdraft::notify_crossing;
 use crate::queue;
@@ -220,13 +221,45 @@ struct Entries<'a> {
 impl Entries<'_> {
     fn write(&self, bound: &Bound) -> Result<()> {
         let balances = self.balances()?;
+        let _owner = RunAs::owner(bound.binding.extension_owner);
+        if let Some((table, ids)) = direct::ledger(bound) {
+            let rows: Vec<_> = self
+                .parts
+                .iter()
+                .zip(balances.windows(2))
+                .map(|(part, balances)| self.row(part, balances, &ids))
+                .collect();
+            table.insert(&rows, Conflict::Error);
+            return Ok(());
+        }
+        self.write_by_sql(bound, &balances)
+    }
+
+    /// The values of the ledger's columns, with the balance before and after the part.
+    fn row<'b>(&'b self, part: &'b Part, balances: &[i64], ids: &EntryIds) -> [Arg<'b>; 11] {
+        [
+            Arg::Text(self.account),
+            Arg::Int8(ids.next()),
+            Arg::Text(self.kind.sql()),
+            Arg::Int8(part.amount),
+            Arg::Int8(balances[0]),
+            Arg::Int8(balances[1]),
+            Arg::OptionalText(part.workflow.as_deref()),
+            Arg::OptionalText(self.reference),
+            Arg::OptionalText(self.note),
+            Arg::Text(&part.actor),
+            Arg::OptionalTimestamp(Some(direct::now())),
+        ]
+    }
+
+    fn write_by_sql(&self, bound: &Bound, balances: &[i64]) -> Result<()> {
         let mut args = vec![
             Arg::Text(self.account),
             Arg::Text(self.kind.sql()),
             Arg::OptionalText(self.reference),
             Arg::OptionalText(self.note),
         ];
-        let statement = match (self.parts, &balances[..]) {
+        let statement = match (self.parts, balances) {
             ([part], [previous, new]) => {
                 args.extend([
                     Arg::Text(&part.actor),
@@ -249,7 +282,6 @@ impl Entries<'_> {
                 &bound.ledger.insert_many
             }
         };
-        let _owner = RunAs::owner(bound.binding.extension_owner);
         statement.run(&args, Snapshot::Statement).map(|_| ())
     }
 

@@ -14,6 +14,7 @@ mod charge;
 mod claim;
 mod completion;
 mod credit;
+mod direct;
 mod error;
 mod history;
 mod jsonb;

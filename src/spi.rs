@@ -39,7 +39,7 @@ impl Arg<'_> {
         }
     }
 
-    fn datum(&self) -> Option<pg_sys::Datum> {
+    pub(crate) fn datum(&self) -> Option<pg_sys::Datum> {
         match self {
             Arg::Text(text) => text.into_datum(),
             Arg::OptionalText(text) => text.into_datum(),

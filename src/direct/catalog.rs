@@ -1,0 +1,39 @@
+//! What the relation cache says.
+
+use pgrx::pg_sys;
+
+/// A column of a descriptor, counted from 0.
+///
+/// # Safety
+/// The descriptor is that of an open relation and has the column.
+pub(super) unsafe fn attribute(
+    descriptor: pg_sys::TupleDesc,
+    at: usize,
+) -> *const pg_sys::FormData_pg_attribute {
+    // SAFETY: as the caller promises. From 18 on the full rows come after the compact ones.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return (*descriptor).attrs.as_ptr().add(at);
+        #[cfg(feature = "pg18")]
+        return (*descriptor)
+            .compact_attrs
+            .as_ptr()
+            .add((*descriptor).natts as usize)
+            .cast::<pg_sys::FormData_pg_attribute>()
+            .add(at);
+    }
+}
+
+/// The elements of a list.
+///
+/// # Safety
+/// `list` is null or lives as long as the slice.
+pub(super) unsafe fn elements<'a>(list: *const pg_sys::List) -> &'a [pg_sys::ListCell] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match list.as_ref() {
+            Some(list) => std::slice::from_raw_parts(list.elements, list.length as usize),
+            None => &[],
+        }
+    }
+}
