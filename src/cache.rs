@@ -65,6 +65,7 @@ thread_local! {
     static BOUND: RefCell<Option<Rc<Bound>>> = const { RefCell::new(None) };
     static WATCHED: Cell<Watched> = const { Cell::new([pg_sys::InvalidOid; 6]) };
     static IS_STALE: Cell<bool> = const { Cell::new(true) };
+    static GENERATION: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The binding as it is now. Error 55000 if there is none.
@@ -87,7 +88,7 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
     watch(&binding, &own)?;
     let bound = Rc::new(Bound {
         usage: usage::Statements::new(&binding),
-        claims: claim::Statements::new(),
+        claims: claim::Statements::new(&own, binding.extension_owner),
         queue: queue::Statements::new(&binding),
         late: late::Statements::new(&binding),
         accounts: account::Statements::new(&binding),
@@ -122,6 +123,7 @@ impl Freshness {
 impl Drop for Freshness {
     fn drop(&mut self) {
         IS_STALE.set(true);
+        GENERATION.set(GENERATION.get() + 1);
     }
 }
 
@@ -144,6 +146,11 @@ pub(crate) fn is_stale() -> bool {
     IS_STALE.get()
 }
 
+/// Another number after each change of a table that is watched.
+pub(crate) fn generation() -> u64 {
+    GENERATION.get()
+}
+
 fn watch(binding: &Binding, own: &OwnTables) -> Result<()> {
     let itself = catalog::table_named("token_balance", "binding")?;
     let workflows = binding
@@ -162,9 +169,10 @@ fn watch(binding: &Binding, own: &OwnTables) -> Result<()> {
 }
 
 /// Called by the server for each invalidated relation; InvalidOid stands for all of them. It may
-/// run at any time, so it only sets a flag.
+/// run at any time, so it only makes notes.
 pub(crate) extern "C-unwind" fn on_invalidation(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     if relation == pg_sys::InvalidOid || WATCHED.get().contains(&relation) {
         IS_STALE.set(true);
+        GENERATION.set(GENERATION.get() + 1);
     }
 }

@@ -3,16 +3,19 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
+use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, Oid, TEXTARRAYOID, TEXTOID};
 
 use crate::cache::Bound;
-use crate::direct::{self, Conflict};
+use crate::catalog::OwnTables;
+use crate::direct::{self, Conflict, Lookup, Wanted};
 use crate::error::Result;
+use crate::key::KeyType;
 use crate::security::RunAs;
 use crate::spi::{Arg, Snapshot, Statement};
 
 /// The statements on settlement rows.
 pub(crate) struct Statements {
+    settled_lookup: Lookup,
     settled: Statement,
     settled_of_many: Statement,
     claim: Statement,
@@ -22,8 +25,15 @@ pub(crate) struct Statements {
 }
 
 impl Statements {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(own: &OwnTables, owner: Oid) -> Self {
         Statements {
+            settled_lookup: Lookup::new(Some(Wanted {
+                table: own.settlement,
+                owner,
+                key: "workflow_id".into(),
+                key_type: KeyType::Text,
+                columns: vec!["user_id".into(), "usage_tokens".into()],
+            })),
             settled: Statement::new(
                 "SELECT s.user_id, s.usage_tokens FROM token_balance.settlement AS s \
                  WHERE s.workflow_id OPERATOR(pg_catalog.=) $1",
@@ -127,37 +137,45 @@ impl Claim {
 /// Tokens accounted for, by account.
 pub(crate) type Settled = HashMap<String, i64>;
 
-/// What is accounted for of each of `workflows` that has a settlement.
-pub(crate) fn read_settled(
-    bound: &Bound,
-    workflows: &[String],
-) -> Result<HashMap<String, Settled>> {
-    let mut all: HashMap<String, Settled> = HashMap::new();
+/// What is accounted for of each of `workflows`.
+pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Settled>> {
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let statements = &bound.claims;
+    if let Some(mut reader) = statements.settled_lookup.reader() {
+        let settled = |workflow: &String| {
+            let mut settled = Settled::new();
+            reader.read(workflow, |row| {
+                let account = row.text(0).unwrap_or_default();
+                settled.insert(account, row.integer(1).unwrap_or_default());
+            });
+            settled
+        };
+        return Ok(workflows.iter().map(settled).collect());
+    }
     if let [workflow] = workflows {
         let outcome = statements
             .settled
             .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
-        let settled: Settled = outcome
+        let settled = outcome
             .rows
             .iter()
             .map(|row| (row.text(0).to_owned(), row.number(1).unwrap_or_default()))
             .collect();
-        if !settled.is_empty() {
-            all.insert(workflow.clone(), settled);
-        }
-        return Ok(all);
+        return Ok(vec![settled]);
     }
     let outcome = statements
         .settled_of_many
         .run(&[Arg::TextArray(workflows)], Snapshot::Latest)?;
+    let mut all: HashMap<&str, Settled> = HashMap::new();
     for row in &outcome.rows {
-        all.entry(row.text(0).to_owned())
+        all.entry(row.text(0))
             .or_default()
             .insert(row.text(1).to_owned(), row.number(2).unwrap_or_default());
     }
-    Ok(all)
+    Ok(workflows
+        .iter()
+        .map(|workflow| all.remove(workflow.as_str()).unwrap_or_default())
+        .collect())
 }
 
 /// Write claims, in their order. Those come back whose settlement row was not as it was read: who

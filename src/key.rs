@@ -74,12 +74,17 @@ impl KeyType {
             || (self.is_integer() && other.is_integer())
     }
 
+    /// Whether the text of each id of this type is the canonical one where ids are keyed by `key`.
+    pub(crate) fn spells_as(self, key: KeyType) -> bool {
+        !self.is_text() || key.is_text()
+    }
+
     /// SQL for the canonical text of `column`, a column of this type whose values name things that
     /// are keyed by `key`: what [`KeyType::canonical`] makes of it. Text that cannot be such a key
     /// stays as it is.
     pub(crate) fn canonical_sql(self, column: &str, key: KeyType) -> String {
         let text = format!("{column}::pg_catalog.text");
-        if !self.is_text() || key.is_text() {
+        if self.spells_as(key) {
             return text;
         }
         // What the types' input functions take on every version; numeric has no range to leave.

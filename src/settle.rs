@@ -112,18 +112,15 @@ fn claim_once(
     asked: &Asked,
     claims: &mut Vec<Claim>,
 ) -> Result<(Vec<Settled>, BTreeSet<String>)> {
-    let mut usage = usage::read(bound, workflows)?;
-    let mut settled = claim::read_settled(bound, workflows)?;
+    let usage = usage::read(bound, workflows)?;
+    let settled = claim::read_settled(bound, workflows)?;
     let mut all = Vec::with_capacity(workflows.len());
     let mut found = Vec::new();
-    for workflow in workflows {
-        let usage = usage.remove(workflow).unwrap_or_default();
-        let settled = settled.remove(workflow).unwrap_or_default();
+    for (workflow, (usage, settled)) in workflows.iter().zip(usage.iter().zip(&settled)) {
         let mut accounts = Vec::new();
-        for (account, tokens) in
-            outstanding(bound, workflow, asked, &usage, &settled, &mut accounts)?
+        for (account, tokens) in outstanding(bound, workflow, asked, usage, settled, &mut accounts)?
         {
-            let claim = checked_claim(bound, workflow, account, tokens, &settled);
+            let claim = checked_claim(bound, workflow, account, tokens, settled);
             found.extend(asked.excuse(claim)?);
         }
         all.push(Settled {

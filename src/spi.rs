@@ -7,8 +7,7 @@
 use std::cell::OnceCell;
 use std::ffi::{CStr, CString};
 
-use pgrx::IntoDatum;
-use pgrx::pg_sys;
+use pgrx::{IntoDatum, Uuid, pg_sys};
 
 use crate::error::{Error, Result};
 use crate::security::RunAs;
@@ -608,6 +607,11 @@ pub(crate) unsafe fn plain_text(datum: pg_sys::Datum, type_oid: pg_sys::Oid) -> 
         pg_sys::INT2OID => Some((datum.value() as i16).to_string()),
         pg_sys::INT4OID => Some((datum.value() as i32).to_string()),
         pg_sys::INT8OID => Some((datum.value() as i64).to_string()),
+        // SAFETY: as the caller promises: a pointer to the 16 bytes.
+        pg_sys::UUIDOID => unsafe {
+            let bytes = *datum.cast_mut_ptr::<[u8; 16]>();
+            Some(Uuid::from_bytes(bytes).to_string())
+        },
         _ => None,
     }
 }

@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 
-use pgrx::pg_sys::{TEXTARRAYOID, TEXTOID};
+use pgrx::pg_sys::{INT2OID, INT4OID, INT8OID, TEXTARRAYOID, TEXTOID};
 
 use crate::binding::{Binding, Payer};
 use crate::cache::Bound;
+use crate::catalog::Column;
+use crate::direct::{Lookup, Reader, Wanted};
 use crate::error::Result;
 use crate::security::RunAs;
 use crate::spi::{Arg, Snapshot, Statement};
 
 /// The statements on usage and workflow rows, for one binding.
 pub(crate) struct Statements {
+    lookup: Lookup,
     of_one: Statement,
     of_many: Statement,
     payers: Option<Statement>,
@@ -21,6 +24,7 @@ pub(crate) struct Statements {
 impl Statements {
     pub(crate) fn new(binding: &Binding) -> Self {
         Statements {
+            lookup: Lookup::new(wanted(binding)),
             of_one: Statement::new(&of_one_sql(binding), &[TEXTOID]),
             of_many: Statement::new(&of_many_sql(binding), &[TEXTARRAYOID]),
             payers: payers_sql(binding).map(|sql| Statement::new(&sql, &[TEXTOID])),
@@ -28,6 +32,30 @@ impl Statements {
                 .map(|sql| Statement::new(&sql, &[TEXTOID])),
         }
     }
+}
+
+/// The columns that are summed up without SQL: the account, if the usage names it, and the tokens.
+/// None where that takes more than adding integers.
+fn wanted(binding: &Binding) -> Option<Wanted> {
+    let is_integer = |column: &Column| matches!(column.base_type, INT2OID | INT4OID | INT8OID);
+    let account = match &binding.payer {
+        // The text of such a key is the canonical one.
+        Payer::Usage(key) if key.key_type.spells_as(binding.user_key.key_type) => Some(&key.column),
+        Payer::Usage(_) => return None,
+        Payer::Workflow(_) => None,
+    };
+    let tokens = &binding.usage_tokens;
+    tokens.iter().all(is_integer).then(|| Wanted {
+        table: binding.usage.oid,
+        owner: binding.usage.owner,
+        key: binding.usage_workflow.column.name.clone(),
+        key_type: binding.usage_workflow.key_type,
+        columns: account
+            .into_iter()
+            .chain(tokens)
+            .map(|column| column.name.clone())
+            .collect(),
+    })
 }
 
 /// One row an account with its tokens. With an account column, rows without an account are
@@ -104,35 +132,68 @@ fn workflow_exists_sql(binding: &Binding) -> Option<String> {
 /// Tokens by account; the account is None for rows that name none.
 pub(crate) type Usage = Vec<(Option<String>, i128)>;
 
-/// The usage of each of `workflows` that has any.
-pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<HashMap<String, Usage>> {
-    let mut all: HashMap<String, Usage> = HashMap::new();
+/// The usage of each of `workflows`.
+pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
     let _owner = RunAs::owner(bound.binding.usage.owner);
     let statements = &bound.usage;
+    if let Some(mut reader) = statements.lookup.reader() {
+        let payer = &bound.binding.payer;
+        let usage = |workflow: &String| sum_up(&mut reader, workflow, payer);
+        return Ok(workflows.iter().map(usage).collect());
+    }
     if let [workflow] = workflows {
         let outcome = statements
             .of_one
             .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
-        let usage: Usage = outcome
+        let usage = outcome
             .rows
             .iter()
             .map(|row| (row.owned(0), row.number(1).unwrap_or_default()))
             .collect();
-        if !usage.is_empty() {
-            all.insert(workflow.clone(), usage);
-        }
-        return Ok(all);
+        return Ok(vec![usage]);
     }
     let outcome = statements
         .of_many
         .run(&[Arg::TextArray(workflows)], Snapshot::Latest)?;
+    let mut all: HashMap<&str, Usage> = HashMap::new();
     for row in &outcome.rows {
         let tokens = row.number(2).unwrap_or_default();
-        all.entry(row.text(0).to_owned())
+        all.entry(row.text(0))
             .or_default()
             .push((row.owned(1), tokens));
     }
-    Ok(all)
+    Ok(workflows
+        .iter()
+        .map(|workflow| all.remove(workflow.as_str()).unwrap_or_default())
+        .collect())
+}
+
+/// The same as the SQL: the sum of each column, nulls left out, by account.
+fn sum_up(reader: &mut Reader, workflow: &str, payer: &Payer) -> Usage {
+    let first = match payer {
+        Payer::Usage(_) => 1,
+        Payer::Workflow(_) => 0,
+    };
+    let mut usage = Usage::new();
+    // Where an account's sum is; and that of the row before.
+    let mut places: HashMap<Option<String>, usize> = HashMap::new();
+    let mut at = 0;
+    reader.read(workflow, |row| {
+        let tokens = (first..row.len()).filter_map(|column| row.integer(column));
+        let tokens: i128 = tokens.map(i128::from).sum();
+        let is_same = |(account, _): &(Option<String>, i128)| {
+            first == 0 || row.is_text(0, account.as_deref())
+        };
+        if !usage.get(at).is_some_and(is_same) {
+            let account = if first == 0 { None } else { row.text(0) };
+            at = *places.entry(account.clone()).or_insert_with(|| {
+                usage.push((account, 0));
+                usage.len() - 1
+            });
+        }
+        usage[at].1 += tokens;
+    });
+    usage
 }
 
 /// The accounts that the workflow's rows name, where those pay.
@@ -155,7 +216,7 @@ pub(crate) fn payers(bound: &Bound, workflow: &str) -> Result<Vec<String>> {
 /// Whether the workflow table or the usage knows the workflow.
 pub(crate) fn is_known(bound: &Bound, workflow: &str) -> Result<bool> {
     let usage = read(bound, &[workflow.to_owned()])?;
-    Ok(!usage.is_empty() || workflow_exists(bound, workflow)?)
+    Ok(usage.iter().any(|usage| !usage.is_empty()) || workflow_exists(bound, workflow)?)
 }
 
 /// Whether the workflow table has the workflow; false where none is bound.

@@ -13,6 +13,11 @@
 //! - **A table is looked at each time it is opened**, under the lock that an INSERT takes, which no
 //!   ALTER TABLE, CREATE TRIGGER or CREATE INDEX goes along with (CREATE INDEX CONCURRENTLY waits for
 //!   its holders). The relation cache is up to date once the lock is held.
+//! - **Rows are read** of ordinary heap tables without children only, with a valid btree of all rows
+//!   that begins with the key, in the key type's own `=` and the column's own collation; who reads is
+//!   the owner, so no policy applies. The snapshot is that of the SQL statement, taken and registered
+//!   when the locks are held. What is found of a table is kept until the server says that the table
+//!   has changed.
 //! - **Every index of the table gets every row**, in the order of the server's own list, or the table
 //!   is left to the executor.
 //! - **A row that another one may forbid raises nothing** where the caller asks for that: the btree is
@@ -30,7 +35,9 @@
 
 mod catalog;
 mod own;
+mod scan;
 mod table;
 
 pub(crate) use own::{EntryIds, ledger, now, settlement};
+pub(crate) use scan::{Lookup, Reader, Wanted};
 pub(crate) use table::Conflict;

@@ -1,0 +1,565 @@
+//! The rows of one key, read with an index, without an executor.
+
+use std::cell::RefCell;
+use std::ffi::c_char;
+use std::rc::Rc;
+
+use pgrx::{IntoDatum, pg_sys};
+
+use super::catalog::{attribute, elements};
+use crate::cache;
+use crate::key::KeyType;
+use crate::spi::{c_string, plain_text, uses_transaction_snapshot};
+
+/// Which rows of which table are asked for, and what of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) table: pg_sys::Oid,
+    /// Who reads them: the table's owner.
+    pub(crate) owner: pg_sys::Oid,
+    pub(crate) key: String,
+    pub(crate) key_type: KeyType,
+    pub(crate) columns: Vec<String>,
+}
+
+/// How such rows are found, as long as the tables stay as they are; None if SQL must find them.
+pub(crate) struct Lookup {
+    wanted: Option<Wanted>,
+    found: RefCell<Option<Found>>,
+}
+
+#[derive(Clone)]
+struct Found {
+    generation: u64,
+    path: Option<Rc<Path>>,
+}
+
+impl Lookup {
+    pub(crate) fn new(wanted: Option<Wanted>) -> Self {
+        Lookup {
+            wanted,
+            found: RefCell::default(),
+        }
+    }
+
+    /// Reads with a snapshot of now, whatever the isolation level ([`crate::spi::Snapshot::Latest`]).
+    /// None if SQL must do it.
+    pub(crate) fn reader(&self) -> Option<Reader> {
+        let wanted = self.wanted.as_ref()?;
+        let table = Open::table(wanted.table)?;
+        // With the lock held, all that was changed before is known.
+        let generation = cache::generation();
+        let known = self.found.borrow().clone();
+        let path = match known {
+            Some(found) if found.generation == generation => found.path,
+            _ => {
+                // SAFETY: the table is open.
+                let path = unsafe { Path::find(wanted, table.relation) }.map(Rc::new);
+                self.found.replace(Some(Found {
+                    generation,
+                    path: path.clone(),
+                }));
+                path
+            }
+        };
+        let reader = Reader::new(path?, table);
+        (cache::generation() == generation).then_some(reader)
+    }
+}
+
+/// An index that serves, and where it has what is asked for.
+struct Path {
+    index: pg_sys::Oid,
+    key_type: KeyType,
+    collation: pg_sys::Oid,
+    /// Whether the index has all that is asked for.
+    is_covering: bool,
+    /// Of each column asked for: its place in the index, or in the table; and its type.
+    columns: Vec<(usize, pg_sys::Oid)>,
+}
+
+impl Path {
+    /// # Safety
+    /// The table is open and locked.
+    unsafe fn find(wanted: &Wanted, table: pg_sys::Relation) -> Option<Self> {
+        // SAFETY: as the caller promises; the list is a copy.
+        unsafe {
+            if !is_plain(table, wanted.owner) {
+                return None;
+            }
+            let number = |column: &String| column_number(table, column);
+            let key = number(&wanted.key)?;
+            let columns: Vec<_> = wanted.columns.iter().map(number).collect::<Option<_>>()?;
+            let list = pg_sys::RelationGetIndexList(table);
+            let mut best = None;
+            for oid in elements(list) {
+                let index = Open::index(oid.oid_value);
+                let path = index.path(table, key, wanted.key_type, &columns);
+                best = match (path, best) {
+                    (Some(path), None) => Some(path),
+                    (Some(path), Some(best)) if path.is_covering && !best.is_covering => Some(path),
+                    (_, best) => best,
+                };
+            }
+            pg_sys::list_free(list);
+            best
+        }
+    }
+}
+
+/// The rows are all in this table, its owner may read it, and no code of anybody's computes them.
+///
+/// # Safety
+/// The table is open and locked.
+unsafe fn is_plain(table: pg_sys::Relation, owner: pg_sys::Oid) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let class = (*table).rd_rel;
+        (*class).relkind == pg_sys::RELKIND_RELATION as c_char
+            && (*class).relam == pg_sys::HEAP_TABLE_AM_OID
+            && !(*class).relhassubclass
+            && (*table).rd_rules.is_null()
+            && (*class).relowner == owner
+            && pg_sys::pg_class_aclcheck((*table).rd_id, owner, pg_sys::ACL_SELECT.into())
+                == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+/// A column that is stored in the row; numbered from 1.
+///
+/// # Safety
+/// The table is open and locked.
+unsafe fn column_number(table: pg_sys::Relation, name: &str) -> Option<pg_sys::AttrNumber> {
+    const VIRTUAL: c_char = b'v' as c_char;
+    // SAFETY: as the caller promises; a column that is not there has the number 0.
+    unsafe {
+        let number = pg_sys::get_attnum((*table).rd_id, c_string(name).as_ptr());
+        (number > 0 && (*attribute((*table).rd_att, number as usize - 1)).attgenerated != VIRTUAL)
+            .then_some(number)
+    }
+}
+
+/// A relation that is open for reading.
+struct Open {
+    relation: pg_sys::Relation,
+    is_index: bool,
+}
+
+impl Open {
+    /// None if it is not there any more. Locked to the end of the transaction.
+    fn table(table: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: closed by Drop, or by the abort that follows an error.
+        let relation = unsafe { pg_sys::try_relation_open(table, pg_sys::AccessShareLock as i32) };
+        (!relation.is_null()).then_some(Open {
+            relation,
+            is_index: false,
+        })
+    }
+
+    /// # Safety
+    /// The index is there: its table is locked and lists it.
+    unsafe fn index(index: pg_sys::Oid) -> Self {
+        Open {
+            // SAFETY: as above.
+            relation: unsafe { pg_sys::index_open(index, pg_sys::AccessShareLock as i32) },
+            is_index: true,
+        }
+    }
+
+    /// The path that this index is, if it is a valid btree of all rows, with the key first.
+    ///
+    /// # Safety
+    /// This is an index of the table; both are open.
+    unsafe fn path(
+        &self,
+        table: pg_sys::Relation,
+        key: pg_sys::AttrNumber,
+        key_type: KeyType,
+        columns: &[pg_sys::AttrNumber],
+    ) -> Option<Path> {
+        // SAFETY: as the caller promises. An index has at least one column, with an operator family
+        // and a collation.
+        unsafe {
+            let relation = self.relation;
+            let index = (*relation).rd_index;
+            let indexed = std::slice::from_raw_parts(
+                (*index).indkey.values.as_ptr(),
+                (*index).indnatts as usize,
+            );
+            let collation = *(*relation).rd_indcollation;
+            let serves = (*(*relation).rd_rel).relam == pg_sys::BTREE_AM_OID
+                && (*index).indisvalid
+                && (*index).indislive
+                && !(*index).indcheckxmin
+                && pg_sys::RelationGetIndexPredicate(relation).is_null()
+                && indexed[0] == key
+                && (*attribute((*table).rd_att, key as usize - 1)).attcollation == collation
+                && equals(relation) == Some((key_type.operand(), key_type.equals()));
+            if !serves {
+                return None;
+            }
+            let type_of = |column: pg_sys::AttrNumber| {
+                pg_sys::getBaseType((*attribute((*table).rd_att, column as usize - 1)).atttypid)
+            };
+            let in_index: Option<Vec<_>> = columns
+                .iter()
+                .map(|column| {
+                    let place = indexed.iter().position(|indexed| indexed == column)?;
+                    Some((place, type_of(*column)))
+                })
+                .collect();
+            let in_table = || {
+                columns
+                    .iter()
+                    .map(|column| (*column as usize - 1, type_of(*column)))
+                    .collect()
+            };
+            Some(Path {
+                index: (*relation).rd_id,
+                key_type,
+                collation,
+                is_covering: in_index.is_some(),
+                columns: in_index.unwrap_or_else(in_table),
+            })
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // While an error unwinds, the abort that follows closes it.
+        if std::thread::panicking() {
+            return;
+        }
+        // SAFETY: opened once, closed once.
+        unsafe {
+            if self.is_index {
+                pg_sys::index_close(self.relation, pg_sys::AccessShareLock as i32);
+            } else {
+                pg_sys::relation_close(self.relation, pg_sys::NoLock as i32);
+            }
+        }
+    }
+}
+
+/// The type that an index's first column compares, and the function behind its `=`.
+///
+/// # Safety
+/// The btree index is open.
+unsafe fn equals(index: pg_sys::Relation) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let operand = *(*index).rd_opcintype;
+        let operator = pg_sys::get_opfamily_member(
+            *(*index).rd_opfamily,
+            operand,
+            operand,
+            pg_sys::BTEqualStrategyNumber as i16,
+        );
+        (operator != pg_sys::InvalidOid).then(|| (operand, pg_sys::get_opcode(operator)))
+    }
+}
+
+impl KeyType {
+    /// The type whose operators compare such keys.
+    fn operand(self) -> pg_sys::Oid {
+        match self {
+            KeyType::Text | KeyType::Varchar => pg_sys::TEXTOID,
+            KeyType::Uuid => pg_sys::UUIDOID,
+            KeyType::Int2 => pg_sys::INT2OID,
+            KeyType::Int4 => pg_sys::INT4OID,
+            KeyType::Int8 => pg_sys::INT8OID,
+        }
+    }
+
+    /// The function behind `=`.
+    fn equals(self) -> pg_sys::Oid {
+        pg_sys::Oid::from(match self {
+            KeyType::Text | KeyType::Varchar => pg_sys::F_TEXTEQ,
+            KeyType::Uuid => pg_sys::F_UUID_EQ,
+            KeyType::Int2 => pg_sys::F_INT2EQ,
+            KeyType::Int4 => pg_sys::F_INT4EQ,
+            KeyType::Int8 => pg_sys::F_INT8EQ,
+        })
+    }
+}
+
+unsafe extern "C-unwind" {
+    /// From predicate.h, which pgrx does not bind.
+    fn PredicateLockPage(
+        relation: pg_sys::Relation,
+        block: pg_sys::BlockNumber,
+        snapshot: pg_sys::Snapshot,
+    );
+}
+
+/// Reads the rows of one key after the other.
+pub(crate) struct Reader {
+    path: Rc<Path>,
+    snapshot: pg_sys::Snapshot,
+    scan: pg_sys::IndexScanDesc,
+    key: pg_sys::ScanKeyData,
+    /// Holds a row of the table.
+    slot: *mut pg_sys::TupleTableSlot,
+    visibility_map: pg_sys::Buffer,
+    // Closed after what Drop gives back.
+    _index: Open,
+    table: Open,
+}
+
+impl Reader {
+    fn new(path: Rc<Path>, table: Open) -> Self {
+        // SAFETY: the index is one of the table's, which is locked, and is not gone: no invalidation
+        // has come since it was found. What the transaction has written before is to be seen.
+        unsafe {
+            let index = Open::index(path.index);
+            pg_sys::CommandCounterIncrement();
+            let snapshot = pg_sys::RegisterSnapshot(if uses_transaction_snapshot() {
+                pg_sys::GetLatestSnapshot()
+            } else {
+                pg_sys::GetTransactionSnapshot()
+            });
+            let scan = begin_scan(table.relation, index.relation, snapshot);
+            (*scan).xs_want_itup = path.is_covering;
+            let mut key = pg_sys::ScanKeyData::default();
+            pg_sys::ScanKeyEntryInitialize(
+                &mut key,
+                0,
+                1,
+                pg_sys::BTEqualStrategyNumber as u16,
+                pg_sys::InvalidOid,
+                path.collation,
+                path.key_type.equals(),
+                pg_sys::Datum::from(0),
+            );
+            Reader {
+                path,
+                snapshot,
+                scan,
+                key,
+                slot: pg_sys::table_slot_create(table.relation, std::ptr::null_mut()),
+                visibility_map: pg_sys::InvalidBuffer as pg_sys::Buffer,
+                _index: index,
+                table,
+            }
+        }
+    }
+
+    /// Call `each` with the rows of a key, given by its canonical text.
+    pub(crate) fn read(&mut self, key: &str, mut each: impl FnMut(&Row)) {
+        let Some(key) = KeyDatum::of(self.path.key_type, key) else {
+            return; // No row has a key that the type cannot hold.
+        };
+        self.key.sk_argument = key.datum();
+        let path = self.path.clone();
+        let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
+        let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
+        // SAFETY: the scan is of one key, which it copies; the argument lives until all is read. An
+        // index has at most INDEX_MAX_KEYS columns.
+        unsafe {
+            pg_sys::index_rescan(self.scan, &mut self.key, 1, std::ptr::null_mut(), 0);
+            while self.next() {
+                let (values, nulls) = if path.is_covering {
+                    let (tuple, descriptor) = ((*self.scan).xs_itup, (*self.scan).xs_itupdesc);
+                    let (values, nulls) = (values.as_mut_ptr(), nulls.as_mut_ptr());
+                    pg_sys::index_deform_tuple(tuple, descriptor, values, nulls);
+                    (values, nulls)
+                } else {
+                    let last = path.columns.iter().map(|(place, _)| place + 1).max();
+                    pg_sys::slot_getsomeattrs(self.slot, last.unwrap_or_default() as i32);
+                    ((*self.slot).tts_values, (*self.slot).tts_isnull)
+                };
+                each(&Row {
+                    columns: &path.columns,
+                    values,
+                    nulls,
+                });
+            }
+        }
+    }
+
+    /// Go to the next row that the snapshot sees. As `IndexOnlyNext` and `IndexNext` do it.
+    ///
+    /// # Safety
+    /// The scan has a key.
+    unsafe fn next(&mut self) -> bool {
+        // SAFETY: as the caller promises; a tid lives until the next one is asked for.
+        unsafe {
+            loop {
+                pgrx::check_for_interrupts!();
+                let forward = pg_sys::ScanDirection::ForwardScanDirection;
+                let Some(tid) = pg_sys::index_getnext_tid(self.scan, forward).as_ref() else {
+                    return false;
+                };
+                let block = u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo);
+                if self.path.is_covering && self.is_all_visible(block) {
+                    return true;
+                }
+                if pg_sys::index_fetch_heap(self.scan, self.slot) {
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Whether every transaction sees all rows of the block.
+    ///
+    /// # Safety
+    /// The scan has just found a row in it.
+    unsafe fn is_all_visible(&mut self, block: pg_sys::BlockNumber) -> bool {
+        let map = &mut self.visibility_map;
+        // SAFETY: as the caller promises; the map's buffer is kept pinned.
+        unsafe {
+            let status = pg_sys::visibilitymap_get_status(self.table.relation, block, map);
+            if u32::from(status) & pg_sys::VISIBILITYMAP_ALL_VISIBLE == 0 {
+                return false;
+            }
+            // Of a row that is fetched, the access method notes that it was read.
+            if pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 {
+                let (table, snapshot) = (self.table.relation, self.snapshot);
+                pg_sys::ffi::pg_guard_ffi_boundary(|| PredicateLockPage(table, block, snapshot));
+            }
+            true
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // While an error unwinds, the abort that follows gives them back.
+        if std::thread::panicking() {
+            return;
+        }
+        // SAFETY: made by `new`, given back once, before the relations are closed.
+        unsafe {
+            if self.visibility_map != pg_sys::InvalidBuffer as pg_sys::Buffer {
+                pg_sys::ReleaseBuffer(self.visibility_map);
+            }
+            pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            pg_sys::index_endscan(self.scan);
+            pg_sys::UnregisterSnapshot(self.snapshot);
+        }
+    }
+}
+
+/// # Safety
+/// Both relations are open, and the snapshot is registered.
+unsafe fn begin_scan(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return pg_sys::index_beginscan(table, index, snapshot, 1, 0);
+        #[cfg(feature = "pg18")]
+        return pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), 1, 0);
+    }
+}
+
+/// A key as the index has it.
+enum KeyDatum {
+    Number(i64),
+    Uuid([u8; 16]),
+    Text(pg_sys::Datum),
+}
+
+impl KeyDatum {
+    fn of(key_type: KeyType, text: &str) -> Option<Self> {
+        match key_type {
+            KeyType::Int2 | KeyType::Int4 | KeyType::Int8 => text.parse().ok().map(Self::Number),
+            KeyType::Uuid => {
+                let digits = text.replace('-', "");
+                let number = u128::from_str_radix(&digits, 16).ok()?;
+                Some(Self::Uuid(number.to_be_bytes()))
+            }
+            KeyType::Text | KeyType::Varchar => text.into_datum().map(Self::Text),
+        }
+    }
+
+    /// Valid as long as this value lives.
+    fn datum(&self) -> pg_sys::Datum {
+        match self {
+            KeyDatum::Number(number) => pg_sys::Datum::from(*number),
+            KeyDatum::Uuid(bytes) => pg_sys::Datum::from(bytes.as_ptr()),
+            KeyDatum::Text(datum) => *datum,
+        }
+    }
+}
+
+impl Drop for KeyDatum {
+    fn drop(&mut self) {
+        if let KeyDatum::Text(datum) = self
+            && !std::thread::panicking()
+        {
+            // SAFETY: palloc'd by `of`.
+            unsafe { pg_sys::pfree(datum.cast_mut_ptr()) };
+        }
+    }
+}
+
+/// What was asked for of a row.
+pub(crate) struct Row<'a> {
+    columns: &'a [(usize, pg_sys::Oid)],
+    values: *const pg_sys::Datum,
+    nulls: *const bool,
+}
+
+impl Row<'_> {
+    fn datum(&self, column: usize) -> Option<(pg_sys::Datum, pg_sys::Oid)> {
+        let (place, type_oid) = self.columns[column];
+        // SAFETY: the row has a value and a flag at each place that the path names.
+        unsafe { (!*self.nulls.add(place)).then(|| (*self.values.add(place), type_oid)) }
+    }
+
+    /// How many columns were asked for.
+    pub(crate) fn len(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// The text of a column of a key type; None for a null.
+    pub(crate) fn text(&self, column: usize) -> Option<String> {
+        let (datum, type_oid) = self.datum(column)?;
+        // SAFETY: the datum is of the type.
+        unsafe { plain_text(datum, type_oid) }
+    }
+
+    /// Whether that text is `other`.
+    pub(crate) fn is_text(&self, column: usize, other: Option<&str>) -> bool {
+        match (self.datum(column), other) {
+            (None, None) => true,
+            (Some((datum, pg_sys::TEXTOID | pg_sys::VARCHAROID)), Some(other)) => {
+                let value: *const pg_sys::varlena = datum.cast_mut_ptr();
+                // SAFETY: the datum is of the type; what is stored plainly is compared as it stands.
+                let is_plain = unsafe {
+                    !pgrx::varatt_is_1b_e(value)
+                        && (pgrx::varatt_is_1b(value) || pgrx::varatt_is_4b_u(value))
+                };
+                if !is_plain {
+                    return self.text(column).as_deref() == Some(other);
+                }
+                // SAFETY: as above.
+                let bytes = unsafe {
+                    std::slice::from_raw_parts(
+                        pgrx::vardata_any(value).cast::<u8>(),
+                        pgrx::varsize_any_exhdr(value),
+                    )
+                };
+                bytes == other.as_bytes()
+            }
+            (Some(_), Some(other)) => self.text(column).as_deref() == Some(other),
+            _ => false,
+        }
+    }
+
+    /// A column of an integer type; None for a null.
+    pub(crate) fn integer(&self, column: usize) -> Option<i64> {
+        let (datum, type_oid) = self.datum(column)?;
+        Some(match type_oid {
+            pg_sys::INT2OID => (datum.value() as i16).into(),
+            pg_sys::INT4OID => (datum.value() as i32).into(),
+            _ => datum.value() as i64,
+        })
+    }
+}
