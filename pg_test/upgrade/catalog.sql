@@ -55,7 +55,7 @@ UNION ALL
 SELECT 'column', concat(r.oid::regclass, ' ', a.attnum, ' ', a.attname),
     concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated, a.attstorage,
         a.attcompression, a.attcollation::regcollation, a.attislocal, a.attinhcount, a.attisdropped,
-        pg_temp.sorted(a.attacl), a.attoptions, 'default', pg_get_expr(d.adbin, d.adrelid))
+        pg_temp.sorted(a.attacl), 'default', pg_get_expr(d.adbin, d.adrelid))
 FROM relation AS r JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum > 0
 LEFT JOIN pg_attrdef AS d ON d.adrelid = r.oid AND d.adnum = a.attnum
 UNION ALL
