@@ -65,4 +65,14 @@ wait_for "SELECT token_balance FROM users" 998966
 is 'publisher charged' "$(value tb_publisher 'SELECT token_balance FROM users')" 998966
 is 'subscriber has the same balance' "$(value tb_subscriber 'SELECT token_balance FROM users')" 998966
 is 'subscriber settled nothing itself' "$(value tb_subscriber 'SELECT count(*) FROM token_balance.settlement')" 0
+
+# A feed of the ledger takes inserts only: what the publisher archives stays here.
+psql -d tb_publisher -c "CREATE PUBLICATION tb_ledger FOR TABLE token_balance.ledger WITH (publish = 'insert')" -c 'CREATE TABLE old_ledger (LIKE token_balance.ledger)'
+psql -d tb_subscriber -c 'ALTER SUBSCRIPTION tb_sub ADD PUBLICATION tb_ledger' 2>/dev/null
+wait_for 'SELECT count(*) FROM token_balance.ledger' 3
+psql -d tb_publisher -c "SELECT token_balance.archive_ledger(clock_timestamp(), 'old_ledger')" -c "UPDATE users SET token_balance = token_balance + 1" >/dev/null
+wait_for 'SELECT max(new_balance) FROM token_balance.ledger WHERE amount = 1' 998967
+is 'subscriber has the whole ledger' "$(value tb_subscriber "SELECT string_agg(kind || ' ' || amount, ', ' ORDER BY entry_id) FROM token_balance.ledger")" \
+    'settlement -1000, settlement -30, settlement -4, adjustment 1'
+is 'publisher has what is new' "$(value tb_publisher "SELECT string_agg(kind || ' ' || amount, ', ' ORDER BY entry_id) FROM token_balance.ledger")" 'opening 0, adjustment 1'
 exit "$failed"
