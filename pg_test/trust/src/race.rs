@@ -137,6 +137,10 @@ pub fn mixed(seed: u64, seconds: u64) -> Result<String> {
             })
         })
         .collect();
+    let disturbed = thread::spawn({
+        let stop = stop.clone();
+        move || disturb(&stop)
+    });
     let started = Instant::now();
     let mut checks = 0;
     let checked = loop {
@@ -154,16 +158,52 @@ pub fn mixed(seed: u64, seconds: u64) -> Result<String> {
     for thread in threads {
         thread.join().map_err(|_| "a session panicked")??;
     }
+    let disturbances = disturbed
+        .join()
+        .map_err(|_| "the administrator panicked")??;
     checked?;
     apply_queued(&mut checker)?;
     check_invariants(&mut checker, true)?;
     let count = "SELECT count(*) FROM token_balance.ledger";
     let entries: i64 = checker.query_one(count, &[])?.get(0);
     Ok(format!(
-        "{} transactions, {} retried, {checks} checks, {entries} ledger entries",
+        "{} transactions, {} retried, {checks} checks, {entries} ledger entries, {disturbances} times \
+         VACUUM and DDL",
         done.load(Ordering::Relaxed),
         retried.load(Ordering::Relaxed)
     ))
+}
+
+/// What an administrator does meanwhile: it changes the paths to the rows. How often it was done.
+fn disturb(stop: &AtomicBool) -> Result<u64> {
+    const DISTURBANCES: [&str; 8] = [
+        "VACUUM (ANALYZE) token_usage, token_balance.settlement, token_balance.ledger",
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS more ON token_usage (workflow_id)",
+        "DROP INDEX CONCURRENTLY IF EXISTS token_usage_workflow_id_user_id_total_tokens_idx",
+        "VACUUM token_usage, users, workflows",
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS token_usage_workflow_id_user_id_total_tokens_idx \
+         ON token_usage (workflow_id) INCLUDE (user_id, total_tokens)",
+        "DROP INDEX CONCURRENTLY IF EXISTS more",
+        "ALTER TABLE token_usage ADD COLUMN extra integer DEFAULT 1, ALTER total_tokens TYPE bigint",
+        "ALTER TABLE token_usage DROP COLUMN extra, ALTER total_tokens TYPE integer",
+    ];
+    let mut client = connect()?;
+    client.batch_execute("SET deadlock_timeout = '10s'")?;
+    let mut done = 0;
+    for disturbance in DISTURBANCES.iter().cycle() {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        // Once more, until it is done: the sessions' work may be in its way.
+        while let Err(error) = client.batch_execute(disturbance) {
+            if !is_retried(&error) {
+                return Err(format!("{disturbance}: {}", describe(&error)).into());
+            }
+        }
+        done += 1;
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(done)
 }
 
 fn transaction(
@@ -179,7 +219,7 @@ fn transaction(
         let tokens = rng.i32(1..100);
         match rng.u32(..10) {
             0..4 => transaction.execute(
-                "INSERT INTO token_usage VALUES ($1, $2, $3)",
+                "INSERT INTO token_usage VALUES ($1, $2, $3::integer)",
                 &[&workflow, &account, &tokens],
             )?,
             4..6 => transaction.execute(
