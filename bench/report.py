@@ -28,19 +28,28 @@ NAMES = {
     "queries": "four queries",
 }
 
+# What the others do not do.
+LACKS = """\
+- *Status update only* charges nothing: it is what is left of a completion without any charging.
+- *Application side*: update, sum, read and write, each a transaction, as an ORM does it. A crash between them charges
+  nothing, a retry charges again, two runs of one account that end together lose a deduction, and there is no ledger.
+- *PL/pgSQL twin*: a careful trigger by hand, with the same settlement and ledger rows. Right in READ COMMITTED only; a
+  balance changed by hand leaves no entry; who may write can change the ledger; a bad charge refuses the completion; no
+  refunds, sweep or checks."""
+
 # row, case, what is measured, unit, its contenders, and the ratios: of which to which, what must be reached
 # ("<=" at most, ">=" at least; None: for information).
 TAX = (["without", "again", "with", "late"],
        [("again", "without", None), ("with", "without", ("<=", 1.02)), ("late", "without", None)])
 ROWS = [
-    ("B1", "settlement", "CPU per settlement, one warm backend", "µs", ["twin", "extension"],
+    ("B1", "settlement", "CPU per settlement, {} in one warm backend", "µs", ["twin", "extension"],
      [("extension", "twin", ("<=", 0.50))]),
     ("B2", "completions", "completions, 4 clients, spread accounts", "1/s",
      ["floor", "application", "twin", "extension"],
      [("floor", "application", None), ("twin", "application", None), ("extension", "application", (">=", 2.3))]),
-    ("B3", "bulk", "one UPDATE completing many workflows", "ms", ["floor", "twin", "extension"],
+    ("B3", "bulk", "one UPDATE completing {} workflows", "ms", ["floor", "twin", "extension"],
      [("extension", "twin", ("<=", 0.20))]),
-    ("B4", "backlog", "settling a backlog", "ms", ["loop", "backlog"], [("loop", "backlog", (">=", 4))]),
+    ("B4", "backlog", "settling a backlog of {} workflows", "ms", ["loop", "backlog"], [("loop", "backlog", (">=", 4))]),
     ("B5", "completions", "completions, 16 clients, one account", "1/s",
      ["floor", "application", "twin", "extension", "queue"],
      [("extension", "twin", None), ("extension", "floor", None),
@@ -50,7 +59,7 @@ ROWS = [
     ("B7", "insert of many", "INSERT of many usage rows, each", "µs CPU", *TAX),
     ("B7", "update", "UPDATE that completes nothing", "µs CPU", *TAX),
     ("B7", "update of many", "UPDATE of many that completes nothing, each", "µs CPU", *TAX),
-    ("B8", "dashboard", "summary of one account", "ms", ["queries", "extension"],
+    ("B8", "dashboard", "summary of an account with {} usage rows", "ms", ["queries", "extension"],
      [("extension", "queries", ("<=", 0.35))]),
 ]
 GROWTH_LIMIT = ("<=", 1.3)
@@ -77,8 +86,6 @@ def spread(values):
 
 def verdict(ratio, target):
     """What must be reached and whether it is; the ratio counts as it stands, not rounded."""
-    if target is None:
-        return "", ""
     relation, limit = target
     reached = ratio <= limit if relation == "<=" else ratio >= limit
     return ("≤ " if relation == "<=" else "≥ ") + f"{limit:g}", "yes" if reached else "**no**"
@@ -92,15 +99,25 @@ class Measured:
         self.by_contender = by_contender  # {name: figures}
         self.ratios = ratios  # {name: [(other's name, ratio, its spread, target)]}
 
+    def figure(self, name):
+        return f"{number(statistics.median(self.by_contender[name]))} {self.unit}"
+
     def lines(self):
+        """A line a contender; where it is compared with several, a line for each of them."""
         for name, values in self.by_contender.items():
             ratios = self.ratios.get(name) or [("", None, "", None)]
             for i, (other, ratio, ratios_spread, target) in enumerate(ratios):
-                wanted, reached = verdict(ratio, target)
-                figures = (f"{number(statistics.median(values))} {self.unit}", spread(values), str(len(values)))
-                yield [
-                    self.row, self.title, name, *(figures if i == 0 else ("", "", "")),
-                    f"{ratio:.3f} of {other}" if ratio is not None else "", ratios_spread, wanted, reached]
+                figures = (self.figure(name), spread(values), str(len(values))) if i == 0 else ("", "", "")
+                compared = f"{ratio:.3f} of {other}" if ratio is not None else ""
+                yield [self.row, self.title, name, *figures, compared, ratios_spread]
+
+    def targets(self):
+        """A line for each ratio that has a target."""
+        for name, ratios in self.ratios.items():
+            for other, ratio, ratios_spread, target in ratios:
+                if target is not None:
+                    yield [self.row, self.title, f"{name}: {self.figure(name)}", f"{other}: {self.figure(other)}",
+                           f"{ratio:.2f}", ratios_spread, *verdict(ratio, target)]
 
 
 def ratio_of(values, others):
@@ -132,6 +149,8 @@ def measured(figures):
             if one in found and other in found:
                 ratio, ratio_spread = of(by_contender[NAMES[one]], by_contender[NAMES[other]])
                 by_name[NAMES[one]].append((NAMES[other], ratio, ratio_spread, target))
+        for size in figures[row, "size"]["-"]:
+            title = title.format(f"{size[0]:,.0f}")
         yield Measured(row, title, unit, by_contender, by_name)
 
 
@@ -162,12 +181,22 @@ def notes(figures):
                f"{second:,.0f} kB in the second.")
 
 
-def table(rows):
-    head = ["row", "what", "contender", "median", "range", "runs", "ratio", "its range", "target", "reached"]
-    lines = [line for row in rows for line in row.lines()]
+def table(head, lines):
+    lines = list(lines)
     widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
     out = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in [head, *lines]]
     return "\n".join([out[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *out[1:]])
+
+
+def report(machine, figures, rows):
+    targets = (line for row in rows for line in row.targets())
+    lines = (line for row in rows for line in row.lines())
+    parts = [
+        machine, LACKS,
+        table(["row", "what", "median", "against", "ratio", "its range", "target", "reached"], targets),
+        table(["row", "what", "contender", "median", "range", "runs", "ratio", "its range"], lines),
+        "\n".join("- " + note for note in notes(figures))]
+    return "\n\n".join(part for part in parts if part)
 
 
 # --- the chart ---------------------------------------------------------------
@@ -176,7 +205,7 @@ WIDTH, LABEL, BAR = 760, 210, 360  # of the chart, of the names, of the longest 
 OURS = ("token_balance", "settle_backlog", "rows")
 
 
-def text(x, y, content, style=""):
+def label(x, y, content, style=""):
     return f'<text x="{x}" y="{y}" {style}>{escape(content)}</text>'
 
 
@@ -187,17 +216,17 @@ def bar(y, name, values, unit, longest):
     median = statistics.median(values)
     colour = "#2f6f9f" if any(word in name for word in OURS) else "#b9c3cc"
     return [
-        text(LABEL - 8, y + 12, name, 'text-anchor="end"'),
+        label(LABEL - 8, y + 12, name, 'text-anchor="end"'),
         f'<rect x="{LABEL}" y="{y}" width="{x(median) - LABEL:.1f}" height="16" fill="{colour}"/>',
         f'<path d="M{x(min(values))} {y + 8}H{x(max(values))}" stroke="#222"/>',
-        text(x(max(values)) + 8, y + 12, f"{number(median)} {unit}")]
+        label(x(max(values)) + 8, y + 12, f"{number(median)} {unit}")]
 
 
 def chart(rows):
     parts, y = [], 10
     for row in rows:
         better = "more is better" if row.unit == "1/s" else "less is better"
-        parts.append(text(10, y + 14, f"{row.row}: {row.title} ({better})", 'font-weight="bold"'))
+        parts.append(label(10, y + 14, f"{row.row}: {row.title} ({better})", 'font-weight="bold"'))
         y += 24
         longest = max(max(values) for values in row.by_contender.values())
         for name, values in row.by_contender.items():
@@ -213,11 +242,10 @@ def main():
     figures_path, directory = sys.argv[1], Path(sys.argv[2])
     figures = read(figures_path)
     rows = list(measured(figures))
-    report = "\n\n".join([sys.stdin.read().strip(), table(rows), "\n".join("- " + note for note in notes(figures))])
-    report = report.strip()
-    (directory / "bench.md").write_text(report + "\n")
+    text = report(sys.stdin.read().strip(), figures, rows)
+    (directory / "bench.md").write_text(text + "\n")
     (directory / "bench.svg").write_text(chart(rows))
-    print(report)
+    print(text)
 
 
 main()

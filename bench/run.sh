@@ -40,6 +40,9 @@ figure() {
     echo "    $1 $2, $3: $4"
 }
 
+# size ROW NUMBER: of what the row's title tells.
+size() { printf '%s\tsize\t-\t%s\n' "$@" >>"$RESULTS"; }
+
 # --- databases -------------------------------------------------------------------
 
 has_database() { [ -n "$(admin -d postgres -c "SELECT 1 FROM pg_database WHERE datname = '$1'")" ]; }
@@ -142,6 +145,7 @@ lost_tokens() {
 
 B1() {
     local run contender settle
+    size B1 "$SETTLEMENTS"
     platform base "$WORKFLOWS" "$USERS" running
     for ((run = 1; run <= RUNS; run++)); do
         for contender in twin extension; do
@@ -175,6 +179,7 @@ B2() {
 
 B3() {
     local run contender
+    size B3 "$BULK"
     platform base "$WORKFLOWS" "$USERS" running
     for ((run = 1; run <= RUNS; run++)); do
         for contender in floor twin extension; do
@@ -198,6 +203,7 @@ sample_memory() {
 
 B4() {
     local run contender samples sampler work
+    size B4 "$BULK"
     platform backlog "$BULK" "$USERS" completed
     samples=$(mktemp)
     for ((run = 1; run <= RUNS; run++)); do
@@ -344,6 +350,7 @@ B7() {
 
 B8() {
     local run answer
+    size B8 $((ACCOUNT_ROWS / 10))
     if ! has_database account; then
         say "loading account: one with $((ACCOUNT_ROWS / 10)) usage rows of $ACCOUNT_ROWS"
         admin -d postgres -c 'CREATE DATABASE account'
