@@ -11,40 +11,43 @@ use crate::binding::{Binding, LateUsage, Payer};
 /// SQL's advisory lock functions use 1 and 2 here, so no application can take these by accident.
 const WORKFLOW_SPACE: u16 = 0x7462;
 const REFERENCE_SPACE: u16 = 0x7463;
+const ALL_WORKFLOWS: (u16, u64) = (0x7464, 0);
 
 /// So many locks a transaction, at most: the server's lock table is shared by all sessions.
-/// Past that, the settlement row alone decides (see `settle::claim`).
-const MAX_LOCKS: u32 = 1024;
-
-/// Where the settlement row alone cannot decide, workflows share this many locks.
-const STRIPES: u64 = 2048;
+const MAX_LOCKS: usize = 1024;
 
 thread_local! {
-    static LOCKS_TAKEN: Cell<u32> = const { Cell::new(0) };
+    static LOCKS_TAKEN: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Wait for the locks on `workflows` and hold them until the transaction ends. They are taken in one
 /// order by everybody.
 ///
 /// Where the usage names the account, the lock only saves retries, and a statement that completes
-/// very many runs may go without. It is needed where the workflow's account pays, since two runs of
-/// one workflow may have two payers, whose settlement rows do not know of each other; and where late
-/// usage is settled at once, since usage that is just being written has no settlement row at all.
+/// very many runs goes without: the settlement row alone decides (see `settle::claim`). It is needed
+/// where the workflow's account pays, since two runs of one workflow may have two payers, whose
+/// settlement rows do not know of each other; and where late usage is settled at once, since usage
+/// that is just being written has no settlement row at all. There, very many runs lock all
+/// workflows, and who locks a few says so on the whole first: the intention locks of J. Gray et al.,
+/// "Granularity of Locks and Degrees of Consistency in a Shared Data Base", 1976.
 pub(crate) fn lock_workflows(workflows: &[String], binding: &Binding) {
-    let is_needed = is_needed(binding);
-    let mut keys: Vec<_> = workflows
-        .iter()
-        .map(|workflow| hash(workflow))
-        .map(|hash| if is_needed { hash % STRIPES } else { hash })
-        .collect();
+    let mut keys: Vec<_> = workflows.iter().map(|workflow| hash(workflow)).collect();
     keys.sort_unstable();
     keys.dedup();
-    for key in keys {
-        if !is_needed && LOCKS_TAKEN.get() >= MAX_LOCKS {
+    let has_room = LOCKS_TAKEN.get() + keys.len() <= MAX_LOCKS;
+    match (is_needed(binding), has_room) {
+        (true, false) => {
+            lock(ALL_WORKFLOWS, EXCLUSIVE);
             return;
         }
-        LOCKS_TAKEN.set(LOCKS_TAKEN.get() + 1);
-        lock(WORKFLOW_SPACE, key, EXCLUSIVE);
+        (true, true) => {
+            lock(ALL_WORKFLOWS, INTENTION_EXCLUSIVE);
+        }
+        (false, _) => keys.truncate(MAX_LOCKS.saturating_sub(LOCKS_TAKEN.get())),
+    }
+    LOCKS_TAKEN.set(LOCKS_TAKEN.get() + keys.len());
+    for key in keys {
+        lock((WORKFLOW_SPACE, key), EXCLUSIVE);
     }
 }
 
@@ -53,40 +56,49 @@ fn is_needed(binding: &Binding) -> bool {
         || binding.spec.options.late_usage == LateUsage::Settle
 }
 
-/// A lock on a workflow that others share, and a settlement waits for.
-pub(crate) struct Shared(Option<u64>);
+/// A lock on a workflow that others share, and a settlement waits for; None if the transaction had
+/// it before.
+pub(crate) struct Shared(Option<(u16, u64)>);
 
 /// Wait for settlements of the workflow, and have the next ones wait until the transaction ends.
 pub(crate) fn share_workflow(workflow: &str) -> Shared {
-    let key = hash(workflow) % STRIPES;
-    let is_new = lock(WORKFLOW_SPACE, key, SHARE);
-    Shared(is_new.then_some(key))
+    let mut object = ALL_WORKFLOWS;
+    if LOCKS_TAKEN.get() < MAX_LOCKS {
+        lock(ALL_WORKFLOWS, INTENTION_SHARE);
+        object = (WORKFLOW_SPACE, hash(workflow));
+    }
+    let is_new = lock(object, SHARE);
+    LOCKS_TAKEN.set(LOCKS_TAKEN.get() + usize::from(is_new));
+    Shared(is_new.then_some(object))
 }
 
 impl Shared {
     /// Let go of it, so that two who share it can both settle; not if the transaction had it before.
     pub(crate) fn release(self) {
-        if let Some(key) = self.0 {
-            let tag = tag(WORKFLOW_SPACE, key);
+        if let Some(object) = self.0 {
             // SAFETY: the lock is held by this transaction.
-            unsafe { pg_sys::LockRelease(&tag, SHARE, false) };
+            unsafe { pg_sys::LockRelease(&tag(object), SHARE, false) };
+            LOCKS_TAKEN.set(LOCKS_TAKEN.get().saturating_sub(1));
         }
     }
 }
 
+// The server's modes that conflict as the intention locks of the literature do.
+const INTENTION_SHARE: i32 = pg_sys::RowShareLock as i32;
+const INTENTION_EXCLUSIVE: i32 = pg_sys::RowExclusiveLock as i32;
 const EXCLUSIVE: i32 = pg_sys::ExclusiveLock as i32;
 const SHARE: i32 = pg_sys::ShareLock as i32;
 
 /// Whether the transaction had not held it yet.
-fn lock(space: u16, hash: u64, mode: i32) -> bool {
-    let tag = tag(space, hash);
+fn lock(object: (u16, u64), mode: i32) -> bool {
+    let tag = tag(object);
     // SAFETY: the tag is complete; the lock manager copies it. A transaction-level lock is released
     // by the server.
     let outcome = unsafe { pg_sys::LockAcquire(&tag, mode, false, false) };
     outcome == pg_sys::LockAcquireResult::LOCKACQUIRE_OK
 }
 
-fn tag(space: u16, hash: u64) -> pg_sys::LOCKTAG {
+fn tag((space, hash): (u16, u64)) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         // SAFETY: reads a backend variable.
         locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
@@ -101,11 +113,8 @@ fn tag(space: u16, hash: u64) -> pg_sys::LOCKTAG {
 /// Wait for the lock on a credit's or refund's reference and hold it until the transaction ends.
 pub(crate) fn lock_reference(account: &str, reference: &str) {
     // Two pairs that give the same text only wait for each other.
-    lock(
-        REFERENCE_SPACE,
-        hash(&format!("{account}\u{1}{reference}")),
-        EXCLUSIVE,
-    );
+    let pair = format!("{account}\u{1}{reference}");
+    lock((REFERENCE_SPACE, hash(&pair)), EXCLUSIVE);
 }
 
 fn hash(text: &str) -> u64 {

@@ -127,7 +127,8 @@ struct Pending {
 
 impl Pending {
     fn find(bound: &Bound, since: Option<TimestampTz>, which: Which, life: Life) -> Result<Self> {
-        let sql = usage_of_completed_sql(&bound.binding);
+        // By account, so that a batch has many runs of few accounts: each is updated once.
+        let sql = format!("{} ORDER BY 2, 1", usage_of_completed_sql(&bound.binding));
         let owner = bound.binding.users.owner;
         let args = [Arg::OptionalTimestamp(since)];
         let cursor = Cursor::open(owner, &sql, &args, Snapshot::Statement, life)?;
