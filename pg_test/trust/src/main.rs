@@ -5,6 +5,7 @@
 
 mod bulk;
 mod database;
+mod layout;
 mod model;
 mod race;
 
@@ -28,9 +29,11 @@ fn main() -> ExitCode {
         "mixed" => race::mixed(seed, size(60)),
         "deadlock" => race::deadlock(seed, size(20_000)),
         "bulk" => bulk::run(seed, size(100)),
-        _ => {
-            Err("usage: trust model|one-workflow|mixed|deadlock|bulk [--seed N] [--size N]".into())
-        }
+        "layout" => layout::run(seed, size(300)),
+        _ => Err(
+            "usage: trust model|one-workflow|mixed|deadlock|bulk|layout [--seed N] [--size N]"
+                .into(),
+        ),
     };
     match result {
         Ok(report) => {
