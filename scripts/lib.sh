@@ -67,17 +67,20 @@ has_cargo_pgrx() {
 # built: neither panics nor debug symbols name folders of this machine. Cargo joins
 # this variable's flags with those that `cargo pgrx` needs; RUSTFLAGS would replace them.
 use_release_flags() {
-    local triple flags dir
+    local triple target rust c dir
     triple=$(rustc -vV | sed -n 's/^host: //p')
     triple=${triple//-/_}
-    flags="--remap-path-prefix=$ROOT=/token_balance --remap-path-prefix=$(rustc --print sysroot)=/rust"
-    flags+=" --remap-path-prefix=$(realpath -m "${CARGO_TARGET_DIR:-$ROOT/target}")=/target"
+    target=$(realpath -m "${CARGO_TARGET_DIR:-$ROOT/target}")
+    rust="--remap-path-prefix=$ROOT=/token_balance --remap-path-prefix=$(rustc --print sysroot)=/rust"
+    rust+=" --remap-path-prefix=$target=/target"
+    c="-ffile-prefix-map=$target=/target" # pgrx has a little C, compiled as the server was
     # The folders below are named for the registry that the crates come from.
     cargo fetch --quiet --locked --manifest-path "$ROOT/Cargo.toml"
     for dir in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
-        flags+=" --remap-path-prefix=${dir%/}=/crates"
+        rust+=" --remap-path-prefix=${dir%/}=/crates"
+        c+=" -ffile-prefix-map=${dir%/}=/crates"
     done
-    export "CARGO_TARGET_${triple^^}_RUSTFLAGS=$flags"
+    export "CARGO_TARGET_${triple^^}_RUSTFLAGS=$rust" CFLAGS="${CFLAGS:+$CFLAGS }$c"
 }
 
 # --- servers ---------------------------------------------------------------
