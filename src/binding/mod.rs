@@ -225,20 +225,11 @@ impl Binding {
         };
         match (&workflows.completed_at, &workflows.status) {
             (Some(column), _) => format!("{alias}.{} IS NOT NULL", column.sql()),
-            (None, Some(column)) => {
-                let statuses: Vec<_> = self
-                    .spec
-                    .completed_statuses
-                    .iter()
-                    .map(quote_literal)
-                    .collect();
-                format!(
-                    "{alias}.{}::pg_catalog.text OPERATOR(pg_catalog.=) \
-                     ANY (ARRAY[{}]::pg_catalog.text[])",
-                    column.sql(),
-                    statuses.join(", ")
-                )
-            }
+            (None, Some(column)) => format!(
+                "{alias}.{}::pg_catalog.text OPERATOR(pg_catalog.=) ANY ({}::pg_catalog.text[])",
+                column.sql(),
+                quote_literal(array_literal(&self.spec.completed_statuses))
+            ),
             (None, None) => "true".into(),
         }
     }
@@ -284,6 +275,16 @@ impl Binding {
             _ => i64::MIN,
         }
     }
+}
+
+/// An array of texts as one constant. The server reads a trigger's condition anew for each statement,
+/// also for one that completes nothing, and ARRAY[…] would be a constant an element.
+fn array_literal(texts: &[String]) -> String {
+    let elements: Vec<_> = texts
+        .iter()
+        .map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")))
+        .collect();
+    format!("{{{}}}", elements.join(","))
 }
 
 /// The digits before the point of `numeric(p, s)`; None for a plain `numeric`. From
