@@ -21,6 +21,11 @@ is() { # WHAT GOT EXPECTED
     if [ "$2" = "$3" ]; then echo "ok: $1"; else echo "FAILED: $1: got '$2', expected '$3'"; failed=1; fi
 }
 
+if ! have dpkg-deb || ! "$ROOT/scripts/setup.sh" --packaging "$PG_VERSION" >"$WORK/setup.log" 2>&1; then
+    echo "no .deb can be made here: $(tail -n 1 "$WORK/setup.log" 2>/dev/null)"
+    exit 77
+fi
+
 # --- META.json -------------------------------------------------------------------
 
 check_meta() { python3 "$ROOT/scripts/check_meta.py" "$1/META.json" "${2:-$version}" 2>&1; }
