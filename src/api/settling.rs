@@ -10,7 +10,7 @@ use crate::account;
 use crate::cache::{self, Bound};
 use crate::charge::Charge;
 use crate::error::{Error, Result};
-use crate::jsonb::{Jsonb, Object};
+use crate::jsonb::{Jsonb, Value};
 use crate::pending;
 use crate::settle::{self, Asked};
 use crate::spi::MayCommit;
@@ -39,22 +39,29 @@ impl Settlement {
             .map(|charge| charge.new_balance)
             .chain(self.new_balance)
             .any(|balance| balance < 0);
-        let mut answer = Object::new();
-        answer.boolean("success", true);
-        answer.optional_number("previous_balance", self.previous_balance);
-        answer.number("tokens_used", tokens_used);
-        answer.optional_number("new_balance", self.new_balance);
-        answer.boolean("is_overdraft", is_overdraft);
-        answer.text("workflow_id", &self.workflow_id);
-        answer.text("status", self.status);
-        answer.objects("charges", charges, |object, charge| {
-            object.text("user_id", &charge.account);
-            object.number("tokens_used", charge.tokens);
-            object.number("previous_balance", charge.previous_balance);
-            object.number("new_balance", charge.new_balance);
-            object.boolean("is_overdraft", charge.new_balance < 0);
+        let charges = charges.iter().map(|charge| {
+            Value::Object(vec![
+                ("user_id", Value::Text(&charge.account)),
+                ("tokens_used", Value::Number(charge.tokens.into())),
+                (
+                    "previous_balance",
+                    Value::Number(charge.previous_balance.into()),
+                ),
+                ("new_balance", Value::Number(charge.new_balance.into())),
+                ("is_overdraft", Value::Boolean(charge.new_balance < 0)),
+            ])
         });
-        answer.done()
+        let answer = Value::Object(vec![
+            ("success", Value::Boolean(true)),
+            ("previous_balance", self.previous_balance.into()),
+            ("tokens_used", Value::Number(tokens_used)),
+            ("new_balance", self.new_balance.into()),
+            ("is_overdraft", Value::Boolean(is_overdraft)),
+            ("workflow_id", Value::Text(&self.workflow_id)),
+            ("status", Value::Text(self.status)),
+            ("charges", Value::Array(charges.collect())),
+        ]);
+        answer.to_jsonb()
     }
 }
 

@@ -139,21 +139,17 @@ unsafe fn column_number(table: pg_sys::Relation, name: &str) -> Option<pg_sys::A
     }
 }
 
-/// A relation that is open for reading.
+/// A relation that is open for reading, locked to the end of the transaction.
 struct Open {
     relation: pg_sys::Relation,
-    is_index: bool,
 }
 
 impl Open {
-    /// None if it is not there any more. Locked to the end of the transaction.
+    /// None if it is not there any more.
     fn table(table: pg_sys::Oid) -> Option<Self> {
         // SAFETY: closed by Drop, or by the abort that follows an error.
         let relation = unsafe { pg_sys::try_relation_open(table, pg_sys::AccessShareLock as i32) };
-        (!relation.is_null()).then_some(Open {
-            relation,
-            is_index: false,
-        })
+        (!relation.is_null()).then_some(Open { relation })
     }
 
     /// # Safety
@@ -162,7 +158,6 @@ impl Open {
         Open {
             // SAFETY: as above.
             relation: unsafe { pg_sys::index_open(index, pg_sys::AccessShareLock as i32) },
-            is_index: true,
         }
     }
 
@@ -231,14 +226,8 @@ impl Drop for Open {
         if std::thread::panicking() {
             return;
         }
-        // SAFETY: opened once, closed once.
-        unsafe {
-            if self.is_index {
-                pg_sys::index_close(self.relation, pg_sys::AccessShareLock as i32);
-            } else {
-                pg_sys::relation_close(self.relation, pg_sys::NoLock as i32);
-            }
-        }
+        // SAFETY: opened once, closed once; an index is closed like any relation. The lock stays.
+        unsafe { pg_sys::relation_close(self.relation, pg_sys::NoLock as i32) };
     }
 }
 
@@ -299,7 +288,7 @@ pub(crate) struct Reader {
     snapshot: pg_sys::Snapshot,
     scan: pg_sys::IndexScanDesc,
     key: pg_sys::ScanKeyData,
-    /// Holds a row of the table.
+    /// Holds a row of the table; null until one is looked at.
     slot: *mut pg_sys::TupleTableSlot,
     visibility_map: pg_sys::Buffer,
     // Closed after what Drop gives back.
@@ -337,7 +326,7 @@ impl Reader {
                 snapshot,
                 scan,
                 key,
-                slot: pg_sys::table_slot_create(table.relation, std::ptr::null_mut()),
+                slot: std::ptr::null_mut(),
                 visibility_map: pg_sys::InvalidBuffer as pg_sys::Buffer,
                 _index: index,
                 table,
@@ -395,6 +384,10 @@ impl Reader {
                 if self.path.is_covering && self.is_all_visible(block) {
                     return true;
                 }
+                if self.slot.is_null() {
+                    let table = self.table.relation;
+                    self.slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
+                }
                 if pg_sys::index_fetch_heap(self.scan, self.slot) {
                     return true;
                 }
@@ -435,7 +428,9 @@ impl Drop for Reader {
             if self.visibility_map != pg_sys::InvalidBuffer as pg_sys::Buffer {
                 pg_sys::ReleaseBuffer(self.visibility_map);
             }
-            pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            if !self.slot.is_null() {
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            }
             pg_sys::index_endscan(self.scan);
             pg_sys::UnregisterSnapshot(self.snapshot);
         }

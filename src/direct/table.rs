@@ -183,10 +183,10 @@ impl Drop for Table {
         if std::thread::panicking() {
             return;
         }
-        // SAFETY: opened by `open`, closed once. The table's lock stays until the transaction ends.
+        // SAFETY: opened by `open`, closed once. The locks stay until the transaction ends.
         unsafe {
             for index in &self.indexes {
-                pg_sys::index_close(index.relation, pg_sys::RowExclusiveLock as i32);
+                pg_sys::index_close(index.relation, pg_sys::NoLock as i32);
             }
             pg_sys::relation_close(self.relation, pg_sys::NoLock as i32);
         }
