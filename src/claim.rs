@@ -142,15 +142,12 @@ pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Se
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let statements = &bound.claims;
     if let Some(mut reader) = statements.settled_lookup.reader() {
-        let settled = |workflow: &String| {
-            let mut settled = Settled::new();
-            reader.read(workflow, |row| {
-                let account = row.text(0).unwrap_or_default();
-                settled.insert(account, row.integer(1).unwrap_or_default());
-            });
-            settled
-        };
-        return Ok(workflows.iter().map(settled).collect());
+        let mut all = vec![Settled::new(); workflows.len()];
+        reader.read(workflows, |at, row| {
+            let account = row.text(0).unwrap_or_default();
+            all[at].insert(account, row.integer(1).unwrap_or_default());
+        });
+        return Ok(all);
     }
     if let [workflow] = workflows {
         let outcome = statements

@@ -12,8 +12,9 @@ use pgrx::trigger_support::{
     trigger_fired_by_update, trigger_fired_for_row,
 };
 
+use crate::direct;
 use crate::error::{Error, Result};
-use crate::spi::{c_string, column_text};
+use crate::spi::column_text;
 
 /// The call of a trigger function.
 pub(crate) struct TriggerCall<'a> {
@@ -187,11 +188,10 @@ unsafe fn text_of(
     descriptor: pg_sys::TupleDesc,
     column: &str,
 ) -> Option<String> {
-    let name = c_string(column);
-    // SAFETY: as the caller promises; a column that does not exist has a number below 1.
+    // SAFETY: as the caller promises.
     unsafe {
-        let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
-        if tuple.is_null() || number < 1 {
+        let number = direct::column_number(descriptor, column)?;
+        if tuple.is_null() {
             return None;
         }
         column_text(tuple, descriptor, number)

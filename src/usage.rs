@@ -7,14 +7,14 @@ use pgrx::pg_sys::{INT2OID, INT4OID, INT8OID, TEXTARRAYOID, TEXTOID};
 use crate::binding::{Binding, Payer};
 use crate::cache::Bound;
 use crate::catalog::Column;
-use crate::direct::{Lookup, Reader, Wanted};
+use crate::direct::{Lookup, Row, Wanted};
 use crate::error::Result;
 use crate::security::RunAs;
 use crate::spi::{Arg, Snapshot, Statement};
 
 /// The statements on usage and workflow rows, for one binding.
 pub(crate) struct Statements {
-    lookup: Lookup,
+    pub(crate) lookup: Lookup,
     of_one: Statement,
     of_many: Statement,
     payers: Option<Statement>,
@@ -137,9 +137,10 @@ pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
     let _owner = RunAs::owner(bound.binding.usage.owner);
     let statements = &bound.usage;
     if let Some(mut reader) = statements.lookup.reader() {
-        let payer = &bound.binding.payer;
-        let usage = |workflow: &String| sum_up(&mut reader, workflow, payer);
-        return Ok(workflows.iter().map(usage).collect());
+        let mut all = vec![Sums::default(); workflows.len()];
+        let names_account = matches!(bound.binding.payer, Payer::Usage(_));
+        reader.read(workflows, |at, row| all[at].add(row, names_account));
+        return Ok(all.into_iter().map(|sums| sums.usage).collect());
     }
     if let [workflow] = workflows {
         let outcome = statements
@@ -168,32 +169,50 @@ pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
         .collect())
 }
 
+/// From so many accounts on, an account's sum is not searched for among all.
+const MANY: usize = 16;
+
 /// The same as the SQL: the sum of each column, nulls left out, by account.
-fn sum_up(reader: &mut Reader, workflow: &str, payer: &Payer) -> Usage {
-    let first = match payer {
-        Payer::Usage(_) => 1,
-        Payer::Workflow(_) => 0,
-    };
-    let mut usage = Usage::new();
-    // Where an account's sum is; and that of the row before.
-    let mut places: HashMap<Option<String>, usize> = HashMap::new();
-    let mut at = 0;
-    reader.read(workflow, |row| {
+#[derive(Clone, Default)]
+struct Sums {
+    usage: Usage,
+    /// Where the sum of the last row's account is.
+    at: usize,
+    /// Where the sums are, if there are many.
+    places: HashMap<Option<String>, usize>,
+}
+
+impl Sums {
+    fn add(&mut self, row: &Row, names_account: bool) {
+        let first = usize::from(names_account);
         let tokens = (first..row.len()).filter_map(|column| row.integer(column));
         let tokens: i128 = tokens.map(i128::from).sum();
         let is_same = |(account, _): &(Option<String>, i128)| {
-            first == 0 || row.is_text(0, account.as_deref())
+            !names_account || row.is_text(0, account.as_deref())
         };
-        if !usage.get(at).is_some_and(is_same) {
-            let account = if first == 0 { None } else { row.text(0) };
-            at = *places.entry(account.clone()).or_insert_with(|| {
-                usage.push((account, 0));
-                usage.len() - 1
-            });
+        if !self.usage.get(self.at).is_some_and(is_same) {
+            let known = if self.usage.len() < MANY {
+                self.usage.iter().position(is_same)
+            } else {
+                self.places.get(&row.text(0)).copied()
+            };
+            self.at = known.unwrap_or_else(|| self.add_account(row, names_account));
         }
-        usage[at].1 += tokens;
-    });
-    usage
+        self.usage[self.at].1 += tokens;
+    }
+
+    fn add_account(&mut self, row: &Row, names_account: bool) -> usize {
+        let account = if names_account { row.text(0) } else { None };
+        let at = self.usage.len();
+        self.usage.push((account.clone(), 0));
+        if at >= MANY {
+            self.places.insert(account, at);
+        } else if at + 1 == MANY {
+            let accounts = self.usage.iter().map(|(account, _)| account.clone());
+            self.places = accounts.zip(0..).collect();
+        }
+        at
+    }
 }
 
 /// The accounts that the workflow's rows name, where those pay.

@@ -1,5 +1,7 @@
 //! What the relation cache says.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 /// A column of a descriptor, counted from 0.
@@ -21,6 +23,23 @@ pub(super) unsafe fn attribute(
             .add((*descriptor).natts as usize)
             .cast::<pg_sys::FormData_pg_attribute>()
             .add(at);
+    }
+}
+
+/// The number of a column, counted from 1; None if there is none of that name.
+///
+/// # Safety
+/// The descriptor is that of an open relation.
+pub(crate) unsafe fn column_number(descriptor: pg_sys::TupleDesc, name: &str) -> Option<i32> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        (0..(*descriptor).natts)
+            .find(|at| {
+                let column = attribute(descriptor, *at as usize);
+                let found = CStr::from_ptr((*column).attname.data.as_ptr());
+                found.to_bytes() == name.as_bytes() && !(*column).attisdropped
+            })
+            .map(|at| at + 1)
     }
 }
 

@@ -38,6 +38,7 @@ mod own;
 mod scan;
 mod table;
 
+pub(crate) use catalog::column_number;
 pub(crate) use own::{EntryIds, ledger, now, settlement};
-pub(crate) use scan::{Lookup, Reader, Wanted};
+pub(crate) use scan::{Lookup, Row, Wanted};
 pub(crate) use table::Conflict;

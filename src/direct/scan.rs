@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::ffi::c_char;
 use std::rc::Rc;
 
-use pgrx::{IntoDatum, pg_sys};
+use pgrx::memcxt::PgMemoryContexts;
+use pgrx::{IntoDatum, Uuid, pg_sys};
 
 use super::catalog::{attribute, elements};
 use crate::cache;
@@ -74,7 +75,7 @@ struct Path {
     collation: pg_sys::Oid,
     /// Whether the index has all that is asked for.
     is_covering: bool,
-    /// Of each column asked for: its place in the index, or in the table; and its type.
+    /// Of the key and of each column asked for: its place in the index, or in the table; and its type.
     columns: Vec<(usize, pg_sys::Oid)>,
 }
 
@@ -89,7 +90,10 @@ impl Path {
             }
             let number = |column: &String| column_number(table, column);
             let key = number(&wanted.key)?;
-            let columns: Vec<_> = wanted.columns.iter().map(number).collect::<Option<_>>()?;
+            let mut columns = vec![key];
+            for column in &wanted.columns {
+                columns.push(number(column)?);
+            }
             let list = pg_sys::RelationGetIndexList(table);
             let mut best = None;
             for oid in elements(list) {
@@ -271,6 +275,31 @@ impl KeyType {
             KeyType::Int8 => pg_sys::F_INT8EQ,
         })
     }
+
+    /// How the type is stored: its length, whether by value, its alignment.
+    fn storage(self) -> (i32, bool, u8) {
+        match self {
+            KeyType::Text | KeyType::Varchar => (-1, false, pg_sys::TYPALIGN_INT),
+            KeyType::Uuid => (16, false, pg_sys::TYPALIGN_CHAR),
+            KeyType::Int2 => (2, true, pg_sys::TYPALIGN_SHORT),
+            KeyType::Int4 => (4, true, pg_sys::TYPALIGN_INT),
+            KeyType::Int8 => (8, true, pg_sys::TYPALIGN_DOUBLE),
+        }
+    }
+
+    /// A key, given by canonical text, in the current memory context.
+    fn datum(self, text: &str) -> Option<pg_sys::Datum> {
+        match self {
+            KeyType::Text | KeyType::Varchar => text.into_datum(),
+            KeyType::Int2 => text.parse::<i16>().ok()?.into_datum(),
+            KeyType::Int4 => text.parse::<i32>().ok()?.into_datum(),
+            KeyType::Int8 => text.parse::<i64>().ok()?.into_datum(),
+            KeyType::Uuid => {
+                let number = u128::from_str_radix(&text.replace('-', ""), 16).ok()?;
+                Uuid::from_bytes(number.to_be_bytes()).into_datum()
+            }
+        }
+    }
 }
 
 unsafe extern "C-unwind" {
@@ -282,12 +311,11 @@ unsafe extern "C-unwind" {
     );
 }
 
-/// Reads the rows of one key after the other.
+/// Reads the rows of keys.
 pub(crate) struct Reader {
     path: Rc<Path>,
     snapshot: pg_sys::Snapshot,
     scan: pg_sys::IndexScanDesc,
-    key: pg_sys::ScanKeyData,
     /// Holds a row of the table; null until one is looked at.
     slot: *mut pg_sys::TupleTableSlot,
     visibility_map: pg_sys::Buffer,
@@ -310,22 +338,10 @@ impl Reader {
             });
             let scan = begin_scan(table.relation, index.relation, snapshot);
             (*scan).xs_want_itup = path.is_covering;
-            let mut key = pg_sys::ScanKeyData::default();
-            pg_sys::ScanKeyEntryInitialize(
-                &mut key,
-                0,
-                1,
-                pg_sys::BTEqualStrategyNumber as u16,
-                pg_sys::InvalidOid,
-                path.collation,
-                path.key_type.equals(),
-                pg_sys::Datum::from(0),
-            );
             Reader {
                 path,
                 snapshot,
                 scan,
-                key,
                 slot: std::ptr::null_mut(),
                 visibility_map: pg_sys::InvalidBuffer as pg_sys::Buffer,
                 _index: index,
@@ -334,19 +350,19 @@ impl Reader {
         }
     }
 
-    /// Call `each` with the rows of a key, given by its canonical text.
-    pub(crate) fn read(&mut self, key: &str, mut each: impl FnMut(&Row)) {
-        let Some(key) = KeyDatum::of(self.path.key_type, key) else {
-            return; // No row has a key that the type cannot hold.
-        };
-        self.key.sk_argument = key.datum();
+    /// Call `each` with the rows of keys, which are given by canonical text and sorted: with the place
+    /// of the row's key among them. The rows of one key come one after the other.
+    pub(crate) fn read(&mut self, keys: &[String], mut each: impl FnMut(usize, &Row)) {
         let path = self.path.clone();
+        let argument = Argument::of(path.key_type, keys);
+        let mut key = argument.scan_key(&path);
+        let mut at = 0;
         let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
         let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
         // SAFETY: the scan is of one key, which it copies; the argument lives until all is read. An
         // index has at most INDEX_MAX_KEYS columns.
         unsafe {
-            pg_sys::index_rescan(self.scan, &mut self.key, 1, std::ptr::null_mut(), 0);
+            pg_sys::index_rescan(self.scan, &mut key, 1, std::ptr::null_mut(), 0);
             while self.next() {
                 let (values, nulls) = if path.is_covering {
                     let (tuple, descriptor) = ((*self.scan).xs_itup, (*self.scan).xs_itupdesc);
@@ -358,11 +374,13 @@ impl Reader {
                     pg_sys::slot_getsomeattrs(self.slot, last.unwrap_or_default() as i32);
                     ((*self.slot).tts_values, (*self.slot).tts_isnull)
                 };
-                each(&Row {
+                let row = Row {
                     columns: &path.columns,
                     values,
                     nulls,
-                });
+                };
+                at = row.place_among(keys, at);
+                each(at, &row);
             }
         }
     }
@@ -453,43 +471,75 @@ unsafe fn begin_scan(
     }
 }
 
-/// A key as the index has it.
-enum KeyDatum {
-    Number(i64),
-    Uuid([u8; 16]),
-    Text(pg_sys::Datum),
+/// What is looked for, as the index has it: a key or an array of them.
+struct Argument {
+    datum: pg_sys::Datum,
+    flags: u32,
+    /// Whether the datum is a pointer to memory that is to be given back.
+    is_owned: bool,
 }
 
-impl KeyDatum {
-    fn of(key_type: KeyType, text: &str) -> Option<Self> {
-        match key_type {
-            KeyType::Int2 | KeyType::Int4 | KeyType::Int8 => text.parse().ok().map(Self::Number),
-            KeyType::Uuid => {
-                let digits = text.replace('-', "");
-                let number = u128::from_str_radix(&digits, 16).ok()?;
-                Some(Self::Uuid(number.to_be_bytes()))
-            }
-            KeyType::Text | KeyType::Varchar => text.into_datum().map(Self::Text),
-        }
-    }
-
-    /// Valid as long as this value lives.
-    fn datum(&self) -> pg_sys::Datum {
-        match self {
-            KeyDatum::Number(number) => pg_sys::Datum::from(*number),
-            KeyDatum::Uuid(bytes) => pg_sys::Datum::from(bytes.as_ptr()),
-            KeyDatum::Text(datum) => *datum,
-        }
-    }
-}
-
-impl Drop for KeyDatum {
-    fn drop(&mut self) {
-        if let KeyDatum::Text(datum) = self
-            && !std::thread::panicking()
+impl Argument {
+    /// Text that the key type cannot hold is no row's key.
+    fn of(key_type: KeyType, keys: &[String]) -> Self {
+        let (length, is_by_value, alignment) = key_type.storage();
+        if let [key] = keys
+            && let Some(datum) = key_type.datum(key)
         {
+            return Argument {
+                datum,
+                flags: 0,
+                is_owned: !is_by_value,
+            };
+        }
+        let mut memory = PgMemoryContexts::new("token_balance keys");
+        // SAFETY: the keys live in that context until they are copied into the array.
+        let array = unsafe {
+            let mut datums: Vec<_> = memory.switch_to(|_| {
+                let keys = keys.iter();
+                keys.filter_map(|key| key_type.datum(key)).collect()
+            });
+            pg_sys::construct_array(
+                datums.as_mut_ptr(),
+                datums.len() as i32,
+                key_type.operand(),
+                length,
+                is_by_value,
+                alignment as c_char,
+            )
+        };
+        Argument {
+            datum: pg_sys::Datum::from(array),
+            flags: pg_sys::SK_SEARCHARRAY,
+            is_owned: true,
+        }
+    }
+
+    /// Valid as long as the argument lives.
+    fn scan_key(&self, path: &Path) -> pg_sys::ScanKeyData {
+        let mut key = pg_sys::ScanKeyData::default();
+        // SAFETY: the key is of the first column, and the function is that of the key type.
+        unsafe {
+            pg_sys::ScanKeyEntryInitialize(
+                &mut key,
+                self.flags as i32,
+                1,
+                pg_sys::BTEqualStrategyNumber as u16,
+                pg_sys::InvalidOid,
+                path.collation,
+                path.key_type.equals(),
+                self.datum,
+            );
+        }
+        key
+    }
+}
+
+impl Drop for Argument {
+    fn drop(&mut self) {
+        if self.is_owned && !std::thread::panicking() {
             // SAFETY: palloc'd by `of`.
-            unsafe { pg_sys::pfree(datum.cast_mut_ptr()) };
+            unsafe { pg_sys::pfree(self.datum.cast_mut_ptr()) };
         }
     }
 }
@@ -503,14 +553,32 @@ pub(crate) struct Row<'a> {
 
 impl Row<'_> {
     fn datum(&self, column: usize) -> Option<(pg_sys::Datum, pg_sys::Oid)> {
-        let (place, type_oid) = self.columns[column];
+        let (place, type_oid) = self.columns[column + 1]; // the key comes first
         // SAFETY: the row has a value and a flag at each place that the path names.
         unsafe { (!*self.nulls.add(place)).then(|| (*self.values.add(place), type_oid)) }
     }
 
     /// How many columns were asked for.
     pub(crate) fn len(&self) -> usize {
-        self.columns.len()
+        self.columns.len() - 1
+    }
+
+    /// The place of the row's key among sorted `keys`, one of which it is: mostly that of the row
+    /// before, or the next one.
+    fn place_among(&self, keys: &[String], before: usize) -> usize {
+        let (place, type_oid) = self.columns[0];
+        // SAFETY: as in `datum`; a key that was found is not null.
+        let datum = unsafe { *self.values.add(place) };
+        let is = |key: &String| is_text_of(datum, type_oid, key);
+        if keys.len() == 1 || is(&keys[before]) {
+            return before;
+        }
+        if keys.get(before + 1).is_some_and(is) {
+            return before + 1;
+        }
+        // SAFETY: the datum is of the type.
+        let key = unsafe { plain_text(datum, type_oid) }.unwrap_or_default();
+        keys.binary_search(&key).unwrap_or(before)
     }
 
     /// The text of a column of a key type; None for a null.
@@ -524,26 +592,7 @@ impl Row<'_> {
     pub(crate) fn is_text(&self, column: usize, other: Option<&str>) -> bool {
         match (self.datum(column), other) {
             (None, None) => true,
-            (Some((datum, pg_sys::TEXTOID | pg_sys::VARCHAROID)), Some(other)) => {
-                let value: *const pg_sys::varlena = datum.cast_mut_ptr();
-                // SAFETY: the datum is of the type; what is stored plainly is compared as it stands.
-                let is_plain = unsafe {
-                    !pgrx::varatt_is_1b_e(value)
-                        && (pgrx::varatt_is_1b(value) || pgrx::varatt_is_4b_u(value))
-                };
-                if !is_plain {
-                    return self.text(column).as_deref() == Some(other);
-                }
-                // SAFETY: as above.
-                let bytes = unsafe {
-                    std::slice::from_raw_parts(
-                        pgrx::vardata_any(value).cast::<u8>(),
-                        pgrx::varsize_any_exhdr(value),
-                    )
-                };
-                bytes == other.as_bytes()
-            }
-            (Some(_), Some(other)) => self.text(column).as_deref() == Some(other),
+            (Some((datum, type_oid)), Some(other)) => is_text_of(datum, type_oid, other),
             _ => false,
         }
     }
@@ -557,4 +606,22 @@ impl Row<'_> {
             _ => datum.value() as i64,
         })
     }
+}
+
+/// Whether the text of a datum of a key type is `other`.
+fn is_text_of(datum: pg_sys::Datum, type_oid: pg_sys::Oid, other: &str) -> bool {
+    if matches!(type_oid, pg_sys::TEXTOID | pg_sys::VARCHAROID) {
+        let value: *const pg_sys::varlena = datum.cast_mut_ptr();
+        // SAFETY: the datum is of the type; what is stored plainly is compared as it stands.
+        unsafe {
+            let is_short = pgrx::varatt_is_1b(value) && !pgrx::varatt_is_1b_e(value);
+            if is_short || pgrx::varatt_is_4b_u(value) {
+                let text = pgrx::vardata_any(value).cast::<u8>();
+                let bytes = std::slice::from_raw_parts(text, pgrx::varsize_any_exhdr(value));
+                return bytes == other.as_bytes();
+            }
+        }
+    }
+    // SAFETY: as above.
+    unsafe { plain_text(datum, type_oid) }.as_deref() == Some(other)
 }

@@ -85,7 +85,7 @@ impl Table {
         let slots = Slots::new(self.relation, rows.len().min(BATCH));
         let mut written = 0;
         for batch in rows.chunks(BATCH) {
-            let count = self.insert_batch(batch, &slots, conflict);
+            let count = self.insert_batch(batch, &slots.0[..batch.len()], conflict);
             written += count;
             if count < batch.len() {
                 break;
@@ -94,25 +94,24 @@ impl Table {
         written
     }
 
+    /// Values and tuples live in a memory context of their own, until all are written.
     fn insert_batch<const COLUMNS: usize>(
         &self,
         rows: &[[Arg; COLUMNS]],
-        slots: &Slots,
+        slots: &[*mut pg_sys::TupleTableSlot],
         conflict: Conflict,
     ) -> usize {
-        let slots = &slots.0[..rows.len()];
         let mut memory = PgMemoryContexts::new("token_balance rows");
         // SAFETY: the slots are of this relation, and `is_of_shape` has seen that it has these
-        // columns. Values and tuples live in a memory context of their own, until all are written.
+        // columns.
         unsafe {
             memory.switch_to(|_| {
                 for (row, slot) in rows.iter().zip(slots) {
                     fill(*slot, row);
                 }
                 self.insert_tuples(slots);
-                let mut rows = slots.iter();
-                let written = rows
-                    .by_ref()
+                let written = slots
+                    .iter()
                     .take_while(|slot| self.insert_into_indexes(**slot, conflict))
                     .count();
                 // So that the next command, and the deletion here, see them.
@@ -251,7 +250,11 @@ impl Index {
                 && (*index).indimmediate
                 && !(*index).indisexclusion
                 && self.columns().iter().all(|column| *column > 0);
-            let predicate = pg_sys::RelationGetIndexPredicate(self.relation);
+            // The cached predicate, if it was asked for before: a copy is made for nothing.
+            let mut predicate = (*self.relation).rd_indpred;
+            if predicate.is_null() {
+                predicate = pg_sys::RelationGetIndexPredicate(self.relation);
+            }
             if predicate.is_null() {
                 return is_simple;
             }
