@@ -225,7 +225,9 @@ B4() {
             sample_memory >"$samples" &
             sampler=$!
             PGAPPNAME='bench backlog' measure run "$(settling settle_workflow 1 10 "$BULK")" "$work"
-            wait "$sampler" || true
+            # It may still be looking for a session that was over too soon.
+            kill "$sampler" 2>/dev/null || true
+            wait "$sampler" 2>/dev/null || true
             right extension "$BULK"
             figure B4 backlog "$contender" "$ms"
             # The second half against the first: memory that grows with the work shows.
