@@ -66,6 +66,7 @@ has_cargo_pgrx() {
 # What a release is built with, for all who build one, so that they share what is
 # built: neither panics nor debug symbols name folders of this machine. Cargo joins
 # this variable's flags with those that `cargo pgrx` needs; RUSTFLAGS would replace them.
+# After use_server: the server's headers have a folder, too.
 use_release_flags() {
     local triple target rust c dir
     triple=$(rustc -vV | sed -n 's/^host: //p')
@@ -74,6 +75,7 @@ use_release_flags() {
     rust="--remap-path-prefix=$ROOT=/token_balance --remap-path-prefix=$(rustc --print sysroot)=/rust"
     rust+=" --remap-path-prefix=$target=/target"
     c="-ffile-prefix-map=$target=/target" # pgrx has a little C, compiled as the server was
+    c+=" -ffile-prefix-map=$("$PG_CONFIG_PATH" --includedir-server)=/postgresql"
     # The folders below are named for the registry that the crates come from.
     cargo fetch --quiet --locked --manifest-path "$ROOT/Cargo.toml"
     for dir in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
