@@ -14,14 +14,6 @@ cd "$ROOT"
 
 OUT="${CARGO_TARGET_DIR:-$ROOT/target}/bench"
 
-install_release() {
-    say "building a release for PostgreSQL $PG_VERSION"
-    use_release_flags
-    run_logged "$OUT/build.log" cargo pgrx install --release \
-        --pg-config "$PG_CONFIG_PATH" --no-default-features --features "pg$PG_VERSION" ||
-        die "the extension does not build"
-}
-
 # What the figures depend on.
 machine() {
     local commit
@@ -43,7 +35,7 @@ main() {
     use_server "$version"
     lock_server "$version"
     mkdir -p "$OUT"
-    install_release
+    install_release "$OUT/build.log"
     start_bench_cluster shared_buffers="${SHARED_BUFFERS:-1GB}"
     machine >"$OUT/machine.md"
     run_bench "$OUT/run.log" "$OUT/figures.tsv" \

@@ -34,15 +34,6 @@ check_trace() {
 
 # --- the steps -------------------------------------------------------------------
 
-install_release() {
-    mkdir -p "${CARGO_TARGET_DIR:-$ROOT/target}"
-    say "building a release for PostgreSQL $PG_VERSION"
-    use_release_flags
-    run_logged "${CARGO_TARGET_DIR:-$ROOT/target}/demo-build.log" cargo pgrx install --release \
-        --pg-config "$PG_CONFIG_PATH" --no-default-features --features "pg$PG_VERSION" ||
-        die "the extension does not build"
-}
-
 run_sql() {
     local file=$1
     shift
@@ -109,7 +100,7 @@ main() {
     "$ROOT/scripts/setup.sh" "$version"
     use_server "$version"
     lock_server "$version"
-    install_release
+    install_release "${CARGO_TARGET_DIR:-$ROOT/target}/demo-build.log"
     create_demo_cluster
     start_demo_cluster
     load_platform

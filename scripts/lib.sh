@@ -85,6 +85,16 @@ use_release_flags() {
     export "CARGO_TARGET_${triple^^}_RUSTFLAGS=$rust" CFLAGS="${CFLAGS:+$CFLAGS }$c"
 }
 
+# install_release LOG: a release into the server that use_server chose.
+install_release() {
+    mkdir -p "$(dirname "$1")"
+    say "building a release for PostgreSQL $PG_VERSION"
+    use_release_flags
+    run_logged "$1" cargo pgrx install --release \
+        --pg-config "$PG_CONFIG_PATH" --no-default-features --features "pg$PG_VERSION" ||
+        die "the extension does not build"
+}
+
 # --- servers ---------------------------------------------------------------
 
 is_supported() { [[ " ${SUPPORTED_VERSIONS[*]} " == *" $1 "* ]]; }

@@ -172,6 +172,8 @@ run_script_group() {
             failed=$((failed + 1))
             echo "FAILED   $name ($took, exit $status)"
             tail -n 100 "$log"
+            # Once more, and last: of a long log only its end may be kept.
+            grep -E '^(FAILED|ERROR|error)' "$log" | head -n 20 || true
             ;;
         esac
         # What a script started and left behind must not live on.

@@ -96,20 +96,17 @@ pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed
         ];
         statement.run(&args, Snapshot::Statement)?
     };
-    if outcome.processed == 1 {
-        if let Some(changed) = announcement.changed() {
-            return Ok(Ok(changed));
-        }
-        // Without the ledger's trigger (its owner may have disabled it) arithmetic must do.
-        if let Some(new) = column_of(bound, &change.account)? {
-            return Ok(Ok(Changed {
-                previous: new.saturating_sub(amount),
-                new,
-            }));
-        }
+    let is_made = outcome.processed == 1;
+    if is_made && let Some(changed) = announcement.changed() {
+        return Ok(Ok(changed));
     }
     match column_of(bound, &change.account)? {
         None => Ok(Err(Refusal::UnknownAccount)),
+        // Without the ledger's trigger (its owner may have disabled it) arithmetic must do.
+        Some(new) if is_made => Ok(Ok(Changed {
+            previous: new.saturating_sub(amount),
+            new,
+        })),
         Some(balance) if balance < lowest || balance > highest => Ok(Err(Refusal::OutOfRange)),
         Some(_) => Err(Error::ChargeSuppressed {
             relation: binding.users.sql.clone(),

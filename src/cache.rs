@@ -141,6 +141,13 @@ pub(crate) fn bound_and_locked() -> Result<Rc<Bound>> {
     }
 }
 
+/// Wait for the transactions that settle, and keep others from it until this one ends: each of them
+/// holds the lock of [`bound_and_locked`].
+pub(crate) fn lock_out_settlements(users: pg_sys::Oid) {
+    // SAFETY: locks an OID.
+    unsafe { pg_sys::LockRelationOid(users, pg_sys::ShareRowExclusiveLock as i32) };
+}
+
 /// Whether something that matters has changed since [`bound`] answered.
 pub(crate) fn is_stale() -> bool {
     IS_STALE.get()

@@ -1,15 +1,13 @@
 //! Charging: what was claimed is deducted from the balances, one UPDATE an account for all of its
 //! workflows.
 
-use std::rc::Rc;
-
 use pgrx::PgLogLevel;
 
 use crate::account::{self, Changed, Refusal};
 use crate::cache::Bound;
 use crate::claim::{self, Claim};
 use crate::error::{Error, Result};
-use crate::ledger::{self, Change, Kind, Part};
+use crate::ledger::{self, Change, Part};
 use crate::queue;
 use crate::settle::Asked;
 
@@ -100,14 +98,7 @@ fn deduct(bound: &Bound, claims: &[Claim]) -> Result<Result<Changed, Refusal>> {
         workflow: Some(claim.workflow.clone()),
         actor: actor.clone(),
     });
-    let change = Change {
-        kind: Kind::Settlement,
-        account: first.account.clone(),
-        parts: parts.collect(),
-        reference: None,
-        note: None,
-    };
-    account::change(bound, Rc::new(change))
+    account::change(bound, Change::settlement(&first.account, parts.collect()))
 }
 
 /// The charges one after another, as the ledger has them.

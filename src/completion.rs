@@ -235,16 +235,7 @@ pub(crate) extern "C-unwind" fn at_subtransaction_end(
     }
 }
 
-/// Called by the server when a transaction ends: it leaves no notes.
-pub(crate) extern "C-unwind" fn at_transaction_end(
-    event: pg_sys::XactEvent::Type,
-    _argument: *mut std::ffi::c_void,
-) {
-    use pg_sys::XactEvent::*;
-    if matches!(
-        event,
-        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE
-    ) {
-        NOTES.take();
-    }
+/// The transaction has ended: it leaves no notes.
+pub(crate) fn forget() {
+    NOTES.take();
 }

@@ -65,6 +65,17 @@ pub(crate) struct Part {
 }
 
 impl Change {
+    /// What an account is charged at once.
+    pub(crate) fn settlement(account: &str, parts: Vec<Part>) -> Rc<Self> {
+        Rc::new(Change {
+            kind: Kind::Settlement,
+            account: account.to_owned(),
+            parts,
+            reference: None,
+            note: None,
+        })
+    }
+
     /// Tokens, over all parts; None if that is not a bigint.
     pub(crate) fn amount(&self) -> Option<i64> {
         self.parts

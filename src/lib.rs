@@ -62,12 +62,26 @@ pub extern "C-unwind" fn _PG_init() {
     // SAFETY: the callbacks are functions of this library, which is never unloaded.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(cache::on_invalidation), pg_sys::Datum::from(0));
-        pg_sys::RegisterXactCallback(Some(lock::at_transaction_end), std::ptr::null_mut());
-        pg_sys::RegisterXactCallback(Some(completion::at_transaction_end), std::ptr::null_mut());
+        pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(
             Some(completion::at_subtransaction_end),
             std::ptr::null_mut(),
         );
+    }
+}
+
+/// Called by the server when a transaction ends.
+extern "C-unwind" fn at_transaction_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
+    use pg_sys::XactEvent::*;
+    if matches!(
+        event,
+        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE
+    ) {
+        lock::forget();
+        completion::forget();
     }
 }
 

@@ -131,16 +131,7 @@ fn hash(text: &str) -> u64 {
     }
 }
 
-/// Forget the count when the transaction ends. Registered once a backend.
-pub(crate) extern "C-unwind" fn at_transaction_end(
-    event: pg_sys::XactEvent::Type,
-    _argument: *mut std::ffi::c_void,
-) {
-    use pg_sys::XactEvent::*;
-    if matches!(
-        event,
-        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE
-    ) {
-        LOCKS_TAKEN.set(0);
-    }
+/// The transaction has ended: its locks are gone.
+pub(crate) fn forget() {
+    LOCKS_TAKEN.set(0);
 }

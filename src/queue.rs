@@ -4,8 +4,6 @@
 //! balance has paid yet. It is written in the same transaction as the claim. Who holds the account's
 //! row applies all that is committed there, so nobody waits for the row through another's commit.
 
-use std::rc::Rc;
-
 use pgrx::pg_sys::{INT8OID, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use crate::account::{self, Refusal};
@@ -13,7 +11,7 @@ use crate::binding::{Binding, BusyAccount};
 use crate::cache::Bound;
 use crate::claim::Claim;
 use crate::error::Result;
-use crate::ledger::{self, Change, Kind, Part};
+use crate::ledger::{self, Change, Part};
 use crate::security::RunAs;
 use crate::spi::{
     self, Arg, Row, Snapshot, Statement, moment_sql, texts, uses_transaction_snapshot,
@@ -213,14 +211,8 @@ fn deduct(bound: &Bound, account: &str, queued: &[Queued]) -> Result<bool> {
         workflow: Some(queued.workflow.clone()),
         actor: queued.actor.as_str().into(),
     });
-    let change = Change {
-        kind: Kind::Settlement,
-        account: account.to_owned(),
-        parts: parts.collect(),
-        reference: None,
-        note: None,
-    };
-    Ok(account::change(bound, Rc::new(change))?.is_ok())
+    let change = Change::settlement(account, parts.collect());
+    Ok(account::change(bound, change)?.is_ok())
 }
 
 /// Wait for the account's row and apply what the queue has for it. How many charges that were.

@@ -4,6 +4,8 @@
 # patch names ("Caught by: KIND TEST") must fail, and must have passed before. ONLY=name for one patch.
 # shellcheck source=scripts/lib.sh
 source "${ROOT:?}/scripts/lib.sh"
+# shellcheck source=pg_test/once/server_copy.sh
+source "$ROOT/pg_test/once/server_copy.sh"
 : "${WORK:?}" "${PROJECT:?}" "${PG_VERSION:?}"
 have patch || die 'no patch here'
 clean_up_on_exit
@@ -11,25 +13,12 @@ use_server "$PG_VERSION"
 target="${CARGO_TARGET_DIR:-$ROOT/target}"
 build="$target/mutations" # stays, so that the next run builds only what has changed
 sources="$build/source"
-server="$WORK/server"
 failed=0
 
 copy_sources() {
     rm -rf "$sources"
     mkdir -p "$sources"
     cp -R "$ROOT/Cargo.toml" "$ROOT/Cargo.lock" "$ROOT/src" "$ROOT/sql" "$sources/"
-}
-
-# The server finds its folders by where its programs are, so the same folders elsewhere are a server of their own.
-copy_server() {
-    local dir
-    library="$("$PG_CONFIG_PATH" --pkglibdir)/token_balance.so"
-    for dir in "$PG_BIN" "$("$PG_CONFIG_PATH" --pkglibdir)" "$("$PG_CONFIG_PATH" --sharedir)"; do
-        mkdir -p "$server$dir"
-        cp -R "$dir/." "$server$dir/"
-    done
-    PG_BIN="$server$PG_BIN"
-    [ "$("$PG_BIN/pg_config" --pkglibdir)" = "$server$(dirname "$library")" ] || die 'the copied server looks elsewhere'
 }
 
 # The dependencies are those of the suite's own build, by links. Where that cannot be, cargo builds them again.
@@ -49,8 +38,8 @@ install_library() {
         --manifest-path "$sources/Cargo.toml" --target-dir "$build" >"$WORK/build.log" 2>&1 ||
         { cat "$WORK/build.log" && return 1; }
     # Moved into place: a backend may still have the one before mapped.
-    cp "$build/debug/libtoken_balance.so" "$server$library.new"
-    mv "$server$library.new" "$server$library"
+    cp "$build/debug/libtoken_balance.so" "$pkglib/token_balance.so.new"
+    mv "$pkglib/token_balance.so.new" "$pkglib/token_balance.so"
 }
 
 # run_test KIND TEST [ARGUMENT…]: one test of the suite, in the copied server.
@@ -109,7 +98,7 @@ for patch in "$ROOT"/pg_test/mutations/${ONLY:-*}.patch; do patches+=("$patch");
 [ -f "${patches[0]}" ] || die "no patch ${patches[0]}"
 
 begun=$SECONDS
-copy_server
+copy_server "$WORK/server"
 take_dependencies
 copy_sources
 install_library || die 'the sources were not built'

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Source it after scripts/lib.sh: a copy of the server to install into.
 
-# Makes it in $1, without the extension, and sets PG_BIN, pkglib and share to its folders. A server finds those
+# Makes it in $1, and sets PG_BIN, pkglib and share to its folders. A server finds those
 # relative to its programs, so a copy elsewhere is one of its own.
 copy_server() {
     local dir
@@ -17,7 +17,6 @@ copy_server() {
     share=$1$share
     [ "$("$PG_BIN/pg_config" --pkglibdir) $("$PG_BIN/pg_config" --sharedir)" = "$pkglib $share" ] ||
         die "the copy of the server does not use its own folders"
-    remove_extension
 }
 
 remove_extension() { rm -f "$pkglib/token_balance.so" "$share/extension/token_balance"*; }

@@ -26,6 +26,7 @@ as() { value "$2" "SET ROLE $1; $3"; }      # ROLE DATABASE SQL
 installed_library=$("$PG_CONFIG_PATH" --pkglibdir)/token_balance.so
 installed_extension=$("$PG_CONFIG_PATH" --sharedir)/extension
 copy_server "$WORK/server"
+remove_extension
 cp "$installed_extension"/token_balance{.control,"--$version.sql"} "$ROOT"/sql/token_balance--*--*.sql \
     "$ROOT"/pg_test/upgrade/token_balance--*.{sql,control} "$share/extension"
 c_functions() { sed -nE "s/.*'MODULE_PATHNAME', '(\w+)'.*/\1/p" "$1" | sort -u; }

@@ -64,10 +64,8 @@ fn change_options(binding: &Binding) -> Result<()> {
     if present.options == binding.spec.options {
         return Ok(());
     }
-    // Settlements that run still go by the old options; each of them locks the users table.
-    let lock = pg_sys::ShareRowExclusiveLock as i32;
-    // SAFETY: locks an OID.
-    unsafe { pg_sys::LockRelationOid(binding.users.oid, lock) };
+    // Settlements that run still go by the old options.
+    cache::lock_out_settlements(binding.users.oid);
     queue::drain_all(&*cache::bound()?)?;
     binding.spec.store_options()?;
     tell_other_sessions()?;

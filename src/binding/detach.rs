@@ -60,10 +60,8 @@ fn drain_queue(spec: &Spec) -> Result<()> {
     if spec.options.busy_account == BusyAccount::Wait {
         return Ok(());
     }
-    // Settlements that run may still queue; each of them locks the users table.
-    let lock = pg_sys::ShareRowExclusiveLock as i32;
-    // SAFETY: locks an OID.
-    unsafe { pg_sys::LockRelationOid(spec.users, lock) };
+    // Settlements that run may still queue.
+    cache::lock_out_settlements(spec.users);
     match cache::bound() {
         Ok(bound) => queue::drain_all(&bound).map(|_| ()),
         Err(_) => Ok(()),

@@ -63,26 +63,8 @@ impl Options {
         arguments
     }
 
-    /// Those of the binding that is there. By way of JSON: until `ALTER EXTENSION ... UPDATE` the
-    /// library works on the catalog of 0.1.0, which has no options.
-    pub(super) fn load() -> Result<Self> {
-        let outcome = spi::query(
-            "SELECT COALESCE(j.b OPERATOR(pg_catalog.->>) 'busy_account', 'wait'), \
-             COALESCE(j.b OPERATOR(pg_catalog.->>) 'late_usage', 'pending') \
-             FROM token_balance.binding AS t, pg_catalog.to_jsonb(t) AS j (b)",
-            &[],
-        )?;
-        match outcome.rows.first() {
-            Some(row) => Self::parse(row.text(0), row.text(1)),
-            None => Ok(Self::default()),
-        }
-    }
-
-    /// Keep them beside the binding that is there; as usual they need no keeping.
+    /// Keep them beside the binding that is there.
     pub(super) fn store(self) -> Result<()> {
-        if self == Self::load()? {
-            return Ok(());
-        }
         let busy_account = match self.busy_account {
             BusyAccount::Wait => "wait",
             BusyAccount::Queue => "queue",

@@ -126,13 +126,17 @@ impl Spec {
              later OPERATOR(pg_catalog.->>) 'usage_model', \
              later OPERATOR(pg_catalog.->>) 'usage_stage', \
              later OPERATOR(pg_catalog.->>) 'usage_created_at', \
-             (later OPERATOR(pg_catalog.->>) 'balance_type')::pg_catalog.regtype::pg_catalog.oid \
+             (later OPERATOR(pg_catalog.->>) 'balance_type')::pg_catalog.regtype::pg_catalog.oid, \
+             COALESCE(later OPERATOR(pg_catalog.->>) 'busy_account', 'wait'), \
+             COALESCE(later OPERATOR(pg_catalog.->>) 'late_usage', 'pending') \
              FROM token_balance.binding AS b, pg_catalog.to_jsonb(b) AS later",
             &[],
         )?;
-        let options = Options::load()?;
         let optional = |text: Option<&str>| text.map(str::to_owned);
-        Ok(outcome.rows.first().map(|row| Spec {
+        let Some(row) = outcome.rows.first() else {
+            return Ok(None);
+        };
+        Ok(Some(Spec {
             users: row.oid(0),
             users_name: row.text(1).into(),
             user_key: row.text(2).into(),
@@ -156,7 +160,7 @@ impl Spec {
             usage_stage: optional(row.get(20)),
             usage_created_at: optional(row.get(21)),
             balance_type: row.get(22).map_or(pg_sys::INT4OID, |_| row.oid(22)),
-            options,
+            options: Options::parse(row.text(23), row.text(24))?,
         }))
     }
 
@@ -216,8 +220,7 @@ impl Spec {
                 Arg::Text(&attached_by),
             ],
         )?;
-        self.store_later_columns()?;
-        self.options.store()
+        self.store_later_columns()
     }
 
     /// What 0.1.0 has no columns for; until the extension is updated, it is left out.
@@ -243,8 +246,8 @@ impl Spec {
                 Arg::OptionalText(self.usage_created_at.as_deref()),
                 Arg::Int8(self.balance_type.to_u32().into()),
             ],
-        )
-        .map(|_| ())
+        )?;
+        self.options.store()
     }
 
     /// Change the options of the binding that is there.
