@@ -16,5 +16,5 @@ RUN cd /src && scripts/package.sh "$PG_MAJOR" && rm -f target/package/pg*/*-dbgs
 
 FROM postgres:${PG}-bookworm
 RUN --mount=type=bind,from=build,source=/src/target/package,target=/package \
-    apt-get update && apt-get install -y --no-install-recommends "/package/pg$PG_MAJOR"/*.deb && \
+    apt-get update && apt-get install -y --no-install-recommends "/package/pg$PG_MAJOR"/postgresql-*.deb && \
     rm -rf /var/lib/apt/lists/*

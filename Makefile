@@ -37,7 +37,7 @@ psql:          ## a shell in the demo's database
 bench:         ## how fast it is against other ways, in a private cluster
 	@scripts/bench.sh
 
-package:       ## a .deb and a tar.gz for machines without Rust (PG=16)
+package:       ## .debs and a tar.gz for machines without Rust (PG=16)
 	@scripts/package.sh $(PG)
 
 fmt:           ## format the Rust code

@@ -2,11 +2,13 @@
 # Packs a release for one PostgreSQL, for machines without Rust:
 #   package.sh [VERSION]     default: the newest PostgreSQL that is installed
 # Makes in target/package/pgNN a .deb for Debian's and Ubuntu's servers with its debug
-# symbols in a second one, and a tar.gz for any other server of that version on this
-# kind of machine. The same commit gives the same bytes. DEBFULLNAME and DEBEMAIL name
+# symbols in a second one, a .deb of the dashboard, and a tar.gz of both for any other
+# server of that version on this kind of machine. The same commit gives the same bytes. DEBFULLNAME and DEBEMAIL name
 # the maintainer, if it is not the commit's author.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source-path=SCRIPTDIR
+source "$ROOT/scripts/dashboard/service.sh"
 cd "$ROOT"
 
 OUT=      # where the packages go
@@ -23,6 +25,7 @@ check_versions() {
 build() {
     say "building token_balance $VERSION for PostgreSQL $PG_VERSION"
     use_release_flags
+    build_dashboard --release
     run_logged "$OUT/build.log" env PGRX_BUILD_FLAGS=--locked cargo pgrx package --pg-config "$PG_CONFIG_PATH" \
         --no-default-features --features "pg$PG_VERSION" --out-dir "$OUT/built" >/dev/null ||
         { tail -n 30 "$OUT/build.log" >&2 && die "the extension does not build"; }
@@ -30,9 +33,11 @@ build() {
 
 # Where cargo-pgrx puts the files depends on the server; here it does not.
 lay_out() {
-    mkdir -p "$TREE/lib" "$TREE/extension"
+    mkdir -p "$TREE/lib" "$TREE/extension" "$TREE/dashboard"
     install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --pkglibdir)"/token_balance.so "$TREE/lib"
     install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --sharedir)"/extension/token_balance* "$TREE/extension"
+    install -m 755 "$DASHBOARD_TARGET/release/token_balance_dashboard" "$TREE/dashboard"
+    install -m 644 examples/dashboard/README.md "$TREE/dashboard"
     cp -R README*.md CHANGELOG.md LICENSE docs packaging/debian "$TREE"
     find "$TREE/docs" -name '*.md' -exec chmod 644 {} +
 }
@@ -47,18 +52,20 @@ maintainer() {
     fi
 }
 
-# The crates in the library with their licences, as a paragraph of a control file.
+# crates CARGO_ARGUMENT...: those in a program with their licences, as a paragraph of a control file.
 crates() {
-    cargo tree --locked -e normal,no-proc-macro --no-default-features --features "pg$PG_VERSION" \
-        --prefix none --format '{p}: {l}' | sed -E '1d; s/ \(\*\)$//; s/^/ /' | sort -u
+    cargo tree --locked -e normal,no-proc-macro --prefix none --format '{p}: {l}' "$@" |
+        sed -E '1d; s/ \(\*\)$//; s/^/ /' | sort -u
 }
 
 fill_in_debian_files() {
     local debian="$TREE/debian"
     sed -i -e "s/@PG@/$PG_VERSION/g" -e "s/@MAINTAINER@/$1/" "$debian/control" "$debian/install"
-    crates >"$OUT/crates"
+    crates --no-default-features --features "pg$PG_VERSION" >"$OUT/crates"
+    crates --manifest-path examples/dashboard/Cargo.toml >"$OUT/dashboard-crates"
     sed -E 's/^$/./; s/^/ /' LICENSE >"$OUT/license"
-    sed -i -e "/^@CRATES@$/{r $OUT/crates" -e 'd}' -e "/^@LICENSE@$/{r $OUT/license" -e 'd}' "$debian/copyright"
+    sed -i -e "/^@CRATES@$/{r $OUT/crates" -e 'd}' -e "/^@DASHBOARD_CRATES@$/{r $OUT/dashboard-crates" -e 'd}' \
+        -e "/^@LICENSE@$/{r $OUT/license" -e 'd}' "$debian/copyright"
     cat >"$debian/changelog" <<END
 token-balance ($VERSION-1) stable; urgency=medium
 
@@ -69,7 +76,7 @@ END
 }
 
 pack_deb() {
-    say "packing $DEB_NAME $VERSION"
+    say "packing $DEB_NAME $VERSION and the dashboard"
     fill_in_debian_files "$(maintainer)"
     (cd "$TREE" && run_logged "$OUT/dh.log" debian/rules binary >/dev/null) ||
         { cat "$OUT/dh.log" >&2 && die "debhelper failed"; }
@@ -85,14 +92,15 @@ pack_tar() {
         --mtime="@$SOURCE_DATE_EPOCH" -cf - "$@" | gzip -9n >"$OUT/$archive"
 }
 
-# The same files as in the .deb: the library without its symbols, and these apart.
+# The same files as in the .debs: library and program without their symbols, and the library's apart.
 pack_tars() {
     local dir="$OUT/$NAME"
     say "packing $NAME.tar.gz"
-    mkdir -p "$dir/lib" "$dir/share"
+    mkdir -p "$dir/bin" "$dir/lib" "$dir/share"
+    cp "$TREE/debian/token-balance-dashboard/usr/bin/token_balance_dashboard" "$dir/bin"
     cp "$TREE/debian/$DEB_NAME/usr/lib/postgresql/$PG_VERSION/lib/token_balance.so" "$dir/lib"
     cp -R "$TREE/extension" "$dir/share"
-    cp -R "$TREE"/{README*.md,CHANGELOG.md,LICENSE,docs} "$OUT/crates" "$dir"
+    cp -R "$TREE"/{README*.md,CHANGELOG.md,LICENSE,docs} "$OUT/crates" "$OUT/dashboard-crates" "$dir"
     pack_tar "$NAME.tar.gz" "$NAME"
     # debug/.build-id/…, as debuggers look for it under /usr/lib
     mkdir "$OUT/$NAME-dbgsym"

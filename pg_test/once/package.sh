@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # META.json; and the packages: what they say of themselves, that nothing in them names this machine, that the same
-# sources give the same bytes, and that each one installs into a copy of the server that never saw the extension, and
-# settles there.
+# sources give the same bytes, and that each one installs into a copy of the server that never saw the extension, settles
+# there, and shows the balance by its dashboard.
 set -euo pipefail
 : "${ROOT:?}" "${WORK:?}" "${PG_VERSION:?}"
 # shellcheck source-path=SCRIPTDIR/../../scripts
 source "$ROOT/scripts/lib.sh"
 # shellcheck source-path=SCRIPTDIR
 source "$ROOT/pg_test/once/server_copy.sh"
+# shellcheck source-path=SCRIPTDIR/../../scripts
+source "$ROOT/scripts/dashboard/service.sh"
 use_server "$PG_VERSION"
 clean_up_on_exit
 version=$(project_version)
@@ -51,6 +53,7 @@ cd "$WORK"
 "$ROOT/scripts/package.sh" "$PG_VERSION"
 deb=$(ls "$packages/$name"_*.deb)
 symbols=$(ls "$packages/$name"-dbgsym_*.deb)
+dashboard=$(ls "$packages"/token-balance-dashboard_*.deb)
 archive=$(find "$packages" -maxdepth 1 -name "token_balance-$version-pg$PG_VERSION-*.tar.gz" ! -name '*-dbgsym.tar.gz')
 field() { dpkg-deb --field "$deb" "$1"; }
 
@@ -59,8 +62,9 @@ is 'architecture' "$(field Architecture)" "$(dpkg --print-architecture)"
 is 'the server is a dependency' "$(field Depends | tr ',' '\n' | grep -cxE " *postgresql-$PG_VERSION")" 1
 is 'and the C library of a version' "$(field Depends | grep -cE 'libc6 \(>= [0-9.]+\)')" 1
 is 'debug symbols' "$(dpkg-deb --field "$symbols" Depends)" "$name (= $version-1)"
-mkdir "$WORK/deb" "$WORK/dbgsym" "$WORK/tar" "$WORK/control"
+mkdir "$WORK/deb" "$WORK/dashboard" "$WORK/dbgsym" "$WORK/tar" "$WORK/control"
 dpkg-deb -x "$deb" "$WORK/deb"
+dpkg-deb -x "$dashboard" "$WORK/dashboard"
 dpkg-deb -x "$symbols" "$WORK/dbgsym"
 dpkg-deb -e "$deb" "$WORK/control"
 tar -xzf "$archive" -C "$WORK/tar" --strip-components=1
@@ -74,11 +78,17 @@ is 'files of the server' "$(cd "$WORK/deb" && find . -type f ! -path './usr/shar
             if [ -e "$script" ]; then echo "$extension/${script##*/} 644"; fi
         done
     } | sort)"
+is 'files of the dashboard' \
+    "$(cd "$WORK/dashboard" && find . -type f ! -path './usr/share/doc/*' -printf '%m %P\n' | sort | tr '\n' ' ')" \
+    '600 etc/default/token-balance-dashboard 644 lib/systemd/system/token-balance-dashboard.service 755 usr/bin/token_balance_dashboard '
+is 'the dashboard needs no server beside it' "$(dpkg-deb --field "$dashboard" Depends | grep -c postgresql)" 0
 is 'files of its documentation' \
     "$(cd "$WORK/deb/usr/share/doc/$name" && find . -name copyright -o -name 'changelog*.gz' -o -name 'README.md*' | sort | tr '\n' ' ')" \
     './README.md.gz ./changelog.Debian.gz ./changelog.gz ./copyright '
 is 'the licence of pgrx is named' "$(grep -cE '^ pgrx v[0-9.]+: MIT$' "$WORK/deb/usr/share/doc/$name/copyright")" 1
 is 'tar.gz: the same library' "$(cmp "$WORK/tar/lib/token_balance.so" "$WORK/deb/$library" && echo same)" same
+is 'and of axum, in the dashboard' "$(grep -cE '^ axum v[0-9.]+: MIT$' "$WORK/dashboard/usr/share/doc/token-balance-dashboard/copyright")" 1
+is 'tar.gz: the same dashboard' "$(cmp "$WORK/tar/bin/token_balance_dashboard" "$WORK/dashboard/usr/bin/token_balance_dashboard" && echo same)" same
 is 'tar.gz: the same SQL' "$(diff -r "$WORK/tar/share/extension" "$WORK/deb/$extension" && echo same)" same
 
 # --- the library ---------------------------------------------------------------------
@@ -92,9 +102,9 @@ is 'no debug sections' "$(readelf -SW "$WORK/deb/$library" | grep -cF '.debug_')
 is 'the symbols are those of the library' "$(build_id "$debug")" "$(build_id "$WORK/deb/$library")"
 is 'lines of the sources are in them' "$(grep -qaF 'settle.rs' "$WORK/dbgsym/plain" && echo yes)" yes
 
-find "$WORK/deb" "$WORK/tar" -name '*.gz' -exec gunzip {} +
+find "$WORK/deb" "$WORK/dashboard" "$WORK/tar" -name '*.gz' -exec gunzip {} +
 for path in "$ROOT/" "$target/" "$DEV_HOME/" "$HOME/" "${CARGO_HOME:-$HOME/.cargo}/" "$WORK/"; do
-    is "no file names $path" "$(grep -rlaF "$path" "$WORK/deb" "$WORK/tar" "$WORK/control" "$WORK/dbgsym/plain")" ''
+    is "no file names $path" "$(grep -rlaF "$path" "$WORK/deb" "$WORK/dashboard" "$WORK/tar" "$WORK/control" "$WORK/dbgsym/plain")" ''
 done
 
 # --- the same bytes again ------------------------------------------------------------
@@ -114,7 +124,31 @@ is_not_there() {
     in_server_env "$PG_BIN/psql" -X -q -c 'CREATE EXTENSION token_balance' 2>&1 | grep -cE 'is not available|could not open extension control file'
 }
 
-settles() { # WHAT
+# What the program answers to ann, set up as the README says it.
+balance_by() { # PROGRAM
+    local log="$PRIVATE_DIR/dashboard.log" url
+    { reader_grants && echo 'CREATE ROLE token_dashboard LOGIN IN ROLE token_reader'; } |
+        in_server_env "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1
+    local -x DASHBOARD_JWT_SECRET DASHBOARD_ADDRESS=127.0.0.1:0
+    DASHBOARD_JWT_SECRET=$(new_secret)
+    set -m
+    env PGHOST="$CLUSTER_SOCKET" PGPORT=5432 PGUSER=token_dashboard PGDATABASE=postgres "$1" >"$log" 2>&1 9>&- &
+    CHILD=$!
+    set +m
+    for _ in {1..100}; do
+        url=$(sed -n 's/^serving //p' "$log")
+        [ -z "$url" ] || break
+        sleep 0.1
+    done
+    python3 -c 'import sys, urllib.request as r
+print(r.urlopen(r.Request(sys.argv[1], headers={"Authorization": "Bearer " + sys.argv[2]}), timeout=30).read().decode())' \
+        "${url}api/v1/token-usage/balance" "$("$1" token ann)" 2>&1 || cat "$log"
+    kill -TERM -- "-$CHILD"
+    wait "$CHILD" || true
+    CHILD=
+}
+
+settles() { # WHAT LIBRARY SCRIPTS DASHBOARD
     make_private_dir
     CLUSTER_HOME=$PRIVATE_DIR
     init_cluster "$PRIVATE_DIR/data"
@@ -144,9 +178,10 @@ SQL
 ann|998500
 bob|-1000000
 $version"
+    is "$1: the dashboard shows it" "$(balance_by "$4" | tr -d ' ')" '{"is_overdraft":false,"token_balance":998500}'
     is "$1: no internal error in the log" "$(grep -cE 'PANIC|panicked|XX000|TRAP' "$PRIVATE_DIR/server.log")" 0
     stop_cluster "$PRIVATE_DIR/data"
 }
-settles deb "${library%/*}" "$extension"
-settles tar lib share/extension
+settles deb "${library%/*}" "$extension" "$WORK/dashboard/usr/bin/token_balance_dashboard"
+settles tar lib share/extension "$WORK/tar/bin/token_balance_dashboard"
 exit "$failed"

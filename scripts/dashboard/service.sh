@@ -5,9 +5,10 @@
 DASHBOARD_TARGET="${CARGO_TARGET_DIR:-$ROOT/target}/dashboard/build"
 DASHBOARD_PROGRAM="$DASHBOARD_TARGET/debug/token_balance_dashboard"
 
+# build_dashboard [CARGO_ARGUMENT...]
 build_dashboard() {
     say "building the dashboard"
-    (cd "$ROOT/examples/dashboard" && cargo build --quiet --locked --target-dir "$DASHBOARD_TARGET") ||
+    (cd "$ROOT/examples/dashboard" && cargo build --quiet --locked --target-dir "$DASHBOARD_TARGET" "$@") ||
         die "the dashboard does not build"
 }
 
