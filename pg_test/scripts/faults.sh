@@ -47,6 +47,18 @@ END $$;
 CREATE FUNCTION fault_of_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
 BEGIN IF tg_tag = current_setting('tb.fault', true) THEN RAISE EXCEPTION 'a fault' USING ERRCODE = 'PT402'; END IF; END $$;
 CREATE EVENT TRIGGER fault ON ddl_command_start EXECUTE FUNCTION fault_of_ddl();
+-- An index that orders by this is kept without an executor (src/direct): a fault in the middle of that.
+CREATE FUNCTION fault_order(a bigint, b bigint) RETURNS integer LANGUAGE plpgsql AS $$
+BEGIN
+    CASE current_setting('tb.in_index', true)
+        WHEN 'raise' THEN RAISE EXCEPTION 'a fault' USING ERRCODE = 'PT402';
+        WHEN 'divide' THEN PERFORM 1 / (SELECT count(*) FROM pg_class WHERE oid = 0);
+        ELSE NULL;
+    END CASE;
+    RETURN btint8cmp(a, b);
+END $$;
+CREATE OPERATOR CLASS fault_ops FOR TYPE bigint USING btree
+    AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 fault_order(bigint, bigint);
 CREATE SCHEMA note;
 -- All that the extension keeps or makes.
 CREATE FUNCTION note.state() RETURNS text LANGUAGE plpgsql AS $$
@@ -166,6 +178,20 @@ one complete 'waits for the same workflow' "$(locked "SELECT settle_workflow(:'w
 one credit 'waits for the same reference' "$(locked "SELECT token_balance.credit(:'a', 1, 'c' || :'w')" lock_timeout)" "$unlocked" 55P03
 fault 'settle: an id that the workflow table must know' "$(locked 'LOCK TABLE workflows IN ACCESS EXCLUSIVE MODE' lock_timeout)" "$unlocked" \
     "SELECT settle_workflow(:'w');" 55P03 "DELETE FROM token_usage WHERE workflow_id = :'w';"
+# in the middle of what is written without an executor: an index's own code, a row that somebody else has not committed
+for what in settle complete many credit late; do
+    for index in "$settlement (usage_tokens" "$ledger (amount"; do
+        case "$what $index" in "credit $settlement"* | "late $settlement"*) continue ;; esac
+        for kind in raise:PT402 divide:22012; do
+            one $what "${index% (*}, an index: ${kind%:*}" "CREATE INDEX fault ON $index fault_ops); SET tb.in_index = '${kind%:*}';" \
+                'RESET tb.in_index; DROP INDEX token_balance.fault;' "${kind#*:}"
+        done
+    done
+done
+for what in settle complete many; do
+    one $what 'waits for a settlement without its lock' \
+        "$(locked "INSERT INTO $settlement (workflow_id, user_id, usage_tokens) VALUES (:'w', :'a', 0)" lock_timeout)" "$unlocked" 55P03
+done
 # out of range, by what is called directly
 low="UPDATE users SET token_balance = -2147483645 WHERE id = :'a';"
 high="UPDATE users SET token_balance = 2147483645 WHERE id = :'a';"

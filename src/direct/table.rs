@@ -8,6 +8,7 @@ use pgrx::pg_sys::IndexUniqueCheck;
 
 use super::catalog::{attribute, elements};
 use crate::spi::Arg;
+use crate::sqlstate::with_sqlstate_kept;
 
 /// So many rows are in memory at a time.
 const BATCH: usize = 200;
@@ -85,7 +86,9 @@ impl Table {
         let slots = Slots::new(self.relation, rows.len().min(BATCH));
         let mut written = 0;
         for batch in rows.chunks(BATCH) {
-            let count = self.insert_batch(batch, &slots.0[..batch.len()], conflict);
+            let slots = &slots.0[..batch.len()];
+            // An index of the DBA's may have a function of the DBA's.
+            let count = with_sqlstate_kept(|| self.insert_batch(batch, slots, conflict));
             written += count;
             if count < batch.len() {
                 break;
