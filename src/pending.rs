@@ -9,11 +9,12 @@ use serde::Serialize;
 
 use crate::binding::{Binding, Payer};
 use crate::cache::{self, Bound};
+use crate::claim;
 use crate::error::{Result, notice};
 use crate::queue;
 use crate::security::RunAs;
 use crate::settle::{Asked, settle};
-use crate::spi::{self, Arg, Cursor, Life, MayCommit, Snapshot, texts};
+use crate::spi::{self, Arg, Cursor, Life, MayCommit, Row, Snapshot, texts};
 
 /// Groups of usage that are read, and workflows that are settled, at a time.
 const BATCH: usize = 1_000;
@@ -94,29 +95,35 @@ enum Which {
     SettledBefore,
 }
 
-/// Of usage by workflow and account ($1, $2, $3), the workflows of which some is not accounted for.
-fn unsettled_sql(binding: &Binding, which: Which) -> String {
-    let same_account = match &binding.payer {
-        Payer::Usage(_) => "AND s.user_id OPERATOR(pg_catalog.=) g.user_id",
-        Payer::Workflow(_) => "",
-    };
-    let settled_before = match which {
-        Which::Completed => "",
-        Which::SettledBefore => {
-            "AND EXISTS (SELECT 1 FROM token_balance.settlement AS e \
-             WHERE e.workflow_id OPERATOR(pg_catalog.=) g.workflow_id \
-             AND e.first_settled_at IS NOT NULL)"
-        }
-    };
-    format!(
-        "SELECT DISTINCT g.workflow_id \
-         FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
-         pg_catalog.unnest($3::pg_catalog.numeric[])) AS g (workflow_id, user_id, tokens) \
-         CROSS JOIN LATERAL (SELECT COALESCE(pg_catalog.sum(s.usage_tokens), 0) AS tokens \
-         FROM token_balance.settlement AS s \
-         WHERE s.workflow_id OPERATOR(pg_catalog.=) g.workflow_id {same_account}) AS t \
-         WHERE g.tokens OPERATOR(pg_catalog.>) t.tokens {settled_before} ORDER BY 1"
-    )
+/// Of the workflows $1, those that were settled once.
+const SETTLED_BEFORE: &str = "SELECT k.id FROM pg_catalog.unnest($1) AS k (id) \
+     WHERE EXISTS (SELECT 1 FROM token_balance.settlement AS s \
+     WHERE s.workflow_id OPERATOR(pg_catalog.=) k.id AND s.first_settled_at IS NOT NULL) ORDER BY 1";
+
+/// Of usage by workflow and account, the workflows of which some is not accounted for, in order.
+fn unsettled(bound: &Bound, groups: &[Row]) -> Result<Vec<String>> {
+    let mut workflows = texts(groups, 0);
+    workflows.sort_unstable();
+    workflows.dedup();
+    let settled = claim::read_settled(bound, &workflows)?;
+    let mut is_unsettled = vec![false; workflows.len()];
+    for group in groups {
+        let place = workflows.binary_search_by(|workflow| workflow.as_str().cmp(group.text(0)));
+        let at = place.unwrap_or_default(); // it is one of them
+        let accounted_for: i128 = match &bound.binding.payer {
+            Payer::Usage(_) => settled[at]
+                .get(group.text(1))
+                .copied()
+                .unwrap_or_default()
+                .into(),
+            Payer::Workflow(_) => settled[at].values().copied().map(i128::from).sum(),
+        };
+        is_unsettled[at] |= group.number(2).unwrap_or(0_i128) > accounted_for;
+    }
+    let workflows = workflows.into_iter().zip(is_unsettled);
+    Ok(workflows
+        .filter_map(|(workflow, is_unsettled)| is_unsettled.then_some(workflow))
+        .collect())
 }
 
 /// Workflows with unsettled usage, found a batch at a time.
@@ -141,17 +148,13 @@ impl Pending {
         if groups.is_empty() {
             return Ok(None);
         }
-        let _owner = RunAs::owner(bound.binding.extension_owner);
-        let outcome = spi::query(
-            &unsettled_sql(&bound.binding, self.which),
-            &[
-                Arg::TextArray(&texts(&groups, 0)),
-                Arg::TextArray(&texts(&groups, 1)),
-                Arg::TextArray(&texts(&groups, 2)),
-            ],
-        )?;
-        let workflows = outcome.rows.iter().map(|row| row.text(0).to_owned());
-        Ok(Some((groups.len(), workflows.collect())))
+        let mut workflows = unsettled(bound, &groups)?;
+        if self.which == Which::SettledBefore {
+            let _owner = RunAs::owner(bound.binding.extension_owner);
+            let outcome = spi::query(SETTLED_BEFORE, &[Arg::TextArray(&workflows)])?;
+            workflows = texts(&outcome.rows, 0);
+        }
+        Ok(Some((groups.len(), workflows)))
     }
 }
 
