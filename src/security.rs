@@ -6,6 +6,18 @@
 
 use pgrx::pg_sys;
 
+/// From miscadmin.h. They only read and write variables and raise nothing: pgrx's guard around each
+/// would cost more than they do.
+mod raw {
+    use pgrx::pg_sys::Oid;
+
+    unsafe extern "C-unwind" {
+        pub(super) fn GetUserId() -> Oid;
+        pub(super) fn GetUserIdAndSecContext(user: *mut Oid, context: *mut i32);
+        pub(super) fn SetUserIdAndSecContext(user: Oid, context: i32);
+    }
+}
+
 /// While this value lives, the backend acts as `owner`. Dropping it restores the caller, also when
 /// an error unwinds; a transaction abort restores it as well.
 pub(crate) struct RunAs {
@@ -33,8 +45,8 @@ impl RunAs {
         // SAFETY: both calls only read and write the backend's user id and security context; the
         // pointers are to live locals.
         unsafe {
-            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-            pg_sys::SetUserIdAndSecContext(
+            raw::GetUserIdAndSecContext(&mut user, &mut context);
+            raw::SetUserIdAndSecContext(
                 owner,
                 context
                     | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS | more)
@@ -48,12 +60,12 @@ impl RunAs {
 impl Drop for RunAs {
     fn drop(&mut self) {
         // SAFETY: restores what GetUserIdAndSecContext returned.
-        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) }
+        unsafe { raw::SetUserIdAndSecContext(self.user, self.context) }
     }
 }
 
 /// The role that the caller acts as.
 pub(crate) fn current_user() -> pg_sys::Oid {
     // SAFETY: reads a backend variable.
-    unsafe { pg_sys::GetUserId() }
+    unsafe { raw::GetUserId() }
 }

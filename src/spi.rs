@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::{IntoDatum, Uuid, pg_sys};
 
+use crate::direct;
 use crate::error::{Error, Result};
 use crate::security::RunAs;
 use crate::sqlstate::with_sqlstate_kept;
@@ -574,7 +575,7 @@ pub(crate) unsafe fn column_text(
         if is_null {
             return None;
         }
-        if let Some(text) = plain_text(datum, pg_sys::SPI_gettypeid(tupdesc, number)) {
+        if let Some(text) = plain_text(datum, direct::column_type(tupdesc, number)) {
             return Some(text);
         }
         let value = pg_sys::SPI_getvalue(tuple, tupdesc, number);
@@ -590,20 +591,8 @@ pub(crate) unsafe fn column_text(
 /// `datum` is of the type.
 pub(crate) unsafe fn plain_text(datum: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<String> {
     match type_oid {
-        // SAFETY: as the caller promises; a detoasted copy is freed.
-        pg_sys::TEXTOID | pg_sys::VARCHAROID => unsafe {
-            let value: *mut pg_sys::varlena = datum.cast_mut_ptr();
-            let detoasted = pg_sys::pg_detoast_datum_packed(value);
-            let bytes = std::slice::from_raw_parts(
-                pgrx::vardata_any(detoasted).cast::<u8>(),
-                pgrx::varsize_any_exhdr(detoasted),
-            );
-            let text = String::from_utf8_lossy(bytes).into_owned();
-            if detoasted != value {
-                pg_sys::pfree(detoasted.cast());
-            }
-            Some(text)
-        },
+        // SAFETY: as the caller promises.
+        pg_sys::TEXTOID | pg_sys::VARCHAROID => unsafe { Some(text_of(datum.cast_mut_ptr())) },
         pg_sys::INT2OID => Some((datum.value() as i16).to_string()),
         pg_sys::INT4OID => Some((datum.value() as i32).to_string()),
         pg_sys::INT8OID => Some((datum.value() as i64).to_string()),
@@ -613,6 +602,39 @@ pub(crate) unsafe fn plain_text(datum: pg_sys::Datum, type_oid: pg_sys::Oid) -> 
             Some(Uuid::from_bytes(bytes).to_string())
         },
         _ => None,
+    }
+}
+
+/// # Safety
+/// `value` is text.
+unsafe fn text_of(value: *mut pg_sys::varlena) -> String {
+    // SAFETY: as the caller promises; a detoasted copy is freed.
+    unsafe {
+        if let Some(bytes) = plain_bytes(value) {
+            return String::from_utf8_lossy(bytes).into_owned();
+        }
+        let detoasted = pg_sys::pg_detoast_datum_packed(value);
+        let text = plain_bytes(detoasted).map(String::from_utf8_lossy);
+        let text = text.unwrap_or_default().into_owned();
+        if detoasted != value {
+            pg_sys::pfree(detoasted.cast());
+        }
+        text
+    }
+}
+
+/// What is in a value that is stored plainly: not compressed and not elsewhere.
+///
+/// # Safety
+/// `value` is a varlena that outlives the answer.
+pub(crate) unsafe fn plain_bytes<'a>(value: *const pg_sys::varlena) -> Option<&'a [u8]> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let is_short = pgrx::varatt_is_1b(value) && !pgrx::varatt_is_1b_e(value);
+        (is_short || pgrx::varatt_is_4b_u(value)).then(|| {
+            let bytes = pgrx::vardata_any(value).cast::<u8>();
+            std::slice::from_raw_parts(bytes, pgrx::varsize_any_exhdr(value))
+        })
     }
 }
 

@@ -26,6 +26,15 @@ pub(super) unsafe fn attribute(
     }
 }
 
+/// The type of a column, counted from 1.
+///
+/// # Safety
+/// The descriptor has the column.
+pub(crate) unsafe fn column_type(descriptor: pg_sys::TupleDesc, number: i32) -> pg_sys::Oid {
+    // SAFETY: as the caller promises.
+    unsafe { (*attribute(descriptor, number as usize - 1)).atttypid }
+}
+
 /// The number of a column, counted from 1; None if there is none of that name.
 ///
 /// # Safety

@@ -31,14 +31,17 @@
 //! - **Errors** leave as panics through pgrx's guards. Relations, buffers, slots and locks belong to the
 //!   resource owner, and the abort of the (sub)transaction gives them back: while a panic unwinds,
 //!   nothing here does.
+//! - **One guard a row, not one a call**: what the server is asked for a row, one function after the
+//!   other, goes through a single guard of pgrx's ([`raw`]). Inside it there is nothing to be dropped.
 //! - **Memory** is that of a context of its own, gone when the rows are written.
 
 mod catalog;
 mod own;
+mod raw;
 mod scan;
 mod table;
 
-pub(crate) use catalog::column_number;
+pub(crate) use catalog::{column_number, column_type};
 pub(crate) use own::{EntryIds, ledger, now, settlement};
 pub(crate) use scan::{Lookup, Row, Wanted};
 pub(crate) use table::Conflict;

@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::{INT8OID, TEXTOID, TIMESTAMPTZOID};
 
+use super::raw;
 use super::table::{Shape, Table};
 use crate::cache::{self, Bound};
 
@@ -58,11 +59,6 @@ fn open(table: pg_sys::Oid, shape: &Shape) -> Option<Table> {
     (!cache::is_stale()).then_some(table)
 }
 
-unsafe extern "C-unwind" {
-    /// From sequence.h, which pgrx does not bind.
-    fn nextval_internal(sequence: pg_sys::Oid, check_permissions: bool) -> i64;
-}
-
 /// The ids that the ledger's identity column gives.
 pub(crate) struct EntryIds(pg_sys::Oid);
 
@@ -70,12 +66,12 @@ impl EntryIds {
     /// As the column's own default does it: without a look at the caller's privileges.
     pub(crate) fn next(&self) -> i64 {
         // SAFETY: one call of a function of the server, which checks its argument.
-        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| nextval_internal(self.0, false)) }
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| raw::nextval_internal(self.0, false)) }
     }
 }
 
 /// As `clock_timestamp()`.
 pub(crate) fn now() -> pg_sys::TimestampTz {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    // SAFETY: reads the clock, and raises nothing.
+    unsafe { raw::GetCurrentTimestamp() }
 }

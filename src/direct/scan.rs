@@ -5,12 +5,14 @@ use std::ffi::c_char;
 use std::rc::Rc;
 
 use pgrx::memcxt::PgMemoryContexts;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{IntoDatum, Uuid, pg_sys};
 
 use super::catalog::{attribute, elements};
+use super::raw;
 use crate::cache;
 use crate::key::KeyType;
-use crate::spi::{c_string, plain_text, uses_transaction_snapshot};
+use crate::spi::{c_string, plain_bytes, plain_text, uses_transaction_snapshot};
 
 /// Which rows of which table are asked for, and what of them.
 #[derive(Clone, Debug)]
@@ -77,6 +79,8 @@ struct Path {
     is_covering: bool,
     /// Of the key and of each column asked for: its place in the index, or in the table; and its type.
     columns: Vec<(usize, pg_sys::Oid)>,
+    /// The last one of them.
+    last: i32,
 }
 
 impl Path {
@@ -213,12 +217,16 @@ impl Open {
                     .map(|column| (*column as usize - 1, type_of(*column)))
                     .collect()
             };
+            let is_covering = in_index.is_some();
+            let columns: Vec<_> = in_index.unwrap_or_else(in_table);
+            let last = columns.iter().map(|(place, _)| *place as i32 + 1).max();
             Some(Path {
                 index: (*relation).rd_id,
                 key_type,
                 collation,
-                is_covering: in_index.is_some(),
-                columns: in_index.unwrap_or_else(in_table),
+                is_covering,
+                last: last.unwrap_or_default(),
+                columns,
             })
         }
     }
@@ -302,15 +310,6 @@ impl KeyType {
     }
 }
 
-unsafe extern "C-unwind" {
-    /// From predicate.h, which pgrx does not bind.
-    fn PredicateLockPage(
-        relation: pg_sys::Relation,
-        block: pg_sys::BlockNumber,
-        snapshot: pg_sys::Snapshot,
-    );
-}
-
 /// Reads the rows of keys.
 pub(crate) struct Reader {
     path: Rc<Path>,
@@ -319,6 +318,9 @@ pub(crate) struct Reader {
     /// Holds a row of the table; null until one is looked at.
     slot: *mut pg_sys::TupleTableSlot,
     visibility_map: pg_sys::Buffer,
+    /// The values of an index entry, and which of them are null.
+    values: [pg_sys::Datum; pg_sys::INDEX_MAX_KEYS as usize],
+    nulls: [bool; pg_sys::INDEX_MAX_KEYS as usize],
     // Closed after what Drop gives back.
     _index: Open,
     table: Open,
@@ -330,13 +332,16 @@ impl Reader {
         // has come since it was found. What the transaction has written before is to be seen.
         unsafe {
             let index = Open::index(path.index);
-            pg_sys::CommandCounterIncrement();
-            let snapshot = pg_sys::RegisterSnapshot(if uses_transaction_snapshot() {
-                pg_sys::GetLatestSnapshot()
-            } else {
-                pg_sys::GetTransactionSnapshot()
+            let (snapshot, scan) = pg_guard_ffi_boundary(|| {
+                raw::CommandCounterIncrement();
+                let snapshot = raw::RegisterSnapshot(if uses_transaction_snapshot() {
+                    raw::GetLatestSnapshot()
+                } else {
+                    raw::GetTransactionSnapshot()
+                });
+                let scan = begin_scan(table.relation, index.relation, snapshot);
+                (snapshot, scan)
             });
-            let scan = begin_scan(table.relation, index.relation, snapshot);
             (*scan).xs_want_itup = path.is_covering;
             Reader {
                 path,
@@ -344,6 +349,8 @@ impl Reader {
                 scan,
                 slot: std::ptr::null_mut(),
                 visibility_map: pg_sys::InvalidBuffer as pg_sys::Buffer,
+                values: [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize],
+                nulls: [true; pg_sys::INDEX_MAX_KEYS as usize],
                 _index: index,
                 table,
             }
@@ -357,22 +364,18 @@ impl Reader {
         let argument = Argument::of(path.key_type, keys);
         let mut key = argument.scan_key(&path);
         let mut at = 0;
-        let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
-        let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
-        // SAFETY: the scan is of one key, which it copies; the argument lives until all is read. An
-        // index has at most INDEX_MAX_KEYS columns.
+        // SAFETY: the scan is of one key, which it copies; the argument lives until all is read.
         unsafe {
             pg_sys::index_rescan(self.scan, &mut key, 1, std::ptr::null_mut(), 0);
             while self.next() {
                 let (values, nulls) = if path.is_covering {
-                    let (tuple, descriptor) = ((*self.scan).xs_itup, (*self.scan).xs_itupdesc);
-                    let (values, nulls) = (values.as_mut_ptr(), nulls.as_mut_ptr());
-                    pg_sys::index_deform_tuple(tuple, descriptor, values, nulls);
-                    (values, nulls)
+                    (self.values.as_ptr(), self.nulls.as_ptr())
                 } else {
-                    let last = path.columns.iter().map(|(place, _)| place + 1).max();
-                    pg_sys::slot_getsomeattrs(self.slot, last.unwrap_or_default() as i32);
-                    ((*self.slot).tts_values, (*self.slot).tts_isnull)
+                    let slot = self.slot;
+                    (
+                        (*slot).tts_values.cast_const(),
+                        (*slot).tts_isnull.cast_const(),
+                    )
                 };
                 let row = Row {
                     columns: &path.columns,
@@ -390,49 +393,107 @@ impl Reader {
     /// # Safety
     /// The scan has a key.
     unsafe fn next(&mut self) -> bool {
-        // SAFETY: as the caller promises; a tid lives until the next one is asked for.
+        // SAFETY: as the caller promises. One guard goes around all that is done for a row; what it
+        // guards has nothing to drop.
         unsafe {
             loop {
                 pgrx::check_for_interrupts!();
-                let forward = pg_sys::ScanDirection::ForwardScanDirection;
-                let Some(tid) = pg_sys::index_getnext_tid(self.scan, forward).as_ref() else {
-                    return false;
-                };
-                let block = u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo);
-                if self.path.is_covering && self.is_all_visible(block) {
-                    return true;
-                }
-                if self.slot.is_null() {
+                let mut found = pg_guard_ffi_boundary(|| self.find_next());
+                if found == Next::NoSlot {
                     let table = self.table.relation;
                     self.slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
+                    found = pg_guard_ffi_boundary(|| self.fetch());
                 }
-                if pg_sys::index_fetch_heap(self.scan, self.slot) {
-                    return true;
+                match found {
+                    Next::Row => return true,
+                    Next::End => return false,
+                    Next::Unseen | Next::NoSlot => {}
                 }
             }
+        }
+    }
+
+    /// # Safety
+    /// The scan has a key; pgrx's guard is around this.
+    unsafe fn find_next(&mut self) -> Next {
+        // SAFETY: as the caller promises; a tid lives until the next one is asked for.
+        unsafe {
+            let forward = pg_sys::ScanDirection::ForwardScanDirection;
+            let Some(tid) = raw::index_getnext_tid(self.scan, forward).as_ref() else {
+                return Next::End;
+            };
+            let block = u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo);
+            if self.path.is_covering && self.is_all_visible(block) {
+                self.take_entry();
+                return Next::Row;
+            }
+            self.fetch()
+        }
+    }
+
+    /// The row in the table, of the entry that was just found.
+    ///
+    /// # Safety
+    /// As of [`Reader::find_next`].
+    unsafe fn fetch(&mut self) -> Next {
+        if self.slot.is_null() {
+            return Next::NoSlot;
+        }
+        // SAFETY: as the caller promises; the slot is of the table.
+        unsafe {
+            if !raw::index_fetch_heap(self.scan, self.slot) {
+                return Next::Unseen;
+            }
+            if self.path.is_covering {
+                self.take_entry();
+            } else if i32::from((*self.slot).tts_nvalid) < self.path.last {
+                raw::slot_getsomeattrs_int(self.slot, self.path.last);
+            }
+        }
+        Next::Row
+    }
+
+    /// # Safety
+    /// As of [`Reader::find_next`]; the scan has an entry.
+    unsafe fn take_entry(&mut self) {
+        // SAFETY: as the caller promises. An index has at most INDEX_MAX_KEYS columns.
+        unsafe {
+            let (values, nulls) = (self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+            let (entry, descriptor) = ((*self.scan).xs_itup, (*self.scan).xs_itupdesc);
+            raw::index_deform_tuple(entry, descriptor, values, nulls);
         }
     }
 
     /// Whether every transaction sees all rows of the block.
     ///
     /// # Safety
-    /// The scan has just found a row in it.
+    /// As of [`Reader::find_next`]; the scan has just found a row in the block.
     unsafe fn is_all_visible(&mut self, block: pg_sys::BlockNumber) -> bool {
-        let map = &mut self.visibility_map;
+        let map = &raw mut self.visibility_map;
         // SAFETY: as the caller promises; the map's buffer is kept pinned.
         unsafe {
-            let status = pg_sys::visibilitymap_get_status(self.table.relation, block, map);
+            let status = raw::visibilitymap_get_status(self.table.relation, block, map);
             if u32::from(status) & pg_sys::VISIBILITYMAP_ALL_VISIBLE == 0 {
                 return false;
             }
             // Of a row that is fetched, the access method notes that it was read.
             if pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 {
-                let (table, snapshot) = (self.table.relation, self.snapshot);
-                pg_sys::ffi::pg_guard_ffi_boundary(|| PredicateLockPage(table, block, snapshot));
+                raw::PredicateLockPage(self.table.relation, block, self.snapshot);
             }
             true
         }
     }
+}
+
+/// What there is of the next entry.
+#[derive(Clone, Copy, PartialEq)]
+enum Next {
+    Row,
+    /// The snapshot does not see its row.
+    Unseen,
+    /// The row is to be fetched, and there is no slot for it yet.
+    NoSlot,
+    End,
 }
 
 impl Drop for Reader {
@@ -443,20 +504,22 @@ impl Drop for Reader {
         }
         // SAFETY: made by `new`, given back once, before the relations are closed.
         unsafe {
-            if self.visibility_map != pg_sys::InvalidBuffer as pg_sys::Buffer {
-                pg_sys::ReleaseBuffer(self.visibility_map);
-            }
-            if !self.slot.is_null() {
-                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
-            }
-            pg_sys::index_endscan(self.scan);
-            pg_sys::UnregisterSnapshot(self.snapshot);
+            pg_guard_ffi_boundary(|| {
+                if self.visibility_map != pg_sys::InvalidBuffer as pg_sys::Buffer {
+                    raw::ReleaseBuffer(self.visibility_map);
+                }
+                if !self.slot.is_null() {
+                    raw::ExecDropSingleTupleTableSlot(self.slot);
+                }
+                raw::index_endscan(self.scan);
+                raw::UnregisterSnapshot(self.snapshot);
+            });
         }
     }
 }
 
 /// # Safety
-/// Both relations are open, and the snapshot is registered.
+/// Both relations are open, and the snapshot is registered; pgrx's guard is around this.
 unsafe fn begin_scan(
     table: pg_sys::Relation,
     index: pg_sys::Relation,
@@ -465,9 +528,9 @@ unsafe fn begin_scan(
     // SAFETY: as the caller promises.
     unsafe {
         #[cfg(not(feature = "pg18"))]
-        return pg_sys::index_beginscan(table, index, snapshot, 1, 0);
+        return raw::index_beginscan(table, index, snapshot, 1, 0);
         #[cfg(feature = "pg18")]
-        return pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), 1, 0);
+        return raw::index_beginscan(table, index, snapshot, std::ptr::null_mut(), 1, 0);
     }
 }
 
@@ -611,15 +674,9 @@ impl Row<'_> {
 /// Whether the text of a datum of a key type is `other`.
 fn is_text_of(datum: pg_sys::Datum, type_oid: pg_sys::Oid, other: &str) -> bool {
     if matches!(type_oid, pg_sys::TEXTOID | pg_sys::VARCHAROID) {
-        let value: *const pg_sys::varlena = datum.cast_mut_ptr();
         // SAFETY: the datum is of the type; what is stored plainly is compared as it stands.
-        unsafe {
-            let is_short = pgrx::varatt_is_1b(value) && !pgrx::varatt_is_1b_e(value);
-            if is_short || pgrx::varatt_is_4b_u(value) {
-                let text = pgrx::vardata_any(value).cast::<u8>();
-                let bytes = std::slice::from_raw_parts(text, pgrx::varsize_any_exhdr(value));
-                return bytes == other.as_bytes();
-            }
+        if let Some(bytes) = unsafe { plain_bytes(datum.cast_mut_ptr()) } {
+            return bytes == other.as_bytes();
         }
     }
     // SAFETY: as above.

@@ -5,8 +5,10 @@ use std::ffi::{CStr, c_char};
 use pgrx::memcxt::PgMemoryContexts;
 use pgrx::pg_sys;
 use pgrx::pg_sys::IndexUniqueCheck;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 use super::catalog::{attribute, elements};
+use super::raw;
 use crate::spi::Arg;
 use crate::sqlstate::with_sqlstate_kept;
 
@@ -106,44 +108,52 @@ impl Table {
     ) -> usize {
         let mut memory = PgMemoryContexts::new("token_balance rows");
         // SAFETY: the slots are of this relation, and `is_of_shape` has seen that it has these
-        // columns.
+        // columns. What is guarded has nothing to drop.
         unsafe {
             memory.switch_to(|_| {
                 for (row, slot) in rows.iter().zip(slots) {
                     fill(*slot, row);
                 }
-                self.insert_tuples(slots);
-                let written = slots
-                    .iter()
-                    .take_while(|slot| self.insert_into_indexes(**slot, conflict))
-                    .count();
-                // So that the next command, and the deletion here, see them.
-                pg_sys::CommandCounterIncrement();
+                let written = pg_guard_ffi_boundary(|| self.write(slots, conflict));
                 self.delete(&slots[written..]);
-                for slot in slots {
-                    pg_sys::ExecClearTuple(*slot);
-                }
+                pg_guard_ffi_boundary(|| {
+                    for slot in slots {
+                        raw::clear(*slot);
+                    }
+                });
                 written
             })
         }
     }
 
+    /// How many of the rows are now there; see [`Table::insert`].
+    ///
     /// # Safety
-    /// The slots are filled and of this relation.
-    unsafe fn insert_tuples(&self, slots: &[*mut pg_sys::TupleTableSlot]) {
+    /// The slots are filled and of this relation; pgrx's guard is around this.
+    unsafe fn write(&self, slots: &[*mut pg_sys::TupleTableSlot], conflict: Conflict) -> usize {
         // SAFETY: as the caller promises; the access method sets each slot's tid.
         unsafe {
             match slots {
-                [slot] => pg_sys::simple_table_tuple_insert(self.relation, *slot),
-                _ => pg_sys::table_multi_insert(
+                [slot] => raw::simple_table_tuple_insert(self.relation, *slot),
+                _ => raw::heap_multi_insert(
                     self.relation,
-                    slots.as_ptr().cast_mut(),
+                    slots.as_ptr(),
                     slots.len() as i32,
-                    pg_sys::GetCurrentCommandId(true),
+                    raw::GetCurrentCommandId(true),
                     0,
                     std::ptr::null_mut(),
                 ),
             }
+            let mut written = 0;
+            for slot in slots {
+                if !self.insert_into_indexes(*slot, conflict) {
+                    break;
+                }
+                written += 1;
+            }
+            // So that the next command, and a deletion, see them.
+            raw::CommandCounterIncrement();
+            written
         }
     }
 
@@ -151,7 +161,7 @@ impl Table {
     /// once the row is deleted.
     ///
     /// # Safety
-    /// The slot is filled, and its row is in the table.
+    /// The slot is filled, and its row is in the table; pgrx's guard is around this.
     unsafe fn insert_into_indexes(
         &self,
         slot: *mut pg_sys::TupleTableSlot,
@@ -276,7 +286,8 @@ impl Index {
     }
 
     /// # Safety
-    /// The slot is filled; its row is in `table`, which this is an index of.
+    /// The slot is filled; its row is in `table`, which this is an index of; pgrx's guard is around
+    /// this.
     unsafe fn insert(
         &self,
         slot: *mut pg_sys::TupleTableSlot,
@@ -302,7 +313,7 @@ impl Index {
                 Conflict::Error => IndexUniqueCheck::UNIQUE_CHECK_YES,
                 Conflict::Stop => IndexUniqueCheck::UNIQUE_CHECK_PARTIAL,
             };
-            let is_unique = pg_sys::index_insert(
+            let is_unique = raw::index_insert(
                 self.relation,
                 values.as_mut_ptr(),
                 nulls.as_mut_ptr(),
