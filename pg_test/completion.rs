@@ -215,18 +215,222 @@ mod tests {
         assert_eq!(paid("ann"), 15);
     }
 
-    #[pg_test]
-    fn a_before_trigger_can_complete_a_run() {
-        application();
+    /// What an UPDATE of the workflow table must name for the trigger to look at it.
+    fn watched_columns() -> String {
+        text(
+            "SELECT substring(pg_get_triggerdef(oid) FROM ' UPDATE OF (.*?) ON ') FROM pg_trigger
+             WHERE tgrelid = 'workflows'::regclass AND tgname = 'token_balance_completed_update'",
+        )
+    }
+
+    /// A trigger function that completes a run without the UPDATE's saying so.
+    fn with_finish() {
         run("ALTER TABLE workflows ADD steps_left integer DEFAULT 1;
              CREATE FUNCTION finish() RETURNS trigger LANGUAGE plpgsql AS
-                 $$BEGIN IF NEW.steps_left = 0 THEN NEW.status := 'done'; END IF; RETURN NEW; END$$;
-             CREATE TRIGGER finish BEFORE UPDATE ON workflows
-                 FOR EACH ROW EXECUTE FUNCTION finish()");
+                 $$BEGIN IF NEW.steps_left = 0 THEN NEW.status := 'done'; END IF; RETURN NEW; END$$");
+    }
+
+    fn finish_before_update_of(table: &str) {
+        run(&format!(
+            "CREATE TRIGGER finish BEFORE UPDATE ON {table}
+                 FOR EACH ROW EXECUTE FUNCTION finish()"
+        ));
+    }
+
+    fn overlooked() -> Vec<String> {
+        list(
+            "SELECT detail FROM token_balance.verify()
+             WHERE NOT ok AND name LIKE 'trigger %' ORDER BY name",
+        )
+    }
+
+    fn attach_again() {
+        run("SELECT token_balance.attach('users', 'token_usage', 'workflows')");
+    }
+
+    #[pg_test]
+    fn only_updates_that_name_the_status_are_looked_at() {
+        application();
+        assert_eq!(watched_columns(), "status");
+        run("ALTER TABLE workflows RENAME status TO \"State\"");
+        assert_eq!(watched_columns(), "\"State\"");
+        run("ALTER TABLE workflows RENAME \"State\" TO status");
+        // A condition that fails wherever it is evaluated.
+        run(
+            "ALTER TABLE workflows DISABLE TRIGGER token_balance_completed_insert;
+             CREATE OR REPLACE FUNCTION token_balance.note_status(
+                 old text, new text, completed text[], \"table\" oid, \"row\" tid)
+                 RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE SQLSTATE 'PT999'; END$$",
+        );
+        add_workflow("w", "ann", "running");
+        run("UPDATE workflows SET user_id = 'bob'");
+        assert_fails("UPDATE workflows SET status = 'running'", "PT999");
+        assert_fails(
+            "INSERT INTO workflows (id) VALUES ('w') ON CONFLICT (id) DO UPDATE SET status = ''",
+            "PT999",
+        );
+        run("INSERT INTO workflows (id) VALUES ('w') ON CONFLICT (id) DO UPDATE SET user_id = ''");
+    }
+
+    #[pg_test]
+    fn only_updates_that_name_the_timestamp_are_looked_at() {
+        tables();
+        run("ALTER TABLE workflows ADD ended timestamptz;
+             SELECT token_balance.attach('users', 'token_usage', 'workflows',
+                 workflow_completed_at => 'ended')");
+        assert_eq!(watched_columns(), "ended");
+        add_workflow("w", "ann", "running");
+        add_usage("w", "ann", 10);
+        run("UPDATE workflows SET ended = now()");
+        assert_eq!(paid("ann"), 10);
+    }
+
+    #[pg_test]
+    fn a_before_trigger_can_complete_a_run() {
+        tables();
+        with_finish();
+        finish_before_update_of("workflows");
+        run("ALTER TABLE workflows DISABLE TRIGGER finish");
+        attach_again();
+        assert_eq!(watched_columns(), "", "one that is off may be switched on");
+        run("ALTER TABLE workflows ENABLE TRIGGER finish");
         add_workflow("w", "ann", "running");
         add_usage("w", "ann", 10);
         run("UPDATE workflows SET steps_left = 0");
         assert_eq!(paid("ann"), 10);
+    }
+
+    #[pg_test]
+    fn a_before_trigger_that_comes_later_is_told_and_mended() {
+        application();
+        with_finish();
+        finish_before_update_of("workflows");
+        assert_eq!(
+            overlooked(),
+            ["overlooks what BEFORE triggers set: finish on app.workflows"]
+        );
+        add_workflow("w1", "ann", "running");
+        add_usage("w1", "ann", 10);
+        run("UPDATE workflows SET steps_left = 0");
+        assert_eq!(paid("ann"), 0);
+        run("SELECT token_balance.settle_pending()");
+        assert_eq!(paid("ann"), 10);
+
+        run(
+            "ALTER TABLE workflows ENABLE ALWAYS TRIGGER token_balance_completed_update;
+             SET CONSTRAINTS ALL DEFERRED",
+        );
+        add_workflow("w0", "ann", "done");
+        let attach = "SELECT token_balance.attach('users', 'token_usage', 'workflows')";
+        assert_fails(attach, "55006");
+        run("SET CONSTRAINTS ALL IMMEDIATE");
+        attach_again();
+        assert_eq!(watched_columns(), "");
+        assert_eq!(
+            text(
+                "SELECT tgenabled FROM pg_trigger WHERE tgname = 'token_balance_completed_update'"
+            ),
+            "A",
+            "it was altered by hand"
+        );
+        run("ALTER TABLE workflows ENABLE TRIGGER token_balance_completed_update");
+        assert_eq!(overlooked(), [""; 0]);
+        add_workflow("w2", "ann", "running");
+        add_usage("w2", "ann", 5);
+        run("UPDATE workflows SET steps_left = 0");
+        assert_eq!(paid("ann"), 15);
+
+        run("DROP TRIGGER finish ON workflows");
+        attach_again();
+        assert_eq!(watched_columns(), "status", "it is gone again");
+    }
+
+    #[pg_test]
+    fn a_before_trigger_of_a_partition_counts() {
+        schema();
+        run("CREATE TABLE users (id text PRIMARY KEY);
+             INSERT INTO users VALUES ('ann');
+             CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
+             CREATE TABLE workflows (id text, user_id text, status text, part integer DEFAULT 1)
+                 PARTITION BY LIST (part);
+             CREATE TABLE workflows_1 PARTITION OF workflows FOR VALUES IN (1)
+                 PARTITION BY LIST (part);
+             CREATE TABLE workflows_1a PARTITION OF workflows_1 DEFAULT");
+        attach_again();
+        assert_eq!(watched_columns(), "status");
+        with_finish();
+        finish_before_update_of("workflows_1");
+        let above = "overlooks what BEFORE triggers set: finish on app.workflows_1";
+        assert_eq!(
+            overlooked(),
+            [above],
+            "and not the one it gave to its own partition"
+        );
+        run("DROP TRIGGER finish ON workflows_1;
+             CREATE TABLE workflows_2 (LIKE workflows)");
+        finish_before_update_of("workflows_2");
+        assert_eq!(overlooked(), [""; 0]);
+        run("ALTER TABLE workflows ATTACH PARTITION workflows_2 FOR VALUES IN (2)");
+        assert_eq!(
+            overlooked(),
+            ["overlooks what BEFORE triggers set: finish on app.workflows_2"]
+        );
+        attach_again();
+        assert_eq!((watched_columns(), overlooked().len()), (String::new(), 0));
+        for (workflow, part) in [("w1", 1), ("w2", 2)] {
+            run(&format!(
+                "INSERT INTO workflows (id, status, part) VALUES ('{workflow}', 'running', {part})"
+            ));
+            add_usage(workflow, "ann", 10);
+        }
+        run("UPDATE workflows SET steps_left = 0");
+        assert_eq!(paid("ann"), 10, "of the partition that has the trigger");
+        complete("w1");
+        assert_eq!(paid("ann"), 20);
+    }
+
+    #[pg_test]
+    fn a_status_that_is_generated_completes_a_run() {
+        tables();
+        run(
+            "ALTER TABLE workflows DROP status, ADD ended boolean, ADD status text
+                 GENERATED ALWAYS AS (CASE WHEN ended THEN 'done' END) STORED",
+        );
+        attach_again();
+        assert_eq!(watched_columns(), "");
+        run("INSERT INTO workflows (id) VALUES ('w')");
+        add_usage("w", "ann", 10);
+        run("UPDATE workflows SET ended = true");
+        assert_eq!(paid("ann"), 10);
+    }
+
+    #[pg_test]
+    fn note_status_holds_when_the_status_becomes_a_completed_one() {
+        application();
+        for (old, new, holds) in [
+            ("'running'", "'done'", true),
+            ("NULL", "'done'", true),
+            ("'done'", "'done'", false),
+            ("'done'", "'it''s, done'", false),
+            ("'running'", "'Done'", false),
+            ("'running'", "'don'", false),
+            ("'running'", "NULL", false),
+            ("NULL", "''", false),
+        ] {
+            let statuses = "ARRAY[NULL, 'done', 'it''s, done']";
+            assert_eq!(
+                is_true(&format!(
+                    "token_balance.note_status({old}, {new}, {statuses}, 0, '(0,1)')"
+                )),
+                holds,
+                "{old} to {new}"
+            );
+        }
+        for statuses in ["NULL", "'{}'"] {
+            assert!(is_true(&format!(
+                "NOT token_balance.note_status(NULL, 'done', {statuses}, NULL, NULL)"
+            )));
+        }
     }
 
     #[pg_test]

@@ -297,6 +297,9 @@ REVOKE ALL ON FUNCTION token_balance.refuse_foreign_write(), token_balance.settl
 CREATE FUNCTION token_balance.note_completion("table" oid, "row" tid) RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_completion_wrapper';
 
+CREATE FUNCTION token_balance.note_status(old text, new text, completed text[], "table" oid, "row" tid) RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_status_wrapper';
+
 CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.binding
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
@@ -335,6 +338,7 @@ COMMENT ON COLUMN token_balance.overdrawn.user_id IS 'Account, as text.';
 COMMENT ON COLUMN token_balance.overdrawn.token_balance IS 'Its balance in tokens.';
 COMMENT ON COLUMN token_balance.overdrawn.since IS 'When it crossed zero; null if that is not in the ledger.';
 COMMENT ON FUNCTION token_balance.note_completion(pg_catalog.oid, pg_catalog.tid) IS 'In the WHEN condition of the completion triggers: notes a completed row, so that one statement is settled as one. Always true.';
+COMMENT ON FUNCTION token_balance.note_status(pg_catalog.text, pg_catalog.text, pg_catalog.text[], pg_catalog.oid, pg_catalog.tid) IS 'The WHEN condition of the completion triggers: whether the status became a completed one; if so, notes the row.';
 COMMENT ON FUNCTION token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass) IS 'Move the ledger entries before a moment to a table of yours, which has the ledger''s columns; of each account an opening entry stays. Returns accounts, entries and archive.';
 COMMENT ON FUNCTION token_balance.settle_late_usage() IS 'Trigger function on the usage table, with late_usage => ''settle'': settles usage of a workflow that is over.';
 COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger().';

@@ -21,6 +21,11 @@ CREATE FUNCTION token_balance.note_completion("table" pg_catalog.oid, "row" pg_c
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_completion_wrapper';
 
+CREATE FUNCTION token_balance.note_status(old pg_catalog.text, new pg_catalog.text, completed pg_catalog.text[],
+    "table" pg_catalog.oid, "row" pg_catalog.tid)
+RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_status_wrapper';
+
 REVOKE ALL ON FUNCTION
     token_balance.settle_on_completion(),
     token_balance.settle_late_usage(),

@@ -45,7 +45,7 @@ thread_local! {
     static NOTES: RefCell<Notes> = RefCell::default();
 }
 
-/// `token_balance.note_completion(oid, tid) → true`, in the WHEN condition of the completion
+/// `token_balance.note_completion(oid, tid) → true`, last in the WHEN condition of the completion
 /// triggers: note that the row at this place of this table is about to fire one.
 ///
 /// Everybody who updates the workflow table evaluates it, so everybody may call it. What is noted is
@@ -63,6 +63,29 @@ fn note_completion(
         NOTES.with_borrow_mut(|notes| notes.noted.push(noted));
     }
     Ok(true)
+}
+
+/// `token_balance.note_status(text, text, text[], oid, tid)`, the whole WHEN condition of the
+/// completion triggers of a table with a status: whether it was none of the completed ones and now
+/// is, and if so, [`note_completion`].
+///
+/// One call in place of operators: the server reads a trigger's condition anew for each statement.
+#[pg_extern(sql = false)]
+fn note_status(
+    old: Option<&str>,
+    new: Option<&str>,
+    completed: Option<Array<&str>>,
+    table: Option<pg_sys::Oid>,
+    row: Option<pg_sys::ItemPointerData>,
+) -> Result<bool, ErrorReport> {
+    let (Some(new), Some(completed)) = (new, completed) else {
+        return Ok(false);
+    };
+    let is_completed = |status| completed.iter().any(|element| element == Some(status));
+    if !is_completed(new) || old.is_some_and(is_completed) {
+        return Ok(false);
+    }
+    note_completion(table, row)
 }
 
 trigger_function!(

@@ -105,6 +105,9 @@ pub(crate) enum Error {
     InTransaction {
         function: &'static str,
     },
+    PendingTriggers {
+        relation: String,
+    },
     CreditOutOfRange {
         account: String,
         amount: i64,
@@ -203,6 +206,7 @@ impl Error {
                 ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE
             }
             Error::InTransaction { .. } => ERRCODE_INVALID_TRANSACTION_TERMINATION,
+            Error::PendingTriggers { .. } => ERRCODE_OBJECT_IN_USE,
             Error::RefundTooLarge { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
             Error::ReferenceUsed { .. } | Error::RefundReferenceUsed { .. } => {
                 ERRCODE_UNIQUE_VIOLATION
@@ -297,6 +301,9 @@ impl Error {
                 format!(
                     "balance of account \"{account}\" is not a whole number of tokens within bigint"
                 )
+            }
+            Error::PendingTriggers { relation } => {
+                format!("table {relation} has deferred triggers that have not fired yet")
             }
             Error::InTransaction { function } => {
                 format!("{function} cannot be called inside a transaction")
@@ -461,6 +468,9 @@ impl Error {
             Error::UnsupportedBalance { .. } => "Set a whole number of tokens.",
             Error::ConcurrentSettlement { .. } => "The transaction might succeed if retried.",
             Error::ForeignTrigger { .. } => "Drop the trigger.",
+            Error::PendingTriggers { .. } => {
+                "Commit, or SET CONSTRAINTS ALL IMMEDIATE, and call it again."
+            }
             Error::LedgerAppendOnly { .. } => {
                 "Correct a balance with a new change: the correction gets an entry of its own."
             }

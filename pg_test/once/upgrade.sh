@@ -218,7 +218,7 @@ value partitioned 'ALTER TABLE token_usage ADD COLUMN created_at text'
 is 'partitions: updated' "$(update partitioned)" ''
 is 'partitions: the triggers are today'\''s' "$(value partitioned "UPDATE workflows SET status = 'done';
     SELECT token_balance FROM users;
-    SELECT count(DISTINCT tgname) FROM pg_trigger WHERE tgrelid = 'workflows_1'::regclass AND tgqual LIKE '%' || 'token_balance.note_completion'::regproc::oid || '%'")" '999993
+    SELECT count(DISTINCT tgname) FROM pg_trigger WHERE tgrelid = 'workflows_1'::regclass AND tgqual LIKE '%' || 'token_balance.note_status'::regproc::oid || '%'")" '999993
 2'
 is 'a column that is of no use to summary is left out' "$(value partitioned 'SELECT usage_model, usage_created_at FROM token_balance.binding')" 'model|'
 is 'and summary answers' "$(value partitioned "SELECT token_balance.summary('ann') ->> 'token_balance'")" 999993
@@ -232,6 +232,15 @@ is 'the type is known, the trigger still fires always' "$(value unusual "SELECT 
     SELECT string_agg(format('%s %s', tgname, tgenabled), ', ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'workflows'::regclass")" \
     'bigint
 token_balance_completed_insert O, token_balance_completed_update A'
+
+psql -c 'CREATE DATABASE set_before'
+value >/dev/null set_before "$tables CREATE TABLE workflows (id text PRIMARY KEY, status text, is_over boolean); CREATE EXTENSION token_balance VERSION '0.1.0';
+    CREATE FUNCTION finish() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.is_over THEN NEW.status := \$\$done\$\$; END IF; RETURN NEW; END';
+    CREATE TRIGGER finish BEFORE UPDATE ON workflows FOR EACH ROW EXECUTE FUNCTION finish();
+    INSERT INTO users VALUES ('ann'); INSERT INTO workflows VALUES ('w1', 'running'); INSERT INTO token_usage VALUES ('w1', 'ann', 7)"
+is 'a BEFORE trigger: updated' "$(update set_before)" ''
+is 'a BEFORE trigger completes a run' "$(value set_before "UPDATE workflows SET is_over = true; SELECT token_balance FROM users;
+    SELECT name FROM token_balance.verify() WHERE NOT ok AND name LIKE 'trigger %'")" 999993
 
 is 'no internal error in the log' "$(grep -cE 'PANIC|panicked|XX000|TRAP|signal' "$PRIVATE_DIR/server.log")" 0
 exit "$failed"

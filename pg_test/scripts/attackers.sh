@@ -325,7 +325,7 @@ psql -d "$db" -c "UPDATE users SET token_balance = CASE id WHEN 'ann' THEN 99999
 echo '# a hostile search path, for every function'
 psql -d "$db" -c 'CREATE SCHEMA trap AUTHORIZATION tb_mallory' -c 'GRANT USAGE ON SCHEMA trap TO PUBLIC'
 make_trap trap tb_mallory
-called=" archive_ledger attach balance balance_at credit detach note_completion overdrawn_accounts reconcile refund_workflow settle_backlog settle_pending settle_workflow settle_workflows statement summary verify "
+called=" archive_ledger attach balance balance_at credit detach note_completion note_status overdrawn_accounts reconcile refund_workflow settle_backlog settle_pending settle_workflow settle_workflows statement summary verify "
 not_called=$(value "SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'token_balance' \
     JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype \
     AND position(' ' || p.proname || ' ' in '$called') = 0")
@@ -367,6 +367,7 @@ trapped 'SELECT v.name FROM token_balance.verify() AS v LIMIT 1' binding
 trapped "UPDATE public.users SET token_balance = 77 RETURNING 1" $'1\n1'
 trapped "UPDATE public.users SET id = pg_catalog.concat('x', id) RETURNING 1" $'1\n1'
 trapped "SELECT token_balance.note_completion(w.tableoid, w.ctid) FROM public.workflows AS w LIMIT 1" t
+trapped "SELECT token_balance.note_status('x'::pg_catalog.text, w.status, '{completed}'::pg_catalog.text[], w.tableoid, w.ctid) FROM public.workflows AS w WHERE w.id OPERATOR(pg_catalog.=) 'w3' LIMIT 1" t
 trapped "SELECT token_balance.attach('public.users'::pg_catalog.regclass, 'public.token_usage'::pg_catalog.regclass, 'public.workflows'::pg_catalog.regclass, busy_account => 'queue', late_usage => 'settle')" ''
 psql -d "$db" -c "INSERT INTO users (id) VALUES ('cid')"
 trapped "INSERT INTO public.token_usage VALUES ('w3', 'cid', 3) RETURNING 1" 1

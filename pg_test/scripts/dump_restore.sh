@@ -71,6 +71,7 @@ check() { # DATABASE
     is "$db: exempt stays exempt" "$(value "$db" "SELECT app.settle_workflow('old') ->> 'tokens_used'")" 0
     is "$db: so does what is archived" "$(value "$db" "SELECT app.settle_workflow('w14') ->> 'status', token_balance.credit('u1', 5, 'paid') -> 'replayed'")" 'already_settled|true'
     is "$db: settlements agree with ledger and archive" "$(value "$db" "SELECT string_agg(problem, ', ') FROM token_balance.reconcile() WHERE problem LIKE 'settlement%'")" ''
+    is "$db: only updates that name the status are looked at" "$(value "$db" "SELECT pg_get_triggerdef(oid) LIKE '% UPDATE OF status ON %' FROM pg_trigger WHERE tgname = 'token_balance_completed_update'")" t
     # a completion by the application's role: the trigger fires
     value "$db" "SET ROLE regress_tb_dump_app; UPDATE app.workflows SET status = 'completed' WHERE id = 'w2'"
     is "$db: trigger charges" "$(value "$db" "SELECT charged_tokens FROM token_balance.settlement WHERE workflow_id = 'w2'")" 14
@@ -80,8 +81,8 @@ check() { # DATABASE
     is "$db: the owner calls balance" "$(value "$db" "SET ROLE regress_tb_dump_owner; SELECT token_balance.balance('u1') ->> 'is_overdraft'")" false
     is "$db: the owner calls settle_workflows" "$(value "$db" "SET ROLE regress_tb_dump_owner; SELECT count(*) FROM token_balance.settle_workflows('{w21,w22}')")" 2
     is "$db: the application calls settle_workflow" "$(value "$db" "SET ROLE regress_tb_dump_app; SELECT app.settle_workflow('w23') ->> 'status'")" settled
-    # note_completion stands in the condition of the triggers on the workflow table
-    is "$db: nobody else does" "$(value "$db" "SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE (n.nspname = 'token_balance' OR p.proname = 'settle_workflow') AND p.proname <> 'note_completion' AND a.grantee = 0")" 0
+    # these stand in the conditions of the triggers on the workflow table
+    is "$db: nobody else does" "$(value "$db" "SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE (n.nspname = 'token_balance' OR p.proname = 'settle_workflow') AND p.proname NOT IN ('note_completion', 'note_status') AND a.grantee = 0")" 0
     # a change by hand, and the rest
     value "$db" "UPDATE app.users SET token_balance = token_balance + 1; UPDATE app.workflows SET status = 'done'"
     is "$db: all usage charged once" "$(value "$db" "SELECT sum(total_tokens) - (SELECT sum(charged_tokens) FROM token_balance.settlement) FROM app.token_usage WHERE workflow_id <> 'old'")" 0

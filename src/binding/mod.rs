@@ -226,8 +226,14 @@ impl Binding {
         match (&workflows.completed_at, &workflows.status) {
             (Some(column), _) => format!("{alias}.{} IS NOT NULL", column.sql()),
             (None, Some(column)) => format!(
-                "{alias}.{}::pg_catalog.text OPERATOR(pg_catalog.=) ANY ({}::pg_catalog.text[])",
+                "{alias}.{}::pg_catalog.text{} OPERATOR(pg_catalog.=) ANY \
+                 ({}::pg_catalog.text[])",
                 column.sql(),
+                // A status is compared as it is spelled, as the triggers do.
+                match column.loose_collation {
+                    Some(_) => " COLLATE pg_catalog.\"C\"",
+                    None => "",
+                },
                 quote_literal(array_literal(&self.spec.completed_statuses))
             ),
             (None, None) => "true".into(),

@@ -1,23 +1,42 @@
 //! The triggers on the bound tables: their names, their DDL, whether they are there.
 
-use pgrx::spi::quote_identifier;
+use pgrx::pg_sys;
+use pgrx::spi::{quote_identifier, quote_literal};
 
-use super::{Binding, LateUsage, Workflows};
-use crate::catalog::{self, Table};
-use crate::error::Result;
+use super::{Binding, LateUsage, Workflows, array_literal};
+use crate::catalog::{self, Column, Table};
+use crate::error::{Error, Result};
 use crate::spi::{self, Arg};
 
 /// One trigger on one bound table.
 pub(super) struct Trigger<'a> {
     pub(super) name: &'static str,
     pub(super) table: &'a Table,
-    /// Everything after the name in CREATE TRIGGER.
-    definition: String,
-    is_constraint: bool,
+    events: &'static str,
+    /// The column whose change it waits for.
+    column: Option<&'a Column>,
+    condition: Option<Condition>,
+    function: &'static str,
 }
 
-/// Noted last, so that only rows whose event is queued are (see completion.rs).
-const NOTED: &str = " AND token_balance.note_completion(NEW.tableoid, NEW.ctid)";
+/// The WHEN condition of a completion trigger.
+struct Condition {
+    /// Notes the row when all else holds, so that only rows whose event is queued are noted (see
+    /// completion.rs).
+    noting: String,
+    /// For the catalog of 0.1.0, before it is updated: it has no function that notes, and each run
+    /// is settled by itself.
+    plain: String,
+}
+
+/// A trigger that is there.
+pub(super) struct Standing {
+    /// Whether it fires where changes are made (`O`, as made) or was altered (`D` disabled, `R`
+    /// replica, `A` always).
+    pub(super) state: String,
+    /// Whether only an UPDATE that names its column fires it.
+    names_column: bool,
+}
 
 /// AFTER triggers of a row fire in the order of their names. An application's own AFTER trigger may
 /// change the balance again: the ledger must have the first change first.
@@ -25,6 +44,10 @@ const LEDGER: &str = "00_token_balance_ledger";
 const COMPLETED_BY_INSERT: &str = "token_balance_completed_insert";
 const COMPLETED_BY_UPDATE: &str = "token_balance_completed_update";
 const LATE_USAGE: &str = "token_balance_late_usage";
+
+/// In pg_trigger.tgtype.
+const BEFORE_UPDATE_OF_A_ROW: u32 =
+    pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_ROW;
 
 impl Binding {
     pub(super) fn triggers(&self) -> Vec<Trigger<'_>> {
@@ -36,78 +59,201 @@ impl Binding {
             triggers.push(Trigger {
                 name: LATE_USAGE,
                 table: &self.usage,
-                definition: format!(
-                    "AFTER INSERT ON {} FOR EACH ROW \
-                     EXECUTE FUNCTION token_balance.settle_late_usage()",
-                    self.usage.sql
-                ),
-                is_constraint: false,
+                events: "INSERT",
+                column: None,
+                condition: None,
+                function: "settle_late_usage",
             });
         }
         // No WHEN and no column list: either would forbid ALTER COLUMN ... TYPE on the balance.
         triggers.push(Trigger {
             name: LEDGER,
             table: &self.users,
-            definition: format!(
-                "AFTER INSERT OR UPDATE ON {} FOR EACH ROW \
-                 EXECUTE FUNCTION token_balance.record_balance_change()",
-                self.users.sql
-            ),
-            is_constraint: false,
+            events: "INSERT OR UPDATE",
+            column: None,
+            condition: None,
+            function: "record_balance_change",
         });
         triggers
     }
 }
 
+/// The INSERT one also catches a row that moves between partitions, which fires no UPDATE trigger.
 fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<Trigger<'a>> {
-    let trigger = |name, event: &str, condition: &str| Trigger {
+    let column = workflows
+        .completed_at
+        .as_ref()
+        .or(workflows.status.as_ref());
+    let trigger = |name, events, column, old| Trigger {
         name,
         table: &workflows.table,
-        definition: format!(
-            "AFTER {event} ON {} DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW \
-             WHEN ({condition}{NOTED}) EXECUTE FUNCTION token_balance.settle_on_completion()",
-            workflows.table.sql
-        ),
-        is_constraint: true,
+        events,
+        column,
+        condition: Some(condition(binding, workflows, old)),
+        function: "settle_on_completion",
     };
-    if workflows.status.is_none() && workflows.completed_at.is_none() {
-        return vec![trigger(COMPLETED_BY_INSERT, "INSERT", "true")];
+    let mut triggers = vec![trigger(COMPLETED_BY_INSERT, "INSERT", None, None)];
+    if column.is_some() {
+        triggers.push(trigger(COMPLETED_BY_UPDATE, "UPDATE", column, Some("OLD")));
     }
-    let (new, old) = (binding.completed_sql("NEW"), binding.completed_sql("OLD"));
-    // No column list on UPDATE: a BEFORE trigger may set the status. The INSERT one also catches a
-    // row that moves between partitions, which fires no UPDATE trigger.
-    vec![
-        trigger(COMPLETED_BY_INSERT, "INSERT", &new),
-        trigger(
-            COMPLETED_BY_UPDATE,
-            "UPDATE",
-            &format!("{new} AND ({old}) IS NOT TRUE"),
-        ),
-    ]
+    triggers
+}
+
+/// That the row becomes completed; `old` is what it was before an UPDATE.
+fn condition(binding: &Binding, workflows: &Workflows, old: Option<&str>) -> Condition {
+    let mut plain = binding.completed_sql("NEW");
+    if let Some(old) = old {
+        plain += &format!(" AND ({}) IS NOT TRUE", binding.completed_sql(old));
+    }
+    let noting = match (&workflows.completed_at, &workflows.status) {
+        (None, Some(status)) => {
+            let text = |row| format!("{row}.{}::pg_catalog.text", status.sql());
+            format!(
+                "token_balance.note_status({}, {}, {}::pg_catalog.text[], NEW.tableoid, NEW.ctid)",
+                old.map_or_else(|| "NULL".into(), text),
+                text("NEW"),
+                quote_literal(array_literal(&binding.spec.completed_statuses))
+            )
+        }
+        _ => format!("{plain} AND token_balance.note_completion(NEW.tableoid, NEW.ctid)"),
+    };
+    Condition { noting, plain }
 }
 
 impl Trigger<'_> {
+    /// Make it, or make it again where its column list is not what it should be now.
     pub(super) fn create(&self) -> Result<()> {
-        if self.state()?.is_some() {
+        let present = self.standing()?;
+        if let Some(present) = &present
+            && present.names_column == self.may_name_column()?
+        {
             return Ok(());
         }
-        let kind = if self.is_constraint {
-            "CONSTRAINT TRIGGER"
-        } else {
-            "TRIGGER"
-        };
-        let mut definition = self.definition.clone();
-        if let (Some(at), false) = (definition.rfind(NOTED), can_note()?) {
-            definition.replace_range(at..at + NOTED.len(), "");
+        self.lock(present.is_some())?;
+        if present.is_some() {
+            self.refuse_pending()?;
+            spi::command(&format!(
+                "DROP TRIGGER \"{}\" ON {}",
+                self.name, self.table.sql
+            ))?;
         }
-        spi::command(&format!("CREATE {kind} \"{}\" {definition}", self.name)).map(|_| ())
+        spi::command(&self.definition()?)?;
+        match present {
+            Some(present) => self.set_state(&present.state),
+            None => Ok(()),
+        }
     }
 
-    /// How it stands: None if it is missing, else whether it fires where changes are made (`O`, as
-    /// made) or was altered (`D` disabled, `R` replica, `A` always).
-    pub(super) fn state(&self) -> Result<Option<String>> {
+    /// Lock the table as making, or dropping, the trigger does, and the partitions with it: what
+    /// triggers they have does not change between looking and making. At once in the mode that is
+    /// needed, since a stronger one later could meet a session that reads and then writes.
+    fn lock(&self, to_drop: bool) -> Result<()> {
+        let mode = if to_drop {
+            "ACCESS EXCLUSIVE"
+        } else {
+            "SHARE ROW EXCLUSIVE"
+        };
+        spi::command(&format!("LOCK TABLE {} IN {mode} MODE", self.table.sql)).map(|_| ())
+    }
+
+    /// What this transaction has completed and deferred would be lost with the trigger: the server
+    /// drops the events without a word.
+    fn refuse_pending(&self) -> Result<()> {
         let outcome = spi::query(
-            "SELECT t.tgenabled FROM pg_catalog.pg_trigger AS t \
+            "SELECT $1::pg_catalog.oid UNION SELECT p.relid \
+             FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) AS p",
+            &[Arg::Int8(self.table.oid.to_u32().into())],
+        )?;
+        for row in &outcome.rows {
+            // SAFETY: looks at the queue of this backend.
+            if unsafe { pg_sys::AfterTriggerPendingOnRel(row.oid(0)) } {
+                return Err(Error::PendingTriggers {
+                    relation: self.table.sql.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn definition(&self) -> Result<String> {
+        let (kind, deferrable, when) = match &self.condition {
+            Some(condition) => {
+                let condition = if can_note()? {
+                    &condition.noting
+                } else {
+                    &condition.plain
+                };
+                (
+                    "CONSTRAINT TRIGGER",
+                    " DEFERRABLE INITIALLY IMMEDIATE",
+                    format!(" WHEN ({condition})"),
+                )
+            }
+            None => ("TRIGGER", "", String::new()),
+        };
+        let of = match self.column {
+            Some(column) if self.may_name_column()? => format!(" OF {}", column.sql()),
+            _ => String::new(),
+        };
+        Ok(format!(
+            "CREATE {kind} \"{}\" AFTER {}{of} ON {}{deferrable} FOR EACH ROW{when} \
+             EXECUTE FUNCTION token_balance.{}()",
+            self.name, self.events, self.table.sql, self.function
+        ))
+    }
+
+    /// Whether nothing changes its column but an UPDATE that names it. With a column list any other
+    /// UPDATE costs nothing; the server would read the condition anew for each statement.
+    fn may_name_column(&self) -> Result<bool> {
+        match self.column {
+            Some(column) if !column.is_generated => Ok(self.before_triggers()?.is_empty()),
+            _ => Ok(false),
+        }
+    }
+
+    /// The BEFORE triggers that may set a column which the UPDATE does not name, on the table or a
+    /// partition. Of those that partitions got from above only the one above.
+    fn before_triggers(&self) -> Result<Vec<String>> {
+        let outcome = spi::query(
+            "SELECT t.tgname, t.tgrelid FROM pg_catalog.pg_trigger AS t \
+             WHERE (t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+             OR t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid \
+             AND t.tgrelid OPERATOR(pg_catalog.=) ANY (SELECT p.relid \
+             FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) AS p)) \
+             AND t.tgtype::integer OPERATOR(pg_catalog.&) $2::integer \
+             OPERATOR(pg_catalog.=) $2::integer ORDER BY t.tgrelid, t.tgname",
+            &[
+                Arg::Int8(self.table.oid.to_u32().into()),
+                Arg::Int8(BEFORE_UPDATE_OF_A_ROW.into()),
+            ],
+        )?;
+        let mut names = Vec::new();
+        for row in &outcome.rows {
+            if let Some(table) = catalog::table(row.oid(1))? {
+                names.push(format!(
+                    "{} on {}",
+                    quote_identifier(row.text(0)),
+                    table.sql
+                ));
+            }
+        }
+        Ok(names)
+    }
+
+    /// The BEFORE triggers for which it should have no column list, if it has one.
+    pub(super) fn overlooked(&self, standing: &Standing) -> Result<Vec<String>> {
+        if standing.names_column {
+            self.before_triggers()
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    /// How it stands; None if it is missing.
+    pub(super) fn standing(&self) -> Result<Option<Standing>> {
+        let outcome = spi::query(
+            "SELECT t.tgenabled, pg_catalog.cardinality(t.tgattr::smallint[]) \
+             OPERATOR(pg_catalog.>) 0 FROM pg_catalog.pg_trigger AS t \
              WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
              AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
             &[
@@ -115,7 +261,10 @@ impl Trigger<'_> {
                 Arg::Text(self.name),
             ],
         )?;
-        Ok(outcome.rows.first().map(|row| row.text(0).to_owned()))
+        Ok(outcome.rows.first().map(|row| Standing {
+            state: row.text(0).to_owned(),
+            names_column: row.is_true(1),
+        }))
     }
 
     /// Make it stand as `state` says; it is `O` when it was just made.
@@ -164,8 +313,7 @@ pub(super) fn drop_late_usage(usage: &Table) -> Result<()> {
     .map(|_| ())
 }
 
-/// Whether the catalog has the function: that of 0.1.0, before it is updated, has not. There each
-/// run is settled by itself.
+/// Whether the catalog has the functions that note: that of 0.1.0, before it is updated, has not.
 fn can_note() -> Result<bool> {
     catalog::exists(
         "SELECT 1 FROM pg_catalog.pg_proc AS p \

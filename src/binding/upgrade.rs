@@ -48,8 +48,8 @@ fn renew(binding: Binding) -> Result<()> {
 fn states(binding: &Binding) -> Result<Vec<(&'static str, String)>> {
     let mut states = Vec::new();
     for trigger in binding.triggers() {
-        if let Some(state) = trigger.state()? {
-            states.push((trigger.name, state));
+        if let Some(standing) = trigger.standing()? {
+            states.push((trigger.name, standing.state));
         }
     }
     Ok(states)

@@ -75,19 +75,28 @@ pub(crate) fn verify_triggers(binding: &Binding) -> Result<Vec<Check>> {
 
 fn of_trigger(trigger: &Trigger, binding: &Binding) -> Result<Check> {
     let name = format!("trigger {} on {}", trigger.name, trigger.table.sql);
-    let Some(state) = trigger.state()? else {
-        let hint = format!("Call {}.", binding.spec.attach_call());
-        return Ok(Check::new(&name, false, "missing", hint));
+    let attach = format!("Call {}.", binding.spec.attach_call());
+    let Some(standing) = trigger.standing()? else {
+        return Ok(Check::new(&name, false, "missing", attach));
     };
+    let state = standing.state.as_str();
     let mut disabled = trigger.disabled_partitions()?;
     if state != "O" {
         disabled.insert(0, trigger.table.sql.clone());
+    }
+    let overlooked = trigger.overlooked(&standing)?;
+    if disabled.is_empty() && !overlooked.is_empty() {
+        let detail = format!(
+            "overlooks what BEFORE triggers set: {}",
+            overlooked.join(", ")
+        );
+        return Ok(Check::new(&name, false, detail, attach));
     }
     let repairs: Vec<_> = disabled
         .iter()
         .map(|table| format!("ALTER TABLE {table} ENABLE TRIGGER \"{}\";", trigger.name))
         .collect();
-    let detail = match (disabled.is_empty(), state.as_str()) {
+    let detail = match (disabled.is_empty(), state) {
         (true, _) => "enabled".into(),
         (false, "A" | "R") => format!("fires for replicated changes on {}", disabled.join(", ")),
         (false, _) => format!("disabled on {}", disabled.join(", ")),

@@ -90,9 +90,9 @@ CREATE TRIGGER zz_keep BEFORE UPDATE ON workflows FOR EACH ROW WHEN (NEW.id = 'f
 SELECT fill('f', 3);
 UPDATE workflows SET status = 'completed' WHERE id LIKE 'f%';
 SELECT charged FROM state();
-SELECT * FROM token_balance.reconcile();
 DROP TRIGGER add_usage ON workflows;
 DROP TRIGGER zz_keep ON workflows;
+SELECT * FROM token_balance.reconcile();
 TRUNCATE updates;
 
 -- note_completion by hand: of rows that are not there, of others' tables, of rows that are not completed, of one
@@ -108,6 +108,12 @@ SELECT count(token_balance.note_completion(tableoid, ctid)) FROM workflows WHERE
 UPDATE workflows SET part = part WHERE id = 'g3';
 SELECT token_balance.note_completion(tableoid, ctid) FROM workflows WHERE id = 'g3';
 UPDATE workflows SET status = 'completed' WHERE id = 'g1';
+SELECT * FROM state();
+COMMIT;
+-- note_status by hand
+BEGIN;
+SELECT count(*) FILTER (WHERE token_balance.note_status('running', 'done', '{done}', tableoid, ctid)) AS noted FROM workflows WHERE id LIKE 'g%';
+SELECT token_balance.note_status(NULL, NULL, NULL, NULL, NULL), token_balance.note_status(NULL, 'x', '{{x,y},{z,x}}', 0, '(0,1)');
 SELECT * FROM state();
 COMMIT;
 -- a note without an event is gone with its transaction

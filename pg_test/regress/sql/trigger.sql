@@ -10,7 +10,7 @@ SET client_min_messages = warning;
 CREATE EXTENSION token_balance SCHEMA tg;
 CREATE FUNCTION ann() RETURNS bigint LANGUAGE sql AS 'SELECT token_balance FROM tg.users WHERE id = ''ann''';
 
--- the triggers: constraint triggers, deferrable, no column list; not ENABLE ALWAYS; none on the usage
+-- the triggers: constraint triggers, deferrable, of updates that name the status; not ENABLE ALWAYS; none on the usage
 SELECT t.tgrelid::regclass AS "table", t.tgtype & 1 = 1 AS "row", t.tgtype & 4 > 0 AS ins, t.tgtype & 8 > 0 AS del, t.tgtype & 16 > 0 AS upd,
   t.tgtype & 66 = 0 AS after, t.tgenabled AS enabled, t.tgconstraint <> 0 AS "constraint", t.tgdeferrable AS deferrable, t.tginitdeferred AS deferred,
   t.tgqual IS NOT NULL AS has_when, array_length(t.tgattr::int2[], 1) AS columns
@@ -89,9 +89,17 @@ SELECT count(*) FROM workflows WHERE id = 't4';
 SELECT settle_workflow('t4') ->> 'success' AS success;
 SELECT ann();
 
--- a BEFORE trigger of the application sets the status, and the UPDATE does not name it
+-- a BEFORE trigger of the application sets the status, and the UPDATE does not name it: told, swept, and mended by attach
 CREATE FUNCTION finish() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF NEW.note = 'end' THEN NEW.status := 'completed'; END IF; RETURN NEW; END$$;
 CREATE TRIGGER finish BEFORE INSERT OR UPDATE ON workflows FOR EACH ROW EXECUTE FUNCTION finish();
+SELECT name, detail FROM token_balance.verify() WHERE name LIKE 'trigger %' AND NOT ok;
+INSERT INTO token_usage VALUES ('t4b', 'ann', 10);
+INSERT INTO workflows VALUES ('t4b', 'ann', 'running');
+UPDATE workflows SET note = 'end' WHERE id = 't4b';
+SELECT ann();
+SELECT token_balance.settle_pending(max_workflows => 1000) ->> 'workflows' AS workflows, ann();
+SELECT 'SELECT ' || substring(hint FROM 'token_balance[.]attach[(].*[)]') FROM token_balance.verify() WHERE name LIKE 'trigger %' AND NOT ok \gexec
+SELECT name, detail FROM token_balance.verify() WHERE name LIKE 'trigger %';
 INSERT INTO token_usage VALUES ('t5', 'ann', 10), ('t6', 'ann', 10);
 INSERT INTO workflows VALUES ('t5', 'ann', 'running');
 UPDATE workflows SET note = 'end' WHERE id = 't5';
@@ -99,6 +107,8 @@ SELECT ann();
 INSERT INTO workflows VALUES ('t6', 'ann', 'running', 'end');
 SELECT ann();
 DROP TRIGGER finish ON workflows;
+SELECT token_balance.attach('users', 'token_usage', 'workflows');
+SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'workflows'::regclass ORDER BY tgname;
 
 -- ON CONFLICT DO UPDATE, COPY, a CTE
 INSERT INTO token_usage VALUES ('t7', 'ann', 10), ('t8', 'ann', 10), ('t9', 'ann', 10), ('t10', 'ann', 10);
@@ -114,6 +124,13 @@ t9	ann	running	\N
 SELECT ann();
 WITH done AS (UPDATE workflows SET status = 'completed' WHERE id = 't9' RETURNING id) SELECT * FROM done;
 SELECT ann();
+-- a status that the UPDATE names, and a BEFORE trigger changes
+CREATE TRIGGER finish BEFORE UPDATE ON workflows FOR EACH ROW EXECUTE FUNCTION finish();
+INSERT INTO token_usage VALUES ('t9b', 'ann', 10);
+INSERT INTO workflows VALUES ('t9b', 'ann', 'running');
+UPDATE workflows SET status = 'failed', note = 'end' WHERE id = 't9b';
+SELECT ann();
+DROP TRIGGER finish ON workflows;
 -- the usage and the completion in one statement
 WITH usage AS (INSERT INTO token_usage VALUES ('t10', 'ann', 5)) INSERT INTO workflows VALUES ('t10', 'ann', 'completed');
 SELECT ann();
