@@ -323,6 +323,7 @@ mod tests {
         add_workflow("w0", "ann", "done");
         let attach = "SELECT token_balance.attach('users', 'token_usage', 'workflows')";
         assert_fails(attach, "55006");
+        assert_fails("SELECT token_balance.detach()", "55006");
         run("SET CONSTRAINTS ALL IMMEDIATE");
         attach_again();
         assert_eq!(watched_columns(), "");

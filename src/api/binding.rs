@@ -174,7 +174,7 @@ fn upgrade_binding() -> Result<(), ErrorReport> {
 }
 
 /// `token_balance.detach(boolean) → void`. Errors: 42501 for a caller who does not own the bound
-/// tables, 55000 if nothing is attached.
+/// tables, 55000 if nothing is attached, 55006 in a transaction that has deferred completions.
 #[pg_extern(sql = false)]
 fn detach(drop_column: Option<bool>) -> Result<(), ErrorReport> {
     refuse_read_only(c"token_balance.detach()");

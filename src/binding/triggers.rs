@@ -131,7 +131,7 @@ impl Trigger<'_> {
         }
         self.lock(present.is_some())?;
         if present.is_some() {
-            self.refuse_pending()?;
+            refuse_pending(self.table)?;
             spi::command(&format!(
                 "DROP TRIGGER \"{}\" ON {}",
                 self.name, self.table.sql
@@ -154,25 +154,6 @@ impl Trigger<'_> {
             "SHARE ROW EXCLUSIVE"
         };
         spi::command(&format!("LOCK TABLE {} IN {mode} MODE", self.table.sql)).map(|_| ())
-    }
-
-    /// What this transaction has completed and deferred would be lost with the trigger: the server
-    /// drops the events without a word.
-    fn refuse_pending(&self) -> Result<()> {
-        let outcome = spi::query(
-            "SELECT $1::pg_catalog.oid UNION SELECT p.relid \
-             FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) AS p",
-            &[Arg::Int8(self.table.oid.to_u32().into())],
-        )?;
-        for row in &outcome.rows {
-            // SAFETY: looks at the queue of this backend.
-            if unsafe { pg_sys::AfterTriggerPendingOnRel(row.oid(0)) } {
-                return Err(Error::PendingTriggers {
-                    relation: self.table.sql.clone(),
-                });
-            }
-        }
-        Ok(())
     }
 
     fn definition(&self) -> Result<String> {
@@ -324,16 +305,40 @@ fn can_note() -> Result<bool> {
     )
 }
 
+/// What this transaction has completed and deferred would be lost with the trigger: the server drops
+/// the events without a word.
+fn refuse_pending(table: &Table) -> Result<()> {
+    let outcome = spi::query(
+        "SELECT $1::pg_catalog.oid UNION SELECT p.relid \
+         FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) AS p",
+        &[Arg::Int8(table.oid.to_u32().into())],
+    )?;
+    for row in &outcome.rows {
+        // SAFETY: looks at the queue of this backend.
+        if unsafe { pg_sys::AfterTriggerPendingOnRel(row.oid(0)) } {
+            return Err(Error::PendingTriggers {
+                relation: table.sql.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Drop every trigger on `table` that calls one of the extension's functions.
+///
+/// Errors: 55006 if this transaction has deferred events of one.
 pub(super) fn drop_from(table: &Table) -> Result<()> {
     let outcome = spi::query(
-        "SELECT t.tgname FROM pg_catalog.pg_trigger AS t \
+        "SELECT t.tgname, t.tgdeferrable FROM pg_catalog.pg_trigger AS t \
          JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
          WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
          AND n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name",
         &[Arg::Int8(table.oid.to_u32().into())],
     )?;
+    if outcome.rows.iter().any(|row| row.is_true(1)) {
+        refuse_pending(table)?;
+    }
     for row in &outcome.rows {
         let name = quote_identifier(row.text(0));
         spi::command(&format!("DROP TRIGGER {name} ON {}", table.sql))?;
