@@ -43,17 +43,11 @@ print_links() {
     printf '  SELECT token_balance.credit(user_id, 1 - token_balance) FROM token_balance.overdrawn ORDER BY token_balance LIMIT 1;\n\n'
 }
 
-serve() {
-    set -m
-    env PGHOST="$CLUSTER_SOCKET" PGPORT=5432 PGUSER=token_dashboard PGDATABASE=demo "$DASHBOARD_PROGRAM" 9>&- &
-    CHILD=$!
-    set +m
-    wait "$CHILD"
-}
-
 clean_up_on_exit
 start_database
+# shellcheck disable=SC2119 # no arguments of its own
 build_dashboard
 say "the dashboard, until Ctrl-C"
 print_links
-serve
+start_dashboard "$DASHBOARD_PROGRAM" demo
+wait "$CHILD"

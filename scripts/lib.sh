@@ -257,14 +257,19 @@ stop_servers_below() {
     done < <(find "$1" -name postmaster.pid 2>/dev/null)
 }
 
+# Ends the command that runs beside this script, with its process group.
+stop_child() {
+    [ -n "$CHILD" ] || return 0
+    kill -TERM -- "-$CHILD" 2>/dev/null || true
+    wait "$CHILD" 2>/dev/null || true
+    CHILD=
+}
+
 clean_up() {
     local status=$? item
     trap - EXIT INT TERM
     set +e
-    if [ -n "$CHILD" ]; then
-        kill -TERM -- "-$CHILD" 2>/dev/null
-        wait "$CHILD" 2>/dev/null
-    fi
+    stop_child
     for item in "${CLEAN_CLUSTERS[@]}"; do stop_cluster "$item"; done
     for item in "${CLEAN_DIRS[@]}"; do
         stop_servers_below "$item"

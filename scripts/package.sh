@@ -3,8 +3,8 @@
 #   package.sh [VERSION]     default: the newest PostgreSQL that is installed
 # Makes in target/package/pgNN a .deb for Debian's and Ubuntu's servers with its debug
 # symbols in a second one, a .deb of the dashboard, and a tar.gz of both for any other
-# server of that version on this kind of machine. The same commit gives the same bytes. DEBFULLNAME and DEBEMAIL name
-# the maintainer, if it is not the commit's author.
+# server of that version on this kind of machine. The same commit gives the same bytes.
+# DEBFULLNAME and DEBEMAIL name the maintainer, if it is not the commit's author.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # shellcheck source-path=SCRIPTDIR

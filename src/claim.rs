@@ -137,6 +137,15 @@ impl Claim {
 /// Tokens accounted for, by account.
 pub(crate) type Settled = HashMap<String, i64>;
 
+/// What is accounted for of the account's usage of a workflow; without one, where the workflow's own
+/// account pays, of all of its usage. Tokens.
+pub(crate) fn accounted_for(settled: &Settled, account: Option<&str>) -> i128 {
+    match account {
+        Some(account) => settled.get(account).copied().unwrap_or_default().into(),
+        None => settled.values().copied().map(i128::from).sum(),
+    }
+}
+
 /// What is accounted for of each of `workflows`.
 pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Settled>> {
     let _owner = RunAs::owner(bound.binding.extension_owner);

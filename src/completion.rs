@@ -16,7 +16,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::binding::{Binding, Payer, Workflows};
+use crate::binding::{Binding, Completion, Payer, Workflows};
 use crate::cache::{self, Bound};
 use crate::error::Result;
 use crate::row::{Spot, StoredRows, TriggerCall, trigger_function};
@@ -181,9 +181,9 @@ fn is_completed(
     workflows: &Workflows,
     text: impl Fn(&str) -> Option<String>,
 ) -> bool {
-    match (&workflows.completed_at, &workflows.status) {
-        (Some(column), _) => text(&column.name).is_some(),
-        (None, Some(column)) => text(&column.name).is_some_and(|status| {
+    match &workflows.completion {
+        Completion::Timestamp(column) => text(&column.name).is_some(),
+        Completion::Status(column) => text(&column.name).is_some_and(|status| {
             // A cast of char(n) to text drops what pads it.
             let status = match column.base_type {
                 pg_sys::BPCHAROID => status.trim_end_matches(' '),
@@ -192,7 +192,7 @@ fn is_completed(
             let statuses = &binding.spec.completed_statuses;
             statuses.iter().any(|completed| completed == status)
         }),
-        (None, None) => true,
+        Completion::Row => true,
     }
 }
 

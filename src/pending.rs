@@ -116,15 +116,8 @@ fn unsettled(bound: &Bound, groups: &[Row]) -> Result<Vec<String>> {
     for group in groups {
         let place = workflows.binary_search_by(|workflow| workflow.as_str().cmp(group.text(0)));
         let at = place.unwrap_or_default(); // it is one of them
-        let accounted_for: i128 = match &bound.binding.payer {
-            Payer::Usage(_) => settled[at]
-                .get(group.text(1))
-                .copied()
-                .unwrap_or_default()
-                .into(),
-            Payer::Workflow(_) => settled[at].values().copied().map(i128::from).sum(),
-        };
-        is_unsettled[at] |= group.number(2).unwrap_or(0_i128) > accounted_for;
+        let done = claim::accounted_for(&settled[at], group.get(1));
+        is_unsettled[at] |= group.number(2).unwrap_or(0_i128) > done;
     }
     let workflows = workflows.into_iter().zip(is_unsettled);
     Ok(workflows

@@ -149,14 +149,13 @@ fn outstanding(
             .iter()
             .filter_map(|(account, tokens)| account.clone().map(|account| (account, *tokens)))
             .map(|(account, tokens)| {
-                let settled: i64 = settled.get(&account).copied().unwrap_or_default();
-                (account, tokens - i128::from(settled))
+                let tokens = tokens - claim::accounted_for(settled, Some(&account));
+                (account, tokens)
             })
             .collect::<Vec<_>>(),
         Payer::Workflow(_) => {
             let used: i128 = usage.iter().map(|(_, tokens)| tokens).sum();
-            let settled: i128 = settled.values().copied().map(i128::from).sum();
-            let tokens = used - settled;
+            let tokens = used - claim::accounted_for(settled, None);
             if tokens <= 0 {
                 return Ok(Vec::new());
             }

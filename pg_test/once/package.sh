@@ -131,10 +131,7 @@ balance_by() { # PROGRAM
         in_server_env "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1
     local -x DASHBOARD_JWT_SECRET DASHBOARD_ADDRESS=127.0.0.1:0
     DASHBOARD_JWT_SECRET=$(new_secret)
-    set -m
-    env PGHOST="$CLUSTER_SOCKET" PGPORT=5432 PGUSER=token_dashboard PGDATABASE=postgres "$1" >"$log" 2>&1 9>&- &
-    CHILD=$!
-    set +m
+    start_dashboard "$1" postgres >"$log" 2>&1
     for _ in {1..100}; do
         url=$(sed -n 's/^serving //p' "$log")
         [ -z "$url" ] || break
@@ -143,9 +140,7 @@ balance_by() { # PROGRAM
     python3 -c 'import sys, urllib.request as r
 print(r.urlopen(r.Request(sys.argv[1], headers={"Authorization": "Bearer " + sys.argv[2]}), timeout=30).read().decode())' \
         "${url}api/v1/token-usage/balance" "$("$1" token ann)" 2>&1 || cat "$log"
-    kill -TERM -- "-$CHILD"
-    wait "$CHILD" || true
-    CHILD=
+    stop_child
 }
 
 settles() { # WHAT LIBRARY SCRIPTS DASHBOARD

@@ -12,6 +12,15 @@ build_dashboard() {
         die "the dashboard does not build"
 }
 
+# start_dashboard PROGRAM DATABASE: on the cluster's socket, beside this script, in a process group of its own; CHILD is
+# it, and stop_child or clean_up ends it.
+start_dashboard() {
+    set -m
+    env PGHOST="$CLUSTER_SOCKET" PGPORT=5432 PGUSER=token_dashboard PGDATABASE="$2" "$1" 9>&- &
+    CHILD=$!
+    set +m
+}
+
 # The README's block of roles: the first line says that it is that.
 reader_grants() {
     awk '/^```sql$/ { inside = 1; text = ""; next }

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use super::{BALANCE_COLUMN, Binding, Payer, Spec, numeric_scale, wrong_type};
+use super::{BALANCE_COLUMN, Binding, Completion, Payer, Spec, numeric_scale, wrong_type};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result};
 use crate::security::{self, RunAs};
@@ -149,7 +149,7 @@ fn check_statuses(binding: &Binding) -> Result<()> {
     let Some(workflows) = &binding.workflows else {
         return Ok(());
     };
-    let Some(status) = &workflows.status else {
+    let Completion::Status(status) = &workflows.completion else {
         return Ok(());
     };
     if status.is_enum {

@@ -5,7 +5,7 @@
 use pgrx::pg_sys;
 
 use super::attach::attach;
-use super::{Binding, Options, Payer, Spec};
+use super::{Binding, Completion, Options, Payer, Spec};
 use crate::catalog::{self, Table};
 use crate::error::{Error, Result, notice};
 
@@ -264,13 +264,16 @@ fn tell_attached(binding: &Binding) {
         tokens.join(" + ")
     ));
     if let Some(workflows) = &binding.workflows {
-        let completed = match &workflows.status {
-            Some(status) => format!(
+        let completed = match &workflows.completion {
+            Completion::Status(status) => format!(
                 "a row is completed when {} becomes one of {}",
                 status.sql(),
                 binding.spec.completed_statuses.join(", ")
             ),
-            None => "each row is a completion".into(),
+            Completion::Timestamp(column) => {
+                format!("a row is completed when {} is set", column.sql())
+            }
+            Completion::Row => "each row is a completion".into(),
         };
         lines.push(format!(
             "Workflows are {}.{}: {completed}.",

@@ -50,8 +50,18 @@ impl Key {
 pub(crate) struct Workflows {
     pub(crate) table: Table,
     pub(crate) key: Key,
-    pub(crate) status: Option<Column>,
-    pub(crate) completed_at: Option<Column>,
+    pub(crate) completion: Completion,
+}
+
+/// What tells that a row of the workflow table is completed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Completion {
+    /// That this column is not null.
+    Timestamp(Column),
+    /// That this column has one of the completed statuses.
+    Status(Column),
+    /// That it is there.
+    Row,
 }
 
 /// Who pays for a usage row.
@@ -223,9 +233,9 @@ impl Binding {
         let Some(workflows) = &self.workflows else {
             return "false".into();
         };
-        match (&workflows.completed_at, &workflows.status) {
-            (Some(column), _) => format!("{alias}.{} IS NOT NULL", column.sql()),
-            (None, Some(column)) => format!(
+        match &workflows.completion {
+            Completion::Timestamp(column) => format!("{alias}.{} IS NOT NULL", column.sql()),
+            Completion::Status(column) => format!(
                 "{alias}.{}::pg_catalog.text{} OPERATOR(pg_catalog.=) ANY \
                  ({}::pg_catalog.text[])",
                 column.sql(),
@@ -236,7 +246,7 @@ impl Binding {
                 },
                 quote_literal(array_literal(&self.spec.completed_statuses))
             ),
-            (None, None) => "true".into(),
+            Completion::Row => "true".into(),
         }
     }
 
@@ -428,22 +438,24 @@ fn timestamp_column(
 fn workflows(spec: &Spec, table: Table) -> Result<Workflows> {
     let columns = catalog::columns(table.oid)?;
     let key = key(&table, &columns, &spec.workflow_key, "workflow_key")?;
-    let completed_at = spec
-        .workflow_completed_at
-        .as_ref()
-        .map(|name| timestamp_column(&table, &columns, name, "workflow_completed_at"))
-        .transpose()?;
     // A completion timestamp decides alone: the default name of the status column then means
     // nothing.
-    let status = match (&completed_at, &spec.workflow_status) {
-        (None, Some(name)) => Some(column(&table, &columns, name, "workflow_status")?.clone()),
-        _ => None,
+    let completion = match (&spec.workflow_completed_at, &spec.workflow_status) {
+        (Some(name), _) => Completion::Timestamp(timestamp_column(
+            &table,
+            &columns,
+            name,
+            "workflow_completed_at",
+        )?),
+        (None, Some(name)) => {
+            Completion::Status(column(&table, &columns, name, "workflow_status")?.clone())
+        }
+        (None, None) => Completion::Row,
     };
     Ok(Workflows {
         table,
         key,
-        status,
-        completed_at,
+        completion,
     })
 }
 

@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_literal};
 
-use super::{Binding, LateUsage, Workflows, array_literal};
+use super::{Binding, Completion, LateUsage, Workflows, array_literal};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result};
 use crate::spi::{self, Arg};
@@ -80,10 +80,10 @@ impl Binding {
 
 /// The INSERT one also catches a row that moves between partitions, which fires no UPDATE trigger.
 fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<Trigger<'a>> {
-    let column = workflows
-        .completed_at
-        .as_ref()
-        .or(workflows.status.as_ref());
+    let column = match &workflows.completion {
+        Completion::Timestamp(column) | Completion::Status(column) => Some(column),
+        Completion::Row => None,
+    };
     let trigger = |name, events, column, old| Trigger {
         name,
         table: &workflows.table,
@@ -105,8 +105,8 @@ fn condition(binding: &Binding, workflows: &Workflows, old: Option<&str>) -> Con
     if let Some(old) = old {
         plain += &format!(" AND ({}) IS NOT TRUE", binding.completed_sql(old));
     }
-    let noting = match (&workflows.completed_at, &workflows.status) {
-        (None, Some(status)) => {
+    let noting = match &workflows.completion {
+        Completion::Status(status) => {
             let text = |row| format!("{row}.{}::pg_catalog.text", status.sql());
             format!(
                 "token_balance.note_status({}, {}, {}::pg_catalog.text[], NEW.tableoid, NEW.ctid)",
@@ -115,12 +115,18 @@ fn condition(binding: &Binding, workflows: &Workflows, old: Option<&str>) -> Con
                 quote_literal(array_literal(&binding.spec.completed_statuses))
             )
         }
-        _ => format!("{plain} AND token_balance.note_completion(NEW.tableoid, NEW.ctid)"),
+        Completion::Timestamp(_) | Completion::Row => {
+            format!("{plain} AND token_balance.note_completion(NEW.tableoid, NEW.ctid)")
+        }
     };
     Condition { noting, plain }
 }
 
 impl Trigger<'_> {
+    pub(super) fn is_of_completion(&self) -> bool {
+        self.condition.is_some()
+    }
+
     /// Make it, or make it again where its column list is not what it should be now.
     pub(super) fn create(&self) -> Result<()> {
         let present = self.standing()?;
@@ -129,6 +135,16 @@ impl Trigger<'_> {
         {
             return Ok(());
         }
+        self.put_in_place_of(present)
+    }
+
+    /// Make it with the condition of this version, whatever stands.
+    pub(super) fn renew(&self) -> Result<()> {
+        self.put_in_place_of(self.standing()?)
+    }
+
+    /// One that was switched off, or made to fire always, stays so.
+    fn put_in_place_of(&self, present: Option<Standing>) -> Result<()> {
         self.lock(present.is_some())?;
         if present.is_some() {
             refuse_pending(self.table)?;
@@ -249,7 +265,7 @@ impl Trigger<'_> {
     }
 
     /// Make it stand as `state` says; it is `O` when it was just made.
-    pub(super) fn set_state(&self, state: &str) -> Result<()> {
+    fn set_state(&self, state: &str) -> Result<()> {
         let verb = match state {
             "D" => "DISABLE",
             "R" => "ENABLE REPLICA",

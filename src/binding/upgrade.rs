@@ -6,7 +6,7 @@ use pgrx::prelude::PgLogLevel;
 use super::attach::attach;
 use super::check::check;
 use super::convention::NotCreatingExtension;
-use super::{Binding, Spec, triggers};
+use super::{Binding, Spec};
 use crate::error::Result;
 use crate::security::RunAs;
 use crate::spi::{self, Arg};
@@ -29,30 +29,15 @@ pub(crate) fn upgrade() -> Result<()> {
 fn renew(binding: Binding) -> Result<()> {
     // Triggers and grants are the application's, not the extension's.
     let _not_creating = NotCreatingExtension::start();
-    let before = states(&binding)?;
-    if let Some(workflows) = &binding.workflows {
+    {
         let _owner = RunAs::owner(binding.extension_owner);
-        triggers::drop_from(&workflows.table)?;
-    }
-    let binding = attach(binding.spec, false)?;
-    let _owner = RunAs::owner(binding.extension_owner);
-    for trigger in binding.triggers() {
-        if let Some((_, state)) = before.iter().find(|(name, _)| *name == trigger.name) {
-            trigger.set_state(state)?;
+        for trigger in binding.triggers() {
+            if trigger.is_of_completion() {
+                trigger.renew()?;
+            }
         }
     }
-    Ok(())
-}
-
-/// A trigger that was switched off, or made to fire always, stays so.
-fn states(binding: &Binding) -> Result<Vec<(&'static str, String)>> {
-    let mut states = Vec::new();
-    for trigger in binding.triggers() {
-        if let Some(standing) = trigger.standing()? {
-            states.push((trigger.name, standing.state));
-        }
-    }
-    Ok(states)
+    attach(binding.spec, false).map(|_| ())
 }
 
 /// Grant the function `after`, which takes the place of `before`, to those who were granted that one.
