@@ -6,6 +6,7 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::spi::quote_qualified_identifier;
 use pgrx::trigger_support::{
     called_as_trigger, trigger_fired_after, trigger_fired_by_delete, trigger_fired_by_insert,
@@ -262,11 +263,15 @@ impl StoredRows {
             return None;
         }
         // SAFETY: the relation is open and the slot is its own; the access method finds no row at a
-        // place that has none. Any version is asked for, so its inserter is looked at.
+        // place that has none. Any version is asked for, so its inserter is looked at. The access
+        // method may raise an error, which must not jump over Rust's frames: pgrx's guard is around
+        // it, and there is nothing inside to be dropped.
         unsafe {
             let fetch = (*(*self.relation).rd_tableam).tuple_fetch_row_version?;
             let any = &raw mut pg_sys::SnapshotAnyData;
-            if !fetch(self.relation, &mut place, any, self.slot) {
+            let is_there =
+                pg_guard_ffi_boundary(|| fetch(self.relation, &raw mut place, any, self.slot));
+            if !is_there {
                 return None;
             }
             let tuple = pg_sys::ExecFetchSlotHeapTuple(self.slot, false, std::ptr::null_mut());
