@@ -20,6 +20,7 @@ pub(crate) struct Statements {
     take: Statement,
     give: Statement,
     balance: Statement,
+    row: Statement,
 }
 
 impl Statements {
@@ -53,6 +54,13 @@ impl Statements {
                 &format!("SELECT a.{BALANCE_COLUMN}::bigint FROM {users} AS a WHERE {is_account}"),
                 &[TEXTOID],
             ),
+            row: Statement::new(
+                &format!(
+                    "SELECT a.{BALANCE_COLUMN}::bigint, pg_catalog.format('%s %s %s', a.tableoid, \
+                     a.ctid, a.xmin) FROM {users} AS a WHERE {is_account}"
+                ),
+                &[TEXTOID],
+            ),
         }
     }
 }
@@ -71,6 +79,10 @@ pub(crate) enum Refusal {
     OutOfRange,
 }
 
+/// So many rows in place of one another are tried: who inserts and deletes an account without end, or
+/// has a trigger do it, is not waited for.
+const MAX_ROWS: usize = 10;
+
 /// Make `change` and have it written to the ledger.
 ///
 /// Errors: 27000 if a trigger, rule or policy suppressed the update; whatever the update raises.
@@ -87,32 +99,69 @@ pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed
         _ => (&bound.accounts.give, highest),
     };
     let announcement = Announcement::of(change.clone());
-    let outcome = {
-        let _owner = RunAs::owner(binding.users.owner);
-        let args = [
-            Arg::Text(&change.account),
-            Arg::Int8(amount),
-            Arg::Int8(limit),
-        ];
-        statement.run(&args, Snapshot::Statement)?
+    let args = [
+        Arg::Text(&change.account),
+        Arg::Int8(amount),
+        Arg::Int8(limit),
+    ];
+    let mut passed_over = Vec::new();
+    loop {
+        let outcome = {
+            let _owner = RunAs::owner(binding.users.owner);
+            statement.run(&args, Snapshot::Statement)?
+        };
+        let is_made = outcome.processed == 1;
+        if is_made && let Some(changed) = announcement.changed() {
+            return Ok(Ok(changed));
+        }
+        match row_of(bound, &change.account)? {
+            None => return Ok(Err(Refusal::UnknownAccount)),
+            // Without the ledger's trigger (its owner may have disabled it) arithmetic must do.
+            Some(row) if is_made => {
+                return Ok(Ok(Changed {
+                    previous: row.balance.saturating_sub(amount),
+                    new: row.balance,
+                }));
+            }
+            Some(row) if row.balance < lowest || row.balance > highest => {
+                return Ok(Err(Refusal::OutOfRange));
+            }
+            // The row that the statement saw and waited for was deleted, and this one inserted in
+            // its place: a new statement sees it. One that was there to be seen and was not
+            // changed was kept from it.
+            Some(row) if passed_over.len() < MAX_ROWS && !passed_over.contains(&row) => {
+                passed_over.push(row);
+            }
+            Some(_) => {
+                return Err(Error::ChargeSuppressed {
+                    relation: binding.users.sql.clone(),
+                    account: change.account.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// An account's row: which version of it, and the balance in it. Tokens.
+#[derive(PartialEq)]
+struct AccountRow {
+    version: String,
+    balance: i64,
+}
+
+fn row_of(bound: &Bound, account: &str) -> Result<Option<AccountRow>> {
+    let _owner = RunAs::owner(bound.binding.users.owner);
+    let outcome = bound
+        .accounts
+        .row
+        .run(&[Arg::Text(account)], Snapshot::Statement)?;
+    let Some(row) = outcome.rows.first() else {
+        return Ok(None);
     };
-    let is_made = outcome.processed == 1;
-    if is_made && let Some(changed) = announcement.changed() {
-        return Ok(Ok(changed));
-    }
-    match column_of(bound, &change.account)? {
-        None => Ok(Err(Refusal::UnknownAccount)),
-        // Without the ledger's trigger (its owner may have disabled it) arithmetic must do.
-        Some(new) if is_made => Ok(Ok(Changed {
-            previous: new.saturating_sub(amount),
-            new,
-        })),
-        Some(balance) if balance < lowest || balance > highest => Ok(Err(Refusal::OutOfRange)),
-        Some(_) => Err(Error::ChargeSuppressed {
-            relation: binding.users.sql.clone(),
-            account: change.account.clone(),
-        }),
-    }
+    Ok(Some(AccountRow {
+        balance: row.amount(0)?,
+        version: row.text(1).to_owned(),
+    }))
 }
 
 /// The column of an account, by canonical id; None if there is no such account. Tokens.
@@ -150,7 +199,8 @@ fn read_column(bound: &Bound, account: &str, snapshot: Snapshot) -> Result<Optio
         .accounts
         .balance
         .run(&[Arg::Text(account)], snapshot)?;
-    Ok(outcome.rows.first().and_then(|row| row.number(0)))
+    let row = outcome.rows.first();
+    row.map(|row| row.amount(0)).transpose()
 }
 
 /// A numeric's text without a fraction that is zero; any other text as it is.

@@ -1,8 +1,16 @@
 //! What a backend keeps between calls: the binding and the statements made from it.
 //!
-//! DDL on a bound table, on the extension's tables, or an attach or detach in any session sends a
-//! relation-cache invalidation; the next use then reads the binding again. Statements survive if
-//! the binding is still the same.
+//! The binding is read with the latest snapshot, whatever the transaction's own one is, and is
+//! dropped by these invalidations, which reach every session that takes a lock or begins a
+//! transaction:
+//! - of a relation that is watched: DDL on a bound table, on one of the extension's own or on a known
+//!   partition; attach and detach, which alter triggers on bound tables or send one themselves;
+//! - of any schema: the quoted names of tables, in statements and messages, hold a schema's name, and
+//!   ALTER SCHEMA ... RENAME says nothing about the relations in it;
+//! - of any role or membership: whether a table's owner may read it.
+//!
+//! What comes while the binding is read makes it stale at once, since nobody knows yet which
+//! relations it is of. Statements survive if the binding is still the same.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -38,34 +46,66 @@ pub(crate) struct Bound {
     pub(crate) history: history::Statements,
     pub(crate) overdrafts: overdraft::Statements,
     pub(crate) summary: summary::Statements,
-    /// Partitions that are known to be parts of the bound tables. One that is detached loses its
-    /// triggers.
-    parts: RefCell<HashSet<pg_sys::Oid>>,
+    parts: RefCell<Parts>,
+}
+
+/// Partitions that are known to be parts of the bound tables: (partition, bound table). Each is watched
+/// with all that is above it, and with the first invalidation none is known any more.
+#[derive(Default)]
+struct Parts {
+    generation: u64,
+    known: HashSet<(pg_sys::Oid, pg_sys::Oid)>,
 }
 
 impl Bound {
     /// Whether `relation` is the bound table `root` or one of its partitions.
     pub(crate) fn is_part_of(&self, relation: pg_sys::Oid, root: pg_sys::Oid) -> Result<bool> {
-        if relation == root || self.parts.borrow().contains(&relation) {
+        if relation == root {
             return Ok(true);
         }
-        let is_part = catalog::is_part_of(relation, root)?;
-        if is_part {
-            self.parts.borrow_mut().insert(relation);
+        let generation = GENERATION.get();
+        {
+            let mut parts = self.parts.borrow_mut();
+            if parts.generation != generation {
+                parts.known.clear();
+                parts.generation = generation;
+            }
+            if parts.known.contains(&(relation, root)) {
+                return Ok(true);
+            }
+        }
+        // Watched before it is looked at: what changes meanwhile is not kept. A partition is taken
+        // from its root by an ALTER of any table between the two.
+        watch([relation]);
+        let ancestors = catalog::partition_ancestors(relation)?;
+        watch(ancestors.iter().copied());
+        let is_part = ancestors.contains(&root);
+        if is_part && GENERATION.get() == generation {
+            self.parts.borrow_mut().known.insert((relation, root));
         }
         Ok(is_part)
     }
-}
 
-/// The relations whose invalidation matters: three bound ones, the binding itself, and the own tables
-/// that are written without SPI.
-type Watched = [pg_sys::Oid; 6];
+    /// The bound tables, in the order in which their locks are taken.
+    fn tables(&self) -> [pg_sys::Oid; 3] {
+        let workflows = self.binding.workflows.as_ref();
+        [
+            workflows.map_or(pg_sys::InvalidOid, |workflows| workflows.table.oid),
+            self.binding.usage.oid,
+            self.binding.users.oid,
+        ]
+    }
+}
 
 thread_local! {
     static BOUND: RefCell<Option<Rc<Bound>>> = const { RefCell::new(None) };
-    static WATCHED: Cell<Watched> = const { Cell::new([pg_sys::InvalidOid; 6]) };
+    /// The relations whose invalidation matters. None is ever taken out: a settlement that is under
+    /// way may still use a binding that is no longer the one.
+    static WATCHED: RefCell<HashSet<pg_sys::Oid>> = RefCell::default();
     static IS_STALE: Cell<bool> = const { Cell::new(true) };
-    static GENERATION: Cell<u64> = const { Cell::new(0) };
+    /// How many bindings are being read: meanwhile every relation matters.
+    static READING: Cell<u32> = const { Cell::new(0) };
+    static GENERATION: Cell<u64> = const { Cell::new(1) };
 }
 
 /// The binding as it is now. Error 55000 if there is none.
@@ -75,69 +115,104 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
     {
         return Ok(bound);
     }
-    let fresh = Freshness::begin();
+    let reading = Reading::begin();
     let binding = Binding::load()?;
     let own = catalog::own_tables()?;
-    fresh.keep();
-    if let Some(bound) = BOUND.with_borrow(Clone::clone)
-        && bound.binding == binding
-        && bound.own == own
-    {
-        return Ok(bound);
-    }
-    watch(&binding, &own)?;
-    let bound = Rc::new(Bound {
-        usage: usage::Statements::new(&binding),
-        claims: claim::Statements::new(&own, binding.extension_owner),
-        queue: queue::Statements::new(&binding),
-        late: late::Statements::new(&binding),
-        accounts: account::Statements::new(&binding),
-        ledger: ledger::Statements::new(),
-        credits: credit::Statements::new(),
-        history: history::Statements::new(),
-        overdrafts: overdraft::Statements::new(),
-        summary: summary::Statements::new(&binding),
-        parts: RefCell::default(),
-        binding,
-        own,
-    });
+    watch_all(&binding, &own);
+    let known = BOUND.with_borrow(Clone::clone);
+    let bound = match known {
+        Some(bound) if bound.binding == binding && bound.own == own => bound,
+        _ => Rc::new(Bound::new(binding, own)),
+    };
     BOUND.set(Some(bound.clone()));
+    reading.end();
     Ok(bound)
 }
 
-/// The binding counts as read from here on, so that an invalidation that arrives while it is read
-/// makes it stale again; unless reading it fails, by an error of ours or of the server's.
-struct Freshness;
-
-impl Freshness {
-    fn begin() -> Self {
-        IS_STALE.set(false);
-        Freshness
-    }
-
-    fn keep(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Freshness {
-    fn drop(&mut self) {
-        IS_STALE.set(true);
-        GENERATION.set(GENERATION.get() + 1);
-    }
-}
-
-/// The binding, with the users table locked as an UPDATE locks it. Until the transaction ends no
-/// detach can take the ledger's trigger away between a claim and its deduction.
-pub(crate) fn bound_and_locked() -> Result<Rc<Bound>> {
-    loop {
-        let bound = bound()?;
-        let lock = pg_sys::RowExclusiveLock as i32;
-        // SAFETY: locks an OID. Waiting for a lock takes in the invalidations of who held it.
-        unsafe { pg_sys::LockRelationOid(bound.binding.users.oid, lock) };
-        if !IS_STALE.get() {
-            return Ok(bound);
+impl Bound {
+    fn new(binding: Binding, own: OwnTables) -> Self {
+        Bound {
+            usage: usage::Statements::new(&binding),
+            claims: claim::Statements::new(&own, binding.extension_owner),
+            queue: queue::Statements::new(&binding),
+            late: late::Statements::new(&binding),
+            accounts: account::Statements::new(&binding),
+            ledger: ledger::Statements::new(),
+            credits: credit::Statements::new(),
+            history: history::Statements::new(),
+            overdrafts: overdraft::Statements::new(),
+            summary: summary::Statements::new(&binding),
+            parts: RefCell::default(),
+            binding,
+            own,
         }
+    }
+}
+
+/// A binding is being read. Until that has ended well it is stale.
+struct Reading {
+    since: u64,
+}
+
+impl Reading {
+    fn begin() -> Self {
+        READING.set(READING.get() + 1);
+        IS_STALE.set(true);
+        Reading {
+            since: GENERATION.get(),
+        }
+    }
+
+    /// What was read is the binding, unless something has changed since [`Reading::begin`].
+    fn end(self) {
+        IS_STALE.set(GENERATION.get() != self.since);
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        READING.set(READING.get().saturating_sub(1));
+    }
+}
+
+/// The binding, with the bound tables locked as a settlement uses them: the users table as an UPDATE
+/// locks it, the others as a reader does. Until the transaction ends nobody else can change their
+/// columns, nor take the ledger's trigger away between a claim and its deduction.
+pub(crate) fn bound_and_locked() -> Result<Rc<Bound>> {
+    bound_with_locks(|bound| {
+        let [workflows, usage, users] = bound.tables();
+        lock(workflows, pg_sys::AccessShareLock);
+        lock(usage, pg_sys::AccessShareLock);
+        lock(users, pg_sys::RowExclusiveLock);
+    })
+}
+
+/// The binding, with the users table locked as an UPDATE locks it: for changes of a balance that have
+/// nothing to do with usage.
+pub(crate) fn bound_and_users_locked() -> Result<Rc<Bound>> {
+    bound_with_locks(|bound| lock(bound.binding.users.oid, pg_sys::RowExclusiveLock))
+}
+
+/// Waiting for a lock takes in the invalidations of whoever held it, so the binding is looked at again
+/// with the locks held. It is the one to use if it is of the tables that are locked: what else it
+/// says of them cannot change any more. From `RangeVarGetRelidExtended`, which also looks again until
+/// the answer is the same, and not until nothing was invalidated: there may always be something.
+fn bound_with_locks(lock: impl Fn(&Bound)) -> Result<Rc<Bound>> {
+    let mut before = bound()?;
+    loop {
+        lock(&before);
+        let now = bound()?;
+        if now.tables() == before.tables() {
+            return Ok(now);
+        }
+        before = now;
+    }
+}
+
+fn lock(relation: pg_sys::Oid, mode: u32) {
+    if relation != pg_sys::InvalidOid {
+        // SAFETY: locks an OID.
+        unsafe { pg_sys::LockRelationOid(relation, mode as i32) };
     }
 }
 
@@ -153,33 +228,56 @@ pub(crate) fn is_stale() -> bool {
     IS_STALE.get()
 }
 
-/// Another number after each change of a table that is watched.
+/// Another number after each change of something that matters. What is kept of a watched table is
+/// kept with this number, read when the table was locked.
 pub(crate) fn generation() -> u64 {
     GENERATION.get()
 }
 
-fn watch(binding: &Binding, own: &OwnTables) -> Result<()> {
-    let itself = catalog::table_named("token_balance", "binding")?;
-    let workflows = binding
-        .workflows
-        .as_ref()
-        .map(|workflows| workflows.table.oid);
-    WATCHED.set([
-        binding.users.oid,
-        binding.usage.oid,
-        workflows.unwrap_or(pg_sys::InvalidOid),
-        itself.map_or(pg_sys::InvalidOid, |table| table.oid),
-        own.settlement,
-        own.ledger,
-    ]);
-    Ok(())
+fn watch_all(binding: &Binding, own: &OwnTables) {
+    watch(binding.tables().iter().map(|table| table.oid));
+    watch([own.binding, own.settlement, own.ledger, own.queue]);
+}
+
+fn watch(relations: impl IntoIterator<Item = pg_sys::Oid>) {
+    WATCHED.with_borrow_mut(|watched| watched.extend(relations));
+}
+
+/// Have the server call what drops the things that are kept.
+///
+/// # Safety
+/// Called once a backend, by a library that is never unloaded.
+pub(crate) unsafe fn register_callbacks() {
+    use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID};
+    // SAFETY: as the caller promises.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), pg_sys::Datum::from(0));
+        for cache in [NAMESPACEOID, AUTHOID, AUTHMEMROLEMEM] {
+            let cache = cache as i32;
+            pg_sys::CacheRegisterSyscacheCallback(cache, Some(on_entry), pg_sys::Datum::from(0));
+        }
+    }
 }
 
 /// Called by the server for each invalidated relation; InvalidOid stands for all of them. It may
 /// run at any time, so it only makes notes.
-pub(crate) extern "C-unwind" fn on_invalidation(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
-    if relation == pg_sys::InvalidOid || WATCHED.get().contains(&relation) {
-        IS_STALE.set(true);
-        GENERATION.set(GENERATION.get() + 1);
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_relation(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    let matters = READING.get() > 0
+        || relation == pg_sys::InvalidOid
+        || WATCHED.with_borrow(|watched| watched.contains(&relation));
+    if matters {
+        note_change();
     }
+}
+
+/// Called by the server for each invalidated entry of a system cache. As above.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_entry(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    note_change();
+}
+
+fn note_change() {
+    IS_STALE.set(true);
+    GENERATION.set(GENERATION.get() + 1);
 }

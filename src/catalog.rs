@@ -7,7 +7,13 @@ use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
 use crate::error::{Error, Result};
-use crate::spi::{self, Arg};
+use crate::spi::{self, Arg, Outcome, Snapshot};
+
+/// As the catalogs are now: DDL is not held off by a transaction that keeps an old snapshot, and what
+/// it has done holds for that one, too.
+fn query(sql: &str, args: &[Arg]) -> Result<Outcome> {
+    spi::query_as_of(sql, args, Snapshot::Latest)
+}
 
 /// A table, as the catalog has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,7 +88,7 @@ impl Column {
 }
 
 pub(crate) fn table(oid: pg_sys::Oid) -> Result<Option<Table>> {
-    let outcome = spi::query(
+    let outcome = query(
         "SELECT c.oid, n.nspname, c.relname, c.relowner, c.relkind, c.relpersistence, \
          c.relrowsecurity \
          FROM pg_catalog.pg_class AS c \
@@ -102,7 +108,7 @@ pub(crate) fn table(oid: pg_sys::Oid) -> Result<Option<Table>> {
 
 /// The table `name` in `schema`, whatever the search_path.
 pub(crate) fn table_named(schema: &str, name: &str) -> Result<Option<Table>> {
-    let outcome = spi::query(
+    let outcome = query(
         "SELECT c.oid FROM pg_catalog.pg_class AS c \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
          WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name \
@@ -116,7 +122,7 @@ pub(crate) fn table_named(schema: &str, name: &str) -> Result<Option<Table>> {
 }
 
 pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
-    let outcome = spi::query(
+    let outcome = query(
         "SELECT a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod), \
          a.atttypmod, t.typtype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\", \
          a.attgenerated OPERATOR(pg_catalog.<>) ''::pg_catalog.\"char\", \
@@ -178,24 +184,40 @@ pub(crate) fn has_index_on(relation: pg_sys::Oid, column: &str) -> Result<bool> 
     )
 }
 
-/// Whether `relation` is `root` or one of its partitions.
-pub(crate) fn is_part_of(relation: pg_sys::Oid, root: pg_sys::Oid) -> Result<bool> {
-    if relation == root {
-        return Ok(true);
+/// The tables that `relation` is a partition of, itself included.
+pub(crate) fn partition_ancestors(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+    let outcome = query(
+        "SELECT a.relid::pg_catalog.oid FROM \
+         pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass) AS a(relid)",
+        &[Arg::Int8(relation.to_u32().into())],
+    )?;
+    Ok(outcome.rows.iter().map(|row| row.oid(0)).collect())
+}
+
+/// The first of `relations`, or of the extension's own tables, that Citus has distributed, if any.
+pub(crate) fn distributed(relations: &[pg_sys::Oid]) -> Result<Option<Table>> {
+    if table_named("pg_catalog", "pg_dist_partition")?.is_none() {
+        return Ok(None);
     }
-    exists(
-        "SELECT 1 FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass) \
-         AS a(relid) WHERE a.relid OPERATOR(pg_catalog.=) ($2::pg_catalog.oid)",
-        &[
-            Arg::Int8(relation.to_u32().into()),
-            Arg::Int8(root.to_u32().into()),
-        ],
-    )
+    let oids = relations.iter().map(|oid| oid.to_u32().into()).collect();
+    let outcome = query(
+        "SELECT c.oid FROM pg_catalog.pg_dist_partition AS d \
+         JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) d.logicalrelid::pg_catalog.oid \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+         WHERE c.oid::bigint OPERATOR(pg_catalog.=) ANY ($1) \
+         OR n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
+         ORDER BY c.oid LIMIT 1",
+        &[Arg::Int8Array(oids)],
+    )?;
+    match outcome.rows.first() {
+        Some(row) => table(row.oid(0)),
+        None => Ok(None),
+    }
 }
 
 /// The labels of an enum type, in order.
 pub(crate) fn enum_labels(type_oid: pg_sys::Oid) -> Result<Vec<String>> {
-    let outcome = spi::query(
+    let outcome = query(
         "SELECT e.enumlabel FROM pg_catalog.pg_enum AS e \
          WHERE e.enumtypid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) ORDER BY e.enumsortorder",
         &[Arg::Int8(type_oid.to_u32().into())],
@@ -249,19 +271,22 @@ pub(crate) fn extension_owner() -> Result<pg_sys::Oid> {
         .owner)
 }
 
-/// The extension's own tables that settling writes.
+/// The extension's own tables that are kept by OID.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct OwnTables {
+    pub(crate) binding: pg_sys::Oid,
     pub(crate) settlement: pg_sys::Oid,
     pub(crate) ledger: pg_sys::Oid,
-    /// The sequence of the ledger's entry ids.
+    /// The sequence of the ledger's entry ids. Another one is another identity column, which is an
+    /// ALTER of the ledger.
     pub(crate) entry_ids: pg_sys::Oid,
+    pub(crate) queue: pg_sys::Oid,
 }
 
 /// Where a table is not there, or has no identity column, InvalidOid stands for it.
 pub(crate) fn own_tables() -> Result<OwnTables> {
-    let outcome = spi::query(
-        "SELECT c.relname OPERATOR(pg_catalog.=) 'ledger'::pg_catalog.name, c.oid, d.objid \
+    let outcome = query(
+        "SELECT c.relname, c.oid, d.objid \
          FROM pg_catalog.pg_class AS c \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
          LEFT JOIN pg_catalog.pg_depend AS d ON d.refobjid OPERATOR(pg_catalog.=) c.oid \
@@ -271,17 +296,17 @@ pub(crate) fn own_tables() -> Result<OwnTables> {
          AND d.refobjsubid OPERATOR(pg_catalog.>) 0 \
          AND d.deptype OPERATOR(pg_catalog.=) 'i'::pg_catalog.\"char\" \
          WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
-         AND c.relname OPERATOR(pg_catalog.=) \
-         ANY (ARRAY['settlement', 'ledger']::pg_catalog.name[])",
+         AND c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['binding', 'settlement', 'ledger', \
+         'queue']::pg_catalog.name[])",
         &[],
     )?;
     let mut own = OwnTables::default();
     for row in &outcome.rows {
-        if row.is_true(0) {
-            own.ledger = row.oid(1);
-            own.entry_ids = row.oid(2);
-        } else {
-            own.settlement = row.oid(1);
+        match row.text(0) {
+            "binding" => own.binding = row.oid(1),
+            "settlement" => own.settlement = row.oid(1),
+            "queue" => own.queue = row.oid(1),
+            _ => (own.ledger, own.entry_ids) = (row.oid(1), row.oid(2)),
         }
     }
     Ok(own)
@@ -289,7 +314,7 @@ pub(crate) fn own_tables() -> Result<OwnTables> {
 
 /// The schema that holds settle_workflow, quoted.
 pub(crate) fn extension_schema() -> Result<String> {
-    let outcome = spi::query(
+    let outcome = query(
         "SELECT n.nspname FROM pg_catalog.pg_extension AS e \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace \
          WHERE e.extname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name",
@@ -303,5 +328,5 @@ pub(crate) fn extension_schema() -> Result<String> {
 }
 
 pub(crate) fn exists(sql: &str, args: &[Arg]) -> Result<bool> {
-    Ok(!spi::query(sql, args)?.rows.is_empty())
+    Ok(!query(sql, args)?.rows.is_empty())
 }

@@ -7,7 +7,7 @@ use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, Oid, TEXTARRAYOID, TEXTOID};
 
 use crate::cache::Bound;
 use crate::catalog::OwnTables;
-use crate::direct::{self, Conflict, Lookup, Wanted};
+use crate::direct::{self, Conflict, Holds, Lookup, Wanted};
 use crate::error::Result;
 use crate::key::KeyType;
 use crate::security::RunAs;
@@ -32,7 +32,10 @@ impl Statements {
                 owner,
                 key: "workflow_id".into(),
                 key_type: KeyType::Text,
-                columns: vec!["user_id".into(), "usage_tokens".into()],
+                columns: vec![
+                    ("user_id".into(), Holds::Key(KeyType::Text)),
+                    ("usage_tokens".into(), Holds::Integer),
+                ],
             })),
             settled: Statement::new(
                 "SELECT s.user_id, s.usage_tokens FROM token_balance.settlement AS s \
@@ -162,12 +165,9 @@ pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Se
         let outcome = statements
             .settled
             .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
-        let settled = outcome
-            .rows
-            .iter()
-            .map(|row| (row.text(0).to_owned(), row.number(1).unwrap_or_default()))
-            .collect();
-        return Ok(vec![settled]);
+        let settled = outcome.rows.iter();
+        let settled = settled.map(|row| Ok((row.text(0).to_owned(), row.amount(1)?)));
+        return Ok(vec![settled.collect::<Result<_>>()?]);
     }
     let outcome = statements
         .settled_of_many
@@ -176,7 +176,7 @@ pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Se
     for row in &outcome.rows {
         all.entry(row.text(0))
             .or_default()
-            .insert(row.text(1).to_owned(), row.number(2).unwrap_or_default());
+            .insert(row.text(1).to_owned(), row.amount(2)?);
     }
     Ok(workflows
         .iter()

@@ -238,24 +238,17 @@ fn current_subtransaction() -> pg_sys::SubTransactionId {
     unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
-/// Called by the server when a subtransaction ends. What was noted or settled in one that aborts was
-/// not: in it or inside it, that is, since their ids only grow.
-pub(crate) extern "C-unwind" fn at_subtransaction_end(
-    event: pg_sys::SubXactEvent::Type,
-    subtransaction: pg_sys::SubTransactionId,
-    _parent: pg_sys::SubTransactionId,
-    _argument: *mut std::ffi::c_void,
-) {
-    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
-        NOTES.with_borrow_mut(|notes| {
-            notes
-                .noted
-                .retain(|noted| noted.subtransaction < subtransaction);
-            notes
-                .done
-                .retain(|_, done| done.subtransaction < subtransaction);
-        });
-    }
+/// A subtransaction was rolled back. What was noted or settled in it was not: in it or inside it, that
+/// is, since their ids only grow.
+pub(crate) fn forget_subtransaction(subtransaction: pg_sys::SubTransactionId) {
+    NOTES.with_borrow_mut(|notes| {
+        notes
+            .noted
+            .retain(|noted| noted.subtransaction < subtransaction);
+        notes
+            .done
+            .retain(|_, done| done.subtransaction < subtransaction);
+    });
 }
 
 /// The transaction has ended: it leaves no notes.

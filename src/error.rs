@@ -47,6 +47,9 @@ pub(crate) enum Error {
         column: String,
         collation: String,
     },
+    Distributed {
+        relation: String,
+    },
     GeneratedColumn {
         relation: String,
         column: String,
@@ -97,6 +100,9 @@ pub(crate) enum Error {
     UnsupportedBalance {
         account: String,
         balance: String,
+    },
+    NotAnAmount {
+        found: Option<String>,
     },
     TokensOutOfRange {
         argument: &'static str,
@@ -177,9 +183,10 @@ impl Error {
             Error::InvalidArgument { .. } | Error::EntriesArchived { .. } => {
                 ERRCODE_INVALID_PARAMETER_VALUE
             }
-            Error::NotAttached | Error::AlreadyAttached { .. } | Error::LedgerAppendOnly { .. } => {
-                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
+            Error::NotAttached
+            | Error::AlreadyAttached { .. }
+            | Error::LedgerAppendOnly { .. }
+            | Error::NotAnAmount { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::RelationMissing { .. } => ERRCODE_UNDEFINED_TABLE,
             Error::WrongRelationKind { .. }
             | Error::ForeignTrigger { .. }
@@ -187,7 +194,9 @@ impl Error {
             Error::UnfitArchive { .. } => ERRCODE_INVALID_TABLE_DEFINITION,
             Error::ColumnMissing { .. } => ERRCODE_UNDEFINED_COLUMN,
             Error::WrongColumnType { .. } => ERRCODE_DATATYPE_MISMATCH,
-            Error::UnsupportedCollation { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
+            Error::UnsupportedCollation { .. } | Error::Distributed { .. } => {
+                ERRCODE_FEATURE_NOT_SUPPORTED
+            }
             Error::GeneratedColumn { .. } => ERRCODE_INVALID_COLUMN_DEFINITION,
             Error::NoUniqueKey { .. } => ERRCODE_INVALID_FOREIGN_KEY,
             Error::NotOwner { .. }
@@ -253,6 +262,7 @@ impl Error {
             } => {
                 format!("column \"{column}\" of table {relation} has a nondeterministic collation")
             }
+            Error::Distributed { relation } => format!("table {relation} is distributed by Citus"),
             Error::GeneratedColumn { relation, column } => {
                 format!("column \"{column}\" of table {relation} is a generated column")
             }
@@ -305,6 +315,7 @@ impl Error {
             Error::PendingTriggers { relation } => {
                 format!("table {relation} has deferred triggers that have not fired yet")
             }
+            Error::NotAnAmount { .. } => "a number of tokens could not be read".into(),
             Error::InTransaction { function } => {
                 format!("{function} cannot be called inside a transaction")
             }
@@ -366,6 +377,14 @@ impl Error {
             Error::UnsupportedCollation { collation, .. } => {
                 Some(format!("Its collation is {collation}."))
             }
+            Error::Distributed { .. } => Some(
+                "Its rows are in shards, which are not seen where a settlement looks for them."
+                    .into(),
+            ),
+            Error::NotAnAmount { found } => Some(match found {
+                Some(found) => format!("Found was: {found}."),
+                None => "Found was a null.".into(),
+            }),
             Error::UsageOfUnknownAccount { tokens, .. }
             | Error::NoPayer { tokens, .. }
             | Error::SeveralPayers { tokens, .. }
@@ -419,6 +438,12 @@ impl Error {
             }
             Error::WrongColumnType { .. } => "Name another column or change its type.",
             Error::UnsupportedCollation { .. } => "Give the column a deterministic collation.",
+            Error::Distributed { .. } => {
+                "Undistribute the table, or bind the tables of a database that is not distributed."
+            }
+            Error::NotAnAmount { .. } => {
+                "SELECT * FROM token_balance.verify() says whether a bound column has another type now."
+            }
             Error::GeneratedColumn { .. } => {
                 "The balance must be a plain column: drop or rename it."
             }

@@ -439,7 +439,7 @@ fn last_balance(bound: &Bound, account: &str) -> Result<Option<i64>> {
         .ledger
         .last_balance
         .run(&[Arg::Text(account)], Snapshot::Latest)?;
-    Ok(last.rows.first().and_then(|row| row.number(0)))
+    last.rows.first().map(|row| row.amount(0)).transpose()
 }
 
 fn adjust(bound: &Bound, account: &str, previous: i64, new: i64, note: Option<&str>) -> Result<()> {

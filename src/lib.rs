@@ -61,17 +61,15 @@ pub extern "C-unwind" fn _PG_init() {
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
     // SAFETY: the callbacks are functions of this library, which is never unloaded.
     unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(cache::on_invalidation), pg_sys::Datum::from(0));
+        cache::register_callbacks();
         pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
-        pg_sys::RegisterSubXactCallback(
-            Some(completion::at_subtransaction_end),
-            std::ptr::null_mut(),
-        );
+        pg_sys::RegisterSubXactCallback(Some(at_subtransaction_end), std::ptr::null_mut());
     }
 }
 
 /// Called by the server when a transaction ends.
-extern "C-unwind" fn at_transaction_end(
+#[pg_guard]
+unsafe extern "C-unwind" fn at_transaction_end(
     event: pg_sys::XactEvent::Type,
     _argument: *mut std::ffi::c_void,
 ) {
@@ -82,6 +80,20 @@ extern "C-unwind" fn at_transaction_end(
     ) {
         lock::forget();
         completion::forget();
+    }
+}
+
+/// Called by the server when a subtransaction ends.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_subtransaction_end(
+    event: pg_sys::SubXactEvent::Type,
+    subtransaction: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut std::ffi::c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        lock::forget_subtransaction(subtransaction);
+        completion::forget_subtransaction(subtransaction);
     }
 }
 

@@ -1,7 +1,12 @@
 //! Locks of the extension's own: two settlements of one workflow take turns, and so do two credits
 //! with one reference.
+//!
+//! # Who waits for whom
+//! A transaction takes the locks of many workflows in one order, and **never waits for a stronger lock
+//! on what it has locked already**: two that did so would wait for each other. It has either the lock
+//! of all workflows, taken before any other, or locks on single ones.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use pgrx::IntoDatum;
 use pgrx::pg_sys;
@@ -13,11 +18,35 @@ const WORKFLOW_SPACE: u16 = 0x7462;
 const REFERENCE_SPACE: u16 = 0x7463;
 const ALL_WORKFLOWS: (u16, u64) = (0x7464, 0);
 
-/// So many locks a transaction, at most: the server's lock table is shared by all sessions.
+/// From this number of locks on, a transaction would rather have the lock of all workflows: the
+/// server's lock table is shared by all sessions.
 const MAX_LOCKS: usize = 1024;
 
+/// Locks on single workflows that were acquired in a subtransaction; they go with it.
+struct Taken {
+    subtransaction: pg_sys::SubTransactionId,
+    locks: usize,
+}
+
 thread_local! {
-    static LOCKS_TAKEN: Cell<usize> = const { Cell::new(0) };
+    static TAKEN: RefCell<Vec<Taken>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Locks on single workflows that this transaction holds. One that it asks for again is no other one.
+fn taken() -> usize {
+    TAKEN.with_borrow(|taken| taken.iter().map(|taken| taken.locks).sum())
+}
+
+fn note_taken() {
+    // SAFETY: reads a backend variable.
+    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    TAKEN.with_borrow_mut(|taken| match taken.last_mut() {
+        Some(last) if last.subtransaction == subtransaction => last.locks += 1,
+        _ => taken.push(Taken {
+            subtransaction,
+            locks: 1,
+        }),
+    });
 }
 
 /// Wait for the locks on `workflows` and hold them until the transaction ends. They are taken in one
@@ -34,21 +63,37 @@ pub(crate) fn lock_workflows(workflows: &[String], binding: &Binding) {
     let mut keys: Vec<_> = workflows.iter().map(|workflow| hash(workflow)).collect();
     keys.sort_unstable();
     keys.dedup();
-    let has_room = LOCKS_TAKEN.get() + keys.len() <= MAX_LOCKS;
-    match (is_needed(binding), has_room) {
-        (true, false) => {
-            lock(ALL_WORKFLOWS, EXCLUSIVE);
-            return;
-        }
-        (true, true) => {
-            lock(ALL_WORKFLOWS, INTENTION_EXCLUSIVE);
-        }
-        (false, _) => keys.truncate(MAX_LOCKS.saturating_sub(LOCKS_TAKEN.get())),
+    keys.retain(|key| !holds((WORKFLOW_SPACE, *key), EXCLUSIVE));
+    let room = MAX_LOCKS.saturating_sub(taken());
+    if !is_needed(binding) {
+        keys.truncate(room);
+    } else if holds_all_workflows() || keys.len() > room && lock_all_workflows() {
+        return;
+    } else {
+        lock(ALL_WORKFLOWS, INTENTION_EXCLUSIVE);
     }
-    LOCKS_TAKEN.set(LOCKS_TAKEN.get() + keys.len());
     for key in keys {
-        lock((WORKFLOW_SPACE, key), EXCLUSIVE);
+        if lock((WORKFLOW_SPACE, key), EXCLUSIVE) {
+            note_taken();
+        }
     }
+}
+
+/// Lock all workflows, so that everybody else who settles or writes late usage waits: whether this
+/// transaction now has that lock.
+///
+/// Waits for it only if the transaction has none that is weaker. Otherwise it is taken if it can be had
+/// at once; if not, the transaction goes on with locks on single workflows.
+fn lock_all_workflows() -> bool {
+    if holds(ALL_WORKFLOWS, INTENTION_EXCLUSIVE) || holds(ALL_WORKFLOWS, INTENTION_SHARE) {
+        return acquire(ALL_WORKFLOWS, EXCLUSIVE, IfHeld::GiveUp) != NOT_AVAILABLE;
+    }
+    lock(ALL_WORKFLOWS, EXCLUSIVE);
+    true
+}
+
+fn holds_all_workflows() -> bool {
+    holds(ALL_WORKFLOWS, EXCLUSIVE)
 }
 
 fn is_needed(binding: &Binding) -> bool {
@@ -57,19 +102,21 @@ fn is_needed(binding: &Binding) -> bool {
 }
 
 /// A lock on a workflow that others share, and a settlement waits for; None if the transaction had
-/// it before.
+/// it, or a stronger one, before.
 pub(crate) struct Shared(Option<(u16, u64)>);
 
 /// Wait for settlements of the workflow, and have the next ones wait until the transaction ends.
 pub(crate) fn share_workflow(workflow: &str) -> Shared {
-    let mut object = ALL_WORKFLOWS;
-    if LOCKS_TAKEN.get() < MAX_LOCKS {
-        lock(ALL_WORKFLOWS, INTENTION_SHARE);
-        object = (WORKFLOW_SPACE, hash(workflow));
+    let object = (WORKFLOW_SPACE, hash(workflow));
+    let is_held = holds_all_workflows() || holds(object, SHARE) || holds(object, EXCLUSIVE);
+    // Sharing the whole would not do: two who share it could not both settle what is late.
+    if is_held || taken() >= MAX_LOCKS && lock_all_workflows() {
+        return Shared(None);
     }
-    let is_new = lock(object, SHARE);
-    LOCKS_TAKEN.set(LOCKS_TAKEN.get() + usize::from(is_new));
-    Shared(is_new.then_some(object))
+    lock(ALL_WORKFLOWS, INTENTION_SHARE);
+    lock(object, SHARE);
+    note_taken();
+    Shared(Some(object))
 }
 
 impl Shared {
@@ -78,7 +125,11 @@ impl Shared {
         if let Some(object) = self.0 {
             // SAFETY: the lock is held by this transaction.
             unsafe { pg_sys::LockRelease(&tag(object), SHARE, false) };
-            LOCKS_TAKEN.set(LOCKS_TAKEN.get().saturating_sub(1));
+            TAKEN.with_borrow_mut(|taken| {
+                if let Some(last) = taken.last_mut() {
+                    last.locks -= 1;
+                }
+            });
         }
     }
 }
@@ -89,13 +140,38 @@ const INTENTION_EXCLUSIVE: i32 = pg_sys::RowExclusiveLock as i32;
 const EXCLUSIVE: i32 = pg_sys::ExclusiveLock as i32;
 const SHARE: i32 = pg_sys::ShareLock as i32;
 
+const NOT_AVAILABLE: pg_sys::LockAcquireResult::Type =
+    pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL;
+
+/// What to do while somebody else holds a lock that conflicts.
+#[derive(Clone, Copy, PartialEq)]
+enum IfHeld {
+    Wait,
+    GiveUp,
+}
+
 /// Whether the transaction had not held it yet.
 fn lock(object: (u16, u64), mode: i32) -> bool {
+    acquire(object, mode, IfHeld::Wait) == pg_sys::LockAcquireResult::LOCKACQUIRE_OK
+}
+
+fn acquire(object: (u16, u64), mode: i32, if_held: IfHeld) -> pg_sys::LockAcquireResult::Type {
     let tag = tag(object);
     // SAFETY: the tag is complete; the lock manager copies it. A transaction-level lock is released
     // by the server.
-    let outcome = unsafe { pg_sys::LockAcquire(&tag, mode, false, false) };
-    outcome == pg_sys::LockAcquireResult::LOCKACQUIRE_OK
+    unsafe { pg_sys::LockAcquire(&tag, mode, false, if_held == IfHeld::GiveUp) }
+}
+
+/// Whether this transaction holds the lock in that very mode.
+fn holds(object: (u16, u64), mode: i32) -> bool {
+    let tag = tag(object);
+    // SAFETY: looks into the backend's own table of locks.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+        return pg_sys::LockHeldByMe(&tag, mode);
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        return pg_sys::LockHeldByMe(&tag, mode, false);
+    }
 }
 
 fn tag((space, hash): (u16, u64)) -> pg_sys::LOCKTAG {
@@ -131,7 +207,12 @@ fn hash(text: &str) -> u64 {
     }
 }
 
+/// A subtransaction was rolled back, and what began in it: its locks are gone.
+pub(crate) fn forget_subtransaction(subtransaction: pg_sys::SubTransactionId) {
+    TAKEN.with_borrow_mut(|taken| taken.retain(|taken| taken.subtransaction < subtransaction));
+}
+
 /// The transaction has ended: its locks are gone.
 pub(crate) fn forget() {
-    LOCKS_TAKEN.set(0);
+    TAKEN.take();
 }

@@ -2,8 +2,10 @@
 //! off, bad charges whose account has come, and history that attach had exempted.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
+use pgrx::memcxt::PgMemoryContexts;
 use pgrx::pg_sys::TimestampTz;
 use serde::Serialize;
 
@@ -11,12 +13,13 @@ use crate::binding::{Binding, Payer};
 use crate::cache::{self, Bound};
 use crate::claim;
 use crate::error::{Result, notice};
+use crate::lock::lock_workflows;
 use crate::queue;
 use crate::security::RunAs;
 use crate::settle::{Asked, settle};
 use crate::spi::{self, Arg, Cursor, Life, MayCommit, Row, Snapshot, texts};
 
-/// Groups of usage that are read, and workflows that are settled, at a time.
+/// Groups of usage that are read at a time.
 const BATCH: usize = 1_000;
 
 /// What a sweep did.
@@ -117,7 +120,7 @@ fn unsettled(bound: &Bound, groups: &[Row]) -> Result<Vec<String>> {
         let place = workflows.binary_search_by(|workflow| workflow.as_str().cmp(group.text(0)));
         let at = place.unwrap_or_default(); // it is one of them
         let done = claim::accounted_for(&settled[at], group.get(1));
-        is_unsettled[at] |= group.number(2).unwrap_or(0_i128) > done;
+        is_unsettled[at] |= group.amount::<i128>(2)? > done;
     }
     let workflows = workflows.into_iter().zip(is_unsettled);
     Ok(workflows
@@ -154,6 +157,17 @@ impl Pending {
         }
         Ok(Some((groups.len(), workflows)))
     }
+
+    /// Add unsettled workflows to `found` until there are `enough`: whether these are all.
+    fn gather(&self, bound: &Bound, found: &mut BTreeSet<String>, enough: usize) -> Result<bool> {
+        while found.len() < enough {
+            match self.next(bound, BATCH)? {
+                Some((_, workflows)) => found.extend(workflows),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
 }
 
 fn which(binding: &Binding) -> Which {
@@ -165,33 +179,57 @@ fn which(binding: &Binding) -> Which {
 
 /// Settle completed workflows that have unsettled usage, at most `max_workflows` of them. Bad
 /// charges are warnings, as in a completion.
+///
+/// What is found is settled as one. Settled a part at a time, the locks of the second part would be
+/// waited for with the accounts of the first one held, which others wait for who have those locks.
+/// There is a second part only where charges of the first were bad.
 pub(crate) fn settle_pending(since: Option<TimestampTz>, max_workflows: usize) -> Result<Swept> {
     let bound = cache::bound_and_locked()?;
     let pending = Pending::find(&bound, since, which(&bound.binding), Life::Transaction)?;
-    let mut swept = Swept {
-        applied: queue::drain_all(&bound)?,
-        ..Swept::default()
-    };
-    while !swept.more
-        && let Some((_, mut workflows)) = pending.next(&bound, BATCH)?
-    {
-        // What cannot be charged does not count, or it would stand in the way for ever.
-        while !workflows.is_empty() && !swept.more {
-            let room = max_workflows - swept.workflows;
-            let rest = workflows.split_off(room.min(workflows.len()));
-            swept.settle(&bound, &mut workflows)?;
-            workflows = rest;
-            swept.more = swept.workflows == max_workflows && !workflows.is_empty();
-        }
-        if swept.workflows == max_workflows {
-            swept.more = swept.more || pending.next(&bound, 1)?.is_some();
+    let mut found = BTreeSet::new();
+    let mut swept = Swept::default();
+    // What cannot be charged does not count, or it would stand in the way for ever.
+    let mut room = max_workflows;
+    let mut is_all = pending.gather(&bound, &mut found, room)?;
+    lock_workflows(&first(&found, room), &bound.binding);
+    swept.applied = queue::drain_all(&bound)?;
+    while !found.is_empty() && room > 0 {
+        let mut workflows = first(&found, room);
+        found.retain(|workflow| workflows.binary_search(workflow).is_err());
+        swept.settle(&bound, &mut workflows)?;
+        room = max_workflows - swept.workflows;
+        if room == 0 {
+            swept.more = !found.is_empty() || !is_all && pending.next(&bound, 1)?.is_some();
+        } else if !is_all {
+            is_all = pending.gather(&bound, &mut found, room)?;
         }
     }
     pending.cursor.close()?;
     Ok(swept)
 }
 
+fn first(found: &BTreeSet<String>, count: usize) -> Vec<String> {
+    found.iter().take(count).cloned().collect()
+}
+
+/// The memory of the procedure is that of the whole call, so what a batch leaves there would add up.
+fn in_memory_of_its_own<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: what comes out is no memory of the server's.
+    unsafe { PgMemoryContexts::new("token_balance batch").switch_to(|_| work()) }
+}
+
 impl Swept {
+    /// How many groups of usage were read; None at the end. Each transaction looks at the binding again:
+    /// it may have been changed between two.
+    fn settle_batch(&mut self, pending: &Pending, batch_size: usize) -> Result<Option<usize>> {
+        let bound = cache::bound_and_locked()?;
+        let Some((read, mut workflows)) = pending.next(&bound, batch_size)? else {
+            return Ok(None);
+        };
+        self.settle(&bound, &mut workflows)?;
+        Ok(Some(read))
+    }
+
     fn settle(&mut self, bound: &Bound, workflows: &mut Vec<String>) -> Result<()> {
         let (charges, _) = settle(bound, workflows, &Asked::Sweep)?;
         let mut charged: Vec<_> = charges.iter().map(|charge| &charge.workflow).collect();
@@ -234,14 +272,7 @@ pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayComm
 
     let mut swept = Swept::default();
     let mut done = 0;
-    loop {
-        // Each transaction looks at the binding again: it may have been changed between two.
-        let bound = cache::bound_and_locked()?;
-        let Some((read, mut workflows)) = pending.next(&bound, batch_size)? else {
-            break;
-        };
-        swept.settle(&bound, &mut workflows)?;
-        drop(bound);
+    while let Some(read) = in_memory_of_its_own(|| swept.settle_batch(&pending, batch_size))? {
         commits.commit()?;
         done += read;
         tell_progress(&swept, done, total, started);

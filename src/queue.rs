@@ -153,19 +153,21 @@ fn take(bound: &Bound, account: &str) -> Result<Vec<Queued>> {
         .queue
         .take
         .run(&[Arg::Text(account)], Snapshot::Statement)?;
-    let mut queued = queued_of(&outcome.rows);
+    let mut queued = queued_of(&outcome.rows)?;
     queued.sort_unstable_by_key(|queued| queued.charge_id);
     Ok(queued)
 }
 
-fn queued_of(rows: &[Row]) -> Vec<Queued> {
+fn queued_of(rows: &[Row]) -> Result<Vec<Queued>> {
     rows.iter()
-        .map(|row| Queued {
-            charge_id: row.number(0).unwrap_or_default(),
-            workflow: row.text(1).to_owned(),
-            tokens: row.number(2).unwrap_or_default(),
-            actor: row.text(3).to_owned(),
-            queued_at: row.number(4).unwrap_or_default(),
+        .map(|row| {
+            Ok(Queued {
+                charge_id: row.amount(0)?,
+                workflow: row.text(1).to_owned(),
+                tokens: row.amount(2)?,
+                actor: row.text(3).to_owned(),
+                queued_at: row.amount(4)?,
+            })
         })
         .collect()
 }
@@ -264,8 +266,10 @@ pub(crate) fn waiting(bound: &Bound, account: &str) -> Result<i64> {
         .queue
         .waiting
         .run(&[Arg::Text(account)], Snapshot::Caller)?;
-    let tokens = outcome.rows.first().and_then(|row| row.number(0));
-    Ok(tokens.unwrap_or_default())
+    match outcome.rows.first() {
+        Some(row) => row.amount(0),
+        None => Ok(0),
+    }
 }
 
 /// What the queue has, by account, as the calling statement sees it. Tokens.
@@ -280,11 +284,8 @@ pub(crate) fn totals(bound: &Bound) -> Result<(Vec<String>, Vec<i64>)> {
         &[],
         Snapshot::Caller,
     )?;
-    let tokens = outcome.rows.iter().map(|row| row.number(1));
-    Ok((
-        texts(&outcome.rows, 0),
-        tokens.map(Option::unwrap_or_default).collect(),
-    ))
+    let tokens = outcome.rows.iter().map(|row| row.amount(1));
+    Ok((texts(&outcome.rows, 0), tokens.collect::<Result<_>>()?))
 }
 
 /// The charges that wait for an account, in order, as the calling statement sees them.
@@ -297,7 +298,7 @@ pub(crate) fn entries(bound: &Bound, account: &str) -> Result<Vec<Queued>> {
         .queue
         .entries
         .run(&[Arg::Text(account)], Snapshot::Caller)?;
-    Ok(queued_of(&outcome.rows))
+    queued_of(&outcome.rows)
 }
 
 /// The account's id was changed.

@@ -94,6 +94,13 @@ impl Row {
         self.get(column).and_then(|text| text.parse().ok())
     }
 
+    /// A number of tokens. Error 55000 for anything else, a null too: money is never guessed.
+    pub(crate) fn amount<T: std::str::FromStr>(&self, column: usize) -> Result<T> {
+        self.number(column).ok_or_else(|| Error::NotAnAmount {
+            found: self.owned(column),
+        })
+    }
+
     pub(crate) fn oid(&self, column: usize) -> pg_sys::Oid {
         pg_sys::Oid::from(self.number::<u32>(column).unwrap_or_default())
     }
@@ -496,15 +503,19 @@ impl MayCommit {
         }
     }
 
-    /// Commit and begin the next transaction.
+    /// Commit and begin the next transaction, with a snapshot as a procedure has when it is called: the
+    /// commit took that one away, and reading a row without SPI wants one.
     pub(crate) fn commit(self) -> Result<()> {
         // SAFETY: a connection that may commit is opened and closed around the call; nothing of
-        // this library holds memory of the transaction that ends.
+        // this library holds memory of the transaction that ends. The snapshot is the portal's, and
+        // goes with the next commit, as in `_SPI_execute_plan`.
         unsafe {
             check(pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32))?;
             pg_sys::SPI_commit();
-            check(pg_sys::SPI_finish())
+            check(pg_sys::SPI_finish())?;
+            pg_sys::EnsurePortalSnapshotExists();
         }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use pgrx::pg_sys::{INT2OID, INT4OID, INT8OID, TEXTARRAYOID, TEXTOID};
 use crate::binding::{Binding, Payer};
 use crate::cache::Bound;
 use crate::catalog::Column;
-use crate::direct::{Lookup, Row, Wanted};
+use crate::direct::{Holds, Lookup, Row, Wanted};
 use crate::error::Result;
 use crate::security::RunAs;
 use crate::spi::{Arg, Snapshot, Statement};
@@ -40,11 +40,14 @@ fn wanted(binding: &Binding) -> Option<Wanted> {
     let is_integer = |column: &Column| matches!(column.base_type, INT2OID | INT4OID | INT8OID);
     let account = match &binding.payer {
         // The text of such a key is the canonical one.
-        Payer::Usage(key) if key.key_type.spells_as(binding.user_key.key_type) => Some(&key.column),
+        Payer::Usage(key) if key.key_type.spells_as(binding.user_key.key_type) => {
+            Some((key.column.name.clone(), Holds::Key(key.key_type)))
+        }
         Payer::Usage(_) => return None,
         Payer::Workflow(_) => None,
     };
     let tokens = &binding.usage_tokens;
+    let integer = |column: &Column| (column.name.clone(), Holds::Integer);
     tokens.iter().all(is_integer).then(|| Wanted {
         table: binding.usage.oid,
         owner: binding.usage.owner,
@@ -52,8 +55,7 @@ fn wanted(binding: &Binding) -> Option<Wanted> {
         key_type: binding.usage_workflow.key_type,
         columns: account
             .into_iter()
-            .chain(tokens)
-            .map(|column| column.name.clone())
+            .chain(tokens.iter().map(integer))
             .collect(),
     })
 }
@@ -146,19 +148,16 @@ pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
         let outcome = statements
             .of_one
             .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
-        let usage = outcome
-            .rows
-            .iter()
-            .map(|row| (row.owned(0), row.number(1).unwrap_or_default()))
-            .collect();
-        return Ok(vec![usage]);
+        let usage = outcome.rows.iter();
+        let usage = usage.map(|row| Ok((row.owned(0), row.amount(1)?)));
+        return Ok(vec![usage.collect::<Result<_>>()?]);
     }
     let outcome = statements
         .of_many
         .run(&[Arg::TextArray(workflows)], Snapshot::Latest)?;
     let mut all: HashMap<&str, Usage> = HashMap::new();
     for row in &outcome.rows {
-        let tokens = row.number(2).unwrap_or_default();
+        let tokens = row.amount(2)?;
         all.entry(row.text(0))
             .or_default()
             .push((row.owned(1), tokens));

@@ -116,7 +116,7 @@ fn credit(
 ) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.credit";
     refuse_read_only(c"token_balance.credit()");
-    let bound = cache::bound_and_locked()?;
+    let bound = cache::bound_and_users_locked()?;
     let account = account_id(&bound, function, user_id)?;
     let amount = tokens("amount", &required(function, "amount", amount)?)?;
     let remarks = remarks(reference, note)?;
@@ -159,7 +159,7 @@ fn refund_workflow(
     let function = "token_balance.refund_workflow";
     let id = required(function, "workflow_id", workflow_id)?;
     refuse_read_only(c"token_balance.refund_workflow()");
-    let bound = cache::bound_and_locked()?;
+    let bound = cache::bound_and_users_locked()?;
     let workflow = bound.binding.workflow_id(id);
     let amount = amount.map(|amount| tokens("amount", &amount)).transpose()?;
     let remarks = remarks(reference, note)?;

@@ -114,35 +114,21 @@ fn check_keys(binding: &Binding) -> Result<()> {
             "types whose values can be keys of the users table",
         ));
     }
-    let mut keys = vec![
-        (users, &binding.user_key),
-        (&binding.usage, &binding.usage_workflow),
-        (payer_table, payer),
-    ];
-    if let Some(workflows) = &binding.workflows {
-        if !binding
-            .usage_workflow
-            .key_type
-            .matches(workflows.key.key_type)
+    match &binding.workflows {
+        Some(workflows)
+            if !binding
+                .usage_workflow
+                .key_type
+                .matches(workflows.key.key_type) =>
         {
-            return Err(wrong_type(
+            Err(wrong_type(
                 &binding.usage,
                 &binding.usage_workflow.column,
                 "types whose values can be keys of the workflow table",
-            ));
+            ))
         }
-        keys.push((&workflows.table, &workflows.key));
+        _ => Ok(()),
     }
-    for (table, key) in keys {
-        if let Some(collation) = &key.column.loose_collation {
-            return Err(Error::UnsupportedCollation {
-                relation: table.sql.clone(),
-                column: key.column.name.clone(),
-                collation: collation.clone(),
-            });
-        }
-    }
-    Ok(())
 }
 
 fn check_statuses(binding: &Binding) -> Result<()> {

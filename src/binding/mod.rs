@@ -120,6 +120,12 @@ impl Binding {
                 existing_table("workflow table", oid, name)
             })
             .transpose()?;
+        let relations: Vec<_> = spec.relations().collect();
+        if let Some(table) = catalog::distributed(&relations)? {
+            return Err(Error::Distributed {
+                relation: table.sql,
+            });
+        }
         let users_columns = catalog::columns(users.oid)?;
         let usage_columns = catalog::columns(usage.oid)?;
 
@@ -367,6 +373,14 @@ fn key(table: &Table, columns: &[Column], name: &str, argument: &'static str) ->
     let column = column(table, columns, name, argument)?;
     let key_type = KeyType::of(column.base_type)
         .ok_or_else(|| wrong_type(table, column, SUPPORTED_KEY_TYPES))?;
+    // Ids that are spelled otherwise name other things, whatever the column thinks.
+    if let Some(collation) = &column.loose_collation {
+        return Err(Error::UnsupportedCollation {
+            relation: table.sql.clone(),
+            column: column.name.clone(),
+            collation: collation.clone(),
+        });
+    }
     Ok(Key {
         column: column.clone(),
         key_type,

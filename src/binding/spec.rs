@@ -7,7 +7,7 @@ use super::Options;
 use crate::catalog;
 use crate::error::Result;
 use crate::security::RunAs;
-use crate::spi::{self, Arg};
+use crate::spi::{self, Arg, Snapshot};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Spec {
@@ -113,7 +113,7 @@ impl Spec {
     /// library works on the older catalog.
     pub(crate) fn load() -> Result<Option<Self>> {
         let _owner = RunAs::owner(catalog::extension_owner()?);
-        let outcome = spi::query(
+        let outcome = spi::query_as_of(
             "SELECT b.users::pg_catalog.oid, b.users_name, b.user_key, \
              b.usage::pg_catalog.oid, b.usage_name, b.usage_user, b.usage_workflow, \
              pg_catalog.array_to_json(b.usage_tokens), \
@@ -131,6 +131,8 @@ impl Spec {
              COALESCE(later OPERATOR(pg_catalog.->>) 'late_usage', 'pending') \
              FROM token_balance.binding AS b, pg_catalog.to_jsonb(b) AS later",
             &[],
+            // With the catalogs', or an old snapshot would have it bound as it no longer is.
+            Snapshot::Latest,
         )?;
         let optional = |text: Option<&str>| text.map(str::to_owned);
         let Some(row) = outcome.rows.first() else {

@@ -52,6 +52,20 @@ pub(crate) unsafe fn column_number(descriptor: pg_sys::TupleDesc, name: &str) ->
     }
 }
 
+/// Whether Citus is installed here. A table that it has distributed looks like any other, but its rows
+/// are elsewhere: SQL decides. Distributing a table invalidates it, as `CitusInvalidateRelcacheByRelid`
+/// does.
+///
+/// # Safety
+/// In a transaction.
+pub(super) unsafe fn has_shards() -> bool {
+    let (table, schema) = (c"pg_dist_partition", pg_sys::PG_CATALOG_NAMESPACE);
+    // SAFETY: as the caller promises; a look-up in a system cache.
+    unsafe {
+        pg_sys::get_relname_relid(table.as_ptr(), pg_sys::Oid::from(schema)) != pg_sys::InvalidOid
+    }
+}
+
 /// The elements of a list.
 ///
 /// # Safety

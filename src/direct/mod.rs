@@ -18,12 +18,14 @@
 //!   the owner, so no policy applies. The snapshot is that of the SQL statement, taken and registered
 //!   when the locks are held. What is found of a table is kept until the server says that the table
 //!   has changed.
+//! - **A value is never taken for one of another type**: the type of each column that is read or
+//!   written is compared with that of the open and locked relation, each time.
 //! - **Every index of the table gets every row**, in the order of the server's own list, or the table
 //!   is left to the executor.
-//! - **A row that another one may forbid raises nothing** where the caller asks for that: the btree is
-//!   asked for a partial check, as for a deferrable constraint. A row that it is not sure of is deleted
-//!   again, and the SQL statement decides, which waits for whoever wrote the other one. Two at a time
-//!   cannot both be unsure: the check and the entry are one step under the lock of the index page.
+//! - **A row that another one may forbid raises nothing** where the caller asks for that: it is inserted
+//!   speculatively, as INSERT ... ON CONFLICT does it (`ExecInsert`). The btree is asked for a partial
+//!   check; a row that it is not sure of is killed before anybody can have waited for this transaction,
+//!   and the SQL statement decides, which waits for whoever wrote the other one.
 //! - **Commands**: rows are written as the current command, which is then counted up, as SPI does after
 //!   each statement: the next statement, and a trigger of the application's, sees them.
 //! - **Serializable transactions, WAL, logical decoding, TOAST and the statistics** are the business of
@@ -43,5 +45,5 @@ mod table;
 
 pub(crate) use catalog::{column_number, column_type};
 pub(crate) use own::{EntryIds, ledger, now, settlement};
-pub(crate) use scan::{Lookup, Row, Wanted};
+pub(crate) use scan::{Holds, Lookup, Row, Wanted};
 pub(crate) use table::Conflict;

@@ -5,19 +5,22 @@
 use pgrx::pg_sys::{
     BlockNumber, Buffer, BulkInsertStateData, CommandId, Datum, IndexInfo, IndexScanDesc,
     IndexTuple, IndexUniqueCheck, ItemPointer, Oid, Relation, ScanDirection, Snapshot, TimestampTz,
-    TupleDesc, TupleTableSlot,
+    TransactionId, TupleDesc, TupleTableSlot,
 };
 
 unsafe extern "C-unwind" {
     pub(super) fn CommandCounterIncrement();
     pub(super) fn ExecDropSingleTupleTableSlot(slot: *mut TupleTableSlot);
     pub(super) fn GetCurrentCommandId(used: bool) -> CommandId;
+    pub(super) fn GetCurrentTransactionId() -> TransactionId;
     pub(super) fn GetCurrentTimestamp() -> TimestampTz;
     pub(super) fn GetLatestSnapshot() -> Snapshot;
     pub(super) fn GetTransactionSnapshot() -> Snapshot;
     pub(super) fn PredicateLockPage(relation: Relation, block: BlockNumber, snapshot: Snapshot);
     pub(super) fn RegisterSnapshot(snapshot: Snapshot) -> Snapshot;
     pub(super) fn ReleaseBuffer(buffer: Buffer);
+    pub(super) fn SpeculativeInsertionLockAcquire(transaction: TransactionId) -> u32;
+    pub(super) fn SpeculativeInsertionLockRelease(transaction: TransactionId);
     pub(super) fn UnregisterSnapshot(snapshot: Snapshot);
     #[cfg(not(feature = "pg18"))]
     pub(super) fn index_beginscan(

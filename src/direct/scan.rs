@@ -8,7 +8,7 @@ use pgrx::memcxt::PgMemoryContexts;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{IntoDatum, Uuid, pg_sys};
 
-use super::catalog::{attribute, elements};
+use super::catalog::{attribute, elements, has_shards};
 use super::raw;
 use crate::cache;
 use crate::key::KeyType;
@@ -22,10 +22,38 @@ pub(crate) struct Wanted {
     pub(crate) owner: pg_sys::Oid,
     pub(crate) key: String,
     pub(crate) key_type: KeyType,
-    pub(crate) columns: Vec<String>,
+    /// Each with what is read out of it.
+    pub(crate) columns: Vec<(String, Holds)>,
 }
 
-/// How such rows are found, as long as the tables stay as they are; None if SQL must find them.
+/// What a column must hold to be read here.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Holds {
+    Key(KeyType),
+    /// smallint, integer or bigint
+    Integer,
+}
+
+impl Holds {
+    /// Whether a value of the base type can be read as that.
+    fn is_read_from(self, base_type: pg_sys::Oid) -> bool {
+        match self {
+            Holds::Key(key_type) => KeyType::of(base_type) == Some(key_type),
+            Holds::Integer => matches!(
+                base_type,
+                pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID
+            ),
+        }
+    }
+}
+
+/// How such rows are found; None if SQL must find them.
+///
+/// The path is kept as long as nothing that matters has changed ([`cache::generation`]): an ALTER
+/// of the table, an index that is made, dropped or becomes valid, and a GRANT each invalidate the
+/// table, which is watched as long as the backend lives. The number is read when the table is
+/// locked. Whatever it says, the types of the columns are compared with those of the open relation
+/// each time.
 pub(crate) struct Lookup {
     wanted: Option<Wanted>,
     found: RefCell<Option<Found>>,
@@ -65,7 +93,12 @@ impl Lookup {
                 path
             }
         };
-        let reader = Reader::new(path?, table);
+        let path = path?;
+        // SAFETY: the table is open and locked.
+        if !unsafe { path.fits_table(table.relation) } {
+            return None;
+        }
+        let reader = Reader::new(path, table)?;
         (cache::generation() == generation).then_some(reader)
     }
 }
@@ -77,10 +110,48 @@ struct Path {
     collation: pg_sys::Oid,
     /// Whether the index has all that is asked for.
     is_covering: bool,
-    /// Of the key and of each column asked for: its place in the index, or in the table; and its type.
+    /// Of the key and of each column asked for: its place in the index, or in the table; and its base
+    /// type.
     columns: Vec<(usize, pg_sys::Oid)>,
     /// The last one of them.
     last: i32,
+    /// Each of them in the table: its number, from 1, and its declared type.
+    in_table: Vec<(pg_sys::AttrNumber, pg_sys::Oid)>,
+}
+
+impl Path {
+    /// Whether the columns of the table are of the types that were found: a value is never taken for
+    /// one of another type.
+    ///
+    /// # Safety
+    /// The table is open and locked.
+    unsafe fn fits_table(&self, table: pg_sys::Relation) -> bool {
+        // SAFETY: as the caller promises; a column of the number is there or is not read.
+        self.in_table.iter().all(|(column, type_oid)| unsafe {
+            let descriptor = (*table).rd_att;
+            i32::from(*column) <= (*descriptor).natts && {
+                let column = attribute(descriptor, *column as usize - 1);
+                (*column).atttypid == *type_oid && !(*column).attisdropped
+            }
+        })
+    }
+
+    /// The same of the index whose entries are read. A btree may store another type than its table's
+    /// column has.
+    ///
+    /// # Safety
+    /// The index is open and locked.
+    unsafe fn fits_index(&self, index: pg_sys::Relation) -> bool {
+        if !self.is_covering {
+            return true;
+        }
+        // SAFETY: as the caller promises; a column of the place is there or is not read.
+        self.columns.iter().all(|(place, base_type)| unsafe {
+            let descriptor = (*index).rd_att;
+            *place < (*descriptor).natts as usize
+                && pg_sys::getBaseType((*attribute(descriptor, *place)).atttypid) == *base_type
+        })
+    }
 }
 
 impl Path {
@@ -95,8 +166,15 @@ impl Path {
             let number = |column: &String| column_number(table, column);
             let key = number(&wanted.key)?;
             let mut columns = vec![key];
-            for column in &wanted.columns {
-                columns.push(number(column)?);
+            for (column, holds) in &wanted.columns {
+                let column = number(column)?;
+                if !holds.is_read_from(base_type(table, column)) {
+                    return None;
+                }
+                columns.push(column);
+            }
+            if !Holds::Key(wanted.key_type).is_read_from(base_type(table, key)) {
+                return None;
             }
             let list = pg_sys::RelationGetIndexList(table);
             let mut best = None;
@@ -128,6 +206,7 @@ unsafe fn is_plain(table: pg_sys::Relation, owner: pg_sys::Oid) -> bool {
             && !(*class).relhassubclass
             && (*table).rd_rules.is_null()
             && (*class).relowner == owner
+            && !has_shards()
             && pg_sys::pg_class_aclcheck((*table).rd_id, owner, pg_sys::ACL_SELECT.into())
                 == pg_sys::AclResult::ACLCHECK_OK
     }
@@ -145,6 +224,13 @@ unsafe fn column_number(table: pg_sys::Relation, name: &str) -> Option<pg_sys::A
         (number > 0 && (*attribute((*table).rd_att, number as usize - 1)).attgenerated != VIRTUAL)
             .then_some(number)
     }
+}
+
+/// # Safety
+/// The table is open, and has the column.
+unsafe fn base_type(table: pg_sys::Relation, column: pg_sys::AttrNumber) -> pg_sys::Oid {
+    // SAFETY: as the caller promises.
+    unsafe { pg_sys::getBaseType((*attribute((*table).rd_att, column as usize - 1)).atttypid) }
 }
 
 /// A relation that is open for reading, locked to the end of the transaction.
@@ -197,13 +283,14 @@ impl Open {
                 && pg_sys::RelationGetIndexPredicate(relation).is_null()
                 && indexed[0] == key
                 && (*attribute((*table).rd_att, key as usize - 1)).attcollation == collation
+                // Another spelling may be equal to the key; SQL, too, then refuses.
+                && (collation == pg_sys::InvalidOid
+                    || pg_sys::get_collation_isdeterministic(collation))
                 && equals(relation) == Some((key_type.operand(), key_type.equals()));
             if !serves {
                 return None;
             }
-            let type_of = |column: pg_sys::AttrNumber| {
-                pg_sys::getBaseType((*attribute((*table).rd_att, column as usize - 1)).atttypid)
-            };
+            let type_of = |column: pg_sys::AttrNumber| base_type(table, column);
             let in_index: Option<Vec<_>> = columns
                 .iter()
                 .map(|column| {
@@ -218,6 +305,14 @@ impl Open {
                     .collect()
             };
             let is_covering = in_index.is_some();
+            let declared = |column: &pg_sys::AttrNumber| {
+                let descriptor = (*table).rd_att;
+                (
+                    *column,
+                    (*attribute(descriptor, *column as usize - 1)).atttypid,
+                )
+            };
+            let declared = columns.iter().map(declared).collect();
             let columns: Vec<_> = in_index.unwrap_or_else(in_table);
             let last = columns.iter().map(|(place, _)| *place as i32 + 1).max();
             Some(Path {
@@ -227,6 +322,7 @@ impl Open {
                 is_covering,
                 last: last.unwrap_or_default(),
                 columns,
+                in_table: declared,
             })
         }
     }
@@ -327,11 +423,15 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    fn new(path: Rc<Path>, table: Open) -> Self {
+    /// None if the index is not what it was when it was found.
+    fn new(path: Rc<Path>, table: Open) -> Option<Self> {
         // SAFETY: the index is one of the table's, which is locked, and is not gone: no invalidation
         // has come since it was found. What the transaction has written before is to be seen.
         unsafe {
             let index = Open::index(path.index);
+            if !path.fits_index(index.relation) {
+                return None;
+            }
             let (snapshot, scan) = pg_guard_ffi_boundary(|| {
                 raw::CommandCounterIncrement();
                 let snapshot = raw::RegisterSnapshot(if uses_transaction_snapshot() {
@@ -343,7 +443,7 @@ impl Reader {
                 (snapshot, scan)
             });
             (*scan).xs_want_itup = path.is_covering;
-            Reader {
+            Some(Reader {
                 path,
                 snapshot,
                 scan,
@@ -353,7 +453,7 @@ impl Reader {
                 nulls: [true; pg_sys::INDEX_MAX_KEYS as usize],
                 _index: index,
                 table,
-            }
+            })
         }
     }
 
@@ -660,13 +760,14 @@ impl Row<'_> {
         }
     }
 
-    /// A column of an integer type; None for a null.
+    /// A column that holds [`Holds::Integer`]; None for a null.
     pub(crate) fn integer(&self, column: usize) -> Option<i64> {
         let (datum, type_oid) = self.datum(column)?;
         Some(match type_oid {
             pg_sys::INT2OID => (datum.value() as i16).into(),
             pg_sys::INT4OID => (datum.value() as i32).into(),
-            _ => datum.value() as i64,
+            pg_sys::INT8OID => datum.value() as i64,
+            other => unreachable!("a value of type {} is no integer", other.to_u32()),
         })
     }
 }

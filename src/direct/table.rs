@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::IndexUniqueCheck;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
-use super::catalog::{attribute, elements};
+use super::catalog::{attribute, elements, has_shards};
 use super::raw;
 use crate::spi::Arg;
 use crate::sqlstate::with_sqlstate_kept;
@@ -115,7 +115,6 @@ impl Table {
                     fill(*slot, row);
                 }
                 let written = pg_guard_ffi_boundary(|| self.write(slots, conflict));
-                self.delete(&slots[written..]);
                 pg_guard_ffi_boundary(|| {
                     for slot in slots {
                         raw::clear(*slot);
@@ -126,11 +125,30 @@ impl Table {
         }
     }
 
-    /// How many of the rows are now there; see [`Table::insert`].
+    /// How many of the rows are now there; see [`Table::insert`]. The next command sees them.
     ///
     /// # Safety
     /// The slots are filled and of this relation; pgrx's guard is around this.
     unsafe fn write(&self, slots: &[*mut pg_sys::TupleTableSlot], conflict: Conflict) -> usize {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let written = match conflict {
+                Conflict::Error => self.insert_all(slots),
+                Conflict::Stop => {
+                    let is_there = |slot: &&*mut _| self.insert_speculatively(**slot);
+                    slots.iter().take_while(is_there).count()
+                }
+            };
+            raw::CommandCounterIncrement();
+            written
+        }
+    }
+
+    /// Insert the rows, all of them or none. From `CopyMultiInsertBufferFlush`.
+    ///
+    /// # Safety
+    /// As of [`Table::write`].
+    unsafe fn insert_all(&self, slots: &[*mut pg_sys::TupleTableSlot]) -> usize {
         // SAFETY: as the caller promises; the access method sets each slot's tid.
         unsafe {
             match slots {
@@ -144,21 +162,46 @@ impl Table {
                     std::ptr::null_mut(),
                 ),
             }
-            let mut written = 0;
             for slot in slots {
-                if !self.insert_into_indexes(*slot, conflict) {
-                    break;
-                }
-                written += 1;
+                self.insert_into_indexes(*slot, Conflict::Error);
             }
-            // So that the next command, and a deletion, see them.
-            raw::CommandCounterIncrement();
-            written
+            slots.len()
         }
     }
 
-    /// Whether the row is now there. One that is not has an entry in some index, which leads nowhere
-    /// once the row is deleted.
+    /// Insert a row if no other one forbids it: whether it is now there. Step by step as `ExecInsert`
+    /// does it for ON CONFLICT, but for the look before it: a row that is there already is rare here,
+    /// and then SQL looks.
+    ///
+    /// Until the row is known to stay, others wait for the speculative insertion only, and not for the
+    /// end of this transaction. Nothing waits between the two locks: a partial check does not.
+    ///
+    /// # Safety
+    /// As of [`Table::write`].
+    unsafe fn insert_speculatively(&self, slot: *mut pg_sys::TupleTableSlot) -> bool {
+        // SAFETY: as the caller promises; a heap has both functions, and `is_of_shape` has seen that
+        // this is one. They set the slot's tid and find the row by it.
+        unsafe {
+            let methods = (*self.relation).rd_tableam;
+            let (Some(insert), Some(complete)) = (
+                (*methods).tuple_insert_speculative,
+                (*methods).tuple_complete_speculative,
+            ) else {
+                return false;
+            };
+            let transaction = raw::GetCurrentTransactionId();
+            let token = raw::SpeculativeInsertionLockAcquire(transaction);
+            let command = raw::GetCurrentCommandId(true);
+            insert(self.relation, slot, command, 0, std::ptr::null_mut(), token);
+            let stays = self.insert_into_indexes(slot, Conflict::Stop);
+            complete(self.relation, slot, token, stays);
+            raw::SpeculativeInsertionLockRelease(transaction);
+            stays
+        }
+    }
+
+    /// Whether no other row forbids this one. All indexes get their entry, as from
+    /// `ExecInsertIndexTuples`.
     ///
     /// # Safety
     /// The slot is filled, and its row is in the table; pgrx's guard is around this.
@@ -167,25 +210,12 @@ impl Table {
         slot: *mut pg_sys::TupleTableSlot,
         conflict: Conflict,
     ) -> bool {
-        // SAFETY: as the caller promises.
-        self.indexes
-            .iter()
-            .all(|index| unsafe { index.insert(slot, self.relation, conflict) })
-    }
-
-    /// # Safety
-    /// The slots' rows were written by an earlier command of this transaction, and by nobody since.
-    unsafe fn delete(&self, slots: &[*mut pg_sys::TupleTableSlot]) {
-        if slots.is_empty() {
-            return;
+        let mut is_unique = true;
+        for index in &self.indexes {
+            // SAFETY: as the caller promises.
+            is_unique &= unsafe { index.insert(slot, self.relation, conflict) };
         }
-        // SAFETY: as the caller promises.
-        unsafe {
-            for slot in slots {
-                pg_sys::simple_heap_delete(self.relation, &raw mut (**slot).tts_tid);
-            }
-            pg_sys::CommandCounterIncrement();
-        }
+        is_unique
     }
 }
 
@@ -361,6 +391,7 @@ unsafe fn is_of_shape(relation: pg_sys::Relation, shape: &Shape) -> bool {
             && !(*class).relispartition
             && !(*class).relrowsecurity
             && (*relation).rd_rules.is_null()
+            && !has_shards()
             && has_columns((*relation).rd_att, shape.columns)
             && has_only_checks((*relation).rd_att, shape.checks)
             && has_only_own_triggers((*relation).trigdesc)
