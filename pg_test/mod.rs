@@ -13,6 +13,7 @@ mod fixture;
 mod history;
 mod ids;
 mod jsonb;
+mod kept;
 mod keys;
 mod ledger;
 mod payer;
