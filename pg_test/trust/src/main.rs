@@ -4,10 +4,14 @@
 //! `attach` the options in ATTACH. Exit code 0 if all holds; the seed is printed and replays the run.
 
 mod bulk;
+mod chaos;
 mod database;
+mod ddl;
 mod layout;
 mod model;
 mod race;
+mod speculative;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -29,9 +33,13 @@ fn main() -> ExitCode {
         "mixed" => race::mixed(seed, size(60)),
         "deadlock" => race::deadlock(seed, size(20_000)),
         "bulk" => bulk::run(seed, size(100)),
+        "chaos" => chaos::run(seed, size(60)),
+        "sweep" => sweep::sweep(seed, size(8_000)),
+        "late" => sweep::late(seed, size(5)),
+        "speculative" => speculative::run(size(3)),
         "layout" => layout::run(seed, size(300)),
         _ => Err(
-            "usage: trust model|one-workflow|mixed|deadlock|bulk|layout [--seed N] [--size N]"
+            "usage: trust model|one-workflow|mixed|deadlock|bulk|chaos|sweep|late|speculative|layout [--seed N] [--size N]"
                 .into(),
         ),
     };

@@ -1,0 +1,836 @@
+//! Random DDL on the bound tables and on the extension's own, beside sessions that settle at all
+//! isolation levels. Every charge is compared with what the session that settles knows of the usage.
+//!
+//! The seed replays the choices of each session and administrator, not what meets what: when a DDL
+//! takes effect is the server's matter.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use postgres::{Client, SimpleQueryMessage, Transaction};
+
+use crate::database::{
+    Result, attach_options, attach_sql, check_invariants, connect, describe, sqlstate,
+};
+use crate::ddl::{self, ADMINISTRATORS, Now, State};
+use crate::race::apply_queued;
+
+const SESSIONS: u64 = 6;
+const ACCOUNTS: usize = 16;
+
+/// Errors with which a session's work may end while tables change under it. Each means that nothing
+/// was charged, and the session tries again. Everything else fails the program, and so does XX000.
+const EXPECTED: [&str; 10] = [
+    "40001", "40P01", "55P03", "57014", "42P01", "42703", "42804", "55000", "55006", "0A000",
+];
+
+const READ_COMMITTED: &str = "READ COMMITTED";
+
+/// A foreign key's own check, which finds no accounts in a table that was rewritten after the
+/// snapshot: the server says of ALTER TABLE that it is not MVCC-safe.
+fn is_foreign_key(error: &postgres::Error) -> bool {
+    sqlstate(error) == "23503"
+        && error
+            .as_db_error()
+            .is_some_and(|said| said.constraint() == Some("token_usage_user_id_fkey"))
+}
+
+/// The tables in a schema of their own, which has another name now and then. The tokens that count
+/// stand between others that would show in a charge.
+const TABLES: &str = "
+SET client_min_messages = error;
+DROP EXTENSION IF EXISTS token_balance CASCADE;
+DROP SCHEMA IF EXISTS chaos CASCADE;
+DROP SCHEMA IF EXISTS chaos_away CASCADE;
+CREATE SCHEMA chaos;
+SET search_path = chaos, public;
+CREATE TABLE users (id text PRIMARY KEY, seen integer NOT NULL DEFAULT 0);
+CREATE TABLE workflows (id text PRIMARY KEY, status text NOT NULL);
+CREATE TABLE token_usage (workflow_id text NOT NULL, before bigint NOT NULL DEFAULT 777777,
+                          user_id text NOT NULL REFERENCES users, total_tokens integer NOT NULL,
+                          after integer NOT NULL DEFAULT 888888);
+CREATE INDEX usage_of_workflow ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
+CREATE EXTENSION token_balance SCHEMA public;
+";
+
+pub fn run(seed: u64, seconds: u64) -> Result<String> {
+    let mut client = connect()?;
+    client.batch_execute(TABLES)?;
+    client.batch_execute(&format!(
+        "INSERT INTO users (id) SELECT 'a' || g FROM generate_series(0, {}) AS g; {}
+         ALTER TABLE users ALTER token_balance TYPE bigint;",
+        ACCOUNTS - 1,
+        attach_sql()
+    ))?;
+    let settles_late = attach_options().is_some_and(|options| options.contains("late_usage"));
+    let shared = Arc::new(Shared::new(State::new(settles_late)));
+    let sessions: Vec<_> = (0..SESSIONS)
+        .map(|number| {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                let done = Session::work(seed, number, &shared);
+                // What is wrong ends the others as well.
+                shared.stop.store(true, Ordering::SeqCst);
+                done
+            })
+        })
+        .collect();
+    let administrators: Vec<_> = (0..ADMINISTRATORS)
+        .map(|number| {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                let done = ddl::administrate(seed, number, &shared.state, &shared.stop);
+                shared.stop.store(true, Ordering::SeqCst);
+                done
+            })
+        })
+        .collect();
+    let started = Instant::now();
+    while started.elapsed().as_secs() < seconds && !shared.stop.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(50));
+    }
+    shared.stop.store(true, Ordering::SeqCst);
+    let mut books = Books::default();
+    let mut wrong = Vec::new();
+    for session in sessions {
+        match session.join().map_err(|_| "a session panicked")? {
+            Ok(done) => books.add(done),
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    let mut changes = ddl::Done::default();
+    for administrator in administrators {
+        match administrator
+            .join()
+            .map_err(|_| "an administrator panicked")?
+        {
+            Ok(done) => changes.add(done),
+            Err(error) => wrong.push(format!("administrator: {error}")),
+        }
+    }
+    let said = format!("{}; {changes}", books.said(&shared));
+    if !wrong.is_empty() {
+        return Err(format!("{}\n({said})", wrong.join("\n")).into());
+    }
+    // The administrators have left the tables as they were, and bound.
+    client.batch_execute(&attach_sql())?;
+    apply_queued(&mut client)?;
+    check_books(&mut client, &books)?;
+    check_invariants(&mut client, true)?;
+    Ok(said)
+}
+
+/// What the sessions share.
+struct Shared {
+    stop: AtomicBool,
+    state: State,
+    compared: AtomicU64,
+}
+
+impl Shared {
+    fn new(state: State) -> Self {
+        Shared {
+            stop: AtomicBool::new(false),
+            state,
+            compared: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A run that is committed with its usage.
+#[derive(Debug)]
+struct Run {
+    id: String,
+    /// An account's usage, one number for each transaction that wrote some, in their order.
+    usage: BTreeMap<String, Vec<i64>>,
+    is_completed: bool,
+    refunded: i64,
+    /// See [`State::exemptions`].
+    exemptions: u64,
+}
+
+impl Run {
+    fn used(&self, account: &str) -> i64 {
+        self.usage.get(account).into_iter().flatten().sum()
+    }
+
+    /// Whether that was all that the account had used at some moment.
+    fn had_used(&self, account: &str, tokens: i64) -> bool {
+        let usage = self.usage.get(account).map_or(&[][..], Vec::as_slice);
+        (0..=usage.len()).any(|count| usage[..count].iter().sum::<i64>() == tokens)
+    }
+}
+
+/// What a session has done.
+#[derive(Default)]
+struct Books {
+    runs: Vec<Run>,
+    credits: BTreeMap<String, i64>,
+    settled: u64,
+    errors: BTreeMap<String, u64>,
+}
+
+impl Books {
+    fn add(&mut self, other: Books) {
+        self.runs.extend(other.runs);
+        for (account, tokens) in other.credits {
+            *self.credits.entry(account).or_default() += tokens;
+        }
+        self.settled += other.settled;
+        for (code, count) in other.errors {
+            *self.errors.entry(code).or_default() += count;
+        }
+    }
+
+    fn said(&self, shared: &Shared) -> String {
+        let errors: Vec<_> = self
+            .errors
+            .iter()
+            .map(|(code, count)| format!("{code} {count}"))
+            .collect();
+        format!(
+            "{} runs, {} settling transactions, {} charges compared, errors: {}",
+            self.runs.len(),
+            self.settled,
+            shared.compared.load(Ordering::SeqCst),
+            if errors.is_empty() {
+                "none".into()
+            } else {
+                errors.join(", ")
+            }
+        )
+    }
+}
+
+/// What the tables of the extension say of one account of a run.
+#[derive(Debug)]
+struct Seen {
+    account: String,
+    ledger: i64,
+    queue: i64,
+    /// Accounted for and charged, as the settlement row has it.
+    usage: i64,
+    charged: i64,
+}
+
+/// What a transaction that settled a run was told.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    /// By the function: so many were charged.
+    Tokens(i64),
+    /// By a completion: nothing.
+    Nothing,
+}
+
+/// How runs are settled in a transaction.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Update,
+    Deferred,
+    Function,
+    /// By the function; then they complete, and there is nothing left to charge.
+    Both,
+    Batch,
+}
+
+struct Session<'a> {
+    shared: &'a Shared,
+    rng: Rng,
+    number: u64,
+    /// Settles; a new one now and then, which has not read the binding yet.
+    client: Client,
+    /// Writes usage and looks at the outcome, beside the other's transaction.
+    helper: Client,
+    books: Books,
+    serial: u64,
+}
+
+impl<'a> Session<'a> {
+    fn work(seed: u64, number: u64, shared: &'a Shared) -> Result<Books> {
+        let mut session = Session {
+            shared,
+            rng: Rng::with_seed(seed.wrapping_add(number)),
+            number,
+            client: open()?,
+            helper: open()?,
+            books: Books::default(),
+            serial: 0,
+        };
+        while !session.is_over() {
+            match session.rng.u32(..20) {
+                0 => session.client = open()?,
+                1..3 => session.late_usage()?,
+                3 => session.credit()?,
+                4 => session.refund()?,
+                5 => session.sweep()?,
+                6..9 => session.complete_at_once()?,
+                9..12 => {
+                    let runs = session.rng.usize(2..6);
+                    session.settle_new(runs)?;
+                }
+                _ => session.settle_new(1)?,
+            }
+        }
+        Ok(session.books)
+    }
+
+    fn is_over(&self) -> bool {
+        self.shared.stop.load(Ordering::SeqCst)
+    }
+
+    /// Count an error that may be; None is the answer to the work that ended with it.
+    fn excuse<T>(
+        &mut self,
+        result: std::result::Result<T, postgres::Error>,
+        what: &str,
+    ) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                let code = sqlstate(&error);
+                let is_expected = EXPECTED.contains(&code.as_str())
+                    || what != READ_COMMITTED && is_foreign_key(&error);
+                if !is_expected {
+                    return Err(format!("{what}: {}", describe(&error)).into());
+                }
+                *self.books.errors.entry(code).or_default() += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    /// A run and SQL that writes its usage. Each row has an odd number of tokens of its own.
+    fn new_run(&mut self) -> (Run, String) {
+        self.serial += 1;
+        let id = format!("s{}r{}", self.number, self.serial);
+        let (usage, sql) = self.new_usage(&id);
+        let usage = usage
+            .into_iter()
+            .map(|(account, tokens)| (account, vec![tokens]))
+            .collect();
+        let run = Run {
+            id,
+            usage,
+            is_completed: false,
+            refunded: 0,
+            exemptions: self.shared.state.exemptions(),
+        };
+        (run, sql)
+    }
+
+    fn new_usage(&mut self, id: &str) -> (BTreeMap<String, i64>, String) {
+        let mut usage: BTreeMap<String, i64> = BTreeMap::new();
+        let mut rows = Vec::new();
+        for _ in 0..self.rng.usize(1..4) {
+            let account = format!("a{}", self.rng.usize(..ACCOUNTS));
+            let tokens = 2 * self.rng.i64(0..5_000) + 1;
+            rows.push(format!("('{id}', '{account}', {tokens})"));
+            *usage.entry(account).or_default() += tokens;
+        }
+        let sql = format!(
+            "INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES {};",
+            rows.join(", ")
+        );
+        (usage, sql)
+    }
+
+    /// Usage and a run that is completed as it comes, in one transaction.
+    fn complete_at_once(&mut self) -> Result<()> {
+        let (mut run, usage) = self.new_run();
+        let sql = format!(
+            "{usage} INSERT INTO workflows VALUES ('{}', 'completed');",
+            run.id
+        );
+        let before = self.shared.state.now();
+        let done = self.transaction(|transaction, _| transaction.batch_execute(&sql).map(Some))?;
+        run.is_completed = done.is_some();
+        if done.is_some() {
+            self.check_own(&run, before, Some(Answer::Nothing))?;
+            self.books.settled += 1;
+            self.books.runs.push(run);
+        }
+        Ok(())
+    }
+
+    /// Runs with usage, committed by the helper, and settled by the session until that succeeds.
+    fn settle_new(&mut self, count: usize) -> Result<()> {
+        let mut runs = Vec::new();
+        let mut sql = String::new();
+        for _ in 0..count {
+            let (run, usage) = self.new_run();
+            sql += &format!(
+                "{usage} INSERT INTO workflows VALUES ('{}', 'running');",
+                run.id
+            );
+            runs.push(run);
+        }
+        // Sometimes the runs come after the snapshot of the transaction that settles them.
+        let mut to_write = Some(sql);
+        let is_written_before = self.rng.bool();
+        if is_written_before {
+            let written = self
+                .helper
+                .batch_execute(&to_write.take().unwrap_or_default());
+            if self.excuse(written, READ_COMMITTED)?.is_none() {
+                return Ok(());
+            }
+        }
+        let mut is_settled = false;
+        while !is_settled && !self.is_over() {
+            let way = match (self.rng.u32(..5), to_write.is_some()) {
+                // An UPDATE could not see what is written after its snapshot.
+                (0 | 1, false) => Way::Update,
+                (2, false) => Way::Deferred,
+                (3, false) => Way::Both,
+                (4, _) => Way::Batch,
+                _ => Way::Function,
+            };
+            let before = self.shared.state.now();
+            let mut is_written = to_write.is_none();
+            let settled = self.transaction(|transaction, helper| {
+                if let Some(sql) = &to_write {
+                    helper.batch_execute(sql)?;
+                    is_written = true;
+                }
+                settle(transaction, &runs, way)
+            })?;
+            if !is_written {
+                return Ok(());
+            }
+            to_write = None;
+            is_settled = settled.is_some();
+            let is_completed = matches!(way, Way::Update | Way::Deferred | Way::Both);
+            for (at, run) in runs.iter_mut().enumerate() {
+                run.is_completed = is_settled && is_completed;
+                let answer = settled
+                    .as_ref()
+                    .and_then(|answers| answers.get(at).copied());
+                self.check_own(run, before, answer)
+                    .map_err(|error| format!("{way:?}: {error}"))?;
+            }
+        }
+        if to_write.is_none() {
+            self.books.settled += u64::from(is_settled);
+            self.books.runs.extend(runs);
+        }
+        Ok(())
+    }
+
+    /// More usage for a run that is settled; then, sometimes, the function for what is new.
+    fn late_usage(&mut self) -> Result<()> {
+        let Some(at) = self.some_run(|run| run.is_completed && run.refunded == 0) else {
+            return Ok(());
+        };
+        let id = self.books.runs[at].id.clone();
+        let (usage, sql) = self.new_usage(&id);
+        let before = self.shared.state.now();
+        let written =
+            self.transaction(|transaction, _| transaction.batch_execute(&sql).map(Some))?;
+        if written.is_none() {
+            return Ok(());
+        }
+        let mut run = self.books.runs.swap_remove(at);
+        for (account, tokens) in usage {
+            run.usage.entry(account).or_default().push(tokens);
+        }
+        self.check(&run, before, before.settles_late)?;
+        if self.rng.bool() {
+            let before = self.shared.state.now();
+            let settled = self.transaction(|transaction, _| {
+                settle(transaction, std::slice::from_ref(&run), Way::Function)
+            })?;
+            self.check(&run, before, settled.is_some())?;
+        }
+        self.books.settled += 1;
+        self.books.runs.push(run);
+        Ok(())
+    }
+
+    fn credit(&mut self) -> Result<()> {
+        let account = format!("a{}", self.rng.usize(..ACCOUNTS));
+        let tokens = 2 * self.rng.i64(0..500) + 1;
+        self.serial += 1;
+        let sql = format!(
+            "SELECT token_balance.credit('{account}', {tokens}, 's{}c{}')",
+            self.number, self.serial
+        );
+        let credited =
+            self.transaction(|transaction, _| transaction.batch_execute(&sql).map(Some))?;
+        if credited.is_some() {
+            *self.books.credits.entry(account).or_default() += tokens;
+        }
+        Ok(())
+    }
+
+    /// A part of what a run was charged is given back.
+    fn refund(&mut self) -> Result<()> {
+        let Some(at) = self.some_run(|run| run.is_completed && run.refunded == 0) else {
+            return Ok(());
+        };
+        let id = self.books.runs[at].id.clone();
+        let seen = look(&mut self.helper, &self.books.runs[at]);
+        let Some(seen) = self.excuse(seen, READ_COMMITTED)? else {
+            return Ok(());
+        };
+        let charged: i64 = seen.iter().map(|seen| seen.charged).sum();
+        let tokens = charged / 2;
+        if tokens == 0 {
+            return Ok(());
+        }
+        let sql = format!("SELECT token_balance.refund_workflow('{id}', {tokens}, 'r{id}')");
+        let refunded =
+            self.transaction(|transaction, _| transaction.batch_execute(&sql).map(Some))?;
+        if refunded.is_some() {
+            self.books.runs[at].refunded = tokens;
+        }
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> Result<()> {
+        let sql = "SELECT token_balance.settle_pending()";
+        self.transaction(|transaction, _| transaction.batch_execute(sql).map(Some))?;
+        Ok(())
+    }
+
+    fn some_run(&mut self, is_right: impl Fn(&Run) -> bool) -> Option<usize> {
+        let count = self.books.runs.len();
+        if count == 0 {
+            return None;
+        }
+        let at = self.rng.usize(..count);
+        is_right(&self.books.runs[at]).then_some(at)
+    }
+
+    /// Work in a transaction of a random isolation level, often with a snapshot that is some
+    /// milliseconds old. None if it ended with an error that may be, or if the work answers None: its
+    /// snapshot is older than the rows.
+    fn transaction<T>(
+        &mut self,
+        mut work: impl FnMut(
+            &mut Transaction,
+            &mut Client,
+        ) -> std::result::Result<Option<T>, postgres::Error>,
+    ) -> Result<Option<T>> {
+        let level = [READ_COMMITTED, "REPEATABLE READ", "SERIALIZABLE"][self.rng.usize(..3)];
+        let pause = match self.rng.bool() {
+            true => Some(Duration::from_millis(self.rng.u64(..30))),
+            false => None,
+        };
+        // A few are cancelled, wherever they are by then.
+        let timeout = match self.rng.u32(..40) {
+            0 => format!("SET LOCAL statement_timeout = {};", self.rng.u32(1..15)),
+            _ => String::new(),
+        };
+        let (client, helper) = (&mut self.client, &mut self.helper);
+        let result = (|| {
+            let mut transaction = client.transaction()?;
+            transaction.batch_execute(&format!("SET TRANSACTION ISOLATION LEVEL {level};"))?;
+            if let Some(pause) = pause {
+                transaction.batch_execute("SELECT count(*) FROM pg_am")?;
+                thread::sleep(pause);
+            }
+            transaction.batch_execute(&timeout)?;
+            let value = work(&mut transaction, helper)?;
+            match value {
+                Some(_) => transaction.commit()?,
+                None => transaction.rollback()?,
+            }
+            Ok(value)
+        })();
+        match self.excuse(result, level)? {
+            Some(None) if level == READ_COMMITTED => Err("a run is not there".into()),
+            Some(None) => {
+                *self.books.errors.entry("no row".into()).or_default() += 1;
+                Ok(None)
+            }
+            done => Ok(done.flatten()),
+        }
+    }
+
+    /// Compare what the tables have of a run with its usage. A transaction that should have settled
+    /// it began at `before` and has committed, if it is `settled`.
+    fn check(&mut self, run: &Run, before: Now, settled: bool) -> Result<i64> {
+        // Asked before the look: what changes after it is no matter.
+        let is_same = before.is_stable && self.shared.state.now() == before;
+        let seen = self.look(run)?;
+        let may_be_exempt = self.shared.state.may_exempt_since(run.exemptions);
+        for seen in &seen {
+            let exempt = seen.usage - seen.charged;
+            let is_right = seen.charged == seen.ledger + seen.queue
+                && (exempt == 0 || exempt > 0 && may_be_exempt)
+                && run.had_used(&seen.account, seen.usage);
+            if !is_right {
+                return Err(format!(
+                    "{run:?} was charged {seen:?}, may be exempt: {may_be_exempt}, {before:?}"
+                )
+                .into());
+            }
+            let must_be_settled = settled && is_same && before.is_attached;
+            if must_be_settled && seen.usage != run.used(&seen.account) {
+                return Err(format!("{run:?} was settled and has {seen:?}, {before:?}").into());
+            }
+            let compared = u64::from(must_be_settled);
+            self.shared.compared.fetch_add(compared, Ordering::SeqCst);
+        }
+        Ok(seen.iter().map(|seen| seen.charged).sum())
+    }
+
+    /// Of a run that nobody else could have settled: its charges are those of `settled`, and what
+    /// the function answered is what it took.
+    fn check_own(&mut self, run: &Run, before: Now, settled: Option<Answer>) -> Result<()> {
+        let charged = self.check(run, before, settled.is_some())?;
+        let is_detached =
+            before.is_stable && !before.is_attached && self.shared.state.now() == before;
+        let is_right = match settled {
+            None => charged == 0,
+            Some(Answer::Tokens(tokens)) => tokens == charged && !is_detached,
+            // A sweep may have come after it.
+            Some(Answer::Nothing) => true,
+        };
+        match is_right {
+            true => Ok(()),
+            false => Err(format!(
+                "{run:?} was charged {charged} tokens by a transaction that said {settled:?}, \
+                 {before:?}, detached all the time: {is_detached}"
+            )
+            .into()),
+        }
+    }
+
+    fn look(&mut self, run: &Run) -> Result<Vec<Seen>> {
+        loop {
+            let seen = look(&mut self.helper, run);
+            if let Some(seen) = self.excuse(seen, READ_COMMITTED)? {
+                return Ok(seen);
+            }
+        }
+    }
+}
+
+/// A connection that finds the tables under either name of their schema.
+fn open() -> Result<Client> {
+    let mut client = connect()?;
+    client.batch_execute(
+        "SET client_min_messages = error; SET search_path = chaos_away, chaos, public; \
+         SET lock_timeout = '1s'; SET deadlock_timeout = '50ms'",
+    )?;
+    Ok(client)
+}
+
+/// What each of the runs was answered. None if a run's row is not seen: the table was rewritten after
+/// the snapshot.
+fn settle(
+    transaction: &mut Transaction,
+    runs: &[Run],
+    way: Way,
+) -> std::result::Result<Option<Vec<Answer>>, postgres::Error> {
+    let ids: Vec<_> = runs.iter().map(|run| format!("'{}'", run.id)).collect();
+    let ids = ids.join(", ");
+    let complete = |transaction: &mut Transaction| {
+        let sql = format!("UPDATE workflows SET status = 'completed' WHERE id IN ({ids})");
+        let messages = transaction.simple_query(&sql)?;
+        Ok(messages.iter().any(|message| {
+            matches!(message, SimpleQueryMessage::CommandComplete(rows) if *rows == runs.len() as u64)
+        }))
+    };
+    let (answers, is_complete) = match way {
+        Way::Update => (Vec::new(), complete(transaction)?),
+        Way::Deferred => {
+            transaction.batch_execute("SET CONSTRAINTS ALL DEFERRED")?;
+            (Vec::new(), complete(transaction)?)
+        }
+        Way::Function => (by_function(transaction, runs)?, true),
+        Way::Both => (by_function(transaction, runs)?, complete(transaction)?),
+        Way::Batch => {
+            let sql = format!(
+                "SELECT sum(s.charged_tokens) FROM unnest(ARRAY[{ids}]) WITH ORDINALITY AS i (id, n) \
+                 LEFT JOIN token_balance.settle_workflows(ARRAY[{ids}]) AS s ON s.workflow_id = i.id \
+                 GROUP BY i.n ORDER BY i.n"
+            );
+            let tokens = numbers(transaction.simple_query(&sql)?, 0);
+            (tokens.into_iter().map(Answer::Tokens).collect(), true)
+        }
+    };
+    let answers = match answers.is_empty() {
+        true => runs.iter().map(|_| Answer::Nothing).collect(),
+        false => answers,
+    };
+    Ok(is_complete.then_some(answers))
+}
+
+fn by_function(
+    transaction: &mut Transaction,
+    runs: &[Run],
+) -> std::result::Result<Vec<Answer>, postgres::Error> {
+    let mut answers = Vec::new();
+    for run in runs {
+        let sql = format!("SELECT settle_workflow('{}') ->> 'tokens_used'", run.id);
+        let tokens = numbers(transaction.simple_query(&sql)?, 0).iter().sum();
+        answers.push(Answer::Tokens(tokens));
+    }
+    Ok(answers)
+}
+
+/// A column of an answer; null is 0.
+fn numbers(messages: Vec<SimpleQueryMessage>, column: usize) -> Vec<i64> {
+    messages
+        .iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row.get(column).unwrap_or("0")),
+            _ => None,
+        })
+        .map(|text| text.parse().expect("a number"))
+        .collect()
+}
+
+/// In text, since this is no place for a prepared statement: the tables change.
+fn look(client: &mut Client, run: &Run) -> std::result::Result<Vec<Seen>, postgres::Error> {
+    let accounts: Vec<_> = run
+        .usage
+        .keys()
+        .map(|account| format!("'{account}'"))
+        .collect();
+    let sql = format!(
+        "SELECT a.id, (SELECT -sum(l.amount) FROM token_balance.ledger AS l WHERE l.user_id = a.id \
+         AND l.workflow_id = '{id}' AND l.kind = 'settlement'), \
+         (SELECT sum(q.tokens) FROM token_balance.queue AS q WHERE q.user_id = a.id \
+         AND q.workflow_id = '{id}'), s.usage_tokens, s.charged_tokens \
+         FROM unnest(ARRAY[{}]) AS a (id) LEFT JOIN token_balance.settlement AS s \
+         ON s.workflow_id = '{id}' AND s.user_id = a.id",
+        accounts.join(", "),
+        id = run.id
+    );
+    let messages = client.simple_query(&sql)?;
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let number = |text: Option<&str>| text.unwrap_or("0").parse().expect("a number");
+    Ok(rows
+        .map(|row| Seen {
+            account: row.get(0).unwrap_or_default().to_owned(),
+            ledger: number(row.get(1)),
+            queue: number(row.get(2)),
+            usage: number(row.get(3)),
+            charged: number(row.get(4)),
+        })
+        .collect())
+}
+
+/// Once nothing runs: all that the ledger, the settlements and the usage table have, against what
+/// the sessions know.
+fn check_books(client: &mut Client, books: &Books) -> Result<()> {
+    let adjustments: i64 = client
+        .query_one(
+            "SELECT count(*) FROM token_balance.ledger \
+             WHERE kind NOT IN ('settlement', 'credit', 'refund')",
+            &[],
+        )?
+        .get(0);
+    if adjustments > 0 {
+        return Err(format!("{adjustments} changes of balances that nobody made").into());
+    }
+    let mut wrong = Vec::new();
+    compare(client, "usage", &mut wrong, used(books), USED)?;
+    compare(
+        client,
+        "credits",
+        &mut wrong,
+        books.credits.clone(),
+        CREDITED,
+    )?;
+    compare(client, "refunds", &mut wrong, refunded(books), REFUNDED)?;
+    let settled = sums(client, SETTLED)?;
+    let mut entries: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for row in client.query(ENTRIES, &[])? {
+        let tokens = entries.entry(row.get(0)).or_default();
+        tokens.push(row.get(1));
+    }
+    for run in &books.runs {
+        for (account, usage) in &run.usage {
+            let pair = format!("{} {account}", run.id);
+            let entries = entries.remove(&pair).unwrap_or_default();
+            let settled = settled.get(&pair).copied().unwrap_or_default();
+            let is_right = is_made_of(&entries, usage)
+                && (!run.is_completed || settled == run.used(account))
+                && run.had_used(account, settled);
+            if !is_right {
+                wrong.push(format!(
+                    "{run:?}: {account} has entries {entries:?}, {settled} settled"
+                ));
+            }
+        }
+    }
+    wrong.extend(
+        entries
+            .keys()
+            .map(|pair| format!("{pair} was charged without usage")),
+    );
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(wrong.join("\n").into()),
+    }
+}
+
+const USED: &str =
+    "SELECT workflow_id || ' ' || user_id, sum(total_tokens)::bigint FROM token_usage GROUP BY 1";
+const CREDITED: &str = "SELECT user_id, sum(amount)::bigint FROM token_balance.ledger WHERE kind = 'credit' GROUP BY 1";
+const REFUNDED: &str = "SELECT workflow_id, sum(amount)::bigint FROM token_balance.ledger WHERE kind = 'refund' GROUP BY 1";
+const SETTLED: &str =
+    "SELECT workflow_id || ' ' || user_id, usage_tokens FROM token_balance.settlement";
+const ENTRIES: &str = "SELECT workflow_id || ' ' || user_id, -amount FROM token_balance.ledger \
+                       WHERE kind = 'settlement' ORDER BY user_id, entry_id";
+
+fn used(books: &Books) -> BTreeMap<String, i64> {
+    let mut used = BTreeMap::new();
+    for run in &books.runs {
+        for account in run.usage.keys() {
+            used.insert(format!("{} {account}", run.id), run.used(account));
+        }
+    }
+    used
+}
+
+fn refunded(books: &Books) -> BTreeMap<String, i64> {
+    let refunded = books.runs.iter().filter(|run| run.refunded > 0);
+    refunded.map(|run| (run.id.clone(), run.refunded)).collect()
+}
+
+fn sums(client: &mut Client, sql: &str) -> Result<BTreeMap<String, i64>> {
+    let rows = client.query(sql, &[])?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+fn compare(
+    client: &mut Client,
+    what: &str,
+    wrong: &mut Vec<String>,
+    expected: BTreeMap<String, i64>,
+    sql: &str,
+) -> Result<()> {
+    let found = sums(client, sql)?;
+    for key in expected.keys().chain(found.keys()) {
+        let (expected, found) = (expected.get(key), found.get(key));
+        if expected != found {
+            wrong.push(format!("{what} of {key}: {found:?}, expected {expected:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether each entry is the sum of usage of one transaction or of several in a row, and none is in
+/// two of them. What is in none is exempt or not settled.
+fn is_made_of(entries: &[i64], usage: &[i64]) -> bool {
+    let Some((first, rest)) = entries.split_first() else {
+        return true;
+    };
+    (0..usage.len()).any(|start| {
+        (start + 1..=usage.len()).any(|end| {
+            usage[start..end].iter().sum::<i64>() == *first && is_made_of(rest, &usage[end..])
+        })
+    })
+}
