@@ -8,7 +8,9 @@ mod tests {
 
     use crate::cache;
     use crate::direct::{Holds, Lookup, Wanted};
+    use crate::error::Error;
     use crate::key::KeyType;
+    use crate::spi::{self, Arg, Cursor, Life, Snapshot, Statement};
     use crate::tests::fixture::*;
 
     /// Whether what is kept is dropped by a statement.
@@ -156,6 +158,38 @@ mod tests {
         assert_eq!(readable(Holds::Key(KeyType::Varchar)), ["short"]);
         assert_eq!(readable(Holds::Key(KeyType::Uuid)), ["name"]);
         assert_eq!(readable(Holds::Key(KeyType::Int8)), ["big"]);
+    }
+
+    /// A schema is renamed under everybody's locks: a name may mean another table by the time that a
+    /// statement is analyzed.
+    #[pg_test]
+    fn a_statement_is_of_its_tables_and_no_others_of_their_names() {
+        application();
+        let oid = |table: &str| {
+            pg_sys::Oid::from(number(&format!("SELECT '{table}'::regclass::oid::bigint")) as u32)
+        };
+        let (bound, other) = (oid("users"), oid("workflows"));
+        let statement = |tables: &[pg_sys::Oid]| {
+            let sql = "UPDATE app.users SET id = id WHERE $1 IS NOT NULL";
+            Statement::new(sql, &[pg_sys::TEXTOID]).of(tables)
+        };
+        let run_it = |statement: &Statement| {
+            let outcome = statement.run(&[Arg::Text("x")], Snapshot::Statement);
+            outcome.map(|outcome| outcome.processed)
+        };
+        let kept = statement(&[bound]);
+        assert_eq!(run_it(&kept).ok(), Some(2));
+        assert!(run_it(&statement(&[bound, other])).is_err());
+        run("ALTER SCHEMA app RENAME TO away; CREATE SCHEMA app; CREATE TABLE app.users (id text)");
+        assert!(matches!(run_it(&kept), Err(Error::ConcurrentRename)));
+        let sql = "SELECT id FROM app.users";
+        assert!(spi::query_of(&[bound], sql, &[], Snapshot::Caller).is_err());
+        let (snapshot, life) = (Snapshot::Caller, Life::Transaction);
+        let owner = crate::security::current_user();
+        assert!(Cursor::open(owner, &[bound], sql, &[], snapshot, life).is_err());
+        run("DROP SCHEMA app CASCADE; ALTER SCHEMA away RENAME TO app");
+        assert_eq!(run_it(&kept).ok(), Some(2));
+        assert!(Cursor::open(owner, &[bound], sql, &[], snapshot, life).is_ok());
     }
 
     /// A path that was found is held against the table again, even if nobody said that it changed.

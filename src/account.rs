@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::ledger::{Announcement, Change};
 use crate::queue;
 use crate::security::RunAs;
-use crate::spi::{Arg, FreshSnapshot, Snapshot, Statement};
+use crate::spi::{Arg, FreshSnapshot, Snapshot, Statement, uses_transaction_snapshot};
 
 /// The statements on one account, for one binding.
 pub(crate) struct Statements {
@@ -46,6 +46,7 @@ impl Statements {
                 ),
                 &[TEXTOID, INT8OID, INT8OID],
             )
+            .of(&[binding.users.oid])
         };
         Statements {
             take: change("OPERATOR(pg_catalog.>=)"),
@@ -53,14 +54,16 @@ impl Statements {
             balance: Statement::new(
                 &format!("SELECT a.{BALANCE_COLUMN}::bigint FROM {users} AS a WHERE {is_account}"),
                 &[TEXTOID],
-            ),
+            )
+            .of(&[binding.users.oid]),
             row: Statement::new(
                 &format!(
                     "SELECT a.{BALANCE_COLUMN}::bigint, pg_catalog.format('%s %s %s', a.tableoid, \
                      a.ctid, a.xmin) FROM {users} AS a WHERE {is_account}"
                 ),
                 &[TEXTOID],
-            ),
+            )
+            .of(&[binding.users.oid]),
         }
     }
 }
@@ -85,7 +88,7 @@ const MAX_ROWS: usize = 10;
 
 /// Make `change` and have it written to the ledger.
 ///
-/// Errors: 27000 if a trigger, rule or policy suppressed the update; whatever the update raises.
+/// Errors: 40001 if the account is not what the transaction's snapshot has, 27000 if a trigger, rule or policy suppressed the update; whatever the update raises.
 pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed, Refusal>> {
     let Some(amount) = change.amount() else {
         return Ok(Err(Refusal::OutOfRange));
@@ -114,7 +117,18 @@ pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed
         if is_made && let Some(changed) = announcement.changed() {
             return Ok(Ok(changed));
         }
-        match row_of(bound, &change.account)? {
+        let row = row_of(bound, &change.account, Snapshot::Latest)?;
+        if !is_made && row.is_some() && uses_transaction_snapshot() {
+            // The statement went by a snapshot that has not the row as it is: an account that is
+            // newer, one that has changed, or all of them after an ALTER TABLE that rewrites.
+            let seen = row_of(bound, &change.account, Snapshot::Statement)?;
+            if seen != row {
+                return Err(Error::ConcurrentChange {
+                    account: change.account.clone(),
+                });
+            }
+        }
+        match row {
             None => return Ok(Err(Refusal::UnknownAccount)),
             // Without the ledger's trigger (its owner may have disabled it) arithmetic must do.
             Some(row) if is_made => {
@@ -149,12 +163,9 @@ struct AccountRow {
     balance: i64,
 }
 
-fn row_of(bound: &Bound, account: &str) -> Result<Option<AccountRow>> {
+fn row_of(bound: &Bound, account: &str, snapshot: Snapshot) -> Result<Option<AccountRow>> {
     let _owner = RunAs::owner(bound.binding.users.owner);
-    let outcome = bound
-        .accounts
-        .row
-        .run(&[Arg::Text(account)], Snapshot::Statement)?;
+    let outcome = bound.accounts.row.run(&[Arg::Text(account)], snapshot)?;
     let Some(row) = outcome.rows.first() else {
         return Ok(None);
     };
@@ -167,6 +178,11 @@ fn row_of(bound: &Bound, account: &str) -> Result<Option<AccountRow>> {
 /// The column of an account, by canonical id; None if there is no such account. Tokens.
 pub(crate) fn column_of(bound: &Bound, account: &str) -> Result<Option<i64>> {
     read_column(bound, account, Snapshot::Statement)
+}
+
+/// The same as it is now, whatever the transaction's snapshot.
+pub(crate) fn column_now(bound: &Bound, account: &str) -> Result<Option<i64>> {
+    read_column(bound, account, Snapshot::Latest)
 }
 
 /// The balance of an account: the column, less what waits in the queue. None if there is no such

@@ -77,6 +77,7 @@ pub(crate) fn archive_ledger(before: TimestampTz, archive: pg_sys::Oid) -> Resul
     let args = [Arg::OptionalTimestamp(Some(before))];
     let leaving = Cursor::open(
         owner,
+        &[],
         &leaving_sql(),
         &args,
         Snapshot::Statement,

@@ -137,6 +137,10 @@ pub(crate) enum Error {
     ConcurrentSettlement {
         workflow: String,
     },
+    ConcurrentChange {
+        account: String,
+    },
+    ConcurrentRename,
     TriggerProtocol {
         function: &'static str,
         wanted: &'static str,
@@ -223,7 +227,9 @@ impl Error {
             Error::ChargeSuppressed { .. } | Error::ArchiveSuppressed { .. } => {
                 ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION
             }
-            Error::ConcurrentSettlement { .. } => ERRCODE_T_R_SERIALIZATION_FAILURE,
+            Error::ConcurrentSettlement { .. }
+            | Error::ConcurrentChange { .. }
+            | Error::ConcurrentRename => ERRCODE_T_R_SERIALIZATION_FAILURE,
             Error::TriggerProtocol { .. } => ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
             Error::Spi { .. } => ERRCODE_SYSTEM_ERROR,
         }
@@ -338,6 +344,12 @@ impl Error {
                 reference,
                 ..
             } => format!("reference \"{reference}\" of workflow \"{workflow}\" is already used"),
+            Error::ConcurrentRename => {
+                "could not serialize access due to concurrent rename of a bound table".into()
+            }
+            Error::ConcurrentChange { account } => format!(
+                "could not serialize access to account \"{account}\" due to concurrent change"
+            ),
             Error::ConcurrentSettlement { workflow } => format!(
                 "could not serialize access to workflow \"{workflow}\" due to concurrent settlement"
             ),
@@ -491,7 +503,9 @@ impl Error {
             }
             Error::EntriesArchived { .. } => "Ask for a later time, or read the archive.",
             Error::UnsupportedBalance { .. } => "Set a whole number of tokens.",
-            Error::ConcurrentSettlement { .. } => "The transaction might succeed if retried.",
+            Error::ConcurrentSettlement { .. }
+            | Error::ConcurrentChange { .. }
+            | Error::ConcurrentRename => "The transaction might succeed if retried.",
             Error::ForeignTrigger { .. } => "Drop the trigger.",
             Error::PendingTriggers { .. } => {
                 "Commit, or SET CONSTRAINTS ALL IMMEDIATE, and call it again."

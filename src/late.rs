@@ -23,8 +23,10 @@ pub(crate) struct Statements {
 
 impl Statements {
     pub(crate) fn new(binding: &Binding) -> Self {
+        let workflows = binding.workflows.iter();
+        let relations: Vec<_> = workflows.map(|workflows| workflows.table.oid).collect();
         Statements {
-            is_over: Statement::new(&is_over_sql(binding), &[TEXTOID]),
+            is_over: Statement::new(&is_over_sql(binding), &[TEXTOID]).of(&relations),
         }
     }
 }

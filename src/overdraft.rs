@@ -97,7 +97,7 @@ pub(crate) fn overdrawn(bound: &Bound) -> Result<Vec<Overdrawn>> {
             Arg::TextArray(&queued_accounts),
             Arg::Int8Array(queued_tokens),
         ];
-        spi::query_as_of(&sql, &args, Snapshot::Caller)?.rows
+        spi::query_of(&[binding.users.oid], &sql, &args, Snapshot::Caller)?.rows
     };
     let ids = texts(&accounts, 0);
     let _owner = RunAs::owner(binding.extension_owner);

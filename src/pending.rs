@@ -138,8 +138,9 @@ impl Pending {
     fn find(bound: &Bound, since: Option<TimestampTz>, which: Which, life: Life) -> Result<Self> {
         let sql = usage_of_completed_sql(&bound.binding);
         let owner = bound.binding.users.owner;
+        let usage = [bound.binding.usage.oid];
         let args = [Arg::OptionalTimestamp(since)];
-        let cursor = Cursor::open(owner, &sql, &args, Snapshot::Statement, life)?;
+        let cursor = Cursor::open(owner, &usage, &sql, &args, Snapshot::Statement, life)?;
         Ok(Pending { cursor, which })
     }
 

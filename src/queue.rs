@@ -42,8 +42,9 @@ impl Statements {
             binding.user_key.key_type.sql()
         );
         Statements {
-            hold_unless_busy: Statement::new(&format!("{hold} SKIP LOCKED"), &[TEXTOID]),
-            hold: Statement::new(&hold, &[TEXTOID]),
+            hold_unless_busy: Statement::new(&format!("{hold} SKIP LOCKED"), &[TEXTOID])
+                .of(&[binding.users.oid]),
+            hold: Statement::new(&hold, &[TEXTOID]).of(&[binding.users.oid]),
             add: Statement::new(
                 "INSERT INTO token_balance.queue (user_id, workflow_id, tokens, actor) \
                  VALUES ($1, $2, $3, $4)",
@@ -124,7 +125,7 @@ fn run_hold(bound: &Bound, statement: &Statement, account: &str) -> Result<bool>
 /// Put charges of one account into the queue. Refused as a charge would be, as far as can be told
 /// without holding the row.
 pub(crate) fn add(bound: &Bound, account: &str, claims: &[Claim]) -> Result<Result<(), Refusal>> {
-    let Some(balance) = account::column_of(bound, account)? else {
+    let Some(balance) = account::column_now(bound, account)? else {
         return Ok(Err(Refusal::UnknownAccount));
     };
     let tokens: i128 = claims.iter().map(|claim| i128::from(claim.tokens)).sum();

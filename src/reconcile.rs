@@ -91,9 +91,16 @@ struct Rows {
 }
 
 impl Rows {
-    fn open(owner: pg_sys::Oid, sql: &str, args: &[Arg]) -> Result<Self> {
+    fn open(owner: pg_sys::Oid, relations: &[pg_sys::Oid], sql: &str) -> Result<Self> {
         Ok(Rows {
-            cursor: Cursor::open(owner, sql, args, Snapshot::Caller, Life::Transaction)?,
+            cursor: Cursor::open(
+                owner,
+                relations,
+                sql,
+                &[],
+                Snapshot::Caller,
+                Life::Transaction,
+            )?,
             read: VecDeque::new(),
         })
     }
@@ -119,12 +126,12 @@ impl Iterator for Rows {
 fn chain(owner: pg_sys::Oid) -> Result<Problems> {
     let rows = Rows::open(
         owner,
+        &[],
         "SELECT c.user_id, c.entry_id, c.expected, c.previous_balance \
          FROM (SELECT l.user_id, l.entry_id, l.previous_balance, \
          pg_catalog.lag(l.new_balance) OVER (PARTITION BY l.user_id ORDER BY l.entry_id) \
          AS expected FROM token_balance.ledger AS l) AS c \
          WHERE c.previous_balance OPERATOR(pg_catalog.<>) c.expected",
-        &[],
     )?;
     Ok(Box::new(rows.map(|row| {
         let row = row?;
@@ -148,6 +155,7 @@ fn chain(owner: pg_sys::Oid) -> Result<Problems> {
 fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
     let rows = Rows::open(
         owner,
+        &[],
         "SELECT c.workflow_id, c.charged, c.in_ledger, c.refunded, c.back_in_ledger, c.used \
          FROM (SELECT COALESCE(s.workflow_id, l.workflow_id) AS workflow_id, \
          COALESCE(s.used, 0) AS used, COALESCE(s.charged, 0) AS charged, \
@@ -174,7 +182,6 @@ fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
          WHERE c.charged OPERATOR(pg_catalog.<>) c.in_ledger \
          OR c.refunded OPERATOR(pg_catalog.<>) c.back_in_ledger \
          OR c.charged OPERATOR(pg_catalog.>) c.used",
-        &[],
     )?;
     Ok(Box::new(rows.map(|row| {
         let row = row?;
@@ -219,12 +226,12 @@ fn columns(bound: &Bound) -> Result<Problems> {
     let extension_owner = binding.extension_owner;
     let accounts = Rows::open(
         binding.users.owner,
+        &[binding.users.oid],
         &format!(
             "SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a",
             binding.user_key.sql(),
             binding.users.sql
         ),
-        &[],
     )?;
     let batches = std::iter::from_fn(move || {
         accounts
@@ -325,7 +332,11 @@ struct Merge {
 
 fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
     let binding = &bound.binding;
-    let usage = Rows::open(binding.users.owner, &ordered_usage_sql(binding), &[])?;
+    let usage = Rows::open(
+        binding.users.owner,
+        &[binding.usage.oid],
+        &ordered_usage_sql(binding),
+    )?;
     // Where the workflow's account pays, usage names none: compare whole workflows.
     let user_id = match &binding.payer {
         Payer::Usage(_) => "s.user_id",
@@ -333,6 +344,7 @@ fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
     };
     let settlements = Rows::open(
         binding.extension_owner,
+        &[],
         &format!(
             "SELECT s.workflow_id, {user_id}, pg_catalog.sum(s.usage_tokens), \
              pg_catalog.bool_or(pg_catalog.count(s.first_settled_at) OPERATOR(pg_catalog.>) 0) \
@@ -340,7 +352,6 @@ fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
              FROM token_balance.settlement AS s GROUP BY 1, 2 \
              ORDER BY s.workflow_id COLLATE pg_catalog.\"C\", {user_id} COLLATE pg_catalog.\"C\""
         ),
-        &[],
     )?;
     let mut merge = Merge {
         usage,

@@ -154,9 +154,14 @@ impl Drop for Connection {
 /// never better. PostgreSQL plans it again by itself after DDL or ANALYZE. It is planned without
 /// sequential scans where an index will do. A table that is empty or small when the plan is made may
 /// have millions of rows before the next ANALYZE.
+///
+/// It names tables, and a name may come to mean another table: a schema is renamed under everybody's
+/// locks. So a statement that is of bound tables says which they are, by OID, and what it did with
+/// others is an error.
 pub(crate) struct Statement {
     sql: CString,
     types: Vec<pg_sys::Oid>,
+    relations: Vec<pg_sys::Oid>,
     planning: Planning,
     plan: OnceCell<Plan>,
 }
@@ -183,8 +188,17 @@ impl Statement {
         Statement {
             sql: c_string(sql),
             types: types.to_vec(),
+            relations: Vec::new(),
             planning: Planning::Once,
             plan: OnceCell::new(),
+        }
+    }
+
+    /// The same, of these tables and no others of their names.
+    pub(crate) fn of(self, relations: &[pg_sys::Oid]) -> Self {
+        Statement {
+            relations: relations.to_vec(),
+            ..self
         }
     }
 
@@ -204,7 +218,10 @@ impl Statement {
         if self.planning == Planning::Once {
             plan_without_sequential_scans(plan);
         }
-        execute(plan, args, snapshot)
+        let outcome = execute(plan, args, snapshot)?;
+        // SAFETY: the plan was kept and is of one statement.
+        check_relations(unsafe { relations_of_plan(plan) }, &self.relations)?;
+        Ok(outcome)
     }
 
     fn plan(&self) -> Result<pg_sys::SPIPlanPtr> {
@@ -238,6 +255,36 @@ fn plan_without_sequential_scans(plan: pg_sys::SPIPlanPtr) {
         if !cached.is_null() {
             pg_sys::ReleaseCachedPlan(cached, pg_sys::CurrentResourceOwner);
         }
+    }
+}
+
+/// The relations that a statement was last analyzed to be of.
+///
+/// # Safety
+/// The plan is of one statement; the slice is used before the plan is.
+unsafe fn relations_of_plan<'a>(plan: pg_sys::SPIPlanPtr) -> &'a [pg_sys::ListCell] {
+    // SAFETY: as the caller promises: such a plan has one source, which lives as long as it does.
+    unsafe {
+        let sources = pg_sys::SPI_plan_get_plan_sources(plan);
+        let source = (*(*sources).elements).ptr_value as *const pg_sys::CachedPlanSource;
+        direct::elements((*source).relationOids)
+    }
+}
+
+/// Error 40001 if a statement that is of `wanted` was not.
+///
+/// It is looked at when the statement has run: it may have been analyzed anew at the last moment. What
+/// it did is rolled back with the error.
+fn check_relations(found: &[pg_sys::ListCell], wanted: &[pg_sys::Oid]) -> Result<()> {
+    let is_found = |relation: &pg_sys::Oid| {
+        // SAFETY: a list of OIDs.
+        found
+            .iter()
+            .any(|cell| unsafe { cell.oid_value } == *relation)
+    };
+    match wanted.iter().all(is_found) {
+        true => Ok(()),
+        false => Err(Error::ConcurrentRename),
     }
 }
 
@@ -313,10 +360,23 @@ pub(crate) fn query(sql: &str, args: &[Arg]) -> Result<Outcome> {
 
 /// Run a query once, with the snapshot that is asked for.
 pub(crate) fn query_as_of(sql: &str, args: &[Arg], snapshot: Snapshot) -> Result<Outcome> {
+    query_of(&[], sql, args, snapshot)
+}
+
+/// Run a query once that is of bound tables and no others of their names ([`Statement::of`]).
+pub(crate) fn query_of(
+    relations: &[pg_sys::Oid],
+    sql: &str,
+    args: &[Arg],
+    snapshot: Snapshot,
+) -> Result<Outcome> {
     let _connection = Connection::open()?;
     let types: Vec<_> = args.iter().map(Arg::type_oid).collect();
     let plan = prepare(&c_string(sql), &types, 0)?;
-    execute(plan, args, snapshot)
+    let outcome = execute(plan, args, snapshot)?;
+    // SAFETY: the plan was just made, of one statement.
+    check_relations(unsafe { relations_of_plan(plan) }, relations)?;
+    Ok(outcome)
 }
 
 /// Run DDL, or any statement without parameters and rows.
@@ -405,8 +465,10 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
+    /// Of these `relations` and no others of their names, as [`Statement::of`].
     pub(crate) fn open(
         owner: pg_sys::Oid,
+        relations: &[pg_sys::Oid],
         sql: &str,
         args: &[Arg],
         snapshot: Snapshot,
@@ -434,6 +496,10 @@ impl Cursor {
                 options as i32,
             );
             let name = CStr::from_ptr((*portal).name).to_owned();
+            for statement in direct::elements((*portal).stmts) {
+                let statement = statement.ptr_value as *const pg_sys::PlannedStmt;
+                check_relations(direct::elements((*statement).relationOids), relations)?;
+            }
             Ok(Cursor { owner, name })
         }
     }
@@ -519,8 +585,8 @@ impl MayCommit {
     }
 }
 
-/// While this value lives, [`Snapshot::Caller`] is a snapshot of now, in which the transaction sees
-/// its own changes.
+/// While this value lives, [`Snapshot::Caller`] is a snapshot of now, whatever the isolation level, in
+/// which the transaction sees its own changes.
 pub(crate) struct FreshSnapshot(());
 
 impl FreshSnapshot {
@@ -528,7 +594,11 @@ impl FreshSnapshot {
         // SAFETY: popped by Drop; an abort drops it by itself.
         unsafe {
             pg_sys::CommandCounterIncrement();
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            pg_sys::PushActiveSnapshot(if uses_transaction_snapshot() {
+                pg_sys::GetLatestSnapshot()
+            } else {
+                pg_sys::GetTransactionSnapshot()
+            });
         }
         FreshSnapshot(())
     }

@@ -77,7 +77,8 @@ pub(crate) struct Statements {
 impl Statements {
     pub(crate) fn new(binding: &Binding) -> Self {
         Statements {
-            summary: Statement::planned_each_time(&summary_sql(binding), &[TEXTOID, INT4OID]),
+            summary: Statement::planned_each_time(&summary_sql(binding), &[TEXTOID, INT4OID])
+                .of(&[binding.usage.oid]),
         }
     }
 }

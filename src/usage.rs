@@ -23,13 +23,17 @@ pub(crate) struct Statements {
 
 impl Statements {
     pub(crate) fn new(binding: &Binding) -> Self {
+        let of_workflows = |sql: Option<String>| {
+            let workflows = binding.workflows.as_ref()?;
+            Some(Statement::new(&sql?, &[TEXTOID]).of(&[workflows.table.oid]))
+        };
         Statements {
             lookup: Lookup::new(wanted(binding)),
-            of_one: Statement::new(&of_one_sql(binding), &[TEXTOID]),
-            of_many: Statement::new(&of_many_sql(binding), &[TEXTARRAYOID]),
-            payers: payers_sql(binding).map(|sql| Statement::new(&sql, &[TEXTOID])),
-            workflow_exists: workflow_exists_sql(binding)
-                .map(|sql| Statement::new(&sql, &[TEXTOID])),
+            of_one: Statement::new(&of_one_sql(binding), &[TEXTOID]).of(&[binding.usage.oid]),
+            of_many: Statement::new(&of_many_sql(binding), &[TEXTARRAYOID])
+                .of(&[binding.usage.oid]),
+            payers: of_workflows(payers_sql(binding)),
+            workflow_exists: of_workflows(workflow_exists_sql(binding)),
         }
     }
 }

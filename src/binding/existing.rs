@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{BALANCE_COLUMN, Binding, Payer};
-use crate::catalog;
+use crate::catalog::{self, Table};
 use crate::error::{Result, notice};
 use crate::security::RunAs;
 use crate::spi::{self, Arg, Cursor, Life, Row, Snapshot, texts};
@@ -17,7 +17,7 @@ pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
     let started = Instant::now();
     let mut last_told = started;
     let mut recorded = 0_usize;
-    let cursor = read_as_users_owner(binding, &existing_usage_sql(binding))?;
+    let cursor = read_as_users_owner(binding, &binding.usage, &existing_usage_sql(binding))?;
     while let Some(batch) = next_batch(&cursor)? {
         let _owner = RunAs::owner(binding.extension_owner);
         spi::query(
@@ -96,7 +96,7 @@ pub(super) fn record_changes_while_detached(binding: &Binding) -> Result<()> {
         binding.user_key.sql(),
         binding.users.sql
     );
-    let cursor = read_as_users_owner(binding, &accounts)?;
+    let cursor = read_as_users_owner(binding, &binding.users, &accounts)?;
     while let Some(batch) = next_batch(&cursor)? {
         let actor = catalog::role_name(binding.extension_owner);
         spi::query(
@@ -120,9 +120,17 @@ pub(super) fn record_changes_while_detached(binding: &Binding) -> Result<()> {
     cursor.close()
 }
 
-fn read_as_users_owner(binding: &Binding, sql: &str) -> Result<Cursor> {
+fn read_as_users_owner(binding: &Binding, table: &Table, sql: &str) -> Result<Cursor> {
     let owner = binding.users.owner;
-    Cursor::open(owner, sql, &[], Snapshot::Statement, Life::Transaction)
+    let relations = [table.oid];
+    Cursor::open(
+        owner,
+        &relations,
+        sql,
+        &[],
+        Snapshot::Statement,
+        Life::Transaction,
+    )
 }
 
 fn next_batch(cursor: &Cursor) -> Result<Option<Vec<Row>>> {

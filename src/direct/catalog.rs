@@ -70,7 +70,7 @@ pub(super) unsafe fn has_shards() -> bool {
 ///
 /// # Safety
 /// `list` is null or lives as long as the slice.
-pub(super) unsafe fn elements<'a>(list: *const pg_sys::List) -> &'a [pg_sys::ListCell] {
+pub(crate) unsafe fn elements<'a>(list: *const pg_sys::List) -> &'a [pg_sys::ListCell] {
     // SAFETY: as the caller promises.
     unsafe {
         match list.as_ref() {

@@ -43,7 +43,7 @@ mod raw;
 mod scan;
 mod table;
 
-pub(crate) use catalog::{column_number, column_type};
+pub(crate) use catalog::{column_number, column_type, elements};
 pub(crate) use own::{EntryIds, ledger, now, settlement};
 pub(crate) use scan::{Holds, Lookup, Row, Wanted};
 pub(crate) use table::Conflict;
