@@ -27,6 +27,7 @@ use crate::error::Result;
 use crate::history;
 use crate::late;
 use crate::ledger;
+use crate::lock::lock_relations;
 use crate::overdraft;
 use crate::queue;
 use crate::summary;
@@ -181,16 +182,20 @@ impl Drop for Reading {
 pub(crate) fn bound_and_locked() -> Result<Rc<Bound>> {
     bound_with_locks(|bound| {
         let [workflows, usage, users] = bound.tables();
-        lock(workflows, pg_sys::AccessShareLock);
-        lock(usage, pg_sys::AccessShareLock);
-        lock(users, pg_sys::RowExclusiveLock);
+        lock_relations(&[
+            (workflows, pg_sys::AccessShareLock),
+            (usage, pg_sys::AccessShareLock),
+            (users, pg_sys::RowExclusiveLock),
+        ]);
     })
 }
 
 /// The binding, with the users table locked as an UPDATE locks it: for changes of a balance that have
 /// nothing to do with usage.
 pub(crate) fn bound_and_users_locked() -> Result<Rc<Bound>> {
-    bound_with_locks(|bound| lock(bound.binding.users.oid, pg_sys::RowExclusiveLock))
+    bound_with_locks(|bound| {
+        lock_relations(&[(bound.binding.users.oid, pg_sys::RowExclusiveLock)]);
+    })
 }
 
 /// Waiting for a lock takes in the invalidations of whoever held it, so the binding is looked at again
@@ -209,18 +214,10 @@ fn bound_with_locks(lock: impl Fn(&Bound)) -> Result<Rc<Bound>> {
     }
 }
 
-fn lock(relation: pg_sys::Oid, mode: u32) {
-    if relation != pg_sys::InvalidOid {
-        // SAFETY: locks an OID.
-        unsafe { pg_sys::LockRelationOid(relation, mode as i32) };
-    }
-}
-
 /// Wait for the transactions that settle, and keep others from it until this one ends: each of them
 /// holds the lock of [`bound_and_locked`].
 pub(crate) fn lock_out_settlements(users: pg_sys::Oid) {
-    // SAFETY: locks an OID.
-    unsafe { pg_sys::LockRelationOid(users, pg_sys::ShareRowExclusiveLock as i32) };
+    lock_relations(&[(users, pg_sys::ShareRowExclusiveLock)]);
 }
 
 /// Whether something that matters has changed since [`bound`] answered.

@@ -63,8 +63,11 @@ pub(crate) fn lock_workflows(workflows: &[String], binding: &Binding) {
     let mut keys: Vec<_> = workflows.iter().map(|workflow| hash(workflow)).collect();
     keys.sort_unstable();
     keys.dedup();
-    keys.retain(|key| !holds((WORKFLOW_SPACE, *key), EXCLUSIVE));
-    let room = MAX_LOCKS.saturating_sub(taken());
+    let taken = taken();
+    if taken > 0 {
+        keys.retain(|key| !holds((WORKFLOW_SPACE, *key), EXCLUSIVE));
+    }
+    let room = MAX_LOCKS.saturating_sub(taken);
     if !is_needed(binding) {
         keys.truncate(room);
     } else if holds_all_workflows() || keys.len() > room && lock_all_workflows() {
@@ -183,6 +186,24 @@ fn tag((space, hash): (u16, u64)) -> pg_sys::LOCKTAG {
         locktag_field4: space,
         locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
         locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+    }
+}
+
+/// Wait for locks on relations, in this order, and hold them until the transaction ends. InvalidOid
+/// stands for none.
+pub(crate) fn lock_relations(relations: &[(pg_sys::Oid, u32)]) {
+    unsafe extern "C-unwind" {
+        fn LockRelationOid(relation: pg_sys::Oid, mode: i32);
+    }
+    // SAFETY: locks OIDs. One guard of pgrx's around all; there is nothing inside to be dropped.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            for (relation, mode) in relations {
+                if *relation != pg_sys::InvalidOid {
+                    LockRelationOid(*relation, *mode as i32);
+                }
+            }
+        });
     }
 }
 

@@ -115,8 +115,10 @@ struct Path {
     columns: Vec<(usize, pg_sys::Oid)>,
     /// The last one of them.
     last: i32,
-    /// Each of them in the table: its number, from 1, and its declared type.
+    /// Each of them in the table, and in an index that has all: its number, from 1, and its declared
+    /// type.
     in_table: Vec<(pg_sys::AttrNumber, pg_sys::Oid)>,
+    in_index: Vec<(pg_sys::AttrNumber, pg_sys::Oid)>,
 }
 
 impl Path {
@@ -126,32 +128,34 @@ impl Path {
     /// # Safety
     /// The table is open and locked.
     unsafe fn fits_table(&self, table: pg_sys::Relation) -> bool {
-        // SAFETY: as the caller promises; a column of the number is there or is not read.
-        self.in_table.iter().all(|(column, type_oid)| unsafe {
-            let descriptor = (*table).rd_att;
-            i32::from(*column) <= (*descriptor).natts && {
-                let column = attribute(descriptor, *column as usize - 1);
-                (*column).atttypid == *type_oid && !(*column).attisdropped
-            }
-        })
+        // SAFETY: as the caller promises.
+        unsafe { are_of_types((*table).rd_att, &self.in_table) }
     }
 
-    /// The same of the index whose entries are read. A btree may store another type than its table's
+    /// The same of the index whose entries are read: a btree may store another type than its table's
     /// column has.
     ///
     /// # Safety
     /// The index is open and locked.
     unsafe fn fits_index(&self, index: pg_sys::Relation) -> bool {
-        if !self.is_covering {
-            return true;
-        }
-        // SAFETY: as the caller promises; a column of the place is there or is not read.
-        self.columns.iter().all(|(place, base_type)| unsafe {
-            let descriptor = (*index).rd_att;
-            *place < (*descriptor).natts as usize
-                && pg_sys::getBaseType((*attribute(descriptor, *place)).atttypid) == *base_type
-        })
+        // SAFETY: as the caller promises.
+        unsafe { are_of_types((*index).rd_att, &self.in_index) }
     }
+}
+
+/// # Safety
+/// The descriptor is that of an open relation.
+unsafe fn are_of_types(
+    descriptor: pg_sys::TupleDesc,
+    columns: &[(pg_sys::AttrNumber, pg_sys::Oid)],
+) -> bool {
+    // SAFETY: as the caller promises; a column of the number is there or is not looked at.
+    columns.iter().all(|(column, type_oid)| unsafe {
+        i32::from(*column) <= (*descriptor).natts && {
+            let column = attribute(descriptor, *column as usize - 1);
+            (*column).atttypid == *type_oid && !(*column).attisdropped
+        }
+    })
 }
 
 impl Path {
@@ -305,14 +309,24 @@ impl Open {
                     .collect()
             };
             let is_covering = in_index.is_some();
-            let declared = |column: &pg_sys::AttrNumber| {
-                let descriptor = (*table).rd_att;
+            let declared = |descriptor: pg_sys::TupleDesc, number: pg_sys::AttrNumber| {
                 (
-                    *column,
-                    (*attribute(descriptor, *column as usize - 1)).atttypid,
+                    number,
+                    (*attribute(descriptor, number as usize - 1)).atttypid,
                 )
             };
-            let declared = columns.iter().map(declared).collect();
+            let in_table_types = columns
+                .iter()
+                .map(|column| declared((*table).rd_att, *column));
+            let in_table_types = in_table_types.collect();
+            let mut in_index_types = Vec::new();
+            for (place, base_type) in in_index.iter().flatten() {
+                let (number, type_oid) = declared((*relation).rd_att, *place as i16 + 1);
+                if pg_sys::getBaseType(type_oid) != *base_type {
+                    return None;
+                }
+                in_index_types.push((number, type_oid));
+            }
             let columns: Vec<_> = in_index.unwrap_or_else(in_table);
             let last = columns.iter().map(|(place, _)| *place as i32 + 1).max();
             Some(Path {
@@ -322,7 +336,8 @@ impl Open {
                 is_covering,
                 last: last.unwrap_or_default(),
                 columns,
-                in_table: declared,
+                in_table: in_table_types,
+                in_index: in_index_types,
             })
         }
     }

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::IndexUniqueCheck;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
-use super::catalog::{attribute, elements, has_shards};
+use super::catalog::{attribute, elements};
 use super::raw;
 use crate::spi::Arg;
 use crate::sqlstate::with_sqlstate_kept;
@@ -391,7 +391,6 @@ unsafe fn is_of_shape(relation: pg_sys::Relation, shape: &Shape) -> bool {
             && !(*class).relispartition
             && !(*class).relrowsecurity
             && (*relation).rd_rules.is_null()
-            && !has_shards()
             && has_columns((*relation).rd_att, shape.columns)
             && has_only_checks((*relation).rd_att, shape.checks)
             && has_only_own_triggers((*relation).trigdesc)
