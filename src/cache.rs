@@ -19,7 +19,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use crate::account;
-use crate::binding::Binding;
+use crate::binding::{Binding, Payer};
 use crate::catalog::{self, OwnTables};
 use crate::claim;
 use crate::credit;
@@ -177,11 +177,15 @@ impl Drop for Reading {
 }
 
 /// The binding, with the bound tables locked as a settlement uses them: the users table as an UPDATE
-/// locks it, the others as a reader does. Until the transaction ends nobody else can change their
-/// columns, nor take the ledger's trigger away between a claim and its deduction.
+/// locks it; as a reader the usage and, where they say who pays, the workflows. Until the transaction
+/// ends nobody else can change their columns, nor take the ledger's trigger away between a claim and
+/// its deduction.
 pub(crate) fn bound_and_locked() -> Result<Rc<Bound>> {
     bound_with_locks(|bound| {
-        let [workflows, usage, users] = bound.tables();
+        let [mut workflows, usage, users] = bound.tables();
+        if let Payer::Usage(_) = bound.binding.payer {
+            workflows = pg_sys::InvalidOid;
+        }
         lock_relations(&[
             (workflows, pg_sys::AccessShareLock),
             (usage, pg_sys::AccessShareLock),
