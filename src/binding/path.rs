@@ -275,7 +275,7 @@ fn trusted_only(mut names: Vec<String>, trusted: &[pg_sys::Oid]) -> Result<Vec<S
 fn untrusted(names: &[String], trusted: &[pg_sys::Oid]) -> Result<Vec<Untrusted>> {
     let outcome = spi::query(
         "SELECT p.name, n.oid IS NULL, c.is_owner, \
-         CASE c.role OPERATOR(pg_catalog.=) 0::pg_catalog.oid WHEN true THEN 'PUBLIC' \
+         CASE WHEN c.role OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC' \
          ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.role)) END \
          FROM pg_catalog.unnest($1) WITH ORDINALITY AS p (name, position) \
          LEFT JOIN pg_catalog.pg_namespace AS n \
@@ -286,10 +286,10 @@ fn untrusted(names: &[String], trusted: &[pg_sys::Oid]) -> Result<Vec<Untrusted>
          AND a.grantee OPERATOR(pg_catalog.<>) n.nspowner) AS c ON true \
          WHERE n.oid IS NULL OR NOT EXISTS (SELECT 1 \
          FROM pg_catalog.unnest($2::bigint[]) AS t (role) \
-         WHERE pg_catalog.pg_has_role(CASE c.role OPERATOR(pg_catalog.=) \
+         WHERE pg_catalog.pg_has_role(CASE WHEN c.role OPERATOR(pg_catalog.=) \
          (SELECT r.oid FROM pg_catalog.pg_roles AS r \
          WHERE r.rolname OPERATOR(pg_catalog.=) 'pg_database_owner'::pg_catalog.name) \
-         WHEN true THEN (SELECT d.datdba FROM pg_catalog.pg_database AS d \
+         THEN (SELECT d.datdba FROM pg_catalog.pg_database AS d \
          WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()) \
          ELSE c.role END, t.role::pg_catalog.oid, 'MEMBER')) \
          ORDER BY p.position, c.is_owner DESC, 4",

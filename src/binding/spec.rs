@@ -73,16 +73,22 @@ impl Spec {
             let values: Vec<_> = values.iter().map(quote_literal).collect();
             format!("ARRAY[{}]::{type_name}[]", values.join(", "))
         };
+        // Tables keep their place when they are renamed.
+        let relation = |oid: pg_sys::Oid, name: &str| match catalog::table(oid) {
+            Ok(Some(table)) => quote_literal(table.sql),
+            _ => quote_literal(name),
+        };
         let mut arguments = vec![
-            ("users", quote_literal(&self.users_name)),
-            ("usage", quote_literal(&self.usage_name)),
+            ("users", relation(self.users, &self.users_name)),
+            ("usage", relation(self.usage, &self.usage_name)),
             ("user_key", quote_literal(&self.user_key)),
             ("usage_user", literal(&self.usage_user)),
             ("usage_workflow", quote_literal(&self.usage_workflow)),
             ("usage_tokens", array(&self.usage_tokens, "name")),
         ];
-        if self.workflows.is_some() {
-            arguments.push(("workflows", literal(&self.workflows_name)));
+        if let Some(workflows) = self.workflows {
+            let name = self.workflows_name.as_deref().unwrap_or_default();
+            arguments.push(("workflows", relation(workflows, name)));
             arguments.push(("workflow_key", quote_literal(&self.workflow_key)));
             arguments.push(("workflow_status", literal(&self.workflow_status)));
             arguments.push((
