@@ -27,7 +27,7 @@ pub(crate) struct Charge {
 pub(crate) fn charge(bound: &Bound, mut claims: Vec<Claim>, asked: &Asked) -> Result<Vec<Charge>> {
     claims.sort_unstable();
     // One for all accounts: each statement finds it in force.
-    let _path = (!claims.is_empty()).then(|| SearchPath::enter(&bound.binding.paths.of_tables));
+    let _path = (!claims.is_empty()).then(|| SearchPath::of_tables(&bound.binding.paths));
     let mut charges = Vec::with_capacity(claims.len());
     for claims in claims.chunk_by(|a, b| a.account == b.account) {
         charge_account(bound, claims, asked, &mut charges)?;

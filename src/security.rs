@@ -34,19 +34,20 @@ mod raw {
 /// What is in force before a binding is known: nothing but the server's own.
 pub(crate) const NOTHING_ELSE: &CStr = c"pg_catalog, pg_temp";
 
-/// The search paths of a binding, as values of the setting.
+/// The search paths of a binding, as values of the setting; None: the caller's, on the catalog of an
+/// older version, whose triggers were found nothing else for.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SearchPaths {
     pub(crate) extension_owner: pg_sys::Oid,
     /// For the bound tables, and what their triggers touch.
-    pub(crate) of_tables: Rc<CStr>,
+    pub(crate) of_tables: Option<Rc<CStr>>,
     /// For the extension's own tables: without the schemas in which a role may create that the
     /// extension's owner, a superuser, has no reason to trust.
-    pub(crate) of_extension: Rc<CStr>,
+    pub(crate) of_extension: Option<Rc<CStr>>,
 }
 
 impl SearchPaths {
-    fn of(&self, role: pg_sys::Oid) -> Rc<CStr> {
+    fn of(&self, role: pg_sys::Oid) -> Option<Rc<CStr>> {
         if role == self.extension_owner {
             self.of_extension.clone()
         } else {
@@ -103,17 +104,21 @@ impl RunAs {
     /// table with FORCE ROW LEVEL SECURITY. Not RESTRICTED_OPERATION: deferred triggers on the
     /// users table would fail.
     pub(crate) fn owner(owner: pg_sys::Oid) -> Self {
-        let path = PATHS.with_borrow(|paths| paths.as_ref().map(|paths| paths.of(owner)));
-        Self::in_context(owner, 0, path.unwrap_or_else(|| NOTHING_ELSE.into()))
+        let path = PATHS.with_borrow(|paths| match paths {
+            Some(paths) => paths.of(owner),
+            None => Some(NOTHING_ELSE.into()),
+        });
+        Self::in_context(owner, 0, path)
     }
 
     /// As `owner`, and what runs may not leave anything behind for the end of the transaction: no
     /// deferred trigger, which would run with the caller's rights again.
     pub(crate) fn restricted(owner: pg_sys::Oid, path: &Rc<CStr>) -> Self {
-        Self::in_context(owner, pg_sys::SECURITY_RESTRICTED_OPERATION, path.clone())
+        let path = Some(path.clone());
+        Self::in_context(owner, pg_sys::SECURITY_RESTRICTED_OPERATION, path)
     }
 
-    fn in_context(owner: pg_sys::Oid, more: u32, path: Rc<CStr>) -> Self {
+    fn in_context(owner: pg_sys::Oid, more: u32, path: Option<Rc<CStr>>) -> Self {
         let mut user = pg_sys::InvalidOid;
         let mut context = 0;
         // SAFETY: both calls only read and write the backend's user id and security context; the
@@ -130,7 +135,7 @@ impl RunAs {
         RunAs {
             user,
             context,
-            wanted: WANTED.replace(Some(path)),
+            wanted: WANTED.replace(path),
         }
     }
 }
@@ -153,6 +158,11 @@ impl SearchPath {
     pub(crate) fn wanted() -> Option<Self> {
         let wanted = WANTED.with_borrow(Clone::clone)?;
         Self::enter(&wanted)
+    }
+
+    /// The one of the bound tables' owners.
+    pub(crate) fn of_tables(paths: &SearchPaths) -> Option<Self> {
+        Self::enter(paths.of_tables.as_deref()?)
     }
 
     /// None where it is in force already: a nest level costs more than to look.

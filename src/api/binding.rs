@@ -103,6 +103,7 @@ fn attach_with_search_path(
         search_path: search_path
             .map(|schemas| names("search_path", &schemas))
             .transpose()?,
+        is_of_older_catalog: false,
     };
     binding::attach(spec.normalized(), required("create_index", create_index)?)?;
     Ok(())

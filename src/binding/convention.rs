@@ -156,6 +156,7 @@ fn find(schema: &str) -> Result<std::result::Result<Spec, String>> {
         existing_usage: "exempt".into(),
         options: Options::default(),
         search_path: None,
+        is_of_older_catalog: false,
     }))
 }
 

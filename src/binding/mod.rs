@@ -174,7 +174,7 @@ impl Binding {
             .into_iter()
             .chain(workflows.iter().map(|workflows| &workflows.table))
             .collect();
-        let paths = path::paths(spec.search_path.as_deref(), &tables, extension_owner)?;
+        let paths = path::paths(&spec, &tables, extension_owner)?;
 
         Ok(Binding {
             extension_owner,

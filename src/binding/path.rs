@@ -57,16 +57,22 @@ pub(super) enum Who {
 
 /// The paths of a binding of these tables.
 pub(super) fn paths(
-    kept: Option<&[String]>,
+    spec: &Spec,
     tables: &[&Table],
     extension_owner: pg_sys::Oid,
 ) -> Result<Rc<SearchPaths>> {
-    let names = in_force(kept, tables);
-    let of_tables = value(&names);
-    let of_extension = if tables.iter().any(|table| table.owner == extension_owner) {
-        of_tables.clone()
+    let (of_tables, of_extension) = if spec.is_of_older_catalog {
+        // Runs are not refused between the new library and ALTER EXTENSION UPDATE.
+        (None, None)
     } else {
-        value(&trusted_only(names, &[extension_owner])?)
+        let names = in_force(spec.search_path.as_deref(), tables);
+        let of_tables = value(&names);
+        let of_extension = if tables.iter().any(|table| table.owner == extension_owner) {
+            of_tables.clone()
+        } else {
+            value(&trusted_only(names, &[extension_owner])?)
+        };
+        (Some(of_tables), Some(of_extension))
     };
     Ok(Rc::new(SearchPaths {
         extension_owner,
@@ -152,8 +158,8 @@ impl Binding {
         present: Option<&Spec>,
         attacher: Attacher,
     ) -> Result<()> {
-        if !Spec::has_search_path()? {
-            // The catalog of an older version keeps none.
+        self.spec.is_of_older_catalog = !Spec::has_search_path()?;
+        if self.spec.is_of_older_catalog {
             self.spec.search_path = None;
         } else if self.spec.search_path.is_none() {
             self.spec.search_path = match present.and_then(|present| present.search_path.clone()) {
@@ -161,11 +167,7 @@ impl Binding {
                 None => Some(self.usual_search_path(attacher)?),
             };
         }
-        self.paths = paths(
-            self.spec.search_path.as_deref(),
-            &self.table_refs(),
-            self.extension_owner,
-        )?;
+        self.paths = paths(&self.spec, &self.table_refs(), self.extension_owner)?;
         Ok(())
     }
 

@@ -39,6 +39,8 @@ pub(crate) struct Spec {
     /// The schemas in which the tables' triggers look names up; None: nothing is kept, or attach was
     /// told nothing.
     pub(crate) search_path: Option<Vec<String>>,
+    /// The catalog has no place for one, until the extension is updated.
+    pub(crate) is_of_older_catalog: bool,
 }
 
 impl Spec {
@@ -145,7 +147,8 @@ impl Spec {
              (later OPERATOR(pg_catalog.->>) 'balance_type')::pg_catalog.regtype::pg_catalog.oid, \
              COALESCE(later OPERATOR(pg_catalog.->>) 'busy_account', 'wait'), \
              COALESCE(later OPERATOR(pg_catalog.->>) 'late_usage', 'pending'), \
-             later OPERATOR(pg_catalog.->>) 'search_path' \
+             later OPERATOR(pg_catalog.->>) 'search_path', \
+             later OPERATOR(pg_catalog.?) 'search_path' \
              FROM token_balance.binding AS b, pg_catalog.to_jsonb(b) AS later",
             &[],
         )?;
@@ -179,6 +182,7 @@ impl Spec {
             balance_type: row.get(22).map_or(pg_sys::INT4OID, |_| row.oid(22)),
             options: Options::parse(row.text(23), row.text(24))?,
             search_path: row.get(25).map(json_list),
+            is_of_older_catalog: !row.is_true(26),
         }))
     }
 

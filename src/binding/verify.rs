@@ -4,7 +4,7 @@ use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::path::{Untrusted, Who};
 use super::triggers::Trigger;
-use super::{BALANCE_COLUMN, Binding, Payer, Spec};
+use super::{BALANCE_COLUMN, Binding, Payer};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::security::{NOTHING_ELSE, RunAs, SearchPath};
@@ -238,11 +238,11 @@ fn granted(binding: &Binding) -> Result<Check> {
 /// In which schemas the code on the bound tables finds names that it does not qualify. It matters
 /// who may create in them if there is such code. None on the catalog of an older version.
 fn search_path(binding: &Binding) -> Result<Option<Check>> {
-    if !Spec::has_search_path()? {
+    let Some(path) = &binding.paths.of_tables else {
         return Ok(None);
-    }
+    };
+    let path = path.to_string_lossy().into_owned();
     let name = "search_path";
-    let path = binding.paths.of_tables.to_string_lossy().into_owned();
     if binding.spec.search_path.is_none() {
         return Ok(Some(Check::new(
             name,
@@ -369,6 +369,9 @@ fn tables(binding: &Binding) -> Vec<i64> {
 /// The triggers on users that a charge may leave to the end of the transaction, when neither this
 /// path nor this role is in force any more, and whose function has no search_path of its own.
 fn deferrable_triggers(binding: &Binding) -> Result<Vec<Check>> {
+    let Some(path) = &binding.paths.of_tables else {
+        return Ok(Vec::new());
+    };
     // So that regprocedure names the schema.
     let _path = SearchPath::enter(NOTHING_ELSE);
     let outcome = spi::query(
@@ -383,7 +386,7 @@ fn deferrable_triggers(binding: &Binding) -> Result<Vec<Check>> {
         ),
         &[Arg::Int8Array(vec![binding.users.oid.to_u32().into()])],
     )?;
-    let path = binding.paths.of_tables.to_string_lossy();
+    let path = path.to_string_lossy();
     let mut checks = Vec::new();
     for row in &outcome.rows {
         let Some(table) = catalog::table(row.oid(1))? else {
