@@ -55,6 +55,7 @@ mod tests {
             "ledger guard",
             "ledger sequence",
             "owners",
+            "search_path",
             "trigger 00_token_balance_ledger on app.users",
             "trigger token_balance_completed_insert on app.workflows",
             "trigger token_balance_completed_update on app.workflows",

@@ -126,9 +126,10 @@ CREATE FUNCTION token_balance.attach(
     usage_stage pg_catalog.name DEFAULT 'stage',
     usage_created_at pg_catalog.name DEFAULT 'created_at',
     busy_account pg_catalog.text DEFAULT 'wait',
-    late_usage pg_catalog.text DEFAULT 'pending')
+    late_usage pg_catalog.text DEFAULT 'pending',
+    search_path pg_catalog.name[] DEFAULT NULL)
 RETURNS void
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_tables_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_with_search_path_wrapper';
 
 CREATE FUNCTION token_balance.detach(drop_column boolean DEFAULT false) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_wrapper';
@@ -148,7 +149,7 @@ REVOKE ALL ON FUNCTION
         pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype,
         pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name,
-        pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text),
+        pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[]),
     token_balance.detach(boolean),
     token_balance.verify(),
     token_balance.settle_pending(timestamp with time zone, integer),

@@ -32,7 +32,9 @@ CREATE TABLE token_balance.binding (
     usage_stage pg_catalog.name,
     usage_created_at pg_catalog.name,
     busy_account pg_catalog.text NOT NULL DEFAULT 'wait',
-    late_usage pg_catalog.text NOT NULL DEFAULT 'pending'
+    late_usage pg_catalog.text NOT NULL DEFAULT 'pending',
+    -- Since 0.3.0.
+    search_path pg_catalog.name[]
 );
 
 CREATE TABLE token_balance.settlement (

@@ -11,9 +11,12 @@
 //! settlements lock them.
 
 use std::cell::Cell;
+use std::ffi::CStr;
+use std::rc::Rc;
 
 use pgrx::pg_sys::{self, TimestampTz};
 
+use crate::binding;
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result};
 use crate::security::{self, RunAs};
@@ -67,6 +70,7 @@ pub(crate) fn archive_ledger(before: TimestampTz, archive: pg_sys::Oid) -> Resul
     let owner = catalog::extension_owner()?;
     let archive = locked(archive)?;
     take_turns()?;
+    let path = binding::path_of(&archive)?;
     let mut archived = Archived {
         archive: archive.sql.clone(),
         accounts: 0,
@@ -93,7 +97,7 @@ pub(crate) fn archive_ledger(before: TimestampTz, archive: pg_sys::Oid) -> Resul
             openings: rows.iter().filter(|row| row.is_true(1)).count(),
             json: format!("[{}]", spi::texts(&rows, 0).join(",")),
         };
-        batch.write_to(&archive)?;
+        batch.write_to(&archive, &path)?;
         let _owner = RunAs::owner(owner);
         batch.remember()?;
         batch.leave(&note, &actor)?;
@@ -229,9 +233,9 @@ impl Batch {
 
     /// As the archive's owner, whose triggers must not get more rights than he has, nor leave work
     /// behind for the end of the transaction, when the caller's rights are back.
-    fn write_to(&self, archive: &Table) -> Result<()> {
+    fn write_to(&self, archive: &Table, path: &Rc<CStr>) -> Result<()> {
         let columns: Vec<_> = COLUMNS.iter().map(|(name, ..)| *name).collect();
-        let _owner = RunAs::restricted(archive.owner);
+        let _owner = RunAs::restricted(archive.owner, path);
         let written = self.run(
             &format!(
                 "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}",

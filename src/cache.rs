@@ -30,6 +30,7 @@ use crate::ledger;
 use crate::lock::lock_relations;
 use crate::overdraft;
 use crate::queue;
+use crate::security;
 use crate::summary;
 use crate::usage;
 
@@ -109,8 +110,14 @@ thread_local! {
     static GENERATION: Cell<u64> = const { Cell::new(1) };
 }
 
-/// The binding as it is now. Error 55000 if there is none.
+/// The binding as it is now, and its search paths in force. Error 55000 if there is none.
 pub(crate) fn bound() -> Result<Rc<Bound>> {
+    let bound = present()?;
+    security::follow(&bound.binding.paths);
+    Ok(bound)
+}
+
+fn present() -> Result<Rc<Bound>> {
     if !IS_STALE.get()
         && let Some(bound) = BOUND.with_borrow(Clone::clone)
     {

@@ -21,6 +21,8 @@ pub(crate) struct Table {
     pub(crate) oid: pg_sys::Oid,
     /// `schema.name`, quoted, ready for SQL and for people.
     pub(crate) sql: String,
+    /// Its schema's name, unquoted.
+    pub(crate) schema: String,
     pub(crate) owner: pg_sys::Oid,
     /// Whether row-level policies apply, to all but its owner.
     pub(crate) has_policies: bool,
@@ -99,6 +101,7 @@ pub(crate) fn table(oid: pg_sys::Oid) -> Result<Option<Table>> {
     Ok(outcome.rows.first().map(|row| Table {
         oid: row.oid(0),
         sql: quote_qualified_identifier(row.text(1), row.text(2)),
+        schema: row.text(1).into(),
         owner: row.oid(3),
         kind: row.text(4).into(),
         persistence: row.text(5).into(),

@@ -9,6 +9,7 @@ use crate::claim::{self, Claim};
 use crate::error::{Error, Result};
 use crate::ledger::{self, Change, Part};
 use crate::queue;
+use crate::security::SearchPath;
 use crate::settle::Asked;
 
 /// What one settlement took from one account.
@@ -25,6 +26,8 @@ pub(crate) struct Charge {
 /// Deduct all claims, accounts in order. The claims of an account that are bad are given back.
 pub(crate) fn charge(bound: &Bound, mut claims: Vec<Claim>, asked: &Asked) -> Result<Vec<Charge>> {
     claims.sort_unstable();
+    // One for all accounts: each statement finds it in force.
+    let _path = (!claims.is_empty()).then(|| SearchPath::of_tables(&bound.binding.paths));
     let mut charges = Vec::with_capacity(claims.len());
     for claims in claims.chunk_by(|a, b| a.account == b.account) {
         charge_account(bound, claims, asked, &mut charges)?;

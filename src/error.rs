@@ -27,6 +27,9 @@ pub(crate) enum Error {
         what: &'static str,
         name: String,
     },
+    SchemaMissing {
+        schema: String,
+    },
     WrongRelationKind {
         name: String,
         kind: &'static str,
@@ -192,6 +195,7 @@ impl Error {
             | Error::LedgerAppendOnly { .. }
             | Error::NotAnAmount { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::RelationMissing { .. } => ERRCODE_UNDEFINED_TABLE,
+            Error::SchemaMissing { .. } => ERRCODE_INVALID_SCHEMA_NAME,
             Error::WrongRelationKind { .. }
             | Error::ForeignTrigger { .. }
             | Error::UnsuitableArchive { .. } => ERRCODE_WRONG_OBJECT_TYPE,
@@ -247,6 +251,7 @@ impl Error {
             Error::NotAttached => "token_balance is not attached to any tables".into(),
             Error::AlreadyAttached { .. } => "token_balance is already attached".into(),
             Error::RelationMissing { what, name } => format!("{what} {name} does not exist"),
+            Error::SchemaMissing { schema } => format!("schema \"{schema}\" does not exist"),
             Error::WrongRelationKind { name, kind } => {
                 format!("cannot attach token_balance to {kind} {name}")
             }

@@ -11,7 +11,7 @@ use pgrx::{IntoDatum, Uuid, pg_sys};
 
 use crate::direct;
 use crate::error::{Error, Result};
-use crate::security::RunAs;
+use crate::security::{RunAs, SearchPath};
 use crate::sqlstate::with_sqlstate_kept;
 
 /// A value for a parameter.
@@ -128,13 +128,19 @@ pub(crate) struct Outcome {
 }
 
 /// An SPI connection. Nested ones are fine, as a trigger inside a statement makes them.
-struct Connection;
+///
+/// All statements go through one, so here the search_path is set of who acts, for as long as the
+/// connection is open.
+struct Connection {
+    _path: Option<SearchPath>,
+}
 
 impl Connection {
     fn open() -> Result<Self> {
+        let _path = SearchPath::wanted();
         // SAFETY: matched by SPI_finish in Drop; an abort cleans up by itself.
         check(unsafe { pg_sys::SPI_connect() })?;
-        Ok(Connection)
+        Ok(Connection { _path })
     }
 }
 

@@ -215,6 +215,143 @@ done
 is 'the column and the ledger agree' "$(value 'SELECT count(*) FROM token_balance.reconcile()')" 0
 echo "her code ran at: $(sort -u <<<"$fired" | paste -sd, | sed 's/^,//')"
 
+echo "# names that the owner's code does not qualify, planted by a role that may only complete runs"
+new_database
+psql -d "$db" -c 'CREATE SCHEMA app AUTHORIZATION tb_eve' -c 'GRANT USAGE ON SCHEMA app TO tb_mallory' \
+    -c 'CREATE SCHEMA open' -c 'GRANT CREATE, USAGE ON SCHEMA open TO PUBLIC'
+psql -d "$db" -U tb_eve <<'SQL'
+SET search_path = app;
+CREATE TABLE journal (what text);
+CREATE TABLE notes (what text);
+CREATE DOMAIN tag AS text;
+CREATE TYPE kind AS ENUM ('a');
+CREATE FUNCTION helper(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
+CREATE FUNCTION same(text, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+CREATE OPERATOR === (LEFTARG = text, RIGHTARG = text, FUNCTION = same);
+-- Everything that it names is found by the search_path.
+CREATE FUNCTION probe(text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    tagged tag := $1;
+BEGIN
+    PERFORM helper($1), $1 === $1, $1::tag, 'a'::kind::text, count(what) FROM notes;
+    INSERT INTO journal VALUES ($1);
+    RETURN true;
+END $$;
+-- Immutable by name only: what it calls may write.
+CREATE FUNCTION seen(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM app.probe($1); RETURN true; END';
+CREATE FUNCTION seen(text, integer) RETURNS integer IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM app.probe($1); RETURN $2; END';
+CREATE FUNCTION on_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM app.probe(TG_ARGV[0]); RETURN new; END';
+CREATE TYPE status AS ENUM ('running', 'completed');
+CREATE FUNCTION status_text(status) RETURNS text LANGUAGE plpgsql AS $$BEGIN PERFORM app.probe('cast'); RETURN enum_out($1); END $$;
+CREATE CAST (status AS text) WITH FUNCTION status_text(status);
+CREATE DOMAIN tokens AS integer CHECK (app.seen('domain'));
+CREATE TABLE users (id text PRIMARY KEY, token_balance tokens DEFAULT 1000);
+CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer, created_at timestamptz DEFAULT now());
+CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status status);
+-- Before there are rows: the server itself runs such code with a path of its own while it builds an index.
+ALTER TABLE users ADD CHECK (app.seen('check')), ADD watched integer GENERATED ALWAYS AS (app.seen('generated', token_balance)) STORED;
+CREATE INDEX ON users (app.seen('index', token_balance));
+CREATE INDEX ON users (id) WHERE app.seen('partial index', token_balance) > 0;
+CREATE TRIGGER before_row BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION on_row('before trigger');
+CREATE TRIGGER after_row AFTER UPDATE ON users FOR EACH ROW WHEN (app.seen('when')) EXECUTE FUNCTION on_row('after trigger');
+CREATE TRIGGER after_all AFTER UPDATE ON users EXECUTE FUNCTION on_row('statement trigger');
+CREATE RULE watch AS ON UPDATE TO users DO ALSO SELECT app.seen('rule');
+CREATE POLICY watch ON users USING (app.seen('policy'));
+ALTER TABLE users ENABLE ROW LEVEL SECURITY;
+INSERT INTO users VALUES ('ann'), ('bob');
+GRANT SELECT, INSERT, UPDATE ON token_usage, workflows TO tb_mallory;
+-- One secret for each kind of plant.
+DO $$
+DECLARE
+    kind text;
+BEGIN
+    FOREACH kind IN ARRAY ARRAY['trigger', 'default', 'generated', 'check', 'policy', 'rule', 'view', 'domain', 'cast', 'function', 'operator'] LOOP
+        EXECUTE format('CREATE TABLE app.secret_%s (x text)', kind);
+    END LOOP;
+END $$;
+SQL
+psql -d "$db" -c 'SET search_path = open, app' -c 'CREATE EXTENSION token_balance SCHEMA public' 2>/dev/null
+psql -d "$db" -c 'SET search_path = open, app' -c "SELECT token_balance.attach('app.users', 'app.token_usage', 'app.workflows')" \
+    -c 'GRANT USAGE ON SCHEMA token_balance TO tb_mallory' -c 'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA token_balance, public TO tb_mallory' \
+    -c 'GRANT EXECUTE ON ALL PROCEDURES IN SCHEMA token_balance TO tb_mallory' >/dev/null
+is 'attach leaves out where others may create' "$(value 'SELECT search_path FROM token_balance.binding')" '{app}'
+# What she puts where @ stands, under every name that the owner's code uses.
+cat >"$WORK/plants.sql" <<'SQL'
+CREATE FUNCTION @.steal(kind text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_user <> 'tb_mallory' THEN
+        EXECUTE format('GRANT SELECT ON app.secret_%s TO tb_mallory', kind);
+    END IF;
+    RETURN true;
+END $$;
+CREATE FUNCTION @.stolen(kind text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM @.steal(kind); RETURN true; END';
+CREATE FUNCTION @.stolen_text(kind text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM @.steal(kind); RETURN kind; END';
+CREATE FUNCTION @.on_row() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM @.steal('trigger'); RETURN new; END $$;
+CREATE TABLE @.journal (what text CHECK (@.stolen('check')), a boolean DEFAULT @.stolen('default'),
+    b boolean GENERATED ALWAYS AS (@.stolen('generated' || left(what, 0))) STORED);
+CREATE TRIGGER t BEFORE INSERT ON @.journal FOR EACH ROW EXECUTE FUNCTION @.on_row();
+CREATE RULE r AS ON INSERT TO @.journal DO ALSO SELECT @.stolen('rule');
+ALTER TABLE @.journal ENABLE ROW LEVEL SECURITY;
+CREATE POLICY p ON @.journal USING (true) WITH CHECK (@.stolen('policy'));
+CREATE VIEW @.notes AS SELECT @.stolen('view') AS what;
+GRANT ALL ON @.journal, @.notes TO PUBLIC;
+CREATE DOMAIN @.tag AS text CHECK (@.stolen('domain'));
+CREATE TYPE @.kind AS ENUM ('a');
+CREATE FUNCTION @.kind_text(@.kind) RETURNS text LANGUAGE plpgsql AS $$BEGIN PERFORM @.steal('cast'); RETURN 'a'; END $$;
+CREATE CAST (@.kind AS text) WITH FUNCTION @.kind_text(@.kind);
+CREATE FUNCTION @.helper(text) RETURNS text LANGUAGE plpgsql AS $$BEGIN PERFORM @.steal('function'); RETURN $1; END $$;
+CREATE FUNCTION @.same(text, text) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN PERFORM @.steal('operator'); RETURN true; END $$;
+CREATE OPERATOR @.=== (LEFTARG = text, RIGHTARG = text, FUNCTION = @.same);
+SQL
+sed 's/@/open/g' "$WORK/plants.sql" >"$WORK/open.sql"
+sed 's/@/pg_temp/g' "$WORK/plants.sql" >"$WORK/temporary.sql"
+psql -d "$db" -U tb_mallory -f "$WORK/open.sql"
+got_secrets="SELECT coalesce(string_agg(substr(relname, 8), ',' ORDER BY relname), 'none') FROM pg_class WHERE relname ~ '^secret_' AND has_table_privilege('tb_mallory', oid, 'SELECT')"
+stolen() { # WHAT EXPECTED: which plants were run with the owner's rights
+    is "$1: plants that ran as the owner" "$(value "$got_secrets")" "$2"
+    value "DO \$\$ DECLARE t regclass; BEGIN FOR t IN SELECT oid FROM pg_class WHERE relname ~ '^secret_' LOOP EXECUTE 'REVOKE ALL ON ' || t || ' FROM tb_mallory'; END LOOP; END \$\$"
+}
+# in_her_session SEARCH_PATH STATEMENT…: with all plants in her temporary schema
+in_her_session() {
+    local path=$1 arguments=()
+    shift
+    for statement in "$@"; do arguments+=(-c "$statement"); done
+    psql -At -d "$db" -U tb_mallory -f "$WORK/temporary.sql" -c "SET search_path = $path" "${arguments[@]}" 2>&1
+}
+# The plants do work where such code runs with a path that reaches them: the test could fail.
+as tb_eve 'SET search_path = open, app' "SELECT probe('control')" >/dev/null
+stolen 'control, in a schema' cast,check,default,domain,function,generated,operator,policy,rule,trigger,view
+as tb_eve "CREATE FUNCTION app.control() RETURNS boolean SECURITY DEFINER LANGUAGE plpgsql AS \$\$BEGIN RETURN app.probe('control'); END \$\$" >/dev/null
+in_her_session app 'SELECT app.control()' >/dev/null
+stolen 'control, in her temporary schema' cast,check,default,domain,generated,policy,rule,trigger,view
+calls=("UPDATE app.workflows SET status = 'completed' WHERE id = 'w1'" "SELECT public.settle_workflow('w1')" 'SELECT FROM token_balance.settle_workflows($${w1,w2}$$)'
+    'SELECT token_balance.settle_pending()' 'CALL token_balance.settle_backlog()' "SELECT token_balance.credit('ann', 5)"
+    "SELECT token_balance.refund_workflow('w1', 1)" "SELECT token_balance.summary('ann')" "SELECT token_balance.balance('ann')"
+    'SELECT FROM token_balance.overdrawn_accounts()' 'SELECT FROM token_balance.reconcile()')
+charged=(1 1 2 1 1 1 1 0 0 0 0) # accounts
+fired=
+for path in app 'open, app' 'pg_temp, open, app' 'pg_temp, open, app, pg_catalog'; do
+    for n in "${!calls[@]}"; do
+        is "path $path: usage of two runs" "$(as tb_eve 'SET search_path = app' "INSERT INTO token_usage VALUES ('w1', 'ann', 1), ('w2', 'bob', 1)" \
+            "INSERT INTO workflows VALUES ('w1', 'ann', 'running'), ('w2', 'bob', 'completed') ON CONFLICT (id) DO NOTHING" \
+            "UPDATE workflows SET status = 'running' WHERE id = 'w1' RETURNING 1" 'TRUNCATE journal')" 1
+        is "path $path: ${calls[$n]}: no error" "$(in_her_session "$path" "${calls[$n]}" | grep ERROR)" ''
+        is "path $path: ${calls[$n]}: accounts that were changed" "$(value "SELECT count(*) FROM app.journal WHERE what = 'after trigger'")" "${charged[$n]}"
+        stolen "path $path: ${calls[$n]}" none
+        fired+=$(value 'SELECT DISTINCT what FROM app.journal')$'\n'
+    done
+done
+is "the owner's code found what is his" "$(sort -u <<<"$fired" | paste -sd, | sed 's/^,//')" \
+    'after trigger,before trigger,cast,check,domain,generated,index,partial index,rule,statement trigger,when'
+# Whoever attaches runs the owner's code as well, to fill balances that are NULL.
+is 'balances are NULL' "$(as tb_eve 'SET search_path = app' 'ALTER TABLE users ALTER token_balance DROP NOT NULL, DISABLE TRIGGER USER' \
+    'UPDATE users SET token_balance = NULL' 'ALTER TABLE users ENABLE TRIGGER USER' 'TRUNCATE journal' 'SELECT count(token_balance) FROM users')" 0
+boss 'SELECT token_balance.detach()' 'SET search_path = open, app' \
+    "SELECT token_balance.attach('app.users', 'app.token_usage', 'app.workflows', create_index => true)" >/dev/null
+stolen 'attach as superuser' none
+is "… and the owner's code found what is his" "$(value "SELECT count(*) > 0 FROM app.journal WHERE what = 'before trigger'")" t
+is 'the column and the ledger agree' "$(value 'SELECT count(*) FROM token_balance.reconcile()')" 0
+
 echo '# a rule that makes a bound table a view'
 if [ "$PG_VERSION" -le 15 ]; then
     new_database

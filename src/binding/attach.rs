@@ -4,21 +4,32 @@ use pgrx::pg_sys;
 
 use super::check::{check, check_existing_balances, check_ownership};
 use super::existing::{exempt_existing_usage, record_changes_while_detached};
+use super::path::{self, Attacher};
 use super::triggers::drop_late_usage;
 use super::{BALANCE_COLUMN, Binding, LateUsage, Spec};
 use crate::cache;
 use crate::catalog::{self, Column};
 use crate::error::{Error, Result};
 use crate::queue;
-use crate::security::{self, RunAs};
+use crate::security::{self, Following, RunAs};
 use crate::spi::{self, Arg};
 
 /// Locks the tables against other DDL while reads and writes go on.
 const SHARE_UPDATE_EXCLUSIVE: i32 = pg_sys::ShareUpdateExclusiveLock as i32;
 
+/// Bind `spec`, as the caller asks, who may be the script of an extension.
+pub(crate) fn attach(spec: Spec, with_index: bool) -> Result<Binding> {
+    // SAFETY: reads a backend variable.
+    let is_in_script = unsafe { pg_sys::creating_extension };
+    attach_for(Attacher::of(is_in_script), spec, with_index)
+}
+
 /// Bind `spec`. Idempotent: an equal binding is only repaired (a missing trigger, column or grant);
 /// its usage is not exempted again.
-pub(crate) fn attach(spec: Spec, with_index: bool) -> Result<Binding> {
+pub(super) fn attach_for(attacher: Attacher, spec: Spec, with_index: bool) -> Result<Binding> {
+    if let Some(names) = &spec.search_path {
+        path::check(names)?;
+    }
     let binding = check(spec.clone())?;
     check_ownership(&binding)?;
     for table in binding.tables() {
@@ -26,11 +37,17 @@ pub(crate) fn attach(spec: Spec, with_index: bool) -> Result<Binding> {
         unsafe { pg_sys::LockRelationOid(table.oid, SHARE_UPDATE_EXCLUSIVE) };
     }
     // Owner, kind and columns may have changed before the locks were granted.
-    let binding = check(spec)?;
+    let mut binding = check(spec)?;
     check_ownership(&binding)?;
+    let present = Spec::load()?;
+    let is_new = check_not_bound_elsewhere(present.as_ref(), &binding)?;
+    let kept = present.as_ref().filter(|_| !is_new);
+    binding.choose_search_path(kept, attacher)?;
+    // The tables' triggers may fire from here on. A settlement that they ask for goes by what is
+    // stored.
+    let _following = Following::start(&binding.paths);
 
     check_existing_balances(&binding)?;
-    let is_new = check_not_bound_elsewhere(&binding)?;
     // Nothing was changed so far; attach by convention counts on that for every error of ours.
     if is_new {
         binding.spec.store(security::current_user())?;
@@ -39,6 +56,7 @@ pub(crate) fn attach(spec: Spec, with_index: bool) -> Result<Binding> {
         }
     } else {
         change_options(&binding)?;
+        change_search_path(&binding)?;
     }
     if with_index {
         create_index(&binding)?;
@@ -75,6 +93,18 @@ fn change_options(binding: &Binding) -> Result<()> {
     }
 }
 
+/// Give the binding that is there the search_path of `binding`. Settlements that run go on by the
+/// earlier one.
+fn change_search_path(binding: &Binding) -> Result<()> {
+    match Spec::load()? {
+        Some(present) if present.search_path != binding.spec.search_path => {
+            binding.spec.store_search_path()?;
+            tell_other_sessions()
+        }
+        _ => Ok(()),
+    }
+}
+
 /// An UPDATE of the binding alone would stay unknown to sessions that have read it (`cache`).
 fn tell_other_sessions() -> Result<()> {
     if let Some(table) = catalog::table_named("token_balance", "binding")? {
@@ -85,8 +115,8 @@ fn tell_other_sessions() -> Result<()> {
 }
 
 /// True if there is no binding yet, or only one whose tables were dropped.
-fn check_not_bound_elsewhere(binding: &Binding) -> Result<bool> {
-    let Some(present) = Spec::load()? else {
+fn check_not_bound_elsewhere(present: Option<&Spec>, binding: &Binding) -> Result<bool> {
+    let Some(present) = present else {
         return Ok(true);
     };
     let differences = present.differences(&binding.spec);

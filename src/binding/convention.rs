@@ -4,7 +4,8 @@
 
 use pgrx::pg_sys;
 
-use super::attach::attach;
+use super::attach::attach_for;
+use super::path::Attacher;
 use super::{Binding, Completion, Options, Payer, Spec};
 use crate::catalog::{self, Table};
 use crate::error::{Error, Result, notice};
@@ -23,7 +24,8 @@ const TOKEN_COLUMNS: [&[&str]; 5] = [
 
 /// Attach to the usual tables in `schema`; a NOTICE tells what was bound, or what was not found.
 pub(crate) fn attach_by_convention(schema: &str) -> Result<()> {
-    let _not_creating = NotCreatingExtension::start();
+    let not_creating = NotCreatingExtension::start();
+    let attacher = Attacher::of(not_creating.was_creating());
     let _heard = NoticesAreSent::start();
     let spec = match find(schema)? {
         Ok(spec) => spec,
@@ -32,7 +34,7 @@ pub(crate) fn attach_by_convention(schema: &str) -> Result<()> {
             return Ok(());
         }
     };
-    match attach(spec, false) {
+    match attach_for(attacher, spec, false) {
         Ok(binding) => tell_attached(&binding),
         // attach checks before it changes anything.
         Err(error) => tell_not_attached(reason(error)),
@@ -53,6 +55,11 @@ impl NotCreatingExtension {
             pg_sys::creating_extension = false;
             guard
         }
+    }
+
+    /// Whether it is an extension's script that runs.
+    fn was_creating(&self) -> bool {
+        self.0
     }
 }
 
@@ -148,6 +155,8 @@ fn find(schema: &str) -> Result<std::result::Result<Spec, String>> {
         balance_type: pg_sys::INT4OID,
         existing_usage: "exempt".into(),
         options: Options::default(),
+        search_path: None,
+        is_of_older_catalog: false,
     }))
 }
 

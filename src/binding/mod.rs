@@ -9,10 +9,13 @@ mod convention;
 mod detach;
 mod existing;
 mod options;
+mod path;
 mod spec;
 mod triggers;
 mod upgrade;
 mod verify;
+
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 use pgrx::spi::quote_literal;
@@ -20,11 +23,13 @@ use pgrx::spi::quote_literal;
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result};
 use crate::key::{KeyType, SUPPORTED_KEY_TYPES};
+use crate::security::SearchPaths;
 
 pub(crate) use attach::attach;
 pub(crate) use convention::attach_by_convention;
 pub(crate) use detach::detach;
 pub(crate) use options::{BusyAccount, LateUsage, Options};
+pub(crate) use path::path_of;
 pub(crate) use spec::Spec;
 pub(crate) use upgrade::{upgrade, upgrade_grants};
 pub(crate) use verify::{Check, ledger_guard, ledger_sequence, verify, verify_triggers};
@@ -99,6 +104,8 @@ pub(crate) struct Binding {
     pub(crate) details: Details,
     pub(crate) workflows: Option<Workflows>,
     pub(crate) payer: Payer,
+    /// With which search_path statements run as somebody else.
+    pub(crate) paths: Rc<SearchPaths>,
 }
 
 impl Binding {
@@ -168,9 +175,16 @@ impl Binding {
         };
 
         let details = details(&spec, &usage, &usage_columns)?;
+        let extension_owner = catalog::extension_owner()?;
+        let tables: Vec<_> = [&users, &usage]
+            .into_iter()
+            .chain(workflows.iter().map(|workflows| &workflows.table))
+            .collect();
+        let paths = path::paths(&spec, &tables, extension_owner)?;
 
         Ok(Binding {
-            extension_owner: catalog::extension_owner()?,
+            extension_owner,
+            paths,
             balance: users_columns
                 .iter()
                 .find(|column| column.name == BALANCE_COLUMN)
@@ -185,6 +199,15 @@ impl Binding {
             workflows,
             payer,
         })
+    }
+
+    /// The bound relations: users, usage, workflows, as people name them.
+    fn table_refs(&self) -> Vec<&Table> {
+        let workflows = self.workflows.iter().map(|workflows| &workflows.table);
+        [&self.users, &self.usage]
+            .into_iter()
+            .chain(workflows)
+            .collect()
     }
 
     /// The bound relations: workflows, usage, users, in the order in which their locks are taken.

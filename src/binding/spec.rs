@@ -36,6 +36,11 @@ pub(crate) struct Spec {
     pub(crate) balance_type: pg_sys::Oid,
     pub(crate) existing_usage: String,
     pub(crate) options: Options,
+    /// The schemas in which the tables' triggers look names up; None: nothing is kept, or attach was
+    /// told nothing.
+    pub(crate) search_path: Option<Vec<String>>,
+    /// The catalog has no place for one, until the extension is updated.
+    pub(crate) is_of_older_catalog: bool,
 }
 
 impl Spec {
@@ -54,8 +59,14 @@ impl Spec {
         self
     }
 
-    /// The call that binds this again; it repairs what is missing.
+    /// The call that binds this again; it repairs what is missing. Without the search_path: attach
+    /// leaves what is kept.
     pub(crate) fn attach_call(&self) -> String {
+        self.attach_call_with("")
+    }
+
+    /// The same with one more argument, unless that is empty.
+    pub(super) fn attach_call_with(&self, more: &str) -> String {
         let literal = |value: &Option<String>| match value {
             Some(value) => quote_literal(value),
             None => "NULL".into(),
@@ -64,16 +75,22 @@ impl Spec {
             let values: Vec<_> = values.iter().map(quote_literal).collect();
             format!("ARRAY[{}]::{type_name}[]", values.join(", "))
         };
+        // Tables keep their place when they are renamed.
+        let relation = |oid: pg_sys::Oid, name: &str| match catalog::table(oid) {
+            Ok(Some(table)) => quote_literal(table.sql),
+            _ => quote_literal(name),
+        };
         let mut arguments = vec![
-            ("users", quote_literal(&self.users_name)),
-            ("usage", quote_literal(&self.usage_name)),
+            ("users", relation(self.users, &self.users_name)),
+            ("usage", relation(self.usage, &self.usage_name)),
             ("user_key", quote_literal(&self.user_key)),
             ("usage_user", literal(&self.usage_user)),
             ("usage_workflow", quote_literal(&self.usage_workflow)),
             ("usage_tokens", array(&self.usage_tokens, "name")),
         ];
-        if self.workflows.is_some() {
-            arguments.push(("workflows", literal(&self.workflows_name)));
+        if let Some(workflows) = self.workflows {
+            let name = self.workflows_name.as_deref().unwrap_or_default();
+            arguments.push(("workflows", relation(workflows, name)));
             arguments.push(("workflow_key", quote_literal(&self.workflow_key)));
             arguments.push(("workflow_status", literal(&self.workflow_status)));
             arguments.push((
@@ -103,6 +120,7 @@ impl Spec {
         let arguments: Vec<_> = arguments
             .into_iter()
             .map(|(name, value)| format!("{name} => {value}"))
+            .chain((!more.is_empty()).then(|| more.to_owned()))
             .collect();
         format!("token_balance.attach({})", arguments.join(", "))
     }
@@ -128,7 +146,9 @@ impl Spec {
              later OPERATOR(pg_catalog.->>) 'usage_created_at', \
              (later OPERATOR(pg_catalog.->>) 'balance_type')::pg_catalog.regtype::pg_catalog.oid, \
              COALESCE(later OPERATOR(pg_catalog.->>) 'busy_account', 'wait'), \
-             COALESCE(later OPERATOR(pg_catalog.->>) 'late_usage', 'pending') \
+             COALESCE(later OPERATOR(pg_catalog.->>) 'late_usage', 'pending'), \
+             later OPERATOR(pg_catalog.->>) 'search_path', \
+             later OPERATOR(pg_catalog.?) 'search_path' \
              FROM token_balance.binding AS b, pg_catalog.to_jsonb(b) AS later",
             &[],
             // With the catalogs', or an old snapshot would have it bound as it no longer is.
@@ -163,6 +183,8 @@ impl Spec {
             usage_created_at: optional(row.get(21)),
             balance_type: row.get(22).map_or(pg_sys::INT4OID, |_| row.oid(22)),
             options: Options::parse(row.text(23), row.text(24))?,
+            search_path: row.get(25).map(json_list),
+            is_of_older_catalog: !row.is_true(26),
         }))
     }
 
@@ -227,13 +249,7 @@ impl Spec {
 
     /// What 0.1.0 has no columns for; until the extension is updated, it is left out.
     fn store_later_columns(&self) -> Result<()> {
-        let is_older = match catalog::table_named("token_balance", "binding")? {
-            Some(table) => !catalog::columns(table.oid)?
-                .iter()
-                .any(|column| column.name == "balance_type"),
-            None => false,
-        };
-        if is_older {
+        if !has_column("balance_type")? {
             return Ok(());
         }
         spi::query(
@@ -249,13 +265,40 @@ impl Spec {
                 Arg::Int8(self.balance_type.to_u32().into()),
             ],
         )?;
-        self.options.store()
+        self.options.store()?;
+        self.store_search_path_column()
     }
 
     /// Change the options of the binding that is there.
     pub(crate) fn store_options(&self) -> Result<()> {
         let _owner = RunAs::owner(catalog::extension_owner()?);
         self.options.store()
+    }
+
+    /// Change the search_path of the binding that is there.
+    pub(crate) fn store_search_path(&self) -> Result<()> {
+        let _owner = RunAs::owner(catalog::extension_owner()?);
+        self.store_search_path_column()
+    }
+
+    /// 0.1.0 and 0.2.0 have no column for it.
+    fn store_search_path_column(&self) -> Result<()> {
+        if !Self::has_search_path()? {
+            return Ok(());
+        }
+        match &self.search_path {
+            Some(names) => spi::query(
+                "UPDATE token_balance.binding SET search_path = $1::pg_catalog.name[]",
+                &[Arg::TextArray(names)],
+            ),
+            None => spi::query("UPDATE token_balance.binding SET search_path = NULL", &[]),
+        }
+        .map(|_| ())
+    }
+
+    /// Whether the catalog has a place for a search_path.
+    pub(super) fn has_search_path() -> Result<bool> {
+        has_column("search_path")
     }
 
     pub(crate) fn forget() -> Result<()> {
@@ -349,6 +392,16 @@ impl Spec {
         );
         found
     }
+}
+
+/// Whether the catalog's binding has a column: that of an older version, until it is updated, may
+/// not.
+fn has_column(name: &str) -> Result<bool> {
+    let Some(table) = catalog::table_named("token_balance", "binding")? else {
+        return Ok(true);
+    };
+    let columns = catalog::columns(table.oid)?;
+    Ok(columns.iter().any(|column| column.name == name))
 }
 
 /// An array of texts that the server turned into JSON.

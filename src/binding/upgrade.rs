@@ -3,15 +3,17 @@
 use pgrx::pg_sys;
 use pgrx::prelude::PgLogLevel;
 
-use super::attach::attach;
+use super::attach::attach_for;
 use super::check::check;
 use super::convention::NotCreatingExtension;
+use super::path::Attacher;
 use super::{Binding, Spec};
 use crate::error::Result;
 use crate::security::RunAs;
 use crate::spi::{self, Arg};
 
-/// Give the bound tables the completion triggers and grants of this version. Bound tables that are
+/// Give the bound tables the completion triggers and grants of this version, and the binding the
+/// search_path that it has not chosen yet. Bound tables that are
 /// gone or changed need not keep the rest from being updated: a WARNING says so.
 pub(crate) fn upgrade() -> Result<()> {
     let Some(spec) = Spec::load()? else {
@@ -37,7 +39,7 @@ fn renew(binding: Binding) -> Result<()> {
             }
         }
     }
-    attach(binding.spec, false).map(|_| ())
+    attach_for(Attacher::Update, binding.spec, false).map(|_| ())
 }
 
 /// Grant the function `after`, which takes the place of `before`, to those who were granted that one.

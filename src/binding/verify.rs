@@ -1,10 +1,13 @@
 //! `token_balance.verify`: whether the binding is whole, one row a check.
 
+use pgrx::spi::{quote_identifier, quote_literal};
+
+use super::path::{Untrusted, Who};
 use super::triggers::Trigger;
 use super::{BALANCE_COLUMN, Binding, Payer};
 use crate::catalog;
 use crate::error::{Error, Result};
-use crate::security::RunAs;
+use crate::security::{NOTHING_ELSE, RunAs, SearchPath};
 use crate::spi::{self, Arg};
 
 /// One thing that was looked at.
@@ -59,6 +62,8 @@ fn of_binding(binding: &Binding) -> Result<Vec<Check>> {
         granted(binding)?,
     ];
     checks.extend(verify_triggers(binding)?);
+    checks.extend(search_path(binding)?);
+    checks.extend(deferrable_triggers(binding)?);
     checks.push(index(binding)?);
     checks.extend(summary_index(binding)?);
     Ok(checks)
@@ -228,6 +233,178 @@ fn granted(binding: &Binding) -> Result<Check> {
         format!("role \"{role}\" {can} call settle_workflow"),
         format!("Call {}.", binding.spec.attach_call()),
     ))
+}
+
+/// In which schemas the code on the bound tables finds names that it does not qualify. It matters
+/// who may create in them if there is such code. None on the catalog of an older version.
+fn search_path(binding: &Binding) -> Result<Option<Check>> {
+    let Some(path) = &binding.paths.of_tables else {
+        return Ok(None);
+    };
+    let path = path.to_string_lossy().into_owned();
+    let name = "search_path";
+    if binding.spec.search_path.is_none() {
+        return Ok(Some(Check::new(
+            name,
+            false,
+            format!("{path}: only the bound tables' schemas, since none was chosen"),
+            format!("Call {}.", binding.spec.attach_call()),
+        )));
+    }
+    let untrusted = binding.untrusted_on_path()?;
+    let functions = if untrusted.is_empty() {
+        Vec::new()
+    } else {
+        functions_on_path(binding)?
+    };
+    if functions.is_empty() {
+        return Ok(Some(Check::new(name, true, path, "")));
+    }
+    let reasons: Vec<_> = untrusted.iter().map(reason).collect();
+    Ok(Some(Check::new(
+        name,
+        false,
+        format!(
+            "{path}: {}, and these functions run as an owner of the tables without a search_path \
+             of their own: {}",
+            reasons.join("; "),
+            functions.join(", ")
+        ),
+        repairs_of_path(binding, &untrusted).join(" "),
+    )))
+}
+
+fn reason(untrusted: &Untrusted) -> String {
+    let schema = quote_identifier(&untrusted.schema);
+    match &untrusted.who {
+        Who::Anybody => format!("schema {schema} does not exist"),
+        Who::Owner(role) | Who::Grantee(role) => format!("{role} may create in schema {schema}"),
+    }
+}
+
+/// Grants are taken back. A schema that somebody else owns, or that is gone, leaves the path, unless a
+/// bound table is in it.
+fn repairs_of_path(binding: &Binding, untrusted: &[Untrusted]) -> Vec<String> {
+    let is_bound = |name: &String| binding.tables().iter().any(|table| table.schema == *name);
+    let mut repairs = Vec::new();
+    let mut leaving = Vec::new();
+    for Untrusted { schema, who } in untrusted {
+        let sql = quote_identifier(schema);
+        match who {
+            Who::Grantee(role) => {
+                repairs.push(format!("REVOKE CREATE ON SCHEMA {sql} FROM {role};"));
+            }
+            Who::Owner(_) if is_bound(schema) => {
+                let owner = quote_identifier(catalog::role_name(binding.users.owner));
+                repairs.push(format!("ALTER SCHEMA {sql} OWNER TO {owner};"));
+            }
+            Who::Owner(_) | Who::Anybody => leaving.push(schema),
+        }
+    }
+    if !leaving.is_empty() {
+        let kept = binding.spec.search_path.iter().flatten();
+        let staying = kept.filter(|name| !leaving.contains(name));
+        let names: Vec<_> = staying.map(quote_literal).collect();
+        repairs.push(format!(
+            "SELECT {};",
+            binding.spec.attach_call_with(&format!(
+                "search_path => ARRAY[{}]::name[]",
+                names.join(", ")
+            ))
+        ));
+    }
+    repairs
+}
+
+/// SQL for the bound tables ($1) and their partitions.
+const TABLES: &str = "SELECT b.id::pg_catalog.oid AS id FROM pg_catalog.unnest($1::bigint[]) \
+     AS b (id) UNION SELECT p.relid::pg_catalog.oid FROM pg_catalog.unnest($1::bigint[]) AS b (id), \
+     pg_catalog.pg_partition_tree(b.id::pg_catalog.oid::pg_catalog.regclass) AS p";
+
+/// SQL for "function p looks names up in the search_path that it is called with". The body of a
+/// function in the form of the standard was read when it was made.
+const LOOKS_UP: &str = "NOT EXISTS (SELECT 1 FROM pg_catalog.unnest(p.proconfig) AS c (setting) \
+     WHERE pg_catalog.starts_with(c.setting, 'search_path=')) \
+     AND p.prosqlbody IS NULL AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_language AS l \
+     WHERE l.oid OPERATOR(pg_catalog.=) p.prolang \
+     AND l.lanname OPERATOR(pg_catalog.=) 'internal'::pg_catalog.name) \
+     AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace AS n \
+     WHERE n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+     AND n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name)";
+
+/// The functions that triggers, constraints, defaults, index expressions, policies and rules on the
+/// bound tables call and that look names up in the path in force. (Foreign keys have functions of the
+/// server's, which are in no pg_depend.)
+fn functions_on_path(binding: &Binding) -> Result<Vec<String>> {
+    // So that regprocedure names the schema.
+    let _path = SearchPath::enter(NOTHING_ELSE);
+    let outcome = spi::query(
+        &format!(
+            "SELECT DISTINCT p.oid::pg_catalog.regprocedure::pg_catalog.text \
+             FROM ({TABLES}) AS t \
+             JOIN pg_catalog.pg_depend AS o ON o.refobjid OPERATOR(pg_catalog.=) t.id \
+             AND o.refclassid OPERATOR(pg_catalog.=) \
+             'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid \
+             JOIN pg_catalog.pg_depend AS f ON f.objid OPERATOR(pg_catalog.=) o.objid \
+             AND f.classid OPERATOR(pg_catalog.=) o.classid \
+             AND f.refclassid OPERATOR(pg_catalog.=) \
+             'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid \
+             JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) f.refobjid \
+             WHERE {LOOKS_UP} AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite AS r \
+             WHERE r.oid OPERATOR(pg_catalog.=) o.objid \
+             AND o.classid OPERATOR(pg_catalog.=) \
+             'pg_catalog.pg_rewrite'::pg_catalog.regclass::pg_catalog.oid \
+             AND r.ev_class OPERATOR(pg_catalog.<>) t.id) ORDER BY 1"
+        ),
+        &[Arg::Int8Array(tables(binding))],
+    )?;
+    Ok(spi::texts(&outcome.rows, 0))
+}
+
+fn tables(binding: &Binding) -> Vec<i64> {
+    let tables = binding.tables();
+    tables.iter().map(|it| it.oid.to_u32().into()).collect()
+}
+
+/// The triggers on users that a charge may leave to the end of the transaction, when neither this
+/// path nor this role is in force any more, and whose function has no search_path of its own.
+fn deferrable_triggers(binding: &Binding) -> Result<Vec<Check>> {
+    let Some(path) = &binding.paths.of_tables else {
+        return Ok(Vec::new());
+    };
+    // So that regprocedure names the schema.
+    let _path = SearchPath::enter(NOTHING_ELSE);
+    let outcome = spi::query(
+        &format!(
+            "SELECT t.tgname, t.tgrelid, p.oid::pg_catalog.regprocedure \
+             FROM pg_catalog.pg_trigger AS t \
+             JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
+             WHERE t.tgrelid OPERATOR(pg_catalog.=) ANY ({TABLES}) \
+             AND t.tgdeferrable AND NOT t.tgisinternal \
+             AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid AND {LOOKS_UP} \
+             ORDER BY t.tgrelid, t.tgname"
+        ),
+        &[Arg::Int8Array(vec![binding.users.oid.to_u32().into()])],
+    )?;
+    let path = path.to_string_lossy();
+    let mut checks = Vec::new();
+    for row in &outcome.rows {
+        let Some(table) = catalog::table(row.oid(1))? else {
+            continue;
+        };
+        let function = row.text(2);
+        let trigger = quote_identifier(row.text(0));
+        checks.push(Check::new(
+            &format!("deferrable trigger {trigger} on {}", table.sql),
+            false,
+            format!(
+                "if it is deferred, {function} runs with the search_path of who commits: it has none \
+                 of its own"
+            ),
+            format!("ALTER FUNCTION {function} SET search_path = {path};"),
+        ));
+    }
+    Ok(checks)
 }
 
 fn index(binding: &Binding) -> Result<Check> {

@@ -1,7 +1,7 @@
 -- verify(): all that the extension needs, each with what to do when it is not so.
 \set SHOW_CONTEXT never
 CREATE SCHEMA vf;
-SET search_path = vf, public;
+SET search_path = vf;
 SET client_min_messages = warning;
 CREATE TABLE users (id text PRIMARY KEY);
 CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
