@@ -34,7 +34,7 @@ build() {
 # Where cargo-pgrx puts the files depends on the server; here it does not.
 lay_out() {
     mkdir -p "$TREE/lib" "$TREE/extension" "$TREE/dashboard"
-    install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --pkglibdir)"/token_balance.so "$TREE/lib"
+    install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --pkglibdir)/token_balance-$VERSION.so" "$TREE/lib"
     install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --sharedir)"/extension/token_balance* "$TREE/extension"
     install -m 755 "$DASHBOARD_TARGET/release/token_balance_dashboard" "$TREE/dashboard"
     install -m 644 examples/dashboard/README.md "$TREE/dashboard"
@@ -98,7 +98,7 @@ pack_tars() {
     say "packing $NAME.tar.gz"
     mkdir -p "$dir/bin" "$dir/lib" "$dir/share"
     cp "$TREE/debian/token-balance-dashboard/usr/bin/token_balance_dashboard" "$dir/bin"
-    cp "$TREE/debian/$DEB_NAME/usr/lib/postgresql/$PG_VERSION/lib/token_balance.so" "$dir/lib"
+    cp -d "$TREE/debian/$DEB_NAME/usr/lib/postgresql/$PG_VERSION/lib"/* "$dir/lib"
     cp -R "$TREE/extension" "$dir/share"
     cp -R "$TREE"/{README*.md,CHANGELOG.md,LICENSE,docs} "$OUT/crates" "$OUT/dashboard-crates" "$dir"
     pack_tar "$NAME.tar.gz" "$NAME"

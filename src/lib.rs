@@ -22,6 +22,7 @@ mod key;
 mod late;
 mod ledger;
 mod lock;
+mod older;
 mod overdraft;
 mod pending;
 mod queue;

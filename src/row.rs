@@ -21,6 +21,8 @@ use crate::spi::column_text;
 pub(crate) struct TriggerCall<'a> {
     /// The function's name in SQL.
     pub(crate) function: &'static str,
+    /// What the server called it with.
+    pub(crate) fcinfo: pg_sys::FunctionCallInfo,
     data: &'a pg_sys::TriggerData,
 }
 
@@ -42,7 +44,11 @@ impl<'a> TriggerCall<'a> {
                 });
             }
             let data = &*((*fcinfo).context as *const pg_sys::TriggerData);
-            Ok(TriggerCall { function, data })
+            Ok(TriggerCall {
+                function,
+                fcinfo,
+                data,
+            })
         }
     }
 

@@ -276,6 +276,15 @@ pub(crate) fn searched_schemas() -> Vec<pg_sys::Oid> {
     schemas[..schemas.len().min(count as usize)].to_vec()
 }
 
+/// Whether the caller is inside of such a statement: ours, a foreign key's, or of an older library.
+pub(crate) fn is_owner_run() -> bool {
+    let mut user = pg_sys::InvalidOid;
+    let mut context = 0;
+    // SAFETY: reads backend variables into live locals.
+    unsafe { raw::GetUserIdAndSecContext(&mut user, &mut context) };
+    context & pg_sys::SECURITY_NOFORCE_RLS as i32 != 0
+}
+
 /// The role that the caller acts as.
 pub(crate) fn current_user() -> pg_sys::Oid {
     // SAFETY: reads a backend variable.

@@ -38,8 +38,8 @@ install_library() {
         --manifest-path "$sources/Cargo.toml" --target-dir "$build" >"$WORK/build.log" 2>&1 ||
         { cat "$WORK/build.log" && return 1; }
     # Moved into place: a backend may still have the one before mapped.
-    cp "$build/debug/libtoken_balance.so" "$pkglib/token_balance.so.new"
-    mv "$pkglib/token_balance.so.new" "$pkglib/token_balance.so"
+    cp "$build/debug/libtoken_balance.so" "$pkglib/$(library_file).new"
+    mv "$pkglib/$(library_file).new" "$pkglib/$(library_file)"
 }
 
 # run_test KIND TEST [ARGUMENT…]: one test of the suite, in the copied server.

@@ -16,7 +16,8 @@ version=$(project_version)
 target=$(realpath -m "${CARGO_TARGET_DIR:-$ROOT/target}")
 packages="$target/package/pg$PG_VERSION"
 name="postgresql-$PG_VERSION-token-balance"
-library="usr/lib/postgresql/$PG_VERSION/lib/token_balance.so"
+libraries="usr/lib/postgresql/$PG_VERSION/lib"
+library="$libraries/$(library_file)"
 extension="usr/share/postgresql/$PG_VERSION/extension"
 failed=0
 is() { # WHAT GOT EXPECTED
@@ -72,6 +73,7 @@ is 'md5sums' "$(cd "$WORK/deb" && md5sum --quiet -c "$WORK/control/md5sums" 2>&1
 is 'files of the server' "$(cd "$WORK/deb" && find . -type f ! -path './usr/share/doc/*' -printf '%P %m\n' | sort)" \
     "$({
         echo "$library 644"
+        echo "$libraries/token_balance.so 644"
         echo "$extension/token_balance--$version.sql 644"
         echo "$extension/token_balance.control 644"
         for script in "$ROOT"/sql/token_balance--*--*.sql; do
@@ -86,7 +88,11 @@ is 'files of its documentation' \
     "$(cd "$WORK/deb/usr/share/doc/$name" && find . -name copyright -o -name 'changelog*.gz' -o -name 'README.md*' | sort | tr '\n' ' ')" \
     './README.md.gz ./changelog.Debian.gz ./changelog.gz ./copyright '
 is 'the licence of pgrx is named' "$(grep -cE '^ pgrx v[0-9.]+: MIT$' "$WORK/deb/usr/share/doc/$name/copyright")" 1
-is 'tar.gz: the same library' "$(cmp "$WORK/tar/lib/token_balance.so" "$WORK/deb/$library" && echo same)" same
+for dir in "deb/$libraries" tar/lib; do
+    is "$dir: one library, with the name that older versions ask for" \
+        "$([ "$WORK/$dir/$(library_file)" -ef "$WORK/$dir/token_balance.so" ] && echo one)" one
+done
+is 'tar.gz: the same library' "$(cmp "$WORK/tar/lib/$(library_file)" "$WORK/deb/$library" && echo same)" same
 is 'and of axum, in the dashboard' "$(grep -cE '^ axum v[0-9.]+: MIT$' "$WORK/dashboard/usr/share/doc/token-balance-dashboard/copyright")" 1
 is 'tar.gz: the same dashboard' "$(cmp "$WORK/tar/bin/token_balance_dashboard" "$WORK/dashboard/usr/bin/token_balance_dashboard" && echo same)" same
 is 'tar.gz: the same SQL' "$(diff -r "$WORK/tar/share/extension" "$WORK/deb/$extension" && echo same)" same
@@ -150,7 +156,7 @@ settles() { # WHAT LIBRARY SCRIPTS DASHBOARD
     start_cluster "$PRIVATE_DIR/data" "$PRIVATE_DIR" fsync=off
     remove_extension
     is "$1: not there before" "$(is_not_there)" 1
-    cp -R "$WORK/$1/$2/." "$pkglib"
+    cp -d --remove-destination "$WORK/$1/$2"/* "$pkglib"
     cp -R "$WORK/$1/$3/." "$share/extension"
     is "$1: settles" "$(in_server_env "$PG_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 2>&1 <<'SQL'
 SET client_min_messages = error;
@@ -177,6 +183,6 @@ $version"
     is "$1: no internal error in the log" "$(grep -cE 'PANIC|panicked|XX000|TRAP' "$PRIVATE_DIR/server.log")" 0
     stop_cluster "$PRIVATE_DIR/data"
 }
-settles deb "${library%/*}" "$extension" "$WORK/dashboard/usr/bin/token_balance_dashboard"
+settles deb "$libraries" "$extension" "$WORK/dashboard/usr/bin/token_balance_dashboard"
 settles tar lib share/extension "$WORK/tar/bin/token_balance_dashboard"
 exit "$failed"

@@ -19,4 +19,7 @@ copy_server() {
         die "the copy of the server does not use its own folders"
 }
 
-remove_extension() { rm -f "$pkglib/token_balance.so" "$share/extension/token_balance"*; }
+remove_extension() { rm -f "$pkglib/token_balance"*.so "$share/extension/token_balance"*; }
+
+# The library's file, which has the version in its name; token_balance.so is what 0.1.0 and 0.2.0 ask for.
+library_file() { echo "token_balance-$(project_version).so"; }

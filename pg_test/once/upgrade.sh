@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Updates from 0.1.0: the updated database's catalog is that of a fresh one, to the last detail; balances, ledger, grants
-# and sessions go on, also one that is completing runs meanwhile; and a dump, of the old one or of the updated, restores.
+# Updates from each version that pg_test/upgrade has: the updated database's catalog is that of a fresh one, to the last
+# detail; balances, ledger, grants and sessions go on, also one that is completing runs meanwhile; a dump, of the old one or
+# of the updated, restores; and until it is updated, the new library works in the old database by the old name.
 set -euo pipefail
 : "${ROOT:?}" "${WORK:?}" "${PG_VERSION:?}"
 # shellcheck source-path=SCRIPTDIR/../../scripts
@@ -21,22 +22,35 @@ psql() { in_server_env "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
 value() { psql -At -d "$1" -f - <<<"$2" 2>&1; } # DATABASE SQL
 as() { value "$2" "SET ROLE $1; $3"; }      # ROLE DATABASE SQL
 
-# --- a server with an old library and both versions -------------------------------------
+# --- a server with all versions ---------------------------------------------------------
 
-installed_library=$("$PG_CONFIG_PATH" --pkglibdir)/token_balance.so
+installed_library=$("$PG_CONFIG_PATH" --pkglibdir)/$(library_file)
 installed_extension=$("$PG_CONFIG_PATH" --sharedir)/extension
 copy_server "$WORK/server"
 remove_extension
 cp "$installed_extension"/token_balance{.control,"--$version.sql"} "$ROOT"/sql/token_balance--*--*.sql \
     "$ROOT"/pg_test/upgrade/token_balance--*.{sql,control} "$share/extension"
 c_functions() { sed -nE "s/.*'MODULE_PATHNAME', '(\w+)'.*/\1/p" "$1" | sort -u; }
-# An older library is today's without the functions that are new: their names begin with another letter.
-comm -13 <(c_functions "$ROOT/pg_test/upgrade/token_balance--0.1.0.sql") \
-    <(c_functions "$share/extension/token_balance--$version.sql") >"$WORK/new_functions"
-has 'there are new C functions' "$(cat "$WORK/new_functions")" '^note_completion_wrapper$'
-sed -E 's/(.)(.*)/s\/\1\2\/_\2\/g/' "$WORK/new_functions" >"$WORK/older.sed"
-LC_ALL=C sed -f "$WORK/older.sed" "$installed_library" >"$pkglib/token_balance.so"
-chmod 755 "$pkglib/token_balance.so"
+new_functions() { # OLD: those that the library of that version has not
+    comm -13 <(c_functions "$ROOT/pg_test/upgrade/token_balance--$1.sql") \
+        <(c_functions "$share/extension/token_balance--$version.sql")
+}
+# install_older OLD: the library as a package of that version had it. An older library is today's without the functions
+# that are new (their names begin with another letter), and it answers so that one can tell.
+install_older() {
+    remove_libraries
+    { new_functions "$1" | sed -E 's/(.)(.*)/s\/\1\2\/_\2\/g/' && echo 's/already_settled/ALREADY_settled/g'; } >"$WORK/older.sed"
+    LC_ALL=C sed -f "$WORK/older.sed" "$installed_library" >"$pkglib/token_balance.so"
+    chmod 755 "$pkglib/token_balance.so"
+}
+# install_package: as a package manager does: the new files take the old one's place. The library has two names.
+install_package() {
+    cp "$installed_library" "$pkglib"
+    ln "$pkglib/$(library_file)" "$pkglib/new.so"
+    mv "$pkglib/new.so" "$pkglib/token_balance.so"
+}
+remove_libraries() { rm -f "$pkglib/token_balance"*.so; }
+has '0.1.0 has not all C functions' "$(new_functions 0.1.0)" '^note_completion_wrapper$'
 make_private_dir
 CLUSTER_HOME=$PRIVATE_DIR
 init_cluster "$PRIVATE_DIR/data"
@@ -103,112 +117,166 @@ healthy() {
     is "$1: reconcile() finds nothing" "$(value "$1" "SELECT * FROM token_balance.reconcile()")" ''
 }
 
-new_database old 0.1.0
-has 'the old library has not what is new' "$(value old "CREATE FUNCTION pg_temp.n(oid, tid) RETURNS boolean LANGUAGE c AS '\$libdir/token_balance', 'note_completion_wrapper'")" 'could not find function'
-
-# A session that stays open, with the library that it began with.
-coproc OPEN { psql -v ON_ERROR_STOP=0 -At -d old 2>&1; }
-ask() { # SQL that answers one line
+version_of() { value "$1" "SELECT extversion FROM pg_extension WHERE extname = 'token_balance'"; }
+attach_of() { value "$1" "SELECT 'token_balance.attach'::regproc::regprocedure"; }
+# ask SQL: what the session that stays open answers, in one line
+ask() {
     printf '%s\n;\n\\echo .\n' "$1" >&"${OPEN[1]}"
     answer=
     local line
     while IFS= read -r line <&"${OPEN[0]}" && [ "$line" != . ]; do answer+=${answer:+ }$line; done
 }
-ask 'SET ROLE app'
-ask "UPDATE app.workflows SET status = 'completed' WHERE id = 'w7'"
-ask "PREPARE settle AS SELECT app.settle_workflow(\$1) ->> 'status'"
-ask "EXECUTE settle('w8')"
-is 'a session settles with the old library' "$answer" settled
-
-# As a package manager does: the new file takes the old one's place.
-cp "$installed_library" "$pkglib/new.so"
-mv "$pkglib/new.so" "$pkglib/token_balance.so"
-new_database fresh "$version"
-is 'the old one is 0.1.0' "$(value old "SELECT extversion FROM pg_extension WHERE extname = 'token_balance'")" 0.1.0
-as app old "UPDATE app.workflows SET status = 'completed' WHERE id = 'w14'"
-is 'the new library settles in it' "$(value old "SELECT count(*), sum(charged_tokens) FROM token_balance.settlement WHERE charged_tokens > 0")" '9|109'
-# Or the comparison below would see nothing.
-is 'the catalogs differ before' "$(diff <(catalog old) <(catalog fresh) | sed -nE 's/^[<>] ([^|]*)\|.*/\1/p' | sort -u | tr '\n' ',')" \
-    'binding,column,comment,constraint,dependency,dependency on a role,extension,function,index,initial privileges,member,relation,sequence,trigger,view,'
-
-in_server_env "$PG_BIN/pg_dump" old >"$WORK/0.1.0.sql"
-kept=$(digest old)
-
-# --- the update, while sessions are at work ----------------------------------------------
-
-# The open session, in the middle of a transaction.
-ask 'BEGIN'
-ask "UPDATE app.workflows SET status = 'completed' WHERE id = 'w9'"
-last=$(value old 'SELECT max(entry_id) FROM token_balance.ledger')
-entries="SELECT md5(string_agg(l::text, '|' ORDER BY entry_id)) FROM token_balance.ledger AS l WHERE entry_id <= $last"
-kept_entries=$(value old "$entries")
-psql -d old -c 'SET ROLE dba' -c "SET application_name = 'update'" -c 'ALTER EXTENSION token_balance UPDATE' >"$WORK/update.log" 2>&1 &
-update=$!
-waiting() { value postgres "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'update' AND wait_event_type = 'Lock'"; }
-for _ in $(seq 100); do
-    [ "$(waiting)" = 0 ] || break
-    sleep 0.1
-done
-is 'the update waits for the open transaction' "$(waiting)" 1
-ask "UPDATE app.workflows SET status = 'completed' WHERE id = 'w10'"
-is 'which can go on' "$answer" ''
-ask 'COMMIT'
-status=0
-wait "$update" || status=$?
-is 'the update is made' "$status $(cat "$WORK/update.log")" '0 '
-is 'it is today'\''s version' "$(value old "SELECT extversion FROM pg_extension WHERE extname = 'token_balance'")" "$version"
-ask "UPDATE app.workflows SET status = 'completed' WHERE id IN ('w11', 'w12')"
-is 'the session completes, by functions that its old library has not' "$answer" ''
-ask "EXECUTE settle('w13')"
-is 'the session settles by its prepared statement' "$answer" settled
-ask "SELECT count(*), sum(charged_tokens) FROM app.token_usage JOIN token_balance.settlement USING (workflow_id)"
-has 'but has no more rights than before' "$answer" 'permission denied'
-input=${OPEN[1]}
-exec {input}>&-
-is 'what the session settled is charged' "$(value old "SELECT count(*), sum(charged_tokens) FROM token_balance.settlement WHERE workflow_id ~ '^w(7|8|9|1[0-3])\$'")" '7|88'
-is 'the ledger from before is as it was' "$(value old "$entries")" "$kept_entries"
-
-# --- the same as a fresh one ---------------------------------------------------------------
-
-as app fresh "UPDATE app.workflows SET status = 'completed' WHERE id IN ('w7', 'w9', 'w10', 'w11', 'w12', 'w14'); SELECT app.settle_workflow('w8'), app.settle_workflow('w13')" >/dev/null
-catalog old >"$WORK/old.catalog"
-catalog fresh >"$WORK/fresh.catalog"
-echo "the catalog has $(wc -l <"$WORK/fresh.catalog") lines"
-is 'the catalog is that of a fresh one' "$(diff "$WORK/old.catalog" "$WORK/fresh.catalog")" ''
-amounts="SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (
-    SELECT concat_ws(' ', user_id, kind, amount, previous_balance, new_balance, workflow_id) FROM token_balance.ledger UNION ALL
-    SELECT concat_ws(' ', workflow_id, user_id, usage_tokens, charged_tokens, refunded_tokens) FROM token_balance.settlement UNION ALL
-    SELECT u::text FROM app.users AS u) AS t (x)"
-is 'and so are balances, ledger and settlements' "$(value old "$amounts")" "$(value fresh "$amounts")"
-is 'the owner of the tables may call what is new' "$(as app_owner old "SELECT token_balance.summary('u2') ->> 'token_balance'")" \
-    "$(value old "SELECT token_balance FROM app.users WHERE id = 'u2'")"
-is 'who was granted attach may grant it' "$(as deployer old 'GRANT EXECUTE ON FUNCTION token_balance.attach TO app' && echo granted)" granted
-is 'an update to the same version' "$(value old 'SET client_min_messages = error; ALTER EXTENSION token_balance UPDATE' && echo made)" made
-
-# --- dumps ---------------------------------------------------------------------------------
-
-in_server_env "$PG_BIN/pg_dump" old >"$WORK/updated.sql"
-psql -c 'CREATE DATABASE updated_restored' -c 'CREATE DATABASE old_restored'
+waiting() { value postgres "SELECT count(*) FROM pg_stat_activity WHERE application_name = '$1' AND wait_event_type = 'Lock'"; }
+waits() { # WHAT APPLICATION
+    for _ in $(seq 100); do
+        [ "$(waiting "$2")" = 0 ] || break
+        sleep 0.1
+    done
+    is "$1" "$(waiting "$2")" 1
+}
+sleeps() { # DATABASE: until a session of it holds what it was to hold
+    for _ in $(seq 100); do
+        [ "$(value "$1" "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'")" = 0 ] || break
+        sleep 0.1
+    done
+}
 restore() { psql -v ON_ERROR_STOP=0 -d "$1" -f - <"$2" 2>&1 | grep -E '^psql:.*(ERROR|FATAL)' | sed 's/^psql:[^ ]* *//'; }
-is 'the dump of the updated one is restored' "$(restore updated_restored "$WORK/updated.sql")" ''
-is 'a dump of 0.1.0 is restored, but for a grant on its attach' "$(restore old_restored "$WORK/0.1.0.sql" | cut -d '(' -f 1)" \
-    'ERROR:  function token_balance.attach'
-is 'with all that was in it' "$(digest old_restored)" "$kept"
-is 'and so is the other' "$(digest updated_restored)" "$(digest old)"
-is 'with what the roles may' "$(as deployer updated_restored 'GRANT EXECUTE ON FUNCTION token_balance.attach TO app' && echo granted)" granted
-for database in old updated_restored old_restored fresh; do healthy "$database"; done
+
+# One database of the old version and one of today's, with the same history.
+check_update() { # OLD
+    local old=$1 db="old_${1//./_}" fresh="fresh_${1//./_}" kept kept_entries last entries update status input new amounts
+    local holder midst refused=''
+    echo "-- from $old"
+    install_older "$old"
+    new_database "$db" "$old"
+    for new in $(new_functions "$old" | head -n 1); do
+        has 'the old library has not what is new' "$(value "$db" "CREATE FUNCTION pg_temp.n() RETURNS void LANGUAGE c AS '\$libdir/token_balance', '$new'")" 'could not find function'
+    done
+
+    # A session that stays open, with the library that it began with.
+    coproc OPEN { psql -v ON_ERROR_STOP=0 -At -d "$db" 2>&1; }
+    ask 'SET ROLE app'
+    ask "UPDATE app.workflows SET status = 'completed' WHERE id = 'w7'"
+    ask "PREPARE settle AS SELECT app.settle_workflow(\$1) ->> 'status'"
+    ask "EXECUTE settle('w8')"
+    is 'a session settles' "$answer" settled
+    ask "EXECUTE settle('w8')"
+    is 'with the old library' "$answer" ALREADY_settled
+
+    # And one that is in the midst of settling when the extension is updated: it waits for an account.
+    psql -d "$db" -c "SET application_name = 'holder'" -c 'BEGIN' -c "SELECT FROM app.users WHERE id = 'u20' FOR UPDATE" \
+        -c 'SELECT pg_sleep(600)' >/dev/null 2>&1 &
+    holder=$!
+    sleeps "$db"
+    psql -At -d "$db" -c 'SET ROLE app' -c "SELECT app.settle_workflow('w8') ->> 'status'" -c "SET application_name = 'settles'" \
+        -c "SELECT app.settle_workflow('w19') ->> 'status'" >"$WORK/midst.log" 2>&1 &
+    midst=$!
+    waits 'a settlement waits for an account' settles
+
+    install_package
+    new_database "$fresh" "$version"
+    is "the old one is $old" "$(version_of "$db")" "$old"
+    is 'a new session has the new library, by its old name' "$(as app "$db" "SELECT app.settle_workflow('w8') ->> 'status'")" already_settled
+    as app "$db" "UPDATE app.workflows SET status = 'completed' WHERE id = 'w14'"
+    is 'which settles in the old catalog' "$(value "$db" "SELECT count(*), sum(charged_tokens) FROM token_balance.settlement WHERE charged_tokens > 0")" '9|109'
+    # Or the comparison below would see nothing.
+    diff <(catalog "$db") <(catalog "$fresh") >"$WORK/before.diff" || true
+    has 'the catalogs differ before' "$(cat "$WORK/before.diff")" '^< extension\|'
+    has 'in the library of the functions, too' "$(cat "$WORK/before.diff")" "^> .*\\\$libdir/token_balance-$version'"
+
+    in_server_env "$PG_BIN/pg_dump" "$db" >"$WORK/$old.sql"
+    [ "$(attach_of "$db")" = "$(attach_of "$fresh")" ] || refused='ERROR:  function token_balance.attach'
+    kept=$(digest "$db")
+
+    # The open session, in the middle of a transaction.
+    ask 'BEGIN'
+    ask "UPDATE app.workflows SET status = 'completed' WHERE id = 'w9'"
+    last=$(value "$db" 'SELECT max(entry_id) FROM token_balance.ledger')
+    entries="SELECT md5(string_agg(l::text, '|' ORDER BY entry_id)) FROM token_balance.ledger AS l WHERE entry_id <= $last"
+    kept_entries=$(value "$db" "$entries")
+    psql -d "$db" -c 'SET ROLE dba' -c "SET application_name = 'update'" -c 'ALTER EXTENSION token_balance UPDATE' >"$WORK/update.log" 2>&1 &
+    update=$!
+    waits 'the update waits for the open transaction' update
+    ask "UPDATE app.workflows SET status = 'completed' WHERE id = 'w10'"
+    is 'which can go on' "$answer" ''
+    ask 'COMMIT'
+    # From 0.1.0 it waits for what settles, too: it changes the settlements' table.
+    if [ "$old" != 0.1.0 ]; then
+        for _ in $(seq 100); do
+            [ "$(version_of "$db")" != "$version" ] || break
+            sleep 0.1
+        done
+        is 'the update does not wait for what settles' "$(version_of "$db") $(waiting settles)" "$version 1"
+    fi
+    value postgres "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder'" >/dev/null
+    status=0
+    wait "$update" || status=$?
+    wait "$midst" "$holder" || true
+    is 'the update is made' "$status $(cat "$WORK/update.log")" '0 '
+    is 'what was in the midst of settling goes on' "$(tr '\n' ' ' <"$WORK/midst.log")" 'ALREADY_settled settled '
+    is 'and is in the ledger as what it is' \
+        "$(value "$db" "SELECT kind, workflow_id, amount, actor FROM token_balance.ledger WHERE user_id = 'u20'")" 'settlement|w19|-13|app'
+    is 'it is today'\''s version' "$(version_of "$db")" "$version"
+    ask "UPDATE app.workflows SET status = 'completed' WHERE id IN ('w11', 'w12')"
+    is 'the session completes, by functions that its old library may not have' "$answer" ''
+    ask "EXECUTE settle('w13')"
+    is 'the session settles by its prepared statement' "$answer" settled
+    ask "EXECUTE settle('w13')"
+    is 'with the new library' "$answer" already_settled
+    ask "SELECT count(*), sum(charged_tokens) FROM app.token_usage JOIN token_balance.settlement USING (workflow_id)"
+    has 'but has no more rights than before' "$answer" 'permission denied'
+    input=${OPEN[1]}
+    exec {input}>&-
+    wait "$OPEN_PID" 2>/dev/null || true
+    is 'what the session settled is charged' "$(value "$db" "SELECT count(*), sum(charged_tokens) FROM token_balance.settlement WHERE workflow_id ~ '^w(7|8|9|1[0-3])\$'")" '7|88'
+    is 'the ledger from before is as it was' "$(value "$db" "$entries")" "$kept_entries"
+
+    # The same as a fresh one.
+    as app "$fresh" "UPDATE app.workflows SET status = 'completed' WHERE id IN ('w7', 'w9', 'w10', 'w11', 'w12', 'w14'); SELECT app.settle_workflow('w8'), app.settle_workflow('w13'), app.settle_workflow('w19')" >/dev/null
+    catalog "$db" >"$WORK/old.catalog"
+    catalog "$fresh" >"$WORK/fresh.catalog"
+    echo "the catalog has $(wc -l <"$WORK/fresh.catalog") lines"
+    is 'the catalog is that of a fresh one' "$(diff "$WORK/old.catalog" "$WORK/fresh.catalog")" ''
+    is 'all functions are of the new library' \
+        "$(value "$db" "SELECT DISTINCT probin FROM pg_proc WHERE probin LIKE '%token_balance%'")" "\$libdir/token_balance-$version"
+    amounts="SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (
+        SELECT concat_ws(' ', user_id, kind, amount, previous_balance, new_balance, workflow_id) FROM token_balance.ledger UNION ALL
+        SELECT concat_ws(' ', workflow_id, user_id, usage_tokens, charged_tokens, refunded_tokens) FROM token_balance.settlement UNION ALL
+        SELECT u::text FROM app.users AS u) AS t (x)"
+    is 'and so are balances, ledger and settlements' "$(value "$db" "$amounts")" "$(value "$fresh" "$amounts")"
+    is 'the owner of the tables may call what is new' "$(as app_owner "$db" "SELECT token_balance.summary('u2') ->> 'token_balance'")" \
+        "$(value "$db" "SELECT token_balance FROM app.users WHERE id = 'u2'")"
+    is 'who was granted attach may grant it' "$(as deployer "$db" 'GRANT EXECUTE ON FUNCTION token_balance.attach TO app' && echo granted)" granted
+    is 'an update to the same version' "$(value "$db" 'SET client_min_messages = error; ALTER EXTENSION token_balance UPDATE' && echo made)" made
+
+    # Dumps, of the old one and of the updated.
+    in_server_env "$PG_BIN/pg_dump" "$db" >"$WORK/updated.sql"
+    psql -c "CREATE DATABASE updated_$db" -c "CREATE DATABASE restored_$db"
+    is 'the dump of the updated one is restored' "$(restore "updated_$db" "$WORK/updated.sql")" ''
+    is "a dump of $old is restored, but for a grant on its attach if that was another" \
+        "$(restore "restored_$db" "$WORK/$old.sql" | cut -d '(' -f 1)" "$refused"
+    is 'with all that was in it' "$(digest "restored_$db")" "$kept"
+    is 'and so is the other' "$(digest "updated_$db")" "$(digest "$db")"
+    is 'with what the roles may' "$(as deployer "updated_$db" 'GRANT EXECUTE ON FUNCTION token_balance.attach TO app' && echo granted)" granted
+    for database in "$db" "updated_$db" "restored_$db" "$fresh"; do healthy "$database"; done
+}
+
+for old in "$ROOT"/pg_test/upgrade/token_balance--*.control; do
+    old=${old##*/token_balance--}
+    check_update "${old%.control}"
+done
 
 # --- other bindings --------------------------------------------------------------------------
 
 psql -c 'CREATE DATABASE unbound' -c 'CREATE DATABASE gone' -c 'CREATE DATABASE partitioned' -c 'CREATE DATABASE unusual'
 update() { value "$1" 'ALTER EXTENSION token_balance UPDATE'; }
 value unbound "SET client_min_messages = error; CREATE EXTENSION token_balance VERSION '0.1.0'"
-is 'nothing is bound: updated' "$(update unbound; value unbound "SELECT extversion FROM pg_extension WHERE extname = 'token_balance'")" "$version"
+is 'nothing is bound: updated' "$(update unbound; version_of unbound)" "$version"
 
 tables='SET client_min_messages = error; CREATE TABLE users (id text PRIMARY KEY); CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);'
 value gone "$tables CREATE TABLE workflows (id text PRIMARY KEY, status text); CREATE EXTENSION token_balance VERSION '0.1.0'; DROP TABLE workflows"
 has 'a bound table is gone: a warning' "$(update gone)" 'WARNING:  workflow table public.workflows does not exist'
-is 'a bound table is gone: updated' "$(value gone "SELECT extversion FROM pg_extension WHERE extname = 'token_balance'")" "$version"
+is 'a bound table is gone: updated' "$(version_of gone)" "$version"
 
 value partitioned "$tables CREATE TABLE workflows (id text, status text, day date) PARTITION BY LIST (day);
     CREATE TABLE workflows_1 PARTITION OF workflows DEFAULT; INSERT INTO users VALUES ('ann');
@@ -241,6 +309,12 @@ value >/dev/null set_before "$tables CREATE TABLE workflows (id text PRIMARY KEY
 is 'a BEFORE trigger: updated' "$(update set_before)" ''
 is 'a BEFORE trigger completes a run' "$(value set_before "UPDATE workflows SET is_over = true; SELECT token_balance FROM users;
     SELECT name FROM token_balance.verify() WHERE NOT ok AND name LIKE 'trigger %'")" 999993
+
+# Or what such a session keeps in memory would be there twice.
+psql -c 'CREATE DATABASE two_names'
+value >/dev/null two_names "$tables CREATE TABLE workflows (id text PRIMARY KEY, status text); INSERT INTO users VALUES ('ann'); CREATE EXTENSION token_balance VERSION '0.2.0'"
+is 'both names are one library to a session' "$(value two_names "SELECT token_balance.balance('ann'); ALTER EXTENSION token_balance UPDATE; SELECT token_balance.balance('ann');
+    SELECT count(DISTINCT m[1]) FROM regexp_matches(pg_read_file('/proc/self/maps'), '(\d+) +/\S*/token_balance[^/]*[.]so', 'g') AS m" | tail -n 1)" 1
 
 is 'no internal error in the log' "$(grep -cE 'PANIC|panicked|XX000|TRAP|signal' "$PRIVATE_DIR/server.log")" 0
 exit "$failed"
