@@ -185,6 +185,8 @@ CREATE OR REPLACE FUNCTION token_balance.verify()
 RETURNS TABLE (name pg_catalog.text, ok boolean, detail pg_catalog.text, hint pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_wrapper';
 
+-- Trigger functions, and what is in the triggers' conditions.
+
 CREATE OR REPLACE FUNCTION token_balance.settle_on_completion() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_on_completion_wrapper';
 
