@@ -59,7 +59,7 @@ mod tests {
             "ALTER SCHEMA app RENAME TO app_2",
             "ALTER SCHEMA app_2 RENAME TO app",
             // Whether a table's owner may read it.
-            "ALTER ROLE kept_1 CREATEDB",
+            "ALTER ROLE CURRENT_USER CONNECTION LIMIT 100",
             "GRANT kept_1 TO kept_2",
         ] {
             assert!(is_dropped_by(statement), "{statement}");
@@ -70,14 +70,14 @@ mod tests {
     #[pg_test]
     fn ddl_on_other_tables_does_not() {
         application();
-        // The first one of a session makes a schema.
-        run("CREATE TEMP TABLE first (id text)");
-        cache::bound().expect("attached");
         for statement in [
             "CREATE TABLE other (id text)",
             "ALTER TABLE other ADD more text",
             "CREATE TEMP TABLE another (id text)",
             "DROP TABLE other",
+            "CREATE SCHEMA elsewhere",
+            "ALTER SCHEMA elsewhere RENAME TO there",
+            "CREATE ROLE somebody",
             "INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('w', 'ann', 1)",
         ] {
             assert!(!is_dropped_by(statement), "{statement}");

@@ -5,9 +5,9 @@
 //! transaction:
 //! - of a relation that is watched: DDL on a bound table, on one of the extension's own or on a known
 //!   partition; attach and detach, which alter triggers on bound tables or send one themselves;
-//! - of any schema: the quoted names of tables, in statements and messages, hold a schema's name, and
-//!   ALTER SCHEMA ... RENAME says nothing about the relations in it;
-//! - of any role or membership: whether a table's owner may read it.
+//! - of a bound table's schema: the quoted names of tables, in statements and messages, hold its name,
+//!   and ALTER SCHEMA ... RENAME says nothing about the relations in it;
+//! - of a table's owner, or of any membership: whether the owner may read it.
 //!
 //! What comes while the binding is read makes it stale at once, since nobody knows yet which
 //! relations it is of. Statements survive if the binding is still the same.
@@ -17,6 +17,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
+use pgrx::pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID};
 
 use crate::account;
 use crate::binding::{Binding, Payer};
@@ -104,6 +105,8 @@ thread_local! {
     /// The relations whose invalidation matters. None is ever taken out: a settlement that is under
     /// way may still use a binding that is no longer the one.
     static WATCHED: RefCell<HashSet<pg_sys::Oid>> = RefCell::default();
+    /// The entries of system caches whose invalidation matters: which cache, and the entry's hash.
+    static WATCHED_ENTRIES: RefCell<HashSet<(i32, u32)>> = RefCell::default();
     static IS_STALE: Cell<bool> = const { Cell::new(true) };
     /// How many bindings are being read: meanwhile every relation matters.
     static READING: Cell<u32> = const { Cell::new(0) };
@@ -243,8 +246,29 @@ pub(crate) fn generation() -> u64 {
 }
 
 fn watch_all(binding: &Binding, own: &OwnTables) {
-    watch(binding.tables().iter().map(|table| table.oid));
+    let tables = binding.tables();
+    watch(tables.iter().map(|table| table.oid));
     watch([own.binding, own.settlement, own.ledger, own.queue]);
+    for table in &tables {
+        // SAFETY: a look-up in a system cache.
+        watch_entry(NAMESPACEOID, unsafe {
+            pg_sys::get_rel_namespace(table.oid)
+        });
+        watch_entry(AUTHOID, table.owner);
+    }
+    watch_entry(AUTHOID, binding.extension_owner);
+}
+
+/// Watch what a system cache has under an OID.
+fn watch_entry(cache: pg_sys::SysCacheIdentifier::Type, oid: pg_sys::Oid) {
+    let (cache, key, none) = (
+        cache as i32,
+        pg_sys::Datum::from(oid),
+        pg_sys::Datum::from(0),
+    );
+    // SAFETY: both caches have an OID for their only key.
+    let hash = unsafe { pg_sys::GetSysCacheHashValue(cache, key, none, none, none) };
+    WATCHED_ENTRIES.with_borrow_mut(|watched| watched.insert((cache, hash)));
 }
 
 fn watch(relations: impl IntoIterator<Item = pg_sys::Oid>) {
@@ -256,7 +280,6 @@ fn watch(relations: impl IntoIterator<Item = pg_sys::Oid>) {
 /// # Safety
 /// Called once a backend, by a library that is never unloaded.
 pub(crate) unsafe fn register_callbacks() {
-    use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID};
     // SAFETY: as the caller promises.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), pg_sys::Datum::from(0));
@@ -279,10 +302,17 @@ unsafe extern "C-unwind" fn on_relation(_argument: pg_sys::Datum, relation: pg_s
     }
 }
 
-/// Called by the server for each invalidated entry of a system cache. As above.
+/// Called by the server for each invalidated entry of one of the caches; the hash 0 stands for all of
+/// them. As above.
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn on_entry(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
-    note_change();
+unsafe extern "C-unwind" fn on_entry(_argument: pg_sys::Datum, cache: i32, hash: u32) {
+    let matters = READING.get() > 0
+        || hash == 0
+        || cache == AUTHMEMROLEMEM as i32
+        || WATCHED_ENTRIES.with_borrow(|watched| watched.contains(&(cache, hash)));
+    if matters {
+        note_change();
+    }
 }
 
 fn note_change() {
