@@ -38,6 +38,8 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
     check_caller_owns(&tables)?;
     drain_queue(&spec)?;
 
+    // What DDL sets off runs with the search_path of the binding, if that is not broken.
+    let _ = cache::bound();
     let _owner = RunAs::owner(catalog::extension_owner()?);
     for table in &tables {
         super::triggers::drop_from(table)?;
