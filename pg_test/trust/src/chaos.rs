@@ -46,6 +46,7 @@ SET client_min_messages = error;
 DROP EXTENSION IF EXISTS token_balance CASCADE;
 DROP SCHEMA IF EXISTS chaos CASCADE;
 DROP SCHEMA IF EXISTS chaos_away CASCADE;
+DROP TABLE IF EXISTS public.token_usage, public.workflows, public.users CASCADE;
 CREATE SCHEMA chaos;
 SET search_path = chaos, public;
 CREATE TABLE users (id text PRIMARY KEY, seen integer NOT NULL DEFAULT 0);
@@ -541,6 +542,10 @@ impl<'a> Session<'a> {
             }
             Ok(value)
         })();
+        if result.is_err() && !client.is_closed() {
+            // A COMMIT that is cancelled leaves the transaction open.
+            client.batch_execute("ROLLBACK")?;
+        }
         match self.excuse(result, level)? {
             Some(None) if level == READ_COMMITTED => Err("a run is not there".into()),
             Some(None) => {

@@ -171,7 +171,7 @@ pub fn administrate(seed: u64, number: u64, state: &State, stop: &AtomicBool) ->
                 let change = administrator.change_of_bound_tables();
                 administrator.make(change)?;
             }
-            _ if administrator.rng.u32(..3) == 0 => administrator.change_binding()?,
+            _ if administrator.rng.u32(..5) == 0 => administrator.change_binding()?,
             _ => {
                 let change = administrator.change_of_own_tables();
                 administrator.make(change)?;
