@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Many sessions against one server, and a random history against an oracle: the programs of
 # pg_test/trust, each with a seed that it prints. In a soak with the programs' own sizes: 10,000
-# operations, 200 rounds, 60 seconds, 20,000 settlements, 2 times 100 rounds,
-# 300 layouts of tables.
+# operations, 200 rounds, 60 seconds, 20,000 settlements, 2 times 100 rounds, 60 seconds of chaos,
+# 4 sweeps of 8,000 runs, 5 rounds of late usage, 24 meetings in one run, 300 layouts of tables.
 set -euo pipefail
 
 trust="$PROJECT/trust"
@@ -18,6 +18,10 @@ run one-workflow 20
 run mixed 8
 run deadlock 2000
 run bulk 20
+run chaos 12
+run sweep 4000
+run late 1
+run speculative 1
 run layout 20
 # The same money with the options that change who waits for whom.
 export ATTACH="busy_account => 'queue', late_usage => 'settle'"
@@ -26,5 +30,7 @@ run model 1500
 run one-workflow 10
 run mixed 5
 run bulk 8
+run chaos 8
+run sweep 2000
 run layout 5
 dropdb trust

@@ -1,5 +1,5 @@
 //! Random DDL on the bound tables and on the extension's own, beside sessions that settle at all
-//! isolation levels. Every charge is compared with what the session that settles knows of the usage.
+//! isolation levels. Every charge is compared with what the session knows of the usage.
 //!
 //! The seed replays the choices of each session and administrator, not what meets what: when a DDL
 //! takes effect is the server's matter.
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use postgres::{Client, SimpleQueryMessage, Transaction};
 
+use crate::books::{self, Books, Run};
 use crate::database::{
     Result, attach_options, attach_sql, check_invariants, connect, describe, sqlstate,
 };
@@ -46,6 +47,7 @@ SET client_min_messages = error;
 DROP EXTENSION IF EXISTS token_balance CASCADE;
 DROP SCHEMA IF EXISTS chaos CASCADE;
 DROP SCHEMA IF EXISTS chaos_away CASCADE;
+DROP TABLE IF EXISTS public.token_usage, public.workflows, public.users CASCADE;
 CREATE SCHEMA chaos;
 SET search_path = chaos, public;
 CREATE TABLE users (id text PRIMARY KEY, seen integer NOT NULL DEFAULT 0);
@@ -112,16 +114,24 @@ pub fn run(seed: u64, seconds: u64) -> Result<String> {
             Err(error) => wrong.push(format!("administrator: {error}")),
         }
     }
-    let said = format!("{}; {changes}", books.said(&shared));
+    let said = format!(
+        "{} runs, {} settling transactions, {} charges compared at once, errors: {}; {changes}",
+        books.runs.len(),
+        books.settled,
+        shared.compared.load(Ordering::SeqCst),
+        books.said_errors()
+    );
     if !wrong.is_empty() {
         return Err(format!("{}\n({said})", wrong.join("\n")).into());
     }
     // The administrators have left the tables as they were, and bound.
     client.batch_execute(&attach_sql())?;
     apply_queued(&mut client)?;
-    check_books(&mut client, &books)?;
+    let compared = books::check(&mut client, &books)?;
     check_invariants(&mut client, true)?;
-    Ok(said)
+    Ok(format!(
+        "{said}; in the end {compared} accounts of runs compared"
+    ))
 }
 
 /// What the sessions share.
@@ -138,71 +148,6 @@ impl Shared {
             state,
             compared: AtomicU64::new(0),
         }
-    }
-}
-
-/// A run that is committed with its usage.
-#[derive(Debug)]
-struct Run {
-    id: String,
-    /// An account's usage, one number for each transaction that wrote some, in their order.
-    usage: BTreeMap<String, Vec<i64>>,
-    is_completed: bool,
-    refunded: i64,
-    /// See [`State::exemptions`].
-    exemptions: u64,
-}
-
-impl Run {
-    fn used(&self, account: &str) -> i64 {
-        self.usage.get(account).into_iter().flatten().sum()
-    }
-
-    /// Whether that was all that the account had used at some moment.
-    fn had_used(&self, account: &str, tokens: i64) -> bool {
-        let usage = self.usage.get(account).map_or(&[][..], Vec::as_slice);
-        (0..=usage.len()).any(|count| usage[..count].iter().sum::<i64>() == tokens)
-    }
-}
-
-/// What a session has done.
-#[derive(Default)]
-struct Books {
-    runs: Vec<Run>,
-    credits: BTreeMap<String, i64>,
-    settled: u64,
-    errors: BTreeMap<String, u64>,
-}
-
-impl Books {
-    fn add(&mut self, other: Books) {
-        self.runs.extend(other.runs);
-        for (account, tokens) in other.credits {
-            *self.credits.entry(account).or_default() += tokens;
-        }
-        self.settled += other.settled;
-        for (code, count) in other.errors {
-            *self.errors.entry(code).or_default() += count;
-        }
-    }
-
-    fn said(&self, shared: &Shared) -> String {
-        let errors: Vec<_> = self
-            .errors
-            .iter()
-            .map(|(code, count)| format!("{code} {count}"))
-            .collect();
-        format!(
-            "{} runs, {} settling transactions, {} charges compared, errors: {}",
-            self.runs.len(),
-            self.settled,
-            shared.compared.load(Ordering::SeqCst),
-            if errors.is_empty() {
-                "none".into()
-            } else {
-                errors.join(", ")
-            }
-        )
     }
 }
 
@@ -506,8 +451,8 @@ impl<'a> Session<'a> {
     }
 
     /// Work in a transaction of a random isolation level, often with a snapshot that is some
-    /// milliseconds old. None if it ended with an error that may be, or if the work answers None: its
-    /// snapshot is older than the rows.
+    /// milliseconds old. None if it ended with an error that may be, or if the work answers None:
+    /// its snapshot is older than the rows.
     fn transaction<T>(
         &mut self,
         mut work: impl FnMut(
@@ -541,6 +486,10 @@ impl<'a> Session<'a> {
             }
             Ok(value)
         })();
+        if result.is_err() && !client.is_closed() {
+            // A COMMIT that is cancelled leaves the transaction open.
+            client.batch_execute("ROLLBACK")?;
+        }
         match self.excuse(result, level)? {
             Some(None) if level == READ_COMMITTED => Err("a run is not there".into()),
             Some(None) => {
@@ -621,8 +570,8 @@ fn open() -> Result<Client> {
     Ok(client)
 }
 
-/// What each of the runs was answered. None if a run's row is not seen: the table was rewritten after
-/// the snapshot.
+/// What each of the runs was answered. None if a run's row is not seen: the table was rewritten
+/// after the snapshot.
 fn settle(
     transaction: &mut Transaction,
     runs: &[Run],
@@ -630,11 +579,12 @@ fn settle(
 ) -> std::result::Result<Option<Vec<Answer>>, postgres::Error> {
     let ids: Vec<_> = runs.iter().map(|run| format!("'{}'", run.id)).collect();
     let ids = ids.join(", ");
+    let count = runs.len() as u64;
     let complete = |transaction: &mut Transaction| {
         let sql = format!("UPDATE workflows SET status = 'completed' WHERE id IN ({ids})");
         let messages = transaction.simple_query(&sql)?;
         Ok(messages.iter().any(|message| {
-            matches!(message, SimpleQueryMessage::CommandComplete(rows) if *rows == runs.len() as u64)
+            matches!(message, SimpleQueryMessage::CommandComplete(rows) if *rows == count)
         }))
     };
     let (answers, is_complete) = match way {
@@ -647,9 +597,10 @@ fn settle(
         Way::Both => (by_function(transaction, runs)?, complete(transaction)?),
         Way::Batch => {
             let sql = format!(
-                "SELECT sum(s.charged_tokens) FROM unnest(ARRAY[{ids}]) WITH ORDINALITY AS i (id, n) \
-                 LEFT JOIN token_balance.settle_workflows(ARRAY[{ids}]) AS s ON s.workflow_id = i.id \
-                 GROUP BY i.n ORDER BY i.n"
+                "SELECT sum(s.charged_tokens) \
+                 FROM unnest(ARRAY[{ids}]) WITH ORDINALITY AS i (id, n) \
+                 LEFT JOIN token_balance.settle_workflows(ARRAY[{ids}]) AS s \
+                 ON s.workflow_id = i.id GROUP BY i.n ORDER BY i.n"
             );
             let tokens = numbers(transaction.simple_query(&sql)?, 0);
             (tokens.into_iter().map(Answer::Tokens).collect(), true)
@@ -719,118 +670,4 @@ fn look(client: &mut Client, run: &Run) -> std::result::Result<Vec<Seen>, postgr
             charged: number(row.get(4)),
         })
         .collect())
-}
-
-/// Once nothing runs: all that the ledger, the settlements and the usage table have, against what
-/// the sessions know.
-fn check_books(client: &mut Client, books: &Books) -> Result<()> {
-    let adjustments: i64 = client
-        .query_one(
-            "SELECT count(*) FROM token_balance.ledger \
-             WHERE kind NOT IN ('settlement', 'credit', 'refund')",
-            &[],
-        )?
-        .get(0);
-    if adjustments > 0 {
-        return Err(format!("{adjustments} changes of balances that nobody made").into());
-    }
-    let mut wrong = Vec::new();
-    compare(client, "usage", &mut wrong, used(books), USED)?;
-    compare(
-        client,
-        "credits",
-        &mut wrong,
-        books.credits.clone(),
-        CREDITED,
-    )?;
-    compare(client, "refunds", &mut wrong, refunded(books), REFUNDED)?;
-    let settled = sums(client, SETTLED)?;
-    let mut entries: BTreeMap<String, Vec<i64>> = BTreeMap::new();
-    for row in client.query(ENTRIES, &[])? {
-        let tokens = entries.entry(row.get(0)).or_default();
-        tokens.push(row.get(1));
-    }
-    for run in &books.runs {
-        for (account, usage) in &run.usage {
-            let pair = format!("{} {account}", run.id);
-            let entries = entries.remove(&pair).unwrap_or_default();
-            let settled = settled.get(&pair).copied().unwrap_or_default();
-            let is_right = is_made_of(&entries, usage)
-                && (!run.is_completed || settled == run.used(account))
-                && run.had_used(account, settled);
-            if !is_right {
-                wrong.push(format!(
-                    "{run:?}: {account} has entries {entries:?}, {settled} settled"
-                ));
-            }
-        }
-    }
-    wrong.extend(
-        entries
-            .keys()
-            .map(|pair| format!("{pair} was charged without usage")),
-    );
-    match wrong.is_empty() {
-        true => Ok(()),
-        false => Err(wrong.join("\n").into()),
-    }
-}
-
-const USED: &str =
-    "SELECT workflow_id || ' ' || user_id, sum(total_tokens)::bigint FROM token_usage GROUP BY 1";
-const CREDITED: &str = "SELECT user_id, sum(amount)::bigint FROM token_balance.ledger WHERE kind = 'credit' GROUP BY 1";
-const REFUNDED: &str = "SELECT workflow_id, sum(amount)::bigint FROM token_balance.ledger WHERE kind = 'refund' GROUP BY 1";
-const SETTLED: &str =
-    "SELECT workflow_id || ' ' || user_id, usage_tokens FROM token_balance.settlement";
-const ENTRIES: &str = "SELECT workflow_id || ' ' || user_id, -amount FROM token_balance.ledger \
-                       WHERE kind = 'settlement' ORDER BY user_id, entry_id";
-
-fn used(books: &Books) -> BTreeMap<String, i64> {
-    let mut used = BTreeMap::new();
-    for run in &books.runs {
-        for account in run.usage.keys() {
-            used.insert(format!("{} {account}", run.id), run.used(account));
-        }
-    }
-    used
-}
-
-fn refunded(books: &Books) -> BTreeMap<String, i64> {
-    let refunded = books.runs.iter().filter(|run| run.refunded > 0);
-    refunded.map(|run| (run.id.clone(), run.refunded)).collect()
-}
-
-fn sums(client: &mut Client, sql: &str) -> Result<BTreeMap<String, i64>> {
-    let rows = client.query(sql, &[])?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-}
-
-fn compare(
-    client: &mut Client,
-    what: &str,
-    wrong: &mut Vec<String>,
-    expected: BTreeMap<String, i64>,
-    sql: &str,
-) -> Result<()> {
-    let found = sums(client, sql)?;
-    for key in expected.keys().chain(found.keys()) {
-        let (expected, found) = (expected.get(key), found.get(key));
-        if expected != found {
-            wrong.push(format!("{what} of {key}: {found:?}, expected {expected:?}"));
-        }
-    }
-    Ok(())
-}
-
-/// Whether each entry is the sum of usage of one transaction or of several in a row, and none is in
-/// two of them. What is in none is exempt or not settled.
-fn is_made_of(entries: &[i64], usage: &[i64]) -> bool {
-    let Some((first, rest)) = entries.split_first() else {
-        return true;
-    };
-    (0..usage.len()).any(|start| {
-        (start + 1..=usage.len()).any(|end| {
-            usage[start..end].iter().sum::<i64>() == *first && is_made_of(rest, &usage[end..])
-        })
-    })
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use postgres::Client;
 
+use crate::books::said_counts;
 use crate::database::{Result, connect, describe, sqlstate};
 
 /// One for the bound tables, one for the extension's own and the binding.
@@ -120,27 +121,13 @@ impl Done {
 
 impl fmt::Display for Done {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        let counts: Vec<_> = self
-            .kinds
-            .iter()
-            .map(|(kind, count)| format!("{kind} {count}"))
-            .collect();
-        let errors: Vec<_> = self
-            .errors
-            .iter()
-            .map(|(code, count)| format!("{code} {count}"))
-            .collect();
         write!(
             formatter,
             "{} changes of {} kinds: {}; errors of the administrators: {}",
             self.kinds.values().sum::<u64>(),
-            counts.len(),
-            counts.join(", "),
-            if errors.is_empty() {
-                "none".into()
-            } else {
-                errors.join(", ")
-            }
+            self.kinds.len(),
+            said_counts(&self.kinds),
+            said_counts(&self.errors)
         )
     }
 }
@@ -171,7 +158,7 @@ pub fn administrate(seed: u64, number: u64, state: &State, stop: &AtomicBool) ->
                 let change = administrator.change_of_bound_tables();
                 administrator.make(change)?;
             }
-            _ if administrator.rng.u32(..3) == 0 => administrator.change_binding()?,
+            _ if administrator.rng.u32(..5) == 0 => administrator.change_binding()?,
             _ => {
                 let change = administrator.change_of_own_tables();
                 administrator.make(change)?;
@@ -392,9 +379,9 @@ impl Administrator<'_> {
         self.seen_or_not(change)
     }
 
-    /// With other tables under the names that were theirs, now and then. Nobody but a statement that
-    /// goes by those names could reach them: the sessions look into the renamed schema first, and if
-    /// one should not, it is told to try again.
+    /// With other tables under the names that were theirs, now and then. Nobody but a statement
+    /// that goes by those names could reach them: the sessions look into the renamed schema first,
+    /// and if one should not, it is told to try again.
     fn rename_of_the_schema(&mut self) -> Change {
         let there = "ALTER SCHEMA chaos RENAME TO chaos_away";
         let back = "ALTER SCHEMA chaos_away RENAME TO chaos";
@@ -407,8 +394,8 @@ impl Administrator<'_> {
             format!(
                 "{there}; {DECOYS}; \
                  INSERT INTO chaos.users SELECT u.id, 5 FROM chaos_away.users AS u; \
-                 INSERT INTO chaos.workflows SELECT w.id, 'completed' FROM chaos_away.workflows AS w \
-                 WHERE w.status = 'running'; \
+                 INSERT INTO chaos.workflows SELECT w.id, 'completed' \
+                 FROM chaos_away.workflows AS w WHERE w.status = 'running'; \
                  INSERT INTO chaos.token_usage SELECT w.id, u.id, 999998 \
                  FROM chaos.workflows AS w, chaos.users AS u; {GUARDS}"
             ),
@@ -536,7 +523,9 @@ impl Administrator<'_> {
                 now.settles_late = settles_late;
             }
         });
-        *self.done.kinds.entry(kind).or_default() += u64::from(is_done);
+        if is_done {
+            *self.done.kinds.entry(kind).or_default() += 1;
+        }
         Ok(())
     }
 
@@ -563,8 +552,10 @@ const DECOYS: &str = "
 CREATE SCHEMA chaos;
 CREATE TABLE chaos.users (id text PRIMARY KEY, token_balance bigint NOT NULL);
 CREATE TABLE chaos.workflows (id text PRIMARY KEY, status text NOT NULL);
-CREATE TABLE chaos.token_usage (workflow_id text NOT NULL, user_id text NOT NULL, total_tokens integer NOT NULL);
-CREATE INDEX usage_of_workflow ON chaos.token_usage (workflow_id) INCLUDE (user_id, total_tokens)";
+CREATE TABLE chaos.token_usage (workflow_id text NOT NULL, user_id text NOT NULL,
+                                total_tokens integer NOT NULL);
+CREATE INDEX usage_of_workflow ON chaos.token_usage (workflow_id)
+    INCLUDE (user_id, total_tokens)";
 
 const GUARDS: &str = "
 CREATE FUNCTION chaos.refuse() RETURNS trigger LANGUAGE plpgsql AS

@@ -70,7 +70,8 @@ fn meet(by_sql: bool, end: &str, bulks: usize) -> Result<i64> {
         .map(|session| {
             let victim = victim.clone();
             thread::spawn(move || -> Result<i64> {
-                let settle = "SELECT count(*) FROM token_balance.settle_workflows((SELECT array_agg(id) FROM (\
+                let settle = "SELECT count(*) FROM token_balance.settle_workflows((\
+                              SELECT array_agg(id) FROM (\
                               SELECT 's' || $1::text || 'r' || g FROM generate_series(1, $2) AS g \
                               UNION ALL SELECT $3) AS i (id)))";
                 let arguments: [&(dyn postgres::types::ToSql + Sync); 3] =
