@@ -1,0 +1,195 @@
+#!/usr/bin/env bash
+# On PostgreSQL that checks its own assertions (scripts/assert_server.sh), 18 and 15: the regress and the isolation
+# suite, the same with parallel plans forced wherever they may be, a part of it with the caches thrown away at each
+# chance, and loads from many sessions. Then amcheck reads every table and B-tree, and the server's log must tell of
+# no assertion, no crash and no internal error.
+# It runs in `make test-all` and, in its long form, in `make soak`; by hand with ASSERT=yes. ASSERT_ONLY=15 for one.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR/../../scripts
+source "${ROOT:?}/scripts/lib.sh"
+: "${WORK:?}" "${PROJECT:?}"
+[ -n "${ASSERT:-}" ] || { echo 'runs in make test-all and make soak' && exit 77; }
+clean_up_on_exit
+target="${CARGO_TARGET_DIR:-$ROOT/target}"
+failed=0
+ran=0
+
+# What is run with debug_discard_caches = 1, which makes it 50 to 100 times slower.
+SHORT_DISCARD=(settle several_accounts trigger payer batch)
+
+passed() { echo "ok: $PG_VERSION: $1"; }
+failed() { # WHAT FILE: its last lines say why
+    echo "FAILED: $PG_VERSION: $1"
+    tail -n 60 "$2"
+    failed=1
+}
+
+# --- the extension on that server ----------------------------------------------------------------
+
+# Built against its headers in a folder that stays, so that the next run builds only what changed.
+install_there() {
+    local begun=$SECONDS
+    if ! CARGO_TARGET_DIR="$target/assert/$PG_VERSION" CARGO_INCREMENTAL=1 cargo pgrx install \
+        --manifest-path "$ROOT/Cargo.toml" --pg-config "$PG_CONFIG_PATH" \
+        --no-default-features --features "pg$PG_VERSION" >"$WORK/build.log" 2>&1; then
+        failed 'the extension is not built' "$WORK/build.log"
+        return 1
+    fi
+    echo "$PG_VERSION: $("$PG_CONFIG_PATH" --version), assert-enabled; the extension built in $((SECONDS - begun)) s"
+}
+
+make_dir() {
+    mkdir -p "$1"
+    if is_root; then chown "$DB_OS_USER:" "$1"; fi
+}
+
+# Each line of the log says its session and its SQLSTATE.
+start_server() {
+    make_private_dir
+    CLUSTER_HOME=$PRIVATE_DIR
+    server_log="$PRIVATE_DIR/server.log"
+    log_read=0
+    init_cluster "$PRIVATE_DIR/data"
+    start_cluster "$PRIVATE_DIR/data" "$PRIVATE_DIR" fsync=off wal_level=logical \
+        max_prepared_transactions=10 max_connections=100 log_line_prefix=%p:%e:
+    [ "$(psql postgres 'SHOW debug_assertions')" = on ] || die "the server in $PG_BIN has no assertions"
+}
+
+psql() { # DATABASE SQL
+    in_server_env "$PG_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 -d "$1" -f - <<<"$2"
+}
+
+# --- what is asked of it --------------------------------------------------------------------------
+
+BAD_LINES='TRAP:|PANIC|panicked|terminated by signal|was terminated by exception|^[0-9]+:XX000:'
+
+# read_log PART: what the server's log tells of since the last part.
+read_log() {
+    local part=$1 size
+    size=$(stat -c %s "$server_log")
+    tail -c "+$((log_read + 1))" "$server_log" | head -c "$((size - log_read))" >"$WORK/new.log"
+    log_read=$size
+    if grep -qaE "$BAD_LINES" "$WORK/new.log"; then
+        grep -aE "$BAD_LINES" "$WORK/new.log" | sort | uniq -c | sort -rn | head -n 40 >"$WORK/bad.log"
+        # The backtrace of the first assertion.
+        grep -aE -A 30 -m 1 'TRAP:' "$WORK/new.log" >>"$WORK/bad.log" || true
+        failed "$part: the server's log" "$WORK/bad.log"
+    else
+        passed "$part: no assertion, crash or internal error in $(wc -l <"$WORK/new.log") lines of log"
+    fi
+}
+
+# suite TITLE FOLDER TOOL OPTIONS [TEST…]: the tests of a folder, all of its schedule if none is named. OPTIONS are
+# settings of the sessions.
+suite() {
+    local title=$1 folder=$2 tool=$3 options=$4 begun=$SECONDS status=0 count
+    shift 4
+    local input="$PROJECT/pg_test/$folder" output="$PRIVATE_DIR/output"
+    rm -rf "$output"
+    make_dir "$output"
+    [ $# -gt 0 ] || set -- "--schedule=$input/schedule"
+    in_server_env PGOPTIONS="$options" timeout -k 10 "$PART_TIMEOUT" "$PG_TEST_TOOLS/$tool" \
+        --bindir="$PG_BIN" --inputdir="$input" --outputdir="$output" --dbname=tb_assert \
+        --host="$CLUSTER_SOCKET" --port=5432 --user=postgres "$@" >"$WORK/suite.log" 2>&1 || status=$?
+    count=$(grep -cE '^ok +[0-9]+|\.\.\. ok( |$)' "$WORK/suite.log" || true)
+    if [ "$status" = 0 ] && [ "$count" -gt 0 ]; then
+        passed "$title: $count files"
+        echo "$PG_VERSION: $title: $count files in $((SECONDS - begun)) s"
+    else
+        grep -E '^not ok|FAILED|failed' "$WORK/suite.log" >"$WORK/why.log" || tail -n 20 "$WORK/suite.log" >"$WORK/why.log"
+        head -n 40 "$output/regression.diffs" >>"$WORK/why.log" 2>/dev/null || true
+        failed "$title: status $status after $((SECONDS - begun)) s" "$WORK/why.log"
+    fi
+    read_log "$title"
+}
+
+# load PROGRAM SIZE-OF-THE-SHORT-FORM [ATTACH]: a program of the trust suite's client, then amcheck on what it left.
+load() {
+    local program=$1 size=(--size "$2") title="$1${3:+ with both options}" status=0
+    if [ -n "${SOAK:-}" ]; then size=(); fi
+    psql postgres 'DROP DATABASE IF EXISTS tb_load WITH (FORCE)' 2>/dev/null
+    psql postgres 'CREATE DATABASE tb_load'
+    in_server_env PGDATABASE=tb_load ATTACH="${3:-}" timeout -k 10 "$PART_TIMEOUT" \
+        "$PROJECT/trust" "$program" "${size[@]}" >"$WORK/load.log" 2>&1 || status=$?
+    if [ "$status" = 0 ]; then
+        passed "$title"
+        sed "s/^/$PG_VERSION: /" "$WORK/load.log"
+    else
+        failed "$title: status $status" "$WORK/load.log"
+    fi
+    amcheck tb_load "$title"
+    read_log "$title"
+}
+
+# Heap and B-trees of a database, catalogs and all: each heap row is in each index, each index entry is found from the
+# root, and, where the server can tell, no unique index has a key twice. verify_heapam returns what is wrong.
+amcheck() { # DATABASE PART
+    local unique=''
+    if [ "$PG_VERSION" -ge 17 ]; then unique=', checkunique => true'; fi
+    if psql "$1" "SET client_min_messages = warning;
+        CREATE EXTENSION IF NOT EXISTS amcheck;
+        CREATE TEMPORARY TABLE checked AS
+        SELECT i.indexrelid, bt_index_parent_check(i.indexrelid, heapallindexed => true, rootdescend => true$unique)
+        FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS a ON a.oid = c.relam
+        WHERE a.amname = 'btree' AND c.relkind = 'i' AND c.relpersistence <> 't' AND i.indisvalid;
+        CREATE TEMPORARY TABLE wrong AS
+        SELECT c.oid::regclass, v.* FROM pg_class AS c, verify_heapam(c.oid) AS v
+        WHERE c.relkind IN ('r', 'm', 't') AND c.relpersistence <> 't';
+        SELECT 'wrong: ' || w::text FROM wrong AS w;
+        SELECT format('%s: %s B-trees and %s tables, no fault',
+            (SELECT count(*) FROM checked),
+            (SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'm', 't') AND relpersistence <> 't'))
+        WHERE NOT EXISTS (SELECT FROM wrong)" >"$WORK/amcheck.log" 2>&1 && ! grep -q 'wrong: ' "$WORK/amcheck.log"; then
+        passed "$2: amcheck"
+        echo "$PG_VERSION: amcheck after $2: $(cat "$WORK/amcheck.log")"
+    else
+        failed "$2: amcheck" "$WORK/amcheck.log"
+    fi
+}
+
+# Once the client has it.
+knows() { "$PROJECT/trust" 2>&1 | grep -w "$1" >/dev/null; }
+
+run_loads() {
+    local both="busy_account => 'queue', late_usage => 'settle'"
+    load mixed 5
+    load mixed 5 "$both"
+    load bulk 5
+    load deadlock 500
+    if knows chaos; then load chaos 5; fi
+}
+
+run_suites() {
+    local parallel=debug_parallel_query discard='-c debug_discard_caches=1 -c statement_timeout=120s'
+    if [ "$PG_VERSION" -lt 16 ]; then parallel=force_parallel_mode; fi
+    suite isolation isolation isolation/pg_isolation_regress ''
+    suite regress regress regress/pg_regress ''
+    amcheck tb_assert regress
+    suite 'regress with parallel plans' regress regress/pg_regress "-c $parallel=regress"
+    suite 'regress without caches' regress regress/pg_regress "$discard" "${SHORT_DISCARD[@]}"
+}
+
+test_server() {
+    lock_server "$1-assert"
+    if install_there; then
+        start_server
+        run_loads
+        run_suites
+        stop_cluster "$PRIVATE_DIR/data"
+    fi
+    exec 9>&-
+}
+
+if [ -n "${SOAK:-}" ]; then PART_TIMEOUT=3600; else PART_TIMEOUT=180; fi
+for version in ${ASSERT_ONLY:-"${ASSERT_VERSIONS[@]}"}; do
+    pg_config=$(assert_pg_config "$version")
+    if [ -z "$pg_config" ]; then
+        echo "$version: no assert-enabled server is here: scripts/setup.sh --assert builds it where it can"
+        continue
+    fi
+    use_pg_config "$version" "$pg_config"
+    test_server "$version"
+    ran=$((ran + 1))
+done
+[ "$ran" -gt 0 ] || exit 77
+exit "$failed"
