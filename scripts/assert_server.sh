@@ -9,12 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # Where Debian has the source package. The newest version of these suites is taken.
 declare -A SUITES=([15]="bookworm" [18]="forky sid")
 
-# The machine's own mirror of Debian, and the keys that its releases are signed with.
-# shellcheck disable=SC2016 # apt expands it
-debian_mirror() {
-    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' |
-        head -n 1
-}
+# What its releases are signed with.
 debian_keys() { compgen -G '/usr/share/keyrings/debian-archive-keyring.*' | head -n 1; }
 
 # private_apt COMMAND…: apt-get with its lists, caches and sources below $staging.
@@ -30,7 +25,7 @@ fetch_source() {
     local mirror keys suite
     mirror=$(debian_mirror)
     keys=$(debian_keys)
-    [ -n "$mirror" ] || die "apt knows no mirror of Debian: apt-get update may help"
+    [ -n "$mirror" ] || die "apt knows no mirror of Debian"
     [ -n "$keys" ] || die "the keys of Debian's archive are missing (debian-archive-keyring)"
     mkdir -p "$staging/apt/state/lists/partial" "$staging/apt/cache/archives/partial"
     for suite in ${SUITES[$version]}; do

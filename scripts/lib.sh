@@ -175,6 +175,13 @@ assert_pg_config() {
     { compgen -G "$DEV_HOME/postgresql-$1.*-assert/bin/pg_config" || true; } | sort -V | tail -n 1
 }
 
+# The mirror of Debian that this machine installs from. apt knows it by its lists.
+# shellcheck disable=SC2016 # apt expands it
+debian_mirror() {
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' |
+        head -n 1
+}
+
 # The version to work on when the caller names none.
 choose_version() {
     local i version

@@ -132,8 +132,13 @@ find_missing_for_assert() {
         [ -n "$(assert_pg_config "$version")" ] || all_there=
     done
     [ -z "$all_there" ] || return 0
-    if ! have apt-get || [ ! -e /etc/debian_version ]; then
-        skip_assert "its source is fetched by Debian's apt-get"
+    if ! have apt-get; then
+        skip_assert "its source is fetched by apt-get"
+        return
+    fi
+    if [ -z "$(debian_mirror)" ] && can_install; then apt_update_once; fi
+    if [ -z "$(debian_mirror)" ]; then
+        skip_assert "its source is Debian's, and apt here knows no mirror of Debian"
         return
     fi
     have bison || needed+=(bison)
@@ -147,8 +152,6 @@ find_missing_for_assert() {
         return
     fi
     MISSING+=("${needed[@]}")
-    # Which mirror of Debian is the machine's, apt knows from its lists.
-    if can_install; then apt_update_once; fi
 }
 
 skip_assert() {
