@@ -204,9 +204,6 @@ amcheck() { # DATABASE PART
     fi
 }
 
-# Once the client has it.
-knows() { "$PROJECT/trust" 2>&1 | grep -w "$1" >/dev/null; }
-
 run_loads() {
     local both="busy_account => 'queue', late_usage => 'settle'"
     load mixed 5
@@ -215,7 +212,11 @@ run_loads() {
     load deadlock 2000
     load model 500
     load layout 5
-    if knows chaos; then load chaos 5; fi
+    load chaos 5
+    load chaos 5 "$both"
+    load sweep 2000
+    load late 2
+    load speculative 3
 }
 
 # Under debug_discard_caches = 1 a backend's caches, ours among them, are thrown away at each chance: the statements that
