@@ -20,7 +20,7 @@ test:          ## the whole suite on one PostgreSQL (PG=16 picks it)
 	@scripts/test.sh $(PG)
 
 test-all:      ## format, lint and the whole suite on PostgreSQL 14 to 18
-	@scripts/test.sh --lint 14 15 16 17 18
+	@scripts/test.sh --lint --assert 14 15 16 17 18
 
 soak:          ## the suite's long form on one PostgreSQL, and its figures
 	@scripts/soak.sh $(PG)

@@ -165,6 +165,23 @@ fetched_pg_config() {
     echo "$DEV_HOME/postgresql-${FETCHED_RELEASE[$1]}/bin/pg_config"
 }
 
+# The servers that check their own assertions, for pg_test/once/assert.sh: the newest version, and
+# one that does much in another way.
+# shellcheck disable=SC2034 # used by setup.sh and assert.sh
+ASSERT_VERSIONS=(18 15)
+
+# The newest one of a version that scripts/assert_server.sh has built. Prints nothing if none is.
+assert_pg_config() {
+    { compgen -G "$DEV_HOME/postgresql-$1.*-assert/bin/pg_config" || true; } | sort -V | tail -n 1
+}
+
+# The mirror of Debian that this machine installs from. apt knows it by its lists.
+# shellcheck disable=SC2016 # apt expands it
+debian_mirror() {
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' |
+        head -n 1
+}
+
 # The version to work on when the caller names none.
 choose_version() {
     local i version
@@ -192,9 +209,15 @@ choose_version() {
 
 # Sets what the rest needs to know of one server.
 use_server() {
+    local pg_config
+    pg_config=$(registered_pg_config "$1")
+    [ -n "$pg_config" ] || die "PostgreSQL $1 is not set up: run scripts/setup.sh $1"
+    use_pg_config "$1" "$pg_config"
+}
+
+use_pg_config() { # VERSION PG_CONFIG
     PG_VERSION=$1
-    PG_CONFIG_PATH=$(registered_pg_config "$1")
-    [ -n "$PG_CONFIG_PATH" ] || die "PostgreSQL $1 is not set up: run scripts/setup.sh $1"
+    PG_CONFIG_PATH=$2
     PG_BIN=$("$PG_CONFIG_PATH" --bindir)
     PG_LIB=$("$PG_CONFIG_PATH" --libdir)
     # The regression tools stand beside pgxs in every packaging.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs, and only what is missing:
-#   setup.sh [--packaging] [--browser] [VERSION...]     default: the newest PostgreSQL that is installed
+#   setup.sh [--packaging] [--browser] [--assert] [VERSION...]     default: the newest PostgreSQL that is installed
 # --packaging and --browser: also what packages, and looking at the dashboard's page, need.
+# --assert: also the servers that check their own assertions, where they can be built.
 # As root or with sudo that asks no password it installs system packages;
 # otherwise it lists them and stops.
 # shellcheck source-path=SCRIPTDIR
@@ -11,6 +12,7 @@ MISSING=()
 APT_UPDATED=
 FOR_PACKAGING=
 FOR_BROWSER=
+FOR_ASSERT=
 
 can_install() { have apt-get && { is_root || sudo -n true 2>/dev/null; }; }
 as_admin() { if is_root; then "$@"; else sudo -n "$@"; fi; }
@@ -59,6 +61,7 @@ find_missing_packages() {
         have python3 || want python3
     fi
     if [ -n "$FOR_BROWSER" ]; then find_missing_browser; fi
+    if [ -n "$FOR_ASSERT" ]; then find_missing_for_assert; fi
     if ! all_installed "$@"; then find_missing_for_fetch; fi
 }
 
@@ -119,6 +122,41 @@ find_missing_browser() {
     have chromium || have google-chrome || want chromium
     have chromedriver || want chromium-driver
     { have fc-list && fc-list :lang=zh family | grep . >/dev/null; } || want fonts-wqy-microhei
+}
+
+# What building a server from Debian's source takes. Without these servers the suite does without
+# them: a user who cannot install what is missing is told so, and no more.
+find_missing_for_assert() {
+    local version needed=() all_there=yes
+    for version in "${ASSERT_VERSIONS[@]}"; do
+        [ -n "$(assert_pg_config "$version")" ] || all_there=
+    done
+    [ -z "$all_there" ] || return 0
+    if ! have apt-get; then
+        skip_assert "its source is fetched by apt-get"
+        return
+    fi
+    if [ -z "$(debian_mirror)" ] && can_install; then apt_update_once; fi
+    if [ -z "$(debian_mirror)" ]; then
+        skip_assert "its source is Debian's, and apt here knows no mirror of Debian"
+        return
+    fi
+    have bison || needed+=(bison)
+    have flex || needed+=(flex)
+    have make || needed+=(make)
+    have dpkg-source || needed+=(dpkg-dev)
+    { have pkg-config && pkg-config --exists icu-i18n; } || needed+=(libicu-dev)
+    compgen -G '/usr/share/keyrings/debian-archive-keyring.*' >/dev/null || needed+=(debian-archive-keyring)
+    if [ ${#needed[@]} -gt 0 ] && ! can_install; then
+        skip_assert "${needed[*]} would have to be installed"
+        return
+    fi
+    MISSING+=("${needed[@]}")
+}
+
+skip_assert() {
+    FOR_ASSERT=
+    say "no assert-enabled PostgreSQL is built: $1"
 }
 
 install_packages() {
@@ -201,6 +239,14 @@ fetch_missing_servers() {
     done
 }
 
+build_assert_servers() {
+    local version
+    [ -n "$FOR_ASSERT" ] || return 0
+    for version in "${ASSERT_VERSIONS[@]}"; do
+        "$ROOT/scripts/assert_server.sh" "$version" || return 1
+    done
+}
+
 check_cargo() {
     have cargo || die "Rust is missing: install it with rustup, then run this again"
 }
@@ -229,13 +275,14 @@ register_servers() {
     cargo pgrx init "${arguments[@]}" >/dev/null
 }
 
-# Building cargo-pgrx is the long part: the servers arrive meanwhile.
+# Building cargo-pgrx is the long part: the servers arrive meanwhile, and are built beside it.
 main() {
-    local versions version fetching
+    local versions version fetching building
     while [[ "${1:-}" == --* ]]; do
         case $1 in
         --packaging) FOR_PACKAGING=yes ;;
         --browser) FOR_BROWSER=yes ;;
+        --assert) FOR_ASSERT=yes ;;
         *) die "there is no option $1" ;;
         esac
         shift
@@ -256,8 +303,11 @@ main() {
     make_dev_home
     fetch_missing_servers "${versions[@]}" &
     fetching=$!
+    build_assert_servers &
+    building=$!
     install_cargo_pgrx
     wait "$fetching" || exit 1
+    wait "$building" || exit 1
     register_servers "${versions[@]}"
 }
 

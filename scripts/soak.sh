@@ -15,7 +15,7 @@ figures() {
             continue
         fi
         passed=$(grep -cE '^ok:' "$LOGS/$log.log" || true)
-        lines=$(grep -E '[0-9]' "$LOGS/$log.log" | grep -vE '^(ok:|--|NOTICE|WARNING|DETAIL|HINT)' | tail -n 12 || true)
+        lines=$(grep -E '[0-9]' "$LOGS/$log.log" | grep -vE '^(ok:|--|NOTICE|WARNING|DETAIL|HINT)' | tail -n "${FIGURES:-12}" || true)
         echo "    ${log#*-}: $passed checks passed, $(grep -c '^FAILED' "$LOGS/$log.log" || true) failed"
         if [ -n "$lines" ]; then printf '%s\n' "$lines" | sed 's/^/        /'; fi
     done
@@ -25,7 +25,7 @@ version=${1:-$(choose_version)}
 version=${version#pg}
 LOGS="${CARGO_TARGET_DIR:-$ROOT/target}/test-logs/pg$version"
 status=0
-"$ROOT/scripts/test.sh" --soak "$version" || status=$?
+"$ROOT/scripts/test.sh" --soak --assert "$version" || status=$?
 
 printf '\nInterleavings\n    %d permutations in %d specs, %d of them as expected\n' \
     "$(cat "$ROOT"/pg_test/isolation/specs/*.spec | grep -c '^permutation')" \
@@ -39,4 +39,5 @@ figures 'Faults inside' scripts-faults
 figures 'Boundaries' scripts-boundaries
 figures 'Memory' scripts-memory
 figures 'Mutations' once-mutations
+FIGURES=60 figures 'Assert-enabled servers' once-assert
 exit "$status"

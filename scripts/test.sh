@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The whole suite:
-#   test.sh [--lint] [--soak] [VERSION...]     default: the newest PostgreSQL that is installed
+#   test.sh [--lint] [--assert] [--soak] [VERSION...]     default: the newest PostgreSQL that is installed
 # Per version: the unit tests, then in a private cluster the SQL regression
 # tests, the isolation tests and the scripts of pg_test/; on the newest version of
 # the run also the scripts of pg_test/once. A group that fails does not stop the
 # next one; the last line counts them all. --soak: the scripts in their long form.
+# --assert: also on servers that check their own assertions (pg_test/once/assert.sh).
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
@@ -14,6 +15,7 @@ TRUST_TARGET="${CARGO_TARGET_DIR:-$ROOT/target}/trust"
 SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
 RESULTS=()         # where|group|passed|failed|skipped|seconds
 SOAK=              # set for the scripts' long form
+ASSERT=            # set for the assert-enabled servers
 ONCE_ON=           # the version of the run that pg_test/once is for: the newest
 BAD=               # set when anything failed, counted or not
 
@@ -197,15 +199,15 @@ as_server_script() {
 # pg_test/once: on one version a run, as the caller, on the clone: what builds.
 # Such a script gets the helpers by `source "$ROOT/scripts/lib.sh"` and
 # `use_server "$PG_VERSION"`; the server's lock is held for it, the server is to
-# stay as it is: what installs does so into a copy.
+# stay as it is: what installs does so into a copy. It may build, and gets twice the time.
 run_once() {
     run_script_group once "$ROOT/pg_test/once" as_caller_script
 }
 
 as_caller_script() (
     cd "$1" || exit
-    exec timeout -k 10 "$SCRIPT_TIMEOUT" env -u RUST_BACKTRACE \
-        ROOT="$ROOT" PROJECT_ROOT="$ROOT" PROJECT="$PRIVATE_DIR/project" WORK="$1" SOAK="$SOAK" \
+    exec timeout -k 10 $((2 * SCRIPT_TIMEOUT)) env -u RUST_BACKTRACE \
+        ROOT="$ROOT" PROJECT_ROOT="$ROOT" PROJECT="$PRIVATE_DIR/project" WORK="$1" SOAK="$SOAK" ASSERT="$ASSERT" \
         PG_CONFIG="$PG_CONFIG_PATH" PG_VERSION="$PG_VERSION" PG_BIN="$PG_BIN" PG_LIB="$PG_LIB" \
         CLUSTER_HOME="$CLUSTER_HOME" CLUSTER_SOCKET="$CLUSTER_SOCKET" \
         PGHOST="$CLUSTER_SOCKET" PGPORT=5432 PGUSER=postgres PGDATABASE=postgres "$2"
@@ -255,10 +257,11 @@ print_total() {
 }
 
 main() {
-    local lint='' versions version
+    local lint='' setup=() versions version
     while [[ ${1:-} == --* ]]; do
         case $1 in
         --lint) lint=yes ;;
+        --assert) ASSERT=yes setup=(--assert) ;;
         --soak) SOAK=yes SCRIPT_TIMEOUT=7200 ;;
         *) die "unknown option $1" ;;
         esac
@@ -270,7 +273,7 @@ main() {
     # Five builds in a row: their incremental data would be most of target/.
     if [ ${#versions[@]} -gt 1 ]; then export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"; fi
     say "PostgreSQL ${versions[*]}"
-    "$ROOT/scripts/setup.sh" "${versions[@]}"
+    "$ROOT/scripts/setup.sh" "${setup[@]}" "${versions[@]}"
     clean_up_on_exit
     mkdir -p "$LOGS"
     if [ -n "$lint" ]; then run_lint; fi
