@@ -56,7 +56,7 @@ remove_extension
 
 # --- mounted -----------------------------------------------------------------------------
 
-is 'nothing is left there' "$(find "$WORK/server" -name '*token_balance*')" ''
+is 'nothing is left there' "$(find "$WORK/server" -type f -name '*token_balance*')" ''
 start_cluster "$PRIVATE_DIR/data" "$PRIVATE_DIR" fsync=off \
     "extension_control_path='$folder/share:\$system'" "dynamic_library_path='$folder/lib:\$libdir'"
 value postgres 'CREATE DATABASE fresh'
