@@ -6,8 +6,9 @@
 //! - of a relation that is watched: DDL on a bound table, on one of the extension's own or on a known
 //!   partition; attach and detach, which alter triggers on bound tables or send one themselves;
 //! - of a bound table's schema: the quoted names of tables, in statements and messages, hold its name,
-//!   and ALTER SCHEMA ... RENAME says nothing about the relations in it;
-//! - of a table's owner, or of any membership: whether the owner may read it.
+//!   and ALTER SCHEMA ... RENAME says nothing about the relations in it; and of a schema in the stored
+//!   search_path, in which others may come to be able to create;
+//! - of any role or membership: who may read a table, and who may create in a schema.
 //!
 //! What comes while the binding is read makes it stale at once, since nobody knows yet which
 //! relations it is of. Statements survive if the binding is still the same.
@@ -32,6 +33,7 @@ use crate::lock::lock_relations;
 use crate::overdraft;
 use crate::queue;
 use crate::security;
+use crate::spi::c_string;
 use crate::summary;
 use crate::usage;
 
@@ -105,8 +107,8 @@ thread_local! {
     /// The relations whose invalidation matters. None is ever taken out: a settlement that is under
     /// way may still use a binding that is no longer the one.
     static WATCHED: RefCell<HashSet<pg_sys::Oid>> = RefCell::default();
-    /// The entries of system caches whose invalidation matters: which cache, and the entry's hash.
-    static WATCHED_ENTRIES: RefCell<HashSet<(i32, u32)>> = RefCell::default();
+    /// The schemas whose invalidation matters, by the hash under which the server's cache has them.
+    static WATCHED_SCHEMAS: RefCell<HashSet<u32>> = RefCell::default();
     static IS_STALE: Cell<bool> = const { Cell::new(true) };
     /// How many bindings are being read: meanwhile every relation matters.
     static READING: Cell<u32> = const { Cell::new(0) };
@@ -251,24 +253,19 @@ fn watch_all(binding: &Binding, own: &OwnTables) {
     watch([own.binding, own.settlement, own.ledger, own.queue]);
     for table in &tables {
         // SAFETY: a look-up in a system cache.
-        watch_entry(NAMESPACEOID, unsafe {
-            pg_sys::get_rel_namespace(table.oid)
-        });
-        watch_entry(AUTHOID, table.owner);
+        watch_schema(unsafe { pg_sys::get_rel_namespace(table.oid) });
     }
-    watch_entry(AUTHOID, binding.extension_owner);
+    for schema in binding.spec.search_path.iter().flatten() {
+        // SAFETY: as above; with `true` a schema that is gone is no error.
+        watch_schema(unsafe { pg_sys::get_namespace_oid(c_string(schema).as_ptr(), true) });
+    }
 }
 
-/// Watch what a system cache has under an OID.
-fn watch_entry(cache: pg_sys::SysCacheIdentifier::Type, oid: pg_sys::Oid) {
-    let (cache, key, none) = (
-        cache as i32,
-        pg_sys::Datum::from(oid),
-        pg_sys::Datum::from(0),
-    );
-    // SAFETY: both caches have an OID for their only key.
-    let hash = unsafe { pg_sys::GetSysCacheHashValue(cache, key, none, none, none) };
-    WATCHED_ENTRIES.with_borrow_mut(|watched| watched.insert((cache, hash)));
+fn watch_schema(schema: pg_sys::Oid) {
+    let (key, none) = (pg_sys::Datum::from(schema), pg_sys::Datum::from(0));
+    // SAFETY: the cache has an OID for its only key.
+    let hash = unsafe { pg_sys::GetSysCacheHashValue(NAMESPACEOID as i32, key, none, none, none) };
+    WATCHED_SCHEMAS.with_borrow_mut(|watched| watched.insert(hash));
 }
 
 fn watch(relations: impl IntoIterator<Item = pg_sys::Oid>) {
@@ -308,8 +305,8 @@ unsafe extern "C-unwind" fn on_relation(_argument: pg_sys::Datum, relation: pg_s
 unsafe extern "C-unwind" fn on_entry(_argument: pg_sys::Datum, cache: i32, hash: u32) {
     let matters = READING.get() > 0
         || hash == 0
-        || cache == AUTHMEMROLEMEM as i32
-        || WATCHED_ENTRIES.with_borrow(|watched| watched.contains(&(cache, hash)));
+        || cache != NAMESPACEOID as i32
+        || WATCHED_SCHEMAS.with_borrow(|watched| watched.contains(&hash));
     if matters {
         note_change();
     }

@@ -504,7 +504,11 @@ impl Cursor {
             let name = CStr::from_ptr((*portal).name).to_owned();
             for statement in direct::elements((*portal).stmts) {
                 let statement = statement.ptr_value as *const pg_sys::PlannedStmt;
-                check_relations(direct::elements((*statement).relationOids), relations)?;
+                let found = direct::elements((*statement).relationOids);
+                if let Err(error) = check_relations(found, relations) {
+                    pg_sys::SPI_cursor_close(portal);
+                    return Err(error);
+                }
             }
             Ok(Cursor { owner, name })
         }
