@@ -70,6 +70,7 @@ pub fn run(seed: u64, seconds: u64) -> Result<String> {
     ))?;
     let settles_late = attach_options().is_some_and(|options| options.contains("late_usage"));
     let shared = Arc::new(Shared::new(State::new(settles_late)));
+    let tables = Arc::new(ddl::bound_tables(&mut client)?);
     let sessions: Vec<_> = (0..SESSIONS)
         .map(|number| {
             let shared = shared.clone();
@@ -83,9 +84,9 @@ pub fn run(seed: u64, seconds: u64) -> Result<String> {
         .collect();
     let administrators: Vec<_> = (0..ADMINISTRATORS)
         .map(|number| {
-            let shared = shared.clone();
+            let (shared, tables) = (shared.clone(), tables.clone());
             thread::spawn(move || {
-                let done = ddl::administrate(seed, number, &shared.state, &shared.stop);
+                let done = ddl::administrate(seed, number, &tables, &shared.state, &shared.stop);
                 shared.stop.store(true, Ordering::SeqCst);
                 done
             })
