@@ -40,8 +40,8 @@ fn is_foreign_key(error: &postgres::Error) -> bool {
             .is_some_and(|said| said.constraint() == Some("token_usage_user_id_fkey"))
 }
 
-/// A refund's own check, which finds no charge in a table of settlements that was rewritten after the
-/// snapshot (a column with a volatile default is).
+/// A refund's own check, which finds no charge in a table of settlements that was rewritten after
+/// the snapshot (a column with a volatile default is).
 fn is_unseen_charge(error: &postgres::Error) -> bool {
     sqlstate(error) == "22023"
         && error
