@@ -208,6 +208,8 @@ impl Administrator<'_> {
             "40001" | "40P01" | "55P03" | "55000" | "55006" | "0A000" => true,
             // What the other administrator has renamed, dropped or made meanwhile.
             "42P01" | "42703" | "42804" | "42704" | "42P07" | "3F000" => true,
+            // The same, to an attach that has no lock yet: the key had another name for a moment.
+            "42830" => true,
             // The server's own answer to two who change one row of a catalog.
             "XX000" => said.contains("tuple concurrently"),
             _ => false,
