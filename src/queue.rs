@@ -4,7 +4,7 @@
 //! balance has paid yet. It is written in the same transaction as the claim. Who holds the account's
 //! row applies all that is committed there, so nobody waits for the row through another's commit.
 
-use pgrx::pg_sys::{INT8OID, TEXTOID, TIMESTAMPTZOID, TimestampTz};
+use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use crate::account::{self, Refusal};
 use crate::binding::{Binding, BusyAccount};
@@ -220,7 +220,15 @@ fn deduct(bound: &Bound, account: &str, queued: &[Queued]) -> Result<bool> {
 
 /// Wait for the account's row and apply what the queue has for it. How many charges that were.
 pub(crate) fn drain(bound: &Bound, account: &str) -> Result<usize> {
-    if !is_used(&bound.binding) || !run_hold(bound, &bound.queue.hold, account)? {
+    if is_used(&bound.binding) {
+        drain_account(bound, account)
+    } else {
+        Ok(0)
+    }
+}
+
+fn drain_account(bound: &Bound, account: &str) -> Result<usize> {
+    if !run_hold(bound, &bound.queue.hold, account)? {
         return Ok(0);
     }
     let mut applied = 0;
@@ -233,26 +241,14 @@ pub(crate) fn drain(bound: &Bound, account: &str) -> Result<usize> {
     }
 }
 
-/// Drain the queue of all accounts, in order. How many charges that were.
+/// Drain the queue of all accounts, in order. How many charges that were. Whatever the option says:
+/// charges may be left from when it was another, or from an earlier binding.
 pub(crate) fn drain_all(bound: &Bound) -> Result<usize> {
-    if !is_used(&bound.binding) {
-        return Ok(0);
-    }
-    let mut accounts = {
-        let _owner = RunAs::owner(bound.binding.extension_owner);
-        texts(
-            &spi::query(
-                "SELECT DISTINCT q.user_id FROM token_balance.queue AS q",
-                &[],
-            )?
-            .rows,
-            0,
-        )
-    };
+    let (mut accounts, _) = totals_as_of(bound, Snapshot::Statement)?;
     accounts.sort_unstable();
     let mut applied = 0;
     for account in &accounts {
-        applied += drain(bound, account)?;
+        applied += drain_account(bound, account)?;
     }
     Ok(applied)
 }
@@ -275,7 +271,12 @@ pub(crate) fn waiting(bound: &Bound, account: &str) -> Result<i64> {
 
 /// What the queue has, by account, as the calling statement sees it. Tokens.
 pub(crate) fn totals(bound: &Bound) -> Result<(Vec<String>, Vec<i64>)> {
-    if !is_used(&bound.binding) {
+    totals_as_of(bound, Snapshot::Caller)
+}
+
+fn totals_as_of(bound: &Bound, snapshot: Snapshot) -> Result<(Vec<String>, Vec<i64>)> {
+    // The catalog of 0.1.0, before it is updated, has no queue.
+    if bound.own.queue == pg_sys::InvalidOid {
         return Ok((Vec::new(), Vec::new()));
     }
     let _owner = RunAs::owner(bound.binding.extension_owner);
@@ -283,7 +284,7 @@ pub(crate) fn totals(bound: &Bound) -> Result<(Vec<String>, Vec<i64>)> {
         "SELECT q.user_id, pg_catalog.sum(q.tokens)::bigint FROM token_balance.queue AS q \
          GROUP BY 1",
         &[],
-        Snapshot::Caller,
+        snapshot,
     )?;
     let tokens = outcome.rows.iter().map(|row| row.amount(1));
     Ok((texts(&outcome.rows, 0), tokens.collect::<Result<_>>()?))

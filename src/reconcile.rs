@@ -249,7 +249,7 @@ fn columns(bound: &Bound) -> Result<Problems> {
     })))
 }
 
-/// Charges in the queue that no account can pay.
+/// Charges in the queue that no account can pay, or that nobody is going to apply.
 fn queued(bound: &Bound) -> Result<Problems> {
     let (accounts, tokens) = queue::totals(bound)?;
     let mut problems = Vec::new();
@@ -263,6 +263,17 @@ fn queued(bound: &Bound) -> Result<Problems> {
                     "The account was deleted before its charges were applied: create it again, or \
                        delete its rows of token_balance.queue."
                         .into(),
+                ..Problem::default()
+            }));
+        } else if !queue::is_used(&bound.binding) {
+            problems.push(Ok(Problem {
+                problem: "left in the queue".into(),
+                account: Some(account),
+                expected: Some(0),
+                found: Some(tokens.into()),
+                hint: "Call token_balance.settle_pending(). What the balance column has no room \
+                       for stays: give it a wider type first."
+                    .into(),
                 ..Problem::default()
             }));
         }

@@ -69,6 +69,8 @@ pub(super) fn attach_for(attacher: Attacher, spec: Spec, with_index: bool) -> Re
     }
     if is_new {
         record_changes_while_detached(&binding)?;
+        // What the binding before left there, since it was broken when it was detached.
+        queue::drain_all(&*cache::bound()?)?;
     }
     super::detach::grant_everyday_functions(binding.users.owner)?;
     Ok(binding)

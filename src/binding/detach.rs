@@ -56,8 +56,8 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
     Spec::forget()
 }
 
-/// Charges that wait are paid before nobody is left to apply them. Where a bound table is gone they
-/// stay, and reconcile() tells.
+/// Charges that wait are paid before nobody is left to apply them. Where the binding is broken they
+/// stay: the next attach pays them, and reconcile() tells what no account can pay.
 fn drain_queue(spec: &Spec) -> Result<()> {
     if spec.options.busy_account == BusyAccount::Wait {
         return Ok(());

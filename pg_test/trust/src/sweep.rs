@@ -309,7 +309,8 @@ fn check_charges(client: &mut Client) -> Result<()> {
              c.tokens) FROM (SELECT w.id, sum(t.total_tokens) AS tokens FROM workflows AS w \
              JOIN token_usage AS t ON t.workflow_id = w.id WHERE w.status = 'completed' \
              GROUP BY 1) AS u FULL JOIN (SELECT workflow_id AS id, -sum(amount) AS tokens \
-             FROM token_balance.ledger GROUP BY 1) AS c ON c.id = u.id WHERE u.tokens IS DISTINCT FROM c.tokens LIMIT 5",
+             FROM token_balance.ledger GROUP BY 1) AS c ON c.id = u.id \
+             WHERE u.tokens IS DISTINCT FROM c.tokens LIMIT 5",
             &[],
         )?
         .iter()
