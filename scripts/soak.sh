@@ -39,5 +39,5 @@ figures 'Faults inside' scripts-faults
 figures 'Boundaries' scripts-boundaries
 figures 'Memory' scripts-memory
 figures 'Mutations' once-mutations
-FIGURES=60 figures 'Assert-enabled servers' once-assert
+FIGURES=120 figures 'Assert-enabled servers' once-assert
 exit "$status"
