@@ -79,11 +79,14 @@ impl Bound {
                 return Ok(true);
             }
         }
-        // Watched before it is looked at: what changes meanwhile is not kept. A partition is taken
-        // from its root by an ALTER of any table between the two.
-        watch([relation]);
-        let ancestors = catalog::partition_ancestors(relation)?;
-        watch(ancestors.iter().copied());
+        // A partition is taken from its root by an ALTER of any table between the two. What changes
+        // while they are looked at is not kept.
+        let ancestors = {
+            let _everything = EverythingMatters::begin();
+            let ancestors = catalog::partition_ancestors(relation)?;
+            watch(ancestors.iter().copied());
+            ancestors
+        };
         let is_part = ancestors.contains(&root);
         if is_part && GENERATION.get() == generation {
             self.parts.borrow_mut().known.insert((relation, root));
@@ -110,7 +113,7 @@ thread_local! {
     /// The schemas whose invalidation matters, by the hash under which the server's cache has them.
     static WATCHED_SCHEMAS: RefCell<HashSet<u32>> = RefCell::default();
     static IS_STALE: Cell<bool> = const { Cell::new(true) };
-    /// How many bindings are being read: meanwhile every relation matters.
+    /// How often [`EverythingMatters`].
     static READING: Cell<u32> = const { Cell::new(0) };
     static GENERATION: Cell<u64> = const { Cell::new(1) };
 }
@@ -162,29 +165,41 @@ impl Bound {
     }
 }
 
+/// While this value lives, every invalidation counts: it is not known yet of which relations that is
+/// which is being read.
+struct EverythingMatters;
+
+impl EverythingMatters {
+    fn begin() -> Self {
+        READING.set(READING.get() + 1);
+        EverythingMatters
+    }
+}
+
+impl Drop for EverythingMatters {
+    fn drop(&mut self) {
+        READING.set(READING.get() - 1);
+    }
+}
+
 /// A binding is being read. Until that has ended well it is stale.
 struct Reading {
     since: u64,
+    _everything: EverythingMatters,
 }
 
 impl Reading {
     fn begin() -> Self {
-        READING.set(READING.get() + 1);
         IS_STALE.set(true);
         Reading {
             since: GENERATION.get(),
+            _everything: EverythingMatters::begin(),
         }
     }
 
     /// What was read is the binding, unless something has changed since [`Reading::begin`].
     fn end(self) {
         IS_STALE.set(GENERATION.get() != self.since);
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        READING.set(READING.get().saturating_sub(1));
     }
 }
 
