@@ -61,7 +61,7 @@ mod tests {
             // Whether a table's owner may read it.
             "ALTER ROLE kept_1 CREATEDB",
             // In the schemas of the stored search_path.
-            "GRANT CREATE ON SCHEMA public TO kept_2",
+            "GRANT CREATE ON SCHEMA app TO kept_2",
             "GRANT kept_1 TO kept_2",
         ] {
             assert!(is_dropped_by(statement), "{statement}");

@@ -87,7 +87,7 @@ mod tests {
         add_trigger(
             "settle_next",
             "AFTER UPDATE",
-            "PERFORM settle_workflow(id) FROM (VALUES ('w2')) AS v(id);",
+            "PERFORM public.settle_workflow(id) FROM (VALUES ('w2')) AS v(id);",
         );
         add_usage("w1", "ann", 10);
         add_usage("w2", "ann", 5);
@@ -113,7 +113,7 @@ mod tests {
         add_trigger(
             "settle_first",
             "BEFORE UPDATE",
-            "IF NEW.id = 'ann' THEN PERFORM settle_workflow('w2'); END IF;",
+            "IF NEW.id = 'ann' THEN PERFORM public.settle_workflow('w2'); END IF;",
         );
         add_usage("w1", "ann", 10);
         add_usage("w2", "bob", 3);
@@ -144,7 +144,7 @@ mod tests {
         add_trigger(
             "try_another",
             "BEFORE UPDATE",
-            "BEGIN PERFORM settle_workflow('unknown');
+            "BEGIN PERFORM public.settle_workflow('unknown');
              EXCEPTION WHEN no_data_found THEN NULL; END;",
         );
         add_usage("w", "ann", 10);

@@ -17,9 +17,9 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::binding::{Binding, Completion, Payer, Workflows};
-use crate::cache::{self, Bound};
+use crate::cache;
 use crate::error::Result;
-use crate::row::{Spot, StoredRows, TriggerCall, trigger_function};
+use crate::row::{Spot, StoredRow, StoredRows, TriggerCall, trigger_function};
 use crate::settle::{Asked, settle};
 
 /// A row whose event is queued.
@@ -46,9 +46,10 @@ thread_local! {
 }
 
 /// `token_balance.note_completion(oid, tid) → true`, last in the WHEN condition of the completion
-/// triggers: note that the row at this place of this table is about to fire one.
+/// triggers, and the condition of the one for late usage: note that the row at this place of this
+/// table is about to fire one.
 ///
-/// Everybody who updates the workflow table evaluates it, so everybody may call it. What is noted is
+/// Everybody who writes these tables evaluates it, so everybody may call it. What is noted is
 /// settled only if this transaction wrote that row and it is completed.
 #[pg_extern(sql = false)]
 fn note_completion(
@@ -114,8 +115,10 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
     };
     let mut runs = Runs::default();
     runs.add(binding, workflows, |column| row.new_text(column));
-    let also = take_noted(&row.spot());
-    runs.add_noted(&bound, workflows, &also)?;
+    let also = take_noted(&row.spot(), |table| {
+        bound.is_part_of(table, workflows.table.oid)
+    })?;
+    runs.add_noted(binding, workflows, &also);
     let mut ids: Vec<_> = runs.payers.keys().cloned().collect();
     let payers = runs.payers;
     settle(&bound, &mut ids, &Asked::Completion { payers })?;
@@ -155,23 +158,12 @@ impl Runs {
     }
 
     /// Add the rows at `spots` that are what a note promises.
-    fn add_noted(&mut self, bound: &Bound, workflows: &Workflows, spots: &[Spot]) -> Result<()> {
-        for spots in spots.chunk_by(|a, b| a.table == b.table) {
-            let table = spots[0].table;
-            if !bound.is_part_of(table, workflows.table.oid)? {
-                continue;
+    fn add_noted(&mut self, binding: &Binding, workflows: &Workflows, spots: &[Spot]) {
+        read_noted(spots, |row| {
+            if is_completed(binding, workflows, |column| row.text(column)) {
+                self.add(binding, workflows, |column| row.text(column));
             }
-            let mut rows = StoredRows::of(table);
-            for spot in spots {
-                let Some(row) = rows.written_by_this_transaction(spot) else {
-                    continue;
-                };
-                if is_completed(&bound.binding, workflows, |column| row.text(column)) {
-                    self.add(&bound.binding, workflows, |column| row.text(column));
-                }
-            }
-        }
-        Ok(())
+        });
     }
 }
 
@@ -196,17 +188,44 @@ fn is_completed(
     }
 }
 
-/// All that is noted, once, without the row that fires now.
-fn take_noted(firing: &Spot) -> Vec<Spot> {
+/// All that is noted of the tables that are `ours`, once, without the row that fires now. Notes of
+/// other tables are for their own triggers.
+pub(crate) fn take_noted(
+    firing: &Spot,
+    mut ours: impl FnMut(pg_sys::Oid) -> Result<bool>,
+) -> Result<Vec<Spot>> {
     let noted = NOTES.with_borrow_mut(|notes| std::mem::take(&mut notes.noted));
-    noted
-        .into_iter()
-        .map(|noted| noted.spot)
-        .filter(|spot| spot != firing)
-        .collect()
+    let mut tables = HashMap::new();
+    let (mut taken, mut left) = (Vec::with_capacity(noted.len()), Vec::new());
+    for noted in noted {
+        let table = noted.spot.table;
+        let is_ours = match tables.get(&table) {
+            Some(is_ours) => *is_ours,
+            None => *tables.entry(table).or_insert(ours(table)?),
+        };
+        if !is_ours {
+            left.push(noted);
+        } else if noted.spot != *firing {
+            taken.push(noted.spot);
+        }
+    }
+    NOTES.with_borrow_mut(|notes| notes.noted.extend(left));
+    Ok(taken)
 }
 
-fn remember_done(spots: Vec<Spot>) {
+/// Of rows at `spots`, those that this transaction has written: what `each` makes of them.
+pub(crate) fn read_noted(spots: &[Spot], mut each: impl FnMut(&StoredRow)) {
+    for spots in spots.chunk_by(|a, b| a.table == b.table) {
+        let mut rows = StoredRows::of(spots[0].table);
+        for spot in spots {
+            if let Some(row) = rows.written_by_this_transaction(spot) {
+                each(&row);
+            }
+        }
+    }
+}
+
+pub(crate) fn remember_done(spots: Vec<Spot>) {
     if spots.is_empty() {
         return;
     }
@@ -223,7 +242,7 @@ fn remember_done(spots: Vec<Spot>) {
 
 /// Whether the row was settled and this transaction has written nothing since: an AFTER trigger of
 /// the application may have added usage.
-fn is_done(spot: &Spot) -> bool {
+pub(crate) fn is_done(spot: &Spot) -> bool {
     let done = NOTES.with_borrow_mut(|notes| notes.done.remove(spot));
     done.is_some_and(|done| done.command == current_command())
 }

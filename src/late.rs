@@ -5,13 +5,20 @@
 //! rows. So who writes usage shares a lock on the workflow to the end of its transaction, and a
 //! settlement takes it alone: either the settlement waits and sees the row, or the writer waits and
 //! sees that the workflow is settled.
+//!
+//! As with completions, the first event of a statement settles what all of its rows have noted
+//! (`completion`): row by row, the accounts of one workflow would be held while the lock of the next
+//! is waited for.
+
+use std::collections::BTreeSet;
 
 use pgrx::pg_sys::TEXTOID;
 
 use crate::binding::{Binding, LateUsage};
 use crate::cache::{self, Bound};
+use crate::completion;
 use crate::error::Result;
-use crate::lock::share_workflow;
+use crate::lock::lock_written;
 use crate::row::{TriggerCall, trigger_function};
 use crate::security::RunAs;
 use crate::settle::{Asked, settle};
@@ -59,31 +66,73 @@ trigger_function!(
     settle_late_usage
 );
 
-/// Trigger on the usage table, AFTER INSERT FOR EACH ROW: settle the row's workflow if that is over.
+/// Trigger on the usage table, AFTER INSERT FOR EACH ROW: settle the row's workflow if that is over,
+/// and with it those of all rows that are noted.
 ///
 /// A charge that is bad (unknown account, out of range) is a WARNING and stays unsettled. Errors:
 /// 39P01 if fired otherwise, 42809 on any other table, 55000 if nothing is attached.
 fn settle_late_usage(call: &TriggerCall) -> Result<()> {
     let row = call.row()?;
+    if completion::is_done(&row.spot()) {
+        return Ok(());
+    }
     let bound = cache::bound()?;
     let binding = &bound.binding;
     if !bound.is_part_of(call.relation(), binding.usage.oid)? {
         return Err(call.foreign());
     }
-    let Some(workflow) = row.new_text(&binding.usage_workflow.column.name) else {
-        return Ok(());
-    };
     if binding.spec.options.late_usage != LateUsage::Settle {
         return Ok(());
     }
-    let shared = share_workflow(&workflow);
-    if !is_over(&bound, &workflow)? {
+    let also = completion::take_noted(&row.spot(), |table| {
+        bound.is_part_of(table, binding.usage.oid)
+    })?;
+    let column = &binding.usage_workflow.column.name;
+    let mut workflows = BTreeSet::from_iter(row.new_text(column));
+    completion::read_noted(&also, |row| workflows.extend(row.text(column)));
+    settle_what_is_over(&bound, workflows)?;
+    completion::remember_done(also);
+    Ok(())
+}
+
+/// All locks are taken in the order that everybody keeps, before anything is settled: those of
+/// workflows that are over as a settlement takes them. Where one has been completed by the time that
+/// its lock was granted, they are all taken again, or one would be waited for out of order.
+fn settle_what_is_over(bound: &Bound, workflows: BTreeSet<String>) -> Result<()> {
+    let (mut over, mut open) = (Vec::new(), Vec::from_iter(workflows));
+    // One alone is mostly open, and has no order.
+    if open.len() > 1 {
+        (over, open) = partition_over(bound, open)?;
+    }
+    loop {
+        let locks = lock_written(&over, &open);
+        let (late, still_open) = partition_over(bound, open)?;
+        if late.is_empty() {
+            break;
+        }
+        locks.release();
+        over.extend(late);
+        open = still_open;
+    }
+    if over.is_empty() {
         return Ok(());
     }
-    shared.release();
     let bound = cache::bound_and_locked()?;
-    settle(&bound, &mut vec![workflow], &Asked::Sweep)?;
+    settle(&bound, &mut over, &Asked::Sweep)?;
     Ok(())
+}
+
+/// Workflows that are over, and others.
+fn partition_over(bound: &Bound, workflows: Vec<String>) -> Result<(Vec<String>, Vec<String>)> {
+    let (mut over, mut open) = (Vec::new(), Vec::new());
+    for workflow in workflows {
+        if is_over(bound, &workflow)? {
+            over.push(workflow);
+        } else {
+            open.push(workflow);
+        }
+    }
+    Ok((over, open))
 }
 
 fn is_over(bound: &Bound, workflow: &str) -> Result<bool> {

@@ -7,6 +7,7 @@
 //! of all workflows, taken before any other, or locks on single ones.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use pgrx::IntoDatum;
 use pgrx::pg_sys;
@@ -104,36 +105,57 @@ fn is_needed(binding: &Binding) -> bool {
         || binding.spec.options.late_usage == LateUsage::Settle
 }
 
-/// A lock on a workflow that others share, and a settlement waits for; None if the transaction had
-/// it, or a stronger one, before.
-pub(crate) struct Shared(Option<(u16, u64)>);
+/// Locks on single workflows that the transaction had not held before.
+pub(crate) struct Written(Vec<(u64, i32)>);
 
-/// Wait for settlements of the workflow, and have the next ones wait until the transaction ends.
-pub(crate) fn share_workflow(workflow: &str) -> Shared {
-    let object = (WORKFLOW_SPACE, hash(workflow));
-    let is_held = holds_all_workflows() || holds(object, SHARE) || holds(object, EXCLUSIVE);
-    // Sharing the whole would not do: two who share it could not both settle what is late.
-    if is_held || taken() >= MAX_LOCKS && lock_all_workflows() {
-        return Shared(None);
+/// The locks of who has written usage, in the order that everybody keeps: workflows that are `over`
+/// are locked to be settled, the `open` ones shared. Wait for settlements of these, and have the next
+/// ones wait until the transaction ends.
+pub(crate) fn lock_written(over: &[String], open: &[String]) -> Written {
+    let mut wanted = BTreeMap::new();
+    if !holds_all_workflows() {
+        let holds = |key, mode| holds((WORKFLOW_SPACE, key), mode);
+        let open = open.iter().map(|workflow| hash(workflow));
+        let shared = open.filter(|key| !holds(*key, SHARE) && !holds(*key, EXCLUSIVE));
+        wanted.extend(shared.map(|key| (key, SHARE)));
+        let over = over.iter().map(|workflow| hash(workflow));
+        wanted.extend(
+            over.filter(|key| !holds(*key, EXCLUSIVE))
+                .map(|key| (key, EXCLUSIVE)),
+        );
     }
-    lock(ALL_WORKFLOWS, INTENTION_SHARE);
-    lock(object, SHARE);
-    note_taken();
-    Shared(Some(object))
+    let is_too_many = !wanted.is_empty() && taken() + wanted.len() > MAX_LOCKS;
+    // Sharing the whole would not do: two who share it could not both settle what is late.
+    if is_too_many && lock_all_workflows() {
+        wanted.clear();
+    }
+    if !wanted.is_empty() {
+        let intention = if over.is_empty() {
+            INTENTION_SHARE
+        } else {
+            INTENTION_EXCLUSIVE
+        };
+        lock(ALL_WORKFLOWS, intention);
+    }
+    for (key, mode) in &wanted {
+        lock((WORKFLOW_SPACE, *key), *mode);
+        note_taken();
+    }
+    Written(wanted.into_iter().collect())
 }
 
-impl Shared {
-    /// Let go of it, so that two who share it can both settle; not if the transaction had it before.
+impl Written {
+    /// Let go of them, to take them again with others in between.
     pub(crate) fn release(self) {
-        if let Some(object) = self.0 {
+        for (key, mode) in &self.0 {
             // SAFETY: the lock is held by this transaction.
-            unsafe { pg_sys::LockRelease(&tag(object), SHARE, false) };
-            TAKEN.with_borrow_mut(|taken| {
-                if let Some(last) = taken.last_mut() {
-                    last.locks -= 1;
-                }
-            });
+            unsafe { pg_sys::LockRelease(&tag((WORKFLOW_SPACE, *key)), *mode, false) };
         }
+        TAKEN.with_borrow_mut(|taken| {
+            if let Some(last) = taken.last_mut() {
+                last.locks -= self.0.len();
+            }
+        });
     }
 }
 

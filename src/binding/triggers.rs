@@ -16,10 +16,11 @@ pub(super) struct Trigger<'a> {
     /// The column whose change it waits for.
     column: Option<&'a Column>,
     condition: Option<Condition>,
+    is_deferrable: bool,
     function: &'static str,
 }
 
-/// The WHEN condition of a completion trigger.
+/// The WHEN condition of a trigger that settles.
 struct Condition {
     /// Notes the row when all else holds, so that only rows whose event is queued are noted (see
     /// completion.rs).
@@ -61,7 +62,11 @@ impl Binding {
                 table: &self.usage,
                 events: "INSERT",
                 column: None,
-                condition: None,
+                condition: Some(Condition {
+                    noting: "token_balance.note_completion(NEW.tableoid, NEW.ctid)".into(),
+                    plain: "true".into(),
+                }),
+                is_deferrable: false,
                 function: "settle_late_usage",
             });
         }
@@ -72,6 +77,7 @@ impl Binding {
             events: "INSERT OR UPDATE",
             column: None,
             condition: None,
+            is_deferrable: false,
             function: "record_balance_change",
         });
         triggers
@@ -90,6 +96,7 @@ fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<T
         events,
         column,
         condition: Some(condition(binding, workflows, old)),
+        is_deferrable: true,
         function: "settle_on_completion",
     };
     let mut triggers = vec![trigger(COMPLETED_BY_INSERT, "INSERT", None, None)];
@@ -123,7 +130,8 @@ fn condition(binding: &Binding, workflows: &Workflows, old: Option<&str>) -> Con
 }
 
 impl Trigger<'_> {
-    pub(super) fn is_of_completion(&self) -> bool {
+    /// Whether its definition is another one from version to version.
+    pub(super) fn has_condition(&self) -> bool {
         self.condition.is_some()
     }
 
@@ -173,20 +181,15 @@ impl Trigger<'_> {
     }
 
     fn definition(&self) -> Result<String> {
-        let (kind, deferrable, when) = match &self.condition {
-            Some(condition) => {
-                let condition = if can_note()? {
-                    &condition.noting
-                } else {
-                    &condition.plain
-                };
-                (
-                    "CONSTRAINT TRIGGER",
-                    " DEFERRABLE INITIALLY IMMEDIATE",
-                    format!(" WHEN ({condition})"),
-                )
-            }
-            None => ("TRIGGER", "", String::new()),
+        let (kind, deferrable) = if self.is_deferrable {
+            ("CONSTRAINT TRIGGER", " DEFERRABLE INITIALLY IMMEDIATE")
+        } else {
+            ("TRIGGER", "")
+        };
+        let when = match &self.condition {
+            Some(condition) if can_note()? => format!(" WHEN ({})", condition.noting),
+            Some(condition) => format!(" WHEN ({})", condition.plain),
+            None => String::new(),
         };
         let of = match self.column {
             Some(column) if self.may_name_column()? => format!(" OF {}", column.sql()),

@@ -34,7 +34,7 @@ fn renew(binding: Binding) -> Result<()> {
     {
         let _owner = RunAs::owner(binding.extension_owner);
         for trigger in binding.triggers() {
-            if trigger.is_of_completion() {
+            if trigger.has_condition() {
                 trigger.renew()?;
             }
         }

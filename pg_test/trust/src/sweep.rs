@@ -94,13 +94,15 @@ pub fn late(seed: u64, rounds: u64) -> Result<String> {
             )
             .map_err(|error| format!("two writers, {shares_accounts}: {error}"))?;
         }
+        completed += any_order(&mut client, &mut rng, &name("any"))
+            .map_err(|error| format!("any order: {error}"))?;
         completed += bulk_loads(&mut client, &mut rng, &name("bulk"))
             .map_err(|error| format!("bulk loads: {error}"))?;
         check_charges(&mut client)?;
     }
     Ok(format!(
-        "{rounds} rounds of late usage of one run and of many and of bulk loads, beside \
-         {completed} completions: all charged exactly, no deadlock"
+        "{rounds} rounds of late usage of one run, of many in any order and of bulk loads, \
+         beside {completed} completions: all charged exactly, no deadlock"
     ))
 }
 
@@ -171,8 +173,8 @@ fn shuffled(rng: &mut Rng, count: usize) -> Vec<usize> {
     all
 }
 
-/// Two sessions write late usage of many runs each, one statement a transaction. The runs are their
-/// own; so are the accounts, or they share them and write in the order of accounts.
+/// Two sessions write late usage of more runs each than a transaction locks singly, one statement a
+/// transaction. The runs are their own; so are the accounts, or they share them.
 fn two_writers(client: &mut Client, name: &str, shares_accounts: bool) -> Result<()> {
     const RUNS: usize = 1_100;
     write_unsettled(client, name, 2 * RUNS, "completed")?;
@@ -189,10 +191,47 @@ fn two_writers(client: &mut Client, name: &str, shares_accounts: bool) -> Result
     Ok(())
 }
 
+/// Sessions write usage of the same runs and accounts, each statement of many in an order of its own,
+/// beside others that complete some of these runs one by one.
+fn any_order(client: &mut Client, rng: &mut Rng, name: &str) -> Result<u64> {
+    const RUNS: usize = 120;
+    const WRITERS: usize = 4;
+    const STATEMENTS: usize = 8;
+    write_unsettled(client, name, RUNS, "running")?;
+    // A third is completed before, a third meanwhile, a third stays open.
+    for run in 0..RUNS / 3 {
+        complete_each(client, name, [run].iter())?;
+    }
+    let mut statements = || -> Vec<(Vec<String>, Vec<String>)> {
+        let mut rows = || -> (Vec<String>, Vec<String>) {
+            let runs = shuffled(rng, RUNS);
+            let runs = runs.iter().take(RUNS / 2).map(|run| format!("{name}{run}"));
+            let accounts = runs.clone().map(|_| format!("a{}", rng.usize(..50)));
+            (runs.clone().collect(), accounts.collect())
+        };
+        (0..STATEMENTS).map(|_| rows()).collect()
+    };
+    let written: Vec<_> = (0..WRITERS).map(|_| statements()).collect();
+    let mut sessions = open(WRITERS + 2)?;
+    let write =
+        "INSERT INTO token_usage SELECT r, a, 1 FROM unnest($1::text[], $2::text[]) AS u (r, a)";
+    at_once(&mut sessions, |session, client| {
+        if let Some(statements) = written.get(session) {
+            for (runs, accounts) in statements {
+                client.execute(write, &[runs, accounts])?;
+            }
+            return Ok(());
+        }
+        let runs: Vec<_> = (RUNS / 3 + session - WRITERS..RUNS * 2 / 3)
+            .step_by(2)
+            .collect();
+        complete_each(client, name, runs.iter())
+    })?;
+    Ok(RUNS as u64 * 2 / 3)
+}
+
 /// Usage of several thousand open runs in one statement, beside completions: of other runs all the
 /// time, and of the first of these runs once the load has come past them, which wait for it.
-///
-/// None of the usage is late: who settles that has accounts locked before the load's next run.
 fn bulk_loads(client: &mut Client, rng: &mut Rng, name: &str) -> Result<u64> {
     const LOADED: usize = 4_000;
     const FIRST: usize = 100;
