@@ -304,6 +304,16 @@ is 'the type is known, the trigger still fires always' "$(value unusual "SELECT 
     'bigint
 token_balance_completed_insert O, token_balance_completed_update A'
 
+psql -c 'CREATE DATABASE late'
+value >/dev/null late "$tables CREATE TABLE workflows (id text PRIMARY KEY, status text); CREATE EXTENSION token_balance VERSION '0.2.0';
+    SELECT token_balance.attach('users', 'token_usage', 'workflows', late_usage => 'settle');
+    INSERT INTO users VALUES ('ann'); INSERT INTO workflows VALUES ('w1', 'completed'), ('w2', 'completed')"
+is 'late usage at once: updated' "$(update late)" ''
+is 'late usage at once: a statement is settled as one' "$(value late "INSERT INTO token_usage VALUES ('w1', 'ann', 3), ('w2', 'ann', 4), ('w1', 'ann', 5);
+    SELECT token_balance FROM users;
+    SELECT string_agg(workflow_id || ' ' || amount, ', ' ORDER BY entry_id) FROM token_balance.ledger")" '999988
+w1 -8, w2 -4'
+
 psql -c 'CREATE DATABASE set_before'
 value >/dev/null set_before "$tables CREATE TABLE workflows (id text PRIMARY KEY, status text, is_over boolean); CREATE EXTENSION token_balance VERSION '0.1.0';
     CREATE FUNCTION finish() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.is_over THEN NEW.status := \$\$done\$\$; END IF; RETURN NEW; END';
