@@ -3,19 +3,28 @@
 //! (`pg_guard_ffi_boundary`); nothing inside it may need to be dropped, or panic.
 
 use pgrx::pg_sys::{
-    BlockNumber, Buffer, BulkInsertStateData, CommandId, Datum, IndexInfo, IndexScanDesc,
-    IndexTuple, IndexUniqueCheck, ItemPointer, Oid, Relation, ScanDirection, Snapshot, TimestampTz,
-    TransactionId, TupleDesc, TupleTableSlot,
+    BlockNumber, Buffer, BulkInsertStateData, CommandId, Datum, HeapTuple, IndexInfo,
+    IndexScanDesc, IndexTuple, IndexUniqueCheck, ItemPointer, Oid, Relation, ScanDirection,
+    Snapshot, TimestampTz, TransactionId, TupleDesc, TupleTableSlot, TupleTableSlotOps,
 };
 
 unsafe extern "C-unwind" {
     pub(super) fn CommandCounterIncrement();
+    pub(super) fn ExecStoreHeapTuple(
+        tuple: HeapTuple,
+        slot: *mut TupleTableSlot,
+        should_free: bool,
+    ) -> *mut TupleTableSlot;
     pub(super) fn ExecDropSingleTupleTableSlot(slot: *mut TupleTableSlot);
     pub(super) fn GetCurrentCommandId(used: bool) -> CommandId;
     pub(super) fn GetCurrentTransactionId() -> TransactionId;
     pub(super) fn GetCurrentTimestamp() -> TimestampTz;
     pub(super) fn GetLatestSnapshot() -> Snapshot;
     pub(super) fn GetTransactionSnapshot() -> Snapshot;
+    pub(super) fn MakeSingleTupleTableSlot(
+        descriptor: TupleDesc,
+        kind: *const TupleTableSlotOps,
+    ) -> *mut TupleTableSlot;
     pub(super) fn PredicateLockPage(relation: Relation, block: BlockNumber, snapshot: Snapshot);
     pub(super) fn RegisterSnapshot(snapshot: Snapshot) -> Snapshot;
     pub(super) fn ReleaseBuffer(buffer: Buffer);
@@ -39,6 +48,11 @@ unsafe extern "C-unwind" {
         keys: i32,
         orders: i32,
     ) -> IndexScanDesc;
+    pub(super) fn heap_form_tuple(
+        descriptor: TupleDesc,
+        values: *mut Datum,
+        nulls: *mut bool,
+    ) -> HeapTuple;
     pub(super) fn heap_multi_insert(
         table: Relation,
         slots: *const *mut TupleTableSlot,

@@ -134,10 +134,7 @@ impl Table {
         unsafe {
             let written = match conflict {
                 Conflict::Error => self.insert_all(slots),
-                Conflict::Stop => {
-                    let is_there = |slot: &&*mut _| self.insert_speculatively(**slot);
-                    slots.iter().take_while(is_there).count()
-                }
+                Conflict::Stop => self.insert_speculatively(slots),
             };
             raw::CommandCounterIncrement();
             written
@@ -169,34 +166,58 @@ impl Table {
         }
     }
 
-    /// Insert a row if no other one forbids it: whether it is now there. Step by step as `ExecInsert`
-    /// does it for ON CONFLICT, but for the look before it: a row that is there already is rare here,
-    /// and then SQL looks.
+    /// Insert rows as long as no other one forbids one: how many are now there. Step by step as
+    /// `ExecInsert` does it for ON CONFLICT, but for the look before it: a row that is there already
+    /// is rare here, and then SQL looks.
     ///
-    /// Until the row is known to stay, others wait for the speculative insertion only, and not for the
-    /// end of this transaction. Nothing waits between the two locks: a partial check does not.
+    /// Until a row is known to stay, others wait for the speculative insertion only, and not for the
+    /// end of this transaction. All rows have one such lock, so who waits for it may wait for a batch
+    /// of them; nothing waits while it is held, since a partial check does not.
     ///
     /// # Safety
     /// As of [`Table::write`].
-    unsafe fn insert_speculatively(&self, slot: *mut pg_sys::TupleTableSlot) -> bool {
+    unsafe fn insert_speculatively(&self, slots: &[*mut pg_sys::TupleTableSlot]) -> usize {
         // SAFETY: as the caller promises; a heap has both functions, and `is_of_shape` has seen that
-        // this is one. They set the slot's tid and find the row by it.
+        // this is one. They set the slot's tid and find the row by it. The slot that has the row as
+        // it is stored keeps it between the two; the other one has its values.
         unsafe {
             let methods = (*self.relation).rd_tableam;
             let (Some(insert), Some(complete)) = (
                 (*methods).tuple_insert_speculative,
                 (*methods).tuple_complete_speculative,
             ) else {
-                return false;
+                return 0;
             };
+            let descriptor = (*self.relation).rd_att;
+            let stored =
+                raw::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsHeapTuple);
             let transaction = raw::GetCurrentTransactionId();
-            let token = raw::SpeculativeInsertionLockAcquire(transaction);
             let command = raw::GetCurrentCommandId(true);
-            insert(self.relation, slot, command, 0, std::ptr::null_mut(), token);
-            let stays = self.insert_into_indexes(slot, Conflict::Stop);
-            complete(self.relation, slot, token, stays);
+            let token = raw::SpeculativeInsertionLockAcquire(transaction);
+            let mut written = 0;
+            for slot in slots {
+                let (values, nulls) = ((**slot).tts_values, (**slot).tts_isnull);
+                let tuple = raw::heap_form_tuple(descriptor, values, nulls);
+                raw::ExecStoreHeapTuple(tuple, stored, true);
+                insert(
+                    self.relation,
+                    stored,
+                    command,
+                    0,
+                    std::ptr::null_mut(),
+                    token,
+                );
+                (**slot).tts_tid = (*stored).tts_tid;
+                let stays = self.insert_into_indexes(*slot, Conflict::Stop);
+                complete(self.relation, stored, token, stays);
+                if !stays {
+                    break;
+                }
+                written += 1;
+            }
             raw::SpeculativeInsertionLockRelease(transaction);
-            stays
+            raw::ExecDropSingleTupleTableSlot(stored);
+            written
         }
     }
 
