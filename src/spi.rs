@@ -269,11 +269,17 @@ fn plan_without_sequential_scans(plan: pg_sys::SPIPlanPtr) {
 /// # Safety
 /// The plan is of one statement; the slice is used before the plan is.
 unsafe fn relations_of_plan<'a>(plan: pg_sys::SPIPlanPtr) -> &'a [pg_sys::ListCell] {
+    // SAFETY: as the caller promises.
+    unsafe { direct::elements((*cached_source(plan)).relationOids) }
+}
+
+/// # Safety
+/// The plan is of one statement; the source is used before the plan is.
+unsafe fn cached_source(plan: pg_sys::SPIPlanPtr) -> *const pg_sys::CachedPlanSource {
     // SAFETY: as the caller promises: such a plan has one source, which lives as long as it does.
     unsafe {
         let sources = pg_sys::SPI_plan_get_plan_sources(plan);
-        let source = (*(*sources).elements).ptr_value as *const pg_sys::CachedPlanSource;
-        direct::elements((*source).relationOids)
+        (*(*sources).elements).ptr_value as *const pg_sys::CachedPlanSource
     }
 }
 
@@ -302,8 +308,7 @@ fn check_relations(found: &[pg_sys::ListCell], wanted: &[pg_sys::Oid]) -> Result
 unsafe fn has_valid_plan(plan: pg_sys::SPIPlanPtr) -> bool {
     // SAFETY: such a plan has one source, which lives as long as it does.
     unsafe {
-        let sources = pg_sys::SPI_plan_get_plan_sources(plan);
-        let source = (*(*sources).elements).ptr_value as *const pg_sys::CachedPlanSource;
+        let source = cached_source(plan);
         let Some(generic) = (*source).gplan.as_ref() else {
             return false;
         };
@@ -433,7 +438,10 @@ fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], snapshot: Snapshot) -> Result
     // tuple table is read before anything else can replace it.
     unsafe {
         let latest = match snapshot {
-            Snapshot::Latest if uses_transaction_snapshot() => pg_sys::GetLatestSnapshot(),
+            Snapshot::Latest if uses_transaction_snapshot() => {
+                lock_relations_of(plan);
+                pg_sys::GetLatestSnapshot()
+            }
             _ => std::ptr::null_mut(),
         };
         check(with_sqlstate_kept(|| {
@@ -452,6 +460,27 @@ fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], snapshot: Snapshot) -> Result
             rows: copy_rows(pg_sys::SPI_tuptable),
             processed: pg_sys::SPI_processed,
         })
+    }
+}
+
+/// Lock what the statement reads, as running it does. A snapshot that is older than the lock sees
+/// nothing of a table that was rewritten before the lock was granted. Where the server takes the
+/// snapshot itself it has locked before (`_SPI_execute_plan`).
+///
+/// # Safety
+/// SPI is connected and the plan is of one statement.
+unsafe fn lock_relations_of(plan: pg_sys::SPIPlanPtr) {
+    // SAFETY: as the caller promises. A kept plan is counted by the resource owner, another by nobody.
+    unsafe {
+        let cached = pg_sys::SPI_plan_get_cached_plan(plan);
+        if !cached.is_null() {
+            let owner = if (*cached_source(plan)).is_saved {
+                pg_sys::CurrentResourceOwner
+            } else {
+                std::ptr::null_mut()
+            };
+            pg_sys::ReleaseCachedPlan(cached, owner);
+        }
     }
 }
 

@@ -63,6 +63,11 @@ pub(super) fn attach_for(attacher: Attacher, spec: Spec, with_index: bool) -> Re
     }
     // The strong locks come last, so that they are held for milliseconds and not for the scan.
     as_owner(binding.users.owner, || prepare_balance(&binding))?;
+    let is_balance = |column: &Column| column.name == BALANCE_COLUMN && column.is_not_null;
+    if !catalog::columns(binding.users.oid)?.iter().any(is_balance) {
+        // Another table had the name by then.
+        return Err(Error::ConcurrentRename);
+    }
     let _owner = RunAs::owner(binding.extension_owner);
     for trigger in binding.triggers() {
         trigger.create()?;

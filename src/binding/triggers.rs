@@ -162,6 +162,10 @@ impl Trigger<'_> {
             ))?;
         }
         spi::command(&self.definition()?)?;
+        // A schema is renamed under everybody's locks: the name may have meant another table.
+        if self.standing()?.is_none() {
+            return Err(Error::ConcurrentRename);
+        }
         match present {
             Some(present) => self.set_state(&present.state),
             None => Ok(()),
@@ -251,20 +255,7 @@ impl Trigger<'_> {
 
     /// How it stands; None if it is missing.
     pub(super) fn standing(&self) -> Result<Option<Standing>> {
-        let outcome = spi::query(
-            "SELECT t.tgenabled, pg_catalog.cardinality(t.tgattr::smallint[]) \
-             OPERATOR(pg_catalog.>) 0 FROM pg_catalog.pg_trigger AS t \
-             WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
-             AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
-            &[
-                Arg::Int8(self.table.oid.to_u32().into()),
-                Arg::Text(self.name),
-            ],
-        )?;
-        Ok(outcome.rows.first().map(|row| Standing {
-            state: row.text(0).to_owned(),
-            names_column: row.is_true(1),
-        }))
+        standing(self.table.oid, self.name)
     }
 
     /// Make it stand as `state` says; it is `O` when it was just made.
@@ -305,12 +296,32 @@ impl Trigger<'_> {
 }
 
 /// Drop the trigger that the option late_usage asks for. attach makes it again if it still does.
+///
+/// Errors: 40001 if another table has taken the usage table's name.
 pub(super) fn drop_late_usage(usage: &Table) -> Result<()> {
     spi::command(&format!(
         "DROP TRIGGER IF EXISTS \"{LATE_USAGE}\" ON {}",
         usage.sql
-    ))
-    .map(|_| ())
+    ))?;
+    match standing(usage.oid, LATE_USAGE)? {
+        Some(_) => Err(Error::ConcurrentRename),
+        None => Ok(()),
+    }
+}
+
+/// How a trigger of the table stands; None if it is missing.
+fn standing(table: pg_sys::Oid, name: &str) -> Result<Option<Standing>> {
+    let outcome = spi::query(
+        "SELECT t.tgenabled, pg_catalog.cardinality(t.tgattr::smallint[]) \
+         OPERATOR(pg_catalog.>) 0 FROM pg_catalog.pg_trigger AS t \
+         WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
+        &[Arg::Int8(table.to_u32().into()), Arg::Text(name)],
+    )?;
+    Ok(outcome.rows.first().map(|row| Standing {
+        state: row.text(0).to_owned(),
+        names_column: row.is_true(1),
+    }))
 }
 
 /// Whether the catalog has the functions that note: that of 0.1.0, before it is updated, has not.
