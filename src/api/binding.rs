@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{AnyNumeric, Array, pg_sys};
 
-use super::refuse_read_only;
+use super::{refuse_read_only, required};
 use crate::binding::{self, Options, Spec};
 use crate::error::{Error, Result};
 use crate::reconcile;
@@ -235,12 +235,13 @@ fn upgrade_binding() -> Result<(), ErrorReport> {
     Ok(binding::upgrade()?)
 }
 
-/// `token_balance.detach(boolean) → void`. Errors: 42501 for a caller who does not own the bound
+/// `token_balance.detach(boolean) → void`. Errors: 22004 for null, 42501 for a caller who does not own the bound
 /// tables, 55000 if nothing is attached, 55006 in a transaction that has deferred completions.
 #[pg_extern(sql = false)]
 fn detach(drop_column: Option<bool>) -> Result<(), ErrorReport> {
+    let drop_column = required("token_balance.detach", "drop_column", drop_column)?;
     refuse_read_only(c"token_balance.detach()");
-    Ok(binding::detach(drop_column.unwrap_or_default())?)
+    Ok(binding::detach(drop_column)?)
 }
 
 /// `token_balance.verify() → rows`: one row a check.

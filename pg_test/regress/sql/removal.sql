@@ -41,6 +41,7 @@ SELECT * FROM users;
 SELECT count(*) FROM token_balance.ledger;
 UPDATE users SET token_balance = token_balance - 1;
 SELECT count(*) FROM token_balance.ledger;
+SELECT token_balance.detach(NULL);
 SELECT token_balance.detach();
 DROP EXTENSION token_balance;
 SELECT * FROM left_over;
