@@ -21,7 +21,11 @@ mod tests {
 
     fn reads_usage() -> bool {
         let bound = cache::bound().expect("attached");
-        bound.usage.lookup.reader().is_some()
+        bound
+            .kept::<crate::usage::Statements>()
+            .lookup
+            .reader()
+            .is_some()
     }
 
     #[pg_test]

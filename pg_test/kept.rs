@@ -202,10 +202,22 @@ mod tests {
         add_usage("w", "ann", 10);
         settle("w");
         let before = cache::bound().expect("attached");
-        assert!(before.usage.lookup.reader().is_some());
+        assert!(
+            before
+                .kept::<crate::usage::Statements>()
+                .lookup
+                .reader()
+                .is_some()
+        );
         run("ALTER TABLE token_usage ALTER total_tokens TYPE numeric");
         // The old binding, as a settlement under way would have it.
-        assert!(before.usage.lookup.reader().is_none());
+        assert!(
+            before
+                .kept::<crate::usage::Statements>()
+                .lookup
+                .reader()
+                .is_none()
+        );
         assert_fails(&settle_sql("w"), "42804");
         run("ALTER TABLE token_usage ALTER total_tokens TYPE bigint");
         add_usage("w", "ann", 5);

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
-use crate::binding::{BALANCE_COLUMN, Binding};
-use crate::cache::Bound;
+use crate::binding::BALANCE_COLUMN;
+use crate::cache::{Bound, Kept};
 use crate::error::{Error, Result};
 use crate::ledger::{Announcement, Change};
 use crate::queue;
@@ -23,8 +23,9 @@ pub(crate) struct Statements {
     row: Statement,
 }
 
-impl Statements {
-    pub(crate) fn new(binding: &Binding) -> Self {
+impl Kept for Statements {
+    fn of(bound: &Bound) -> Self {
+        let binding = &bound.binding;
         let users = &binding.users.sql;
         let is_account = format!(
             "a.{} OPERATOR(pg_catalog.=) $1::{}",
@@ -97,9 +98,10 @@ pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed
     let (smallest, largest) = (binding.smallest_balance(), binding.largest_balance());
     let lowest = smallest.saturating_sub(amount.min(0));
     let highest = largest.saturating_sub(amount.max(0));
+    let statements = bound.kept::<Statements>();
     let (statement, limit) = match amount {
-        ..0 => (&bound.accounts.take, lowest),
-        _ => (&bound.accounts.give, highest),
+        ..0 => (&statements.take, lowest),
+        _ => (&statements.give, highest),
     };
     let announcement = Announcement::of(change.clone());
     let args = [
@@ -165,7 +167,10 @@ struct AccountRow {
 
 fn row_of(bound: &Bound, account: &str, snapshot: Snapshot) -> Result<Option<AccountRow>> {
     let _owner = RunAs::owner(bound.binding.users.owner);
-    let outcome = bound.accounts.row.run(&[Arg::Text(account)], snapshot)?;
+    let outcome = bound
+        .kept::<Statements>()
+        .row
+        .run(&[Arg::Text(account)], snapshot)?;
     let Some(row) = outcome.rows.first() else {
         return Ok(None);
     };
@@ -212,7 +217,7 @@ fn read_column(bound: &Bound, account: &str, snapshot: Snapshot) -> Result<Optio
     }
     let _owner = RunAs::owner(bound.binding.users.owner);
     let outcome = bound
-        .accounts
+        .kept::<Statements>()
         .balance
         .run(&[Arg::Text(account)], snapshot)?;
     let row = outcome.rows.first();

@@ -11,8 +11,10 @@
 //! - of any role or membership: who may read a table, and who may create in a schema.
 //!
 //! What comes while the binding is read makes it stale at once, since nobody knows yet which
-//! relations it is of. Statements survive if the binding is still the same.
+//! relations it is of. What the rooms above have made of the binding ([`Bound::kept`]) survives if it is
+//! still the same.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -20,38 +22,24 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use pgrx::pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID};
 
-use crate::account;
 use crate::binding::{Binding, Payer};
 use crate::catalog::{self, OwnTables};
-use crate::claim;
-use crate::credit;
 use crate::error::Result;
-use crate::history;
-use crate::late;
-use crate::ledger;
 use crate::lock::lock_relations;
-use crate::overdraft;
-use crate::queue;
 use crate::security;
 use crate::spi::c_string;
-use crate::summary;
-use crate::usage;
 
-/// The binding and its statements.
+/// The binding, and what is kept with it.
 pub(crate) struct Bound {
     pub(crate) binding: Binding,
     pub(crate) own: OwnTables,
-    pub(crate) usage: usage::Statements,
-    pub(crate) claims: claim::Statements,
-    pub(crate) queue: queue::Statements,
-    pub(crate) late: late::Statements,
-    pub(crate) accounts: account::Statements,
-    pub(crate) ledger: ledger::Statements,
-    pub(crate) credits: credit::Statements,
-    pub(crate) history: history::Statements,
-    pub(crate) overdrafts: overdraft::Statements,
-    pub(crate) summary: summary::Statements,
+    kept: RefCell<Vec<Rc<dyn Any>>>,
     parts: RefCell<Parts>,
+}
+
+/// What a room makes of a binding once, such as its statements, and keeps as long as it is the binding.
+pub(crate) trait Kept: 'static {
+    fn of(bound: &Bound) -> Self;
 }
 
 /// Partitions that are known to be parts of the bound tables: (partition, bound table). Each is watched
@@ -63,6 +51,23 @@ struct Parts {
 }
 
 impl Bound {
+    /// What the room of `T` keeps with this binding, made at its first use. One value per type, as the
+    /// server keeps `rd_amcache` with a relation: the binding knows none of the rooms above it.
+    pub(crate) fn kept<T: Kept>(&self) -> Rc<T> {
+        let known = self
+            .kept
+            .borrow()
+            .iter()
+            .find(|kept| kept.is::<T>())
+            .cloned();
+        if let Some(kept) = known.and_then(|kept| kept.downcast().ok()) {
+            return kept;
+        }
+        let kept = Rc::new(T::of(self));
+        self.kept.borrow_mut().push(kept.clone());
+        kept
+    }
+
     /// Whether `relation` is the bound table `root` or one of its partitions.
     pub(crate) fn is_part_of(&self, relation: pg_sys::Oid, root: pg_sys::Oid) -> Result<bool> {
         if relation == root {
@@ -148,16 +153,7 @@ fn present() -> Result<Rc<Bound>> {
 impl Bound {
     fn new(binding: Binding, own: OwnTables) -> Self {
         Bound {
-            usage: usage::Statements::new(&binding),
-            claims: claim::Statements::new(&own, binding.extension_owner),
-            queue: queue::Statements::new(&binding),
-            late: late::Statements::new(&binding),
-            accounts: account::Statements::new(&binding),
-            ledger: ledger::Statements::new(),
-            credits: credit::Statements::new(),
-            history: history::Statements::new(),
-            overdrafts: overdraft::Statements::new(),
-            summary: summary::Statements::new(&binding),
+            kept: RefCell::default(),
             parts: RefCell::default(),
             binding,
             own,

@@ -3,10 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, Oid, TEXTARRAYOID, TEXTOID};
+use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 
-use crate::cache::Bound;
-use crate::catalog::OwnTables;
+use crate::cache::{Bound, Kept};
 use crate::direct::{self, Conflict, Holds, Lookup, Wanted};
 use crate::error::Result;
 use crate::key::KeyType;
@@ -24,12 +23,12 @@ pub(crate) struct Statements {
     forget: Statement,
 }
 
-impl Statements {
-    pub(crate) fn new(own: &OwnTables, owner: Oid) -> Self {
+impl Kept for Statements {
+    fn of(bound: &Bound) -> Self {
         Statements {
             settled_lookup: Lookup::new(Some(Wanted {
-                table: own.settlement,
-                owner,
+                table: bound.own.settlement,
+                owner: bound.binding.extension_owner,
                 key: "workflow_id".into(),
                 key_type: KeyType::Text,
                 columns: vec![
@@ -152,7 +151,7 @@ pub(crate) fn accounted_for(settled: &Settled, account: Option<&str>) -> i128 {
 /// What is accounted for of each of `workflows`.
 pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Settled>> {
     let _owner = RunAs::owner(bound.binding.extension_owner);
-    let statements = &bound.claims;
+    let statements = bound.kept::<Statements>();
     if let Some(mut reader) = statements.settled_lookup.reader() {
         let mut all = vec![Settled::new(); workflows.len()];
         reader.read(workflows, |at, row| {
@@ -225,7 +224,7 @@ fn insert(bound: &Bound, claims: &[Claim]) -> usize {
 
 /// Write claims with SQL, in their order: whether each was.
 fn upsert(bound: &Bound, claims: &[Claim]) -> Result<Vec<bool>> {
-    let statements = &bound.claims;
+    let statements = bound.kept::<Statements>();
     match claims {
         [] => Ok(Vec::new()),
         [claim] => {
@@ -267,9 +266,10 @@ fn upsert(bound: &Bound, claims: &[Claim]) -> Result<Vec<bool>> {
 
 /// Give back a claim whose charge was bad, so that a later settlement takes it.
 pub(crate) fn release(bound: &Bound, claim: &Claim) -> Result<()> {
+    let statements = bound.kept::<Statements>();
     let statement = match claim.settled {
-        None => &bound.claims.forget,
-        Some(_) => &bound.claims.release,
+        None => &statements.forget,
+        Some(_) => &statements.release,
     };
     let args = [
         Arg::Text(&claim.workflow),

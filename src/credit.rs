@@ -6,7 +6,7 @@ use std::rc::Rc;
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
 use crate::account::{self, Changed, Refusal};
-use crate::cache::Bound;
+use crate::cache::{Bound, Kept};
 use crate::error::{Error, Result};
 use crate::ledger::{self, Change, Kind, Part};
 use crate::lock::{lock_reference, lock_workflows};
@@ -24,8 +24,8 @@ pub(crate) struct Statements {
     refund: Statement,
 }
 
-impl Statements {
-    pub(crate) fn new() -> Self {
+impl Kept for Statements {
+    fn of(_bound: &Bound) -> Self {
         Statements {
             by_reference: Statement::new(
                 "SELECT l.kind, l.amount, l.previous_balance, l.new_balance, l.workflow_id \
@@ -197,7 +197,7 @@ impl Payment {
 fn read_payments(bound: &Bound, workflow: &str) -> Result<Vec<Payment>> {
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let outcome = bound
-        .credits
+        .kept::<Statements>()
         .charged
         .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
     let mut payments: Vec<_> = outcome
@@ -243,7 +243,7 @@ fn write_refund(bound: &Bound, workflow: &str, account: &str, share: i64) -> Res
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let args = [Arg::Text(workflow), Arg::Text(account), Arg::Int8(share)];
     match bound
-        .credits
+        .kept::<Statements>()
         .refund
         .run(&args, Snapshot::Statement)?
         .processed
@@ -314,7 +314,10 @@ impl Referenced {
 fn entry_with(bound: &Bound, account: &str, reference: &str) -> Result<Option<Referenced>> {
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let args = [Arg::Text(account), Arg::Text(reference)];
-    let outcome = bound.credits.by_reference.run(&args, Snapshot::Latest)?;
+    let outcome = bound
+        .kept::<Statements>()
+        .by_reference
+        .run(&args, Snapshot::Latest)?;
     Ok(outcome.rows.first().map(|row| Referenced {
         kind: row.text(0).to_owned(),
         workflow: row.get(4).map(str::to_owned),

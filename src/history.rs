@@ -3,7 +3,7 @@
 use pgrx::pg_sys::{TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use crate::account::{balance_of, column_of};
-use crate::cache::Bound;
+use crate::cache::{Bound, Kept};
 use crate::error::{Error, Result};
 use crate::queue::{self, Queued};
 use crate::security::RunAs;
@@ -15,8 +15,8 @@ pub(crate) struct Statements {
     opening: Statement,
 }
 
-impl Statements {
-    pub(crate) fn new() -> Self {
+impl Kept for Statements {
+    fn of(_bound: &Bound) -> Self {
         Statements {
             statement: Statement::new(
                 &format!(
@@ -83,7 +83,10 @@ pub(crate) fn statement(
             Arg::OptionalTimestamp(since),
             Arg::OptionalTimestamp(until),
         ];
-        bound.history.statement.run(&args, snapshot(bound))?
+        bound
+            .kept::<Statements>()
+            .statement
+            .run(&args, snapshot(bound))?
     };
     if outcome.rows.is_empty()
         && let Some(beginning) = beginning(bound, account)?
@@ -169,7 +172,10 @@ fn ledger_balance_at(bound: &Bound, account: &str, at: TimestampTz) -> Result<i6
     let found = {
         let _owner = RunAs::owner(bound.binding.extension_owner);
         let args = [Arg::Text(account), Arg::OptionalTimestamp(Some(at))];
-        let outcome = bound.history.balance_at.run(&args, snapshot(bound))?;
+        let outcome = bound
+            .kept::<Statements>()
+            .balance_at
+            .run(&args, snapshot(bound))?;
         outcome.rows.first().and_then(|row| row.number(0))
     };
     if let Some(balance) = found {
@@ -211,7 +217,7 @@ fn beginning(bound: &Bound, account: &str) -> Result<Option<Beginning>> {
     let outcome = {
         let _owner = RunAs::owner(bound.binding.extension_owner);
         bound
-            .history
+            .kept::<Statements>()
             .opening
             .run(&[Arg::Text(account)], Snapshot::Statement)?
     };

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use pgrx::pg_sys::TEXTOID;
 
 use crate::binding::{Binding, LateUsage};
-use crate::cache::{self, Bound};
+use crate::cache::{self, Bound, Kept};
 use crate::completion;
 use crate::error::Result;
 use crate::lock::lock_written;
@@ -28,8 +28,9 @@ pub(crate) struct Statements {
     is_over: Statement,
 }
 
-impl Statements {
-    pub(crate) fn new(binding: &Binding) -> Self {
+impl Kept for Statements {
+    fn of(bound: &Bound) -> Self {
+        let binding = &bound.binding;
         let workflows = binding.workflows.iter();
         let relations: Vec<_> = workflows.map(|workflows| workflows.table.oid).collect();
         Statements {
@@ -142,7 +143,7 @@ fn is_over(bound: &Bound, workflow: &str) -> Result<bool> {
     };
     let _owner = RunAs::owner(owner);
     let outcome = bound
-        .late
+        .kept::<Statements>()
         .is_over
         .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
     Ok(outcome.processed == 1)

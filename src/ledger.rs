@@ -12,7 +12,7 @@ use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 use crate::account::{Changed, whole_part};
 use crate::archive;
 use crate::binding::BALANCE_COLUMN;
-use crate::cache::{self, Bound};
+use crate::cache::{self, Bound, Kept};
 use crate::catalog;
 use crate::direct::{self, Conflict, EntryIds};
 use crate::error::{Error, Result};
@@ -157,8 +157,8 @@ pub(crate) struct Statements {
     rename_settlements: Statement,
 }
 
-impl Statements {
-    pub(crate) fn new() -> Self {
+impl Kept for Statements {
+    fn of(_bound: &Bound) -> Self {
         Statements {
             insert: Statement::new(
                 &insert_sql("VALUES ($1, $2, $6, $7, $8, $9, $3, $4, $5)"),
@@ -277,6 +277,7 @@ impl Entries<'_> {
             Arg::OptionalText(self.reference),
             Arg::OptionalText(self.note),
         ];
+        let statements = bound.kept::<Statements>();
         let statement = match (self.parts, balances) {
             ([part], [previous, new]) => {
                 args.extend([
@@ -286,7 +287,7 @@ impl Entries<'_> {
                     Arg::Int8(*new),
                     Arg::OptionalText(part.workflow.as_deref()),
                 ]);
-                &bound.ledger.insert
+                &statements.insert
             }
             (parts, balances) => {
                 let workflows = parts.iter().map(|part| part.workflow.as_deref());
@@ -297,7 +298,7 @@ impl Entries<'_> {
                     Arg::Int8Array(balances[1..].to_vec()),
                     Arg::OptionalTextArray(workflows.collect()),
                 ]);
-                &bound.ledger.insert_many
+                &statements.insert_many
             }
         };
         statement.run(&args, Snapshot::Statement).map(|_| ())
@@ -437,7 +438,7 @@ fn record_rename(
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let ids = [Arg::Text(old_account), Arg::Text(account)];
     bound
-        .ledger
+        .kept::<Statements>()
         .rename_settlements
         .run(&ids, Snapshot::Statement)?;
     Ok(())
@@ -446,7 +447,7 @@ fn record_rename(
 fn last_balance(bound: &Bound, account: &str) -> Result<Option<i64>> {
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let last = bound
-        .ledger
+        .kept::<Statements>()
         .last_balance
         .run(&[Arg::Text(account)], Snapshot::Latest)?;
     last.rows.first().map(|row| row.amount(0)).transpose()

@@ -4,7 +4,7 @@ use pgrx::pg_sys::{self, TEXTOID};
 use serde::Serialize;
 
 use crate::binding::BALANCE_COLUMN;
-use crate::cache::Bound;
+use crate::cache::{Bound, Kept};
 use crate::error::Result;
 use crate::queue;
 use crate::security::RunAs;
@@ -17,8 +17,8 @@ pub(crate) struct Statements {
     notify: Statement,
 }
 
-impl Statements {
-    pub(crate) fn new() -> Self {
+impl Kept for Statements {
+    fn of(_bound: &Bound) -> Self {
         Statements {
             notify: Statement::new(
                 "SELECT pg_catalog.pg_notify('token_balance', $1)",
@@ -63,7 +63,7 @@ pub(crate) fn notify_crossing(bound: &Bound, account: &str, previous: i64, new: 
         .filter(|text| text.len() < LONGEST_PAYLOAD)
         .unwrap_or_else(|| payload(None));
     bound
-        .overdrafts
+        .kept::<Statements>()
         .notify
         .run(&[Arg::Text(&text)], Snapshot::Statement)
         .map(|_| ())

@@ -8,7 +8,7 @@ use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use crate::account::{self, Refusal};
 use crate::binding::{Binding, BusyAccount};
-use crate::cache::Bound;
+use crate::cache::{Bound, Kept};
 use crate::claim::Claim;
 use crate::error::Result;
 use crate::ledger::{self, Change, Part};
@@ -32,8 +32,9 @@ pub(crate) struct Statements {
     rename: Statement,
 }
 
-impl Statements {
-    pub(crate) fn new(binding: &Binding) -> Self {
+impl Kept for Statements {
+    fn of(bound: &Bound) -> Self {
+        let binding = &bound.binding;
         // Not FOR UPDATE: it would wait for the foreign-key checks of child rows.
         let hold = format!(
             "SELECT 1 FROM {} AS a WHERE a.{} OPERATOR(pg_catalog.=) $1::{} FOR NO KEY UPDATE",
@@ -113,7 +114,7 @@ pub(crate) fn hold_unless_busy(bound: &Bound, account: &str) -> Result<bool> {
     if uses_transaction_snapshot() {
         return Ok(false);
     }
-    run_hold(bound, &bound.queue.hold_unless_busy, account)
+    run_hold(bound, &bound.kept::<Statements>().hold_unless_busy, account)
 }
 
 fn run_hold(bound: &Bound, statement: &Statement, account: &str) -> Result<bool> {
@@ -141,7 +142,10 @@ pub(crate) fn add(bound: &Bound, account: &str, claims: &[Claim]) -> Result<Resu
             Arg::Int8(claim.tokens),
             Arg::Text(&actor),
         ];
-        bound.queue.add.run(&args, Snapshot::Statement)?;
+        bound
+            .kept::<Statements>()
+            .add
+            .run(&args, Snapshot::Statement)?;
     }
     Ok(Ok(()))
 }
@@ -151,7 +155,7 @@ pub(crate) fn add(bound: &Bound, account: &str, claims: &[Claim]) -> Result<Resu
 fn take(bound: &Bound, account: &str) -> Result<Vec<Queued>> {
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let outcome = bound
-        .queue
+        .kept::<Statements>()
         .take
         .run(&[Arg::Text(account)], Snapshot::Statement)?;
     let mut queued = queued_of(&outcome.rows)?;
@@ -184,7 +188,10 @@ fn put_back(bound: &Bound, account: &str, queued: &[Queued]) -> Result<()> {
             Arg::Text(&queued.actor),
             Arg::OptionalTimestamp(Some(queued.queued_at)),
         ];
-        bound.queue.put_back.run(&args, Snapshot::Statement)?;
+        bound
+            .kept::<Statements>()
+            .put_back
+            .run(&args, Snapshot::Statement)?;
     }
     Ok(())
 }
@@ -228,7 +235,7 @@ pub(crate) fn drain(bound: &Bound, account: &str) -> Result<usize> {
 }
 
 fn drain_account(bound: &Bound, account: &str) -> Result<usize> {
-    if !run_hold(bound, &bound.queue.hold, account)? {
+    if !run_hold(bound, &bound.kept::<Statements>().hold, account)? {
         return Ok(0);
     }
     let mut applied = 0;
@@ -260,7 +267,7 @@ pub(crate) fn waiting(bound: &Bound, account: &str) -> Result<i64> {
     }
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let outcome = bound
-        .queue
+        .kept::<Statements>()
         .waiting
         .run(&[Arg::Text(account)], Snapshot::Caller)?;
     match outcome.rows.first() {
@@ -297,7 +304,7 @@ pub(crate) fn entries(bound: &Bound, account: &str) -> Result<Vec<Queued>> {
     }
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let outcome = bound
-        .queue
+        .kept::<Statements>()
         .entries
         .run(&[Arg::Text(account)], Snapshot::Caller)?;
     queued_of(&outcome.rows)
@@ -311,7 +318,7 @@ pub(crate) fn rename(bound: &Bound, old_account: &str, account: &str) -> Result<
     let _owner = RunAs::owner(bound.binding.extension_owner);
     let ids = [Arg::Text(old_account), Arg::Text(account)];
     bound
-        .queue
+        .kept::<Statements>()
         .rename
         .run(&ids, Snapshot::Statement)
         .map(|_| ())

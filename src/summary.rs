@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::account::balance_of;
 use crate::binding::{Binding, Key, Payer};
-use crate::cache::Bound;
+use crate::cache::{Bound, Kept};
 use crate::error::{Error, Result};
 use crate::security::RunAs;
 use crate::spi::{Arg, Row, Snapshot, Statement};
@@ -74,8 +74,9 @@ pub(crate) struct Statements {
     summary: Statement,
 }
 
-impl Statements {
-    pub(crate) fn new(binding: &Binding) -> Self {
+impl Kept for Statements {
+    fn of(bound: &Bound) -> Self {
+        let binding = &bound.binding;
         Statements {
             summary: Statement::planned_each_time(&summary_sql(binding), &[TEXTOID, INT4OID])
                 .of(&[binding.usage.oid]),
@@ -96,7 +97,11 @@ pub(crate) fn summary(bound: &Bound, account: &str, days: i32) -> Result<Summary
         };
         let _owner = RunAs::owner(owner);
         let args = [Arg::Text(account), Arg::Int4(days)];
-        bound.summary.summary.run(&args, Snapshot::Statement)?.rows
+        bound
+            .kept::<Statements>()
+            .summary
+            .run(&args, Snapshot::Statement)?
+            .rows
     };
     let (records, groups): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.is_true(0));
     let mut totals = Totals::default();

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use pgrx::pg_sys::{INT2OID, INT4OID, INT8OID, TEXTARRAYOID, TEXTOID};
 
 use crate::binding::{Binding, Payer};
-use crate::cache::Bound;
+use crate::cache::{Bound, Kept};
 use crate::catalog::Column;
 use crate::direct::{Holds, Lookup, Row, Wanted};
 use crate::error::Result;
@@ -21,8 +21,9 @@ pub(crate) struct Statements {
     workflow_exists: Option<Statement>,
 }
 
-impl Statements {
-    pub(crate) fn new(binding: &Binding) -> Self {
+impl Kept for Statements {
+    fn of(bound: &Bound) -> Self {
+        let binding = &bound.binding;
         let of_workflows = |sql: Option<String>| {
             let workflows = binding.workflows.as_ref()?;
             Some(Statement::new(&sql?, &[TEXTOID]).of(&[workflows.table.oid]))
@@ -141,7 +142,7 @@ pub(crate) type Usage = Vec<(Option<String>, i128)>;
 /// The usage of each of `workflows`.
 pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
     let _owner = RunAs::owner(bound.binding.usage.owner);
-    let statements = &bound.usage;
+    let statements = bound.kept::<Statements>();
     if let Some(mut reader) = statements.lookup.reader() {
         let mut all = vec![Sums::default(); workflows.len()];
         let names_account = matches!(bound.binding.payer, Payer::Usage(_));
@@ -220,7 +221,8 @@ impl Sums {
 
 /// The accounts that the workflow's rows name, where those pay.
 pub(crate) fn payers(bound: &Bound, workflow: &str) -> Result<Vec<String>> {
-    let (Some(statement), Some(workflows)) = (&bound.usage.payers, &bound.binding.workflows) else {
+    let statements = bound.kept::<Statements>();
+    let (Some(statement), Some(workflows)) = (&statements.payers, &bound.binding.workflows) else {
         return Ok(Vec::new());
     };
     let Some(workflow) = workflows.key.key_type.canonical(workflow) else {
@@ -243,8 +245,9 @@ pub(crate) fn is_known(bound: &Bound, workflow: &str) -> Result<bool> {
 
 /// Whether the workflow table has the workflow; false where none is bound.
 pub(crate) fn workflow_exists(bound: &Bound, workflow: &str) -> Result<bool> {
+    let statements = bound.kept::<Statements>();
     let (Some(statement), Some(workflows)) =
-        (&bound.usage.workflow_exists, &bound.binding.workflows)
+        (&statements.workflow_exists, &bound.binding.workflows)
     else {
         return Ok(false);
     };
