@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 mod tests {
     use pgrx::prelude::*;
 
-    use crate::binding::attach_by_convention;
+    use crate::attach::attach_by_convention;
     use crate::tests::fixture::*;
 
     const USERS: &str = "CREATE TABLE users (id text PRIMARY KEY)";

@@ -1,4 +1,4 @@
-//! Rows that are read and written without SPI (src/direct): that is for tables as the extension and
+//! Rows that are read and written without SPI (src/postgres/direct): that is for tables as the extension and
 //! CREATE INDEX make them, and everything else is left to SQL, which answers the same.
 
 use pgrx::prelude::*;
@@ -7,25 +7,22 @@ use pgrx::prelude::*;
 mod tests {
     use pgrx::prelude::*;
 
-    use crate::cache;
-    use crate::direct;
+    use crate::binding::bound;
+    use crate::ledger::entries;
+    use crate::settle::{settlement, usage};
     use crate::tests::fixture::*;
 
     fn writes_settlements() -> bool {
-        direct::settlement(&cache::bound().expect("attached")).is_some()
+        settlement::open(&bound().expect("attached")).is_some()
     }
 
     fn writes_ledger() -> bool {
-        direct::ledger(&cache::bound().expect("attached")).is_some()
+        entries::open(&bound().expect("attached")).is_some()
     }
 
     fn reads_usage() -> bool {
-        let bound = cache::bound().expect("attached");
-        bound
-            .kept::<crate::usage::Statements>()
-            .lookup
-            .reader()
-            .is_some()
+        let bound = bound().expect("attached");
+        bound.kept::<usage::Statements>().lookup.reader().is_some()
     }
 
     #[pg_test]

@@ -7,7 +7,7 @@ mod tests {
     use pgrx::pg_sys;
     use pgrx::prelude::*;
 
-    use crate::key::KeyType;
+    use crate::postgres::key::KeyType;
     use crate::tests::fixture::*;
 
     const UUID: &str = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";

@@ -9,7 +9,7 @@ mod tests {
     use pgrx::direct_function_call_as_datum;
     use pgrx::prelude::*;
 
-    use crate::jsonb::Value;
+    use crate::postgres::jsonb::Value;
 
     fn bytes(jsonb: pg_sys::Datum) -> Vec<u8> {
         let varlena: *const pg_sys::varlena = jsonb.cast_mut_ptr();

@@ -6,23 +6,29 @@ use pgrx::prelude::*;
 mod tests {
     use pgrx::prelude::*;
 
-    use crate::cache;
-    use crate::direct::{Holds, Lookup, Wanted};
+    use crate::binding::bound;
     use crate::error::Error;
-    use crate::key::KeyType;
-    use crate::spi::{self, Arg, Cursor, Life, Snapshot, Statement};
+    use crate::postgres::cursor::{Cursor, Life};
+    use crate::postgres::direct::{Holds, Lookup, Wanted};
+    use crate::postgres::invalidation::{generation, is_stale};
+    use crate::postgres::key::KeyType;
+    use crate::postgres::security::current_user;
+    use crate::postgres::snapshot::Snapshot;
+    use crate::postgres::spi::{self, Statement};
+    use crate::postgres::value::Arg;
+    use crate::settle::usage;
     use crate::tests::fixture::*;
 
     /// Whether what is kept is dropped by a statement.
     fn is_dropped_by(statement: &str) -> bool {
-        let bound = cache::bound().expect("attached");
-        let generation = cache::generation();
-        assert!(!cache::is_stale(), "before {statement}");
+        let kept = bound().expect("attached");
+        let before = generation();
+        assert!(!is_stale(), "before {statement}");
         run(statement);
-        let is_dropped = cache::is_stale();
-        assert_eq!(is_dropped, cache::generation() != generation, "{statement}");
-        drop(bound);
-        cache::bound().expect("attached still");
+        let is_dropped = is_stale();
+        assert_eq!(is_dropped, generation() != before, "{statement}");
+        drop(kept);
+        bound().expect("attached still");
         is_dropped
     }
 
@@ -102,7 +108,7 @@ mod tests {
         };
         let (workflows, leaf) = (oid("workflows"), oid("leaf"));
         let is_part = || {
-            let bound = cache::bound().expect("attached");
+            let bound = bound().expect("attached");
             bound.is_part_of(leaf, workflows).expect("an answer")
         };
         assert!(is_part() && is_part());
@@ -113,12 +119,7 @@ mod tests {
         assert!(is_part());
         run("ALTER TABLE middle DETACH PARTITION leaf");
         assert!(!is_part());
-        assert!(
-            !cache::bound()
-                .unwrap()
-                .is_part_of(leaf, oid("users"))
-                .unwrap()
-        );
+        assert!(!bound().unwrap().is_part_of(leaf, oid("users")).unwrap());
     }
 
     /// The type of each column is that of the table as it is opened, whatever was said of it.
@@ -187,7 +188,7 @@ mod tests {
         let sql = "SELECT id FROM app.users";
         assert!(spi::query_of(&[bound], sql, &[], Snapshot::Caller).is_err());
         let (snapshot, life) = (Snapshot::Caller, Life::Transaction);
-        let owner = crate::security::current_user();
+        let owner = current_user();
         assert!(Cursor::open(owner, &[bound], sql, &[], snapshot, life).is_err());
         run("DROP SCHEMA app CASCADE; ALTER SCHEMA away RENAME TO app");
         assert_eq!(run_it(&kept).ok(), Some(2));
@@ -201,23 +202,11 @@ mod tests {
         run("CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens)");
         add_usage("w", "ann", 10);
         settle("w");
-        let before = cache::bound().expect("attached");
-        assert!(
-            before
-                .kept::<crate::usage::Statements>()
-                .lookup
-                .reader()
-                .is_some()
-        );
+        let before = bound().expect("attached");
+        assert!(before.kept::<usage::Statements>().lookup.reader().is_some());
         run("ALTER TABLE token_usage ALTER total_tokens TYPE numeric");
         // The old binding, as a settlement under way would have it.
-        assert!(
-            before
-                .kept::<crate::usage::Statements>()
-                .lookup
-                .reader()
-                .is_none()
-        );
+        assert!(before.kept::<usage::Statements>().lookup.reader().is_none());
         assert_fails(&settle_sql("w"), "42804");
         run("ALTER TABLE token_usage ALTER total_tokens TYPE bigint");
         add_usage("w", "ann", 5);

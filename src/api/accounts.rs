@@ -7,15 +7,13 @@ use pgrx::prelude::*;
 use pgrx::{AnyNumeric, JsonB};
 use serde::Serialize;
 
-use super::{refuse_read_only, required, to_json, tokens};
-use crate::account;
-use crate::cache::{self, Bound};
-use crate::credit::{self, Given, Remarks};
+use super::arguments::{refuse_read_only, required, to_json, tokens};
+use crate::binding::{Bound, bound, bound_and_users_locked};
 use crate::error::{Error, Result};
-use crate::history;
-use crate::overdraft;
-use crate::summary;
-use crate::usage;
+use crate::ledger::account;
+use crate::ledger::credit::{self, Given, Remarks};
+use crate::reports::{overdrawn, statement, summary};
+use crate::settle::{refund, usage};
 
 /// A summary reaches back a century at most.
 const MOST_DAYS: i32 = 36_500;
@@ -90,7 +88,7 @@ fn balance(user_id: Option<&str>) -> Result<JsonB, ErrorReport> {
         function,
         argument: "user_id",
     })?;
-    let bound = cache::bound()?;
+    let bound = bound()?;
     let account = bound.binding.user_key.key_type.canonical_or_raise(id);
     let balance =
         account::balance_of(&bound, &account)?.ok_or(Error::UnknownAccount { account })?;
@@ -116,7 +114,7 @@ fn credit(
 ) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.credit";
     refuse_read_only(c"token_balance.credit()");
-    let bound = cache::bound_and_users_locked()?;
+    let bound = bound_and_users_locked()?;
     let account = account_id(&bound, function, user_id)?;
     let amount = tokens("amount", &required(function, "amount", amount)?)?;
     let remarks = remarks(reference, note)?;
@@ -159,11 +157,11 @@ fn refund_workflow(
     let function = "token_balance.refund_workflow";
     let id = required(function, "workflow_id", workflow_id)?;
     refuse_read_only(c"token_balance.refund_workflow()");
-    let bound = cache::bound_and_users_locked()?;
+    let bound = bound_and_users_locked()?;
     let workflow = bound.binding.workflow_id(id);
     let amount = amount.map(|amount| tokens("amount", &amount)).transpose()?;
     let remarks = remarks(reference, note)?;
-    let outcome = credit::refund(&bound, &workflow, amount, &remarks)?;
+    let outcome = refund::refund(&bound, &workflow, amount, &remarks)?;
     if outcome.is_none() && !usage::is_known(&bound, &workflow)? {
         return Err(Error::UnknownWorkflow { workflow }.into());
     }
@@ -221,7 +219,7 @@ fn statement(
     >,
     ErrorReport,
 > {
-    let bound = cache::bound()?;
+    let bound = bound()?;
     let account = account_id(&bound, "token_balance.statement", user_id)?;
     let (since, until) = (since.map(TimestampTz::from), until.map(TimestampTz::from));
     if let (Some(since), Some(until)) = (since, until)
@@ -234,7 +232,7 @@ fn statement(
         }
         .into());
     }
-    let lines = history::statement(&bound, &account, since, until)?;
+    let lines = statement::statement(&bound, &account, since, until)?;
     Ok(TableIterator::new(lines.into_iter().map(|line| {
         (
             line.entry_id,
@@ -265,10 +263,10 @@ fn balance_at(
     at: Option<TimestampWithTimeZone>,
 ) -> Result<i64, ErrorReport> {
     let function = "token_balance.balance_at";
-    let bound = cache::bound()?;
+    let bound = bound()?;
     let account = account_id(&bound, function, user_id)?;
     let at = required(function, "at", at)?;
-    Ok(history::balance_at(&bound, &account, at.into())?)
+    Ok(statement::balance_at(&bound, &account, at.into())?)
 }
 
 /// `token_balance.summary(text, integer) → jsonb`: an account's usage of the last days, by stage and
@@ -279,7 +277,7 @@ fn balance_at(
 #[pg_extern(sql = false)]
 fn summary(user_id: Option<&str>, days: Option<i32>) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.summary";
-    let bound = cache::bound()?;
+    let bound = bound()?;
     let account = account_id(&bound, function, user_id)?;
     let days = required(function, "days", days)?;
     if !(1..=MOST_DAYS).contains(&days) {
@@ -309,7 +307,7 @@ fn overdrawn_accounts() -> Result<
     >,
     ErrorReport,
 > {
-    let accounts = overdraft::overdrawn(&*cache::bound()?)?;
+    let accounts = overdrawn::overdrawn(&*bound()?)?;
     Ok(TableIterator::new(accounts.into_iter().map(|account| {
         (
             account.account,

@@ -5,8 +5,8 @@ use pgrx::prelude::*;
 use pgrx::{JsonB, pg_sys};
 use serde::Serialize;
 
-use super::{refuse_read_only, required, to_json};
-use crate::archive;
+use super::arguments::{refuse_read_only, required, to_json};
+use crate::ledger::archive;
 
 /// The answer of `archive_ledger`.
 #[derive(Serialize)]

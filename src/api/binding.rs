@@ -7,10 +7,11 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{AnyNumeric, Array, pg_sys};
 
-use super::{refuse_read_only, required};
+use super::arguments::{refuse_read_only, required};
+use crate::attach;
 use crate::binding::{self, Options, Spec};
 use crate::error::{Error, Result};
-use crate::reconcile;
+use crate::reports::{reconcile, verify};
 
 /// `token_balance.attach(…) → void`; the arguments are described in the README.
 ///
@@ -105,7 +106,7 @@ fn attach_with_search_path(
             .transpose()?,
         is_of_older_catalog: false,
     };
-    binding::attach(spec.normalized(), required("create_index", create_index)?)?;
+    attach::attach(spec.normalized(), required("create_index", create_index)?)?;
     Ok(())
 }
 
@@ -219,20 +220,20 @@ fn attach(
 /// for tables that are missing or unusual.
 #[pg_extern(sql = false)]
 fn attach_by_convention(schema: &str) -> Result<(), ErrorReport> {
-    Ok(binding::attach_by_convention(schema)?)
+    Ok(attach::attach_by_convention(schema)?)
 }
 
 /// `token_balance.upgrade_grants(regprocedure, regprocedure) → void`: what an update script calls
 /// for a function that takes another one's place.
 #[pg_extern(sql = false)]
 fn upgrade_grants(before: pg_sys::Oid, after: pg_sys::Oid) -> Result<(), ErrorReport> {
-    Ok(binding::upgrade_grants(before, after)?)
+    Ok(attach::upgrade_grants(before, after)?)
 }
 
 /// `token_balance.upgrade_binding() → void`: what an update script calls for the bound tables.
 #[pg_extern(sql = false)]
 fn upgrade_binding() -> Result<(), ErrorReport> {
-    Ok(binding::upgrade()?)
+    Ok(attach::upgrade()?)
 }
 
 /// `token_balance.detach(boolean) → void`. Errors: 22004 for null, 42501 for a caller who does not own the bound
@@ -241,7 +242,7 @@ fn upgrade_binding() -> Result<(), ErrorReport> {
 fn detach(drop_column: Option<bool>) -> Result<(), ErrorReport> {
     let drop_column = required("token_balance.detach", "drop_column", drop_column)?;
     refuse_read_only(c"token_balance.detach()");
-    Ok(binding::detach(drop_column)?)
+    Ok(attach::detach(drop_column)?)
 }
 
 /// `token_balance.verify() → rows`: one row a check.
@@ -259,7 +260,7 @@ fn verify() -> Result<
     >,
     ErrorReport,
 > {
-    let checks = binding::verify()?;
+    let checks = verify::verify()?;
     Ok(TableIterator::new(checks.into_iter().map(|check| {
         (check.name, check.ok, check.detail, check.hint)
     })))

@@ -5,16 +5,15 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, Uuid, pg_sys};
 
-use super::{at_least_one, refuse_read_only, required, to_json};
-use crate::account;
-use crate::cache::{self, Bound};
-use crate::charge::Charge;
+use super::arguments::{at_least_one, refuse_read_only, required, to_json};
+use crate::binding::{Bound, bound_and_locked};
 use crate::error::{Error, Result};
-use crate::jsonb::{Jsonb, Value};
-use crate::pending;
-use crate::settle::{self, Asked};
-use crate::spi::MayCommit;
-use crate::usage;
+use crate::ledger::account;
+use crate::postgres::commit::MayCommit;
+use crate::postgres::jsonb::{Jsonb, Value};
+use crate::settle::charge::Charge;
+use crate::settle::occasion::Occasion;
+use crate::settle::{Workflow, settle, sweep, usage};
 
 /// The answer of `settle_workflow`. Amounts are tokens.
 struct Settlement {
@@ -95,29 +94,23 @@ fn settle_one(id: Option<&str>) -> Result<Jsonb> {
         argument: "workflow_id",
     })?;
     refuse_read_only(c"settle_workflow()");
-    let bound = cache::bound_and_locked()?;
+    let bound = bound_and_locked()?;
     let workflow = bound.binding.workflow_id(id);
-    let (charges, settled) = settle::settle(&bound, &mut vec![workflow.clone()], &Asked::Caller)?;
-    let mut accounts = Vec::new();
-    let mut has_usage = false;
-    for one in settled {
-        accounts = one.accounts;
-        has_usage = one.has_usage;
+    let settled = settle(&bound, vec![workflow], &Occasion::Caller)?;
+    let mut workflows = settled.workflows;
+    let Some(workflow) = workflows.pop() else {
+        unreachable!("one workflow was settled");
+    };
+    if !workflow.has_usage && !usage::workflow_exists(&bound, &workflow.id)? {
+        return Err(Error::UnknownWorkflow {
+            workflow: workflow.id,
+        });
     }
-    if !has_usage && !usage::workflow_exists(&bound, &workflow)? {
-        return Err(Error::UnknownWorkflow { workflow });
-    }
-    Ok(answer(&bound, workflow, has_usage, accounts, charges)?.to_jsonb())
+    Ok(answer(&bound, workflow, settled.charges)?.to_jsonb())
 }
 
-fn answer(
-    bound: &Bound,
-    workflow_id: String,
-    has_usage: bool,
-    accounts: Vec<String>,
-    charges: Vec<Charge>,
-) -> Result<Settlement> {
-    let (previous_balance, new_balance) = match (&charges[..], &accounts[..]) {
+fn answer(bound: &Bound, workflow: Workflow, charges: Vec<Charge>) -> Result<Settlement> {
+    let (previous_balance, new_balance) = match (&charges[..], &workflow.accounts[..]) {
         ([only], _) => (Some(only.previous_balance), Some(only.new_balance)),
         ([], [only]) => {
             let balance = account::balance_now(bound, only)?;
@@ -128,8 +121,8 @@ fn answer(
     Ok(Settlement {
         previous_balance,
         new_balance,
-        workflow_id,
-        status: match (charges.is_empty(), has_usage) {
+        workflow_id: workflow.id,
+        status: match (charges.is_empty(), workflow.has_usage) {
             (false, _) => "settled",
             (true, true) => "already_settled",
             (true, false) => "no_usage",
@@ -138,7 +131,7 @@ fn answer(
     })
 }
 
-/// `token_balance.settle_workflows(text[]) → rows`: settle several workflows as one, one row a
+/// `token_balance.settle_workflows(text[]) → rows`: settle several workflows as one, one row per
 /// charge. Repeated ids count once; errors as of `settle_workflow`.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
@@ -165,26 +158,28 @@ fn settle_workflows(
         .collect::<Option<_>>()
         .ok_or(Error::NullInside { function, argument })?;
     refuse_read_only(c"token_balance.settle_workflows()");
-    let bound = cache::bound_and_locked()?;
-    let mut workflows: Vec<_> = ids.iter().map(|id| bound.binding.workflow_id(id)).collect();
-    let (charges, settled) = settle::settle(&bound, &mut workflows, &Asked::Caller)?;
-    for (workflow, settled) in workflows.iter().zip(settled) {
-        if !settled.has_usage && !usage::workflow_exists(&bound, workflow)? {
+    let bound = bound_and_locked()?;
+    let workflows = ids.iter().map(|id| bound.binding.workflow_id(id)).collect();
+    let settled = settle(&bound, workflows, &Occasion::Caller)?;
+    for workflow in settled.workflows {
+        if !workflow.has_usage && !usage::workflow_exists(&bound, &workflow.id)? {
             return Err(Error::UnknownWorkflow {
-                workflow: workflow.clone(),
+                workflow: workflow.id,
             }
             .into());
         }
     }
-    Ok(TableIterator::new(charges.into_iter().map(|charge| {
-        (
-            charge.workflow,
-            charge.account,
-            charge.tokens,
-            charge.previous_balance,
-            charge.new_balance,
-        )
-    })))
+    Ok(TableIterator::new(settled.charges.into_iter().map(
+        |charge| {
+            (
+                charge.workflow,
+                charge.account,
+                charge.tokens,
+                charge.previous_balance,
+                charge.new_balance,
+            )
+        },
+    )))
 }
 
 /// `token_balance.settle_pending(timestamptz, integer) → jsonb`: settle completed workflows that
@@ -201,7 +196,7 @@ fn settle_pending(
     let max_workflows = required(function, "max_workflows", max_workflows)?;
     let max_workflows = at_least_one("max_workflows", max_workflows)?;
     refuse_read_only(c"token_balance.settle_pending()");
-    Ok(to_json(&pending::settle_pending(
+    Ok(to_json(&sweep::settle_pending(
         since.map(Into::into),
         max_workflows,
     )?)?)
@@ -224,5 +219,5 @@ fn settle_backlog(
     let batch_size = at_least_one("batch_size", batch_size)?;
     let existing = required(function, "existing", existing)?;
     refuse_read_only(c"token_balance.settle_backlog()");
-    Ok(pending::settle_backlog(batch_size, existing, commits)?)
+    Ok(sweep::settle_backlog(batch_size, existing, commits)?)
 }

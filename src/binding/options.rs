@@ -1,7 +1,8 @@
 //! The options of a binding: how it settles, not what it settles. attach changes them in place.
 
 use crate::error::{Error, Result};
-use crate::spi::{self, Arg};
+use crate::postgres::spi;
+use crate::postgres::value::Arg;
 
 /// What a settlement does where another transaction holds the account's row.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

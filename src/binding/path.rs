@@ -12,42 +12,24 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
-use super::{Binding, Spec};
-use crate::catalog::{self, Table};
-use crate::error::{Error, Result};
-use crate::security::{self, RunAs, SearchPath, SearchPaths};
-use crate::spi::{self, Arg, c_string};
-
-/// Whose search_path is meant where attach is told none.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Attacher {
-    /// Who calls attach.
-    Session,
-    /// Who runs CREATE EXTENSION: its script has a search_path of its own.
-    CreateExtension,
-    /// Who updates the extension did not think of search paths: those of the owners count as well.
-    Update,
-}
-
-impl Attacher {
-    pub(super) fn of(is_in_script: bool) -> Self {
-        if is_in_script {
-            Attacher::CreateExtension
-        } else {
-            Attacher::Session
-        }
-    }
-}
+use super::model::Binding;
+use super::spec::Spec;
+use crate::error::Result;
+use crate::postgres::catalog::Table;
+use crate::postgres::datum::c_string;
+use crate::postgres::security::{self, SearchPaths};
+use crate::postgres::spi;
+use crate::postgres::value::Arg;
 
 /// Somebody who may create in a schema and is not to be trusted.
 #[derive(Debug, PartialEq)]
-pub(super) struct Untrusted {
-    pub(super) schema: String,
-    pub(super) who: Who,
+pub(crate) struct Untrusted {
+    pub(crate) schema: String,
+    pub(crate) who: Who,
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) enum Who {
+pub(crate) enum Who {
     /// There is no such schema: whoever makes it may create in it.
     Anybody,
     Owner(String),
@@ -56,7 +38,7 @@ pub(super) enum Who {
 }
 
 /// The paths of a binding of these tables.
-pub(super) fn paths(
+pub(crate) fn paths(
     spec: &Spec,
     tables: &[&Table],
     extension_owner: pg_sys::Oid,
@@ -89,7 +71,7 @@ pub(crate) fn path_of(table: &Table) -> Result<Rc<CStr>> {
 }
 
 /// The schemas in which names are looked up, but for the first and the last one.
-fn in_force(kept: Option<&[String]>, tables: &[&Table]) -> Vec<String> {
+pub(crate) fn in_force(kept: Option<&[String]>, tables: &[&Table]) -> Vec<String> {
     let kept = kept.unwrap_or_default();
     let mut names: Vec<String> = Vec::new();
     let schemas = tables.iter().map(|table| &table.schema);
@@ -112,7 +94,7 @@ fn value(names: &[String]) -> Rc<CStr> {
 }
 
 /// Whether the name means that schema in a search_path, and no other place than here.
-fn can_be_named(name: &str) -> bool {
+pub(crate) fn can_be_named(name: &str) -> bool {
     name != "$user" && name != "pg_catalog" && !is_temporary(name)
 }
 
@@ -120,107 +102,14 @@ fn is_temporary(name: &str) -> bool {
     name == "pg_temp" || name.starts_with("pg_temp_") || name.starts_with("pg_toast_temp_")
 }
 
-/// What attach was told.
-///
-/// Errors: 22023 for a schema that no search_path can name, or that is there twice; 3F000 for one
-/// that does not exist.
-pub(super) fn check(names: &[String]) -> Result<()> {
-    for (at, name) in names.iter().enumerate() {
-        let problem = if !can_be_named(name) {
-            "Name schemas of your own: pg_catalog is first and pg_temp last in any case."
-        } else if names[..at].contains(name) {
-            "Name each schema once."
-        } else if !catalog::exists(
-            "SELECT 1 FROM pg_catalog.pg_namespace AS n \
-             WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
-            &[Arg::Text(name)],
-        )? {
-            return Err(Error::SchemaMissing {
-                schema: name.clone(),
-            });
-        } else {
-            continue;
-        };
-        return Err(Error::InvalidArgument {
-            message: format!("search_path names schema \"{name}\""),
-            detail: None,
-            hint: Some(problem.into()),
-        });
-    }
-    Ok(())
-}
-
 impl Binding {
-    /// Take what attach is to keep where it is told nothing: what is kept already, or else the bound
-    /// tables' schemas, and of the attacher's path what the tables' owners may trust.
-    pub(super) fn choose_search_path(
-        &mut self,
-        present: Option<&Spec>,
-        attacher: Attacher,
-    ) -> Result<()> {
-        self.spec.is_of_older_catalog = !Spec::has_search_path()?;
-        if self.spec.is_of_older_catalog {
-            self.spec.search_path = None;
-        } else if self.spec.search_path.is_none() {
-            self.spec.search_path = match present.and_then(|present| present.search_path.clone()) {
-                Some(kept) => Some(kept),
-                None => Some(self.usual_search_path(attacher)?),
-            };
-        }
-        self.paths = paths(&self.spec, &self.table_refs(), self.extension_owner)?;
-        Ok(())
-    }
-
-    fn usual_search_path(&self, attacher: Attacher) -> Result<Vec<String>> {
-        let mut names = match attacher {
-            Attacher::Session => searched_names()?,
-            Attacher::CreateExtension | Attacher::Update => {
-                searched_names_with(security::search_path_before().as_deref())?
-            }
-        };
-        if attacher == Attacher::Update {
-            for path in self.owners_settings()? {
-                let _owner = RunAs::owner(path.0);
-                names.extend(searched_names_with(Some(&path.1))?);
-            }
-        }
-        let safe = trusted_only(names, &self.trusted()?)?;
-        Ok(in_force(Some(&[]), &self.table_refs())
-            .into_iter()
-            .chain(safe)
-            .fold(Vec::new(), |mut all, name| {
-                if !all.contains(&name) && can_be_named(&name) {
-                    all.push(name);
-                }
-                all
-            }))
-    }
-
-    /// The search paths that ALTER ROLE has given to owners of bound tables, here or everywhere.
-    fn owners_settings(&self) -> Result<Vec<(pg_sys::Oid, CString)>> {
-        let outcome = spi::query(
-            "SELECT s.setrole, pg_catalog.substr(c.setting, 13) \
-             FROM pg_catalog.pg_db_role_setting AS s, \
-             pg_catalog.unnest(s.setconfig) AS c (setting) \
-             WHERE s.setrole OPERATOR(pg_catalog.=) ANY ($1::bigint[]::pg_catalog.oid[]) \
-             AND s.setdatabase OPERATOR(pg_catalog.=) ANY (ARRAY[0::pg_catalog.oid, \
-             (SELECT d.oid FROM pg_catalog.pg_database AS d \
-             WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())]) \
-             AND pg_catalog.starts_with(c.setting, 'search_path=') \
-             ORDER BY s.setdatabase DESC, s.setrole",
-            &[Arg::Int8Array(oids(&self.owners()))],
-        )?;
-        let setting = |row: &spi::Row| (row.oid(0), c_string(row.text(1)));
-        Ok(outcome.rows.iter().map(setting).collect())
-    }
-
-    fn owners(&self) -> Vec<pg_sys::Oid> {
+    pub(crate) fn owners(&self) -> Vec<pg_sys::Oid> {
         self.table_refs().iter().map(|table| table.owner).collect()
     }
 
     /// Whom the owners of the bound tables trust, by role: whoever is one of these, or may act as
     /// one.
-    fn trusted(&self) -> Result<Vec<pg_sys::Oid>> {
+    pub(crate) fn trusted(&self) -> Result<Vec<pg_sys::Oid>> {
         let outcome = spi::query(
             "SELECT d.datdba FROM pg_catalog.pg_database AS d \
              WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()",
@@ -233,14 +122,14 @@ impl Binding {
     }
 
     /// Who could put something under the names that the tables' triggers look up.
-    pub(super) fn untrusted_on_path(&self) -> Result<Vec<Untrusted>> {
+    pub(crate) fn untrusted_on_path(&self) -> Result<Vec<Untrusted>> {
         let names = in_force(self.spec.search_path.as_deref(), &self.table_refs());
         untrusted(&names, &self.trusted()?)
     }
 }
 
 /// The names of the schemas that are searched for the role that acts.
-fn searched_names() -> Result<Vec<String>> {
+pub(crate) fn searched_names() -> Result<Vec<String>> {
     let outcome = spi::query(
         "SELECT n.nspname FROM pg_catalog.unnest($1::bigint[]) WITH ORDINALITY AS s (id, position) \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) s.id::pg_catalog.oid \
@@ -255,18 +144,12 @@ fn searched_names() -> Result<Vec<String>> {
         .collect())
 }
 
-/// The same with another search_path.
-fn searched_names_with(path: Option<&CStr>) -> Result<Vec<String>> {
-    let _path = path.map(SearchPath::enter);
-    searched_names()
-}
-
-fn oids(oids: &[pg_sys::Oid]) -> Vec<i64> {
+pub(crate) fn oids(oids: &[pg_sys::Oid]) -> Vec<i64> {
     oids.iter().map(|oid| oid.to_u32().into()).collect()
 }
 
 /// Of schemas, those in which only the `trusted` may create.
-fn trusted_only(mut names: Vec<String>, trusted: &[pg_sys::Oid]) -> Result<Vec<String>> {
+pub(crate) fn trusted_only(mut names: Vec<String>, trusted: &[pg_sys::Oid]) -> Result<Vec<String>> {
     let untrusted = untrusted(&names, trusted)?;
     names.retain(|name| !untrusted.iter().any(|found| found.schema == *name));
     Ok(names)

@@ -3,11 +3,14 @@
 use pgrx::pg_sys;
 use pgrx::spi::quote_literal;
 
-use super::Options;
-use crate::catalog;
+use super::options::Options;
+use super::own::extension_owner;
 use crate::error::Result;
-use crate::security::RunAs;
-use crate::spi::{self, Arg, Snapshot};
+use crate::postgres::catalog;
+use crate::postgres::security::RunAs;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::spi;
+use crate::postgres::value::Arg;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Spec {
@@ -66,7 +69,7 @@ impl Spec {
     }
 
     /// The same with one more argument, unless that is empty.
-    pub(super) fn attach_call_with(&self, more: &str) -> String {
+    pub(crate) fn attach_call_with(&self, more: &str) -> String {
         let literal = |value: &Option<String>| match value {
             Some(value) => quote_literal(value),
             None => "NULL".into(),
@@ -130,7 +133,7 @@ impl Spec {
     /// The columns that 0.1.0 had not are read by way of JSON: until `ALTER EXTENSION ... UPDATE` the
     /// library works on the older catalog.
     pub(crate) fn load() -> Result<Option<Self>> {
-        let _owner = RunAs::owner(catalog::extension_owner()?);
+        let _owner = RunAs::owner(extension_owner()?);
         let outcome = spi::query_as_of(
             "SELECT b.users::pg_catalog.oid, b.users_name, b.user_key, \
              b.usage::pg_catalog.oid, b.usage_name, b.usage_user, b.usage_workflow, \
@@ -207,7 +210,7 @@ impl Spec {
 
     /// Make it the binding of this database, in place of one that there was.
     pub(crate) fn store(&self, attached_by: pg_sys::Oid) -> Result<()> {
-        let _owner = RunAs::owner(catalog::extension_owner()?);
+        let _owner = RunAs::owner(extension_owner()?);
         Self::delete_rows()?;
         let attached_by = catalog::role_name(attached_by);
         spi::query(
@@ -271,13 +274,13 @@ impl Spec {
 
     /// Change the options of the binding that is there.
     pub(crate) fn store_options(&self) -> Result<()> {
-        let _owner = RunAs::owner(catalog::extension_owner()?);
+        let _owner = RunAs::owner(extension_owner()?);
         self.options.store()
     }
 
     /// Change the search_path of the binding that is there.
     pub(crate) fn store_search_path(&self) -> Result<()> {
-        let _owner = RunAs::owner(catalog::extension_owner()?);
+        let _owner = RunAs::owner(extension_owner()?);
         self.store_search_path_column()
     }
 
@@ -297,12 +300,12 @@ impl Spec {
     }
 
     /// Whether the catalog has a place for a search_path.
-    pub(super) fn has_search_path() -> Result<bool> {
+    pub(crate) fn has_search_path() -> Result<bool> {
         has_column("search_path")
     }
 
     pub(crate) fn forget() -> Result<()> {
-        let _owner = RunAs::owner(catalog::extension_owner()?);
+        let _owner = RunAs::owner(extension_owner()?);
         Self::delete_rows()
     }
 

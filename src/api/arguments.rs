@@ -1,0 +1,71 @@
+//! What the functions of this room check, and how their answers become jsonb.
+
+use std::ffi::CStr;
+
+use pgrx::{AnyNumeric, JsonB, pg_sys};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::postgres::datum::whole_part;
+
+/// The server's own error (25006) in a read-only transaction or on a standby, before any lock.
+pub(super) fn refuse_read_only(command: &CStr) {
+    // SAFETY: the string is static.
+    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) }
+}
+
+pub(super) fn to_json(answer: &impl Serialize) -> Result<JsonB> {
+    serde_json::to_value(answer)
+        .map(JsonB)
+        .map_err(|error| Error::Spi {
+            code: error.to_string(),
+        })
+}
+
+/// Error 22004 for an argument that must not be null.
+pub(super) fn required<T>(
+    function: &'static str,
+    argument: &'static str,
+    value: Option<T>,
+) -> Result<T> {
+    value.ok_or(Error::NullArgument { function, argument })
+}
+
+/// Error 22023 for a count below 1.
+pub(super) fn at_least_one(argument: &'static str, count: i32) -> Result<usize> {
+    match usize::try_from(count) {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(Error::InvalidArgument {
+            message: format!("{argument} is {count}"),
+            detail: None,
+            hint: Some("Use a number above 0.".into()),
+        }),
+    }
+}
+
+/// A number of tokens above 0. SQL declares it numeric, so that one past bigint gets this error
+/// (22003) and not the one for a function that does not exist; 22023 for zero, negative or a
+/// fraction.
+pub(super) fn tokens(argument: &'static str, amount: &AnyNumeric) -> Result<i64> {
+    let text = amount.to_string();
+    let invalid = |message: String, detail: &str| Error::InvalidArgument {
+        message,
+        detail: Some(detail.into()),
+        hint: None,
+    };
+    let whole = whole_part(&text);
+    let is_whole = whole
+        .trim_start_matches('-')
+        .bytes()
+        .all(|byte| byte.is_ascii_digit());
+    if !is_whole || whole.starts_with('-') || whole.bytes().all(|digit| digit == b'0') {
+        return Err(invalid(
+            format!("{argument} is {text}"),
+            "It must be a whole number of tokens above 0.",
+        ));
+    }
+    whole.parse().map_err(|_| Error::TokensOutOfRange {
+        argument,
+        amount: text.clone(),
+    })
+}

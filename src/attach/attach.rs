@@ -1,0 +1,226 @@
+//! `token_balance.attach`: bind the extension to an application's tables.
+
+use pgrx::pg_sys;
+
+use super::check::{check, check_existing_balances, check_ownership};
+use super::existing::{exempt_existing_usage, record_changes_while_detached};
+use super::grants::grant_everyday_functions;
+use super::search_path::{self, Attacher};
+use super::triggers::drop_late_usage;
+use crate::binding::{BALANCE_COLUMN, Binding, LateUsage, Spec, bound, lock_out_settlements};
+use crate::error::{Error, Result};
+use crate::ledger::busy;
+use crate::postgres::catalog::{self, Column};
+use crate::postgres::security::{self, Following, RunAs};
+use crate::postgres::spi;
+use crate::postgres::value::Arg;
+
+/// Locks the tables against other DDL while reads and writes go on.
+const SHARE_UPDATE_EXCLUSIVE: i32 = pg_sys::ShareUpdateExclusiveLock as i32;
+
+/// Bind `spec`, as the caller asks, who may be the script of an extension.
+pub(crate) fn attach(spec: Spec, with_index: bool) -> Result<Binding> {
+    // SAFETY: reads a backend variable.
+    let is_in_script = unsafe { pg_sys::creating_extension };
+    attach_for(Attacher::of(is_in_script), spec, with_index)
+}
+
+/// Bind `spec`. Idempotent: an equal binding is only repaired (a missing trigger, column or grant);
+/// its usage is not exempted again.
+pub(super) fn attach_for(attacher: Attacher, spec: Spec, with_index: bool) -> Result<Binding> {
+    if let Some(names) = &spec.search_path {
+        search_path::check(names)?;
+    }
+    let binding = check(spec.clone())?;
+    check_ownership(&binding)?;
+    for table in binding.tables() {
+        // SAFETY: locks an OID; a table that is gone by then is found by the check below.
+        unsafe { pg_sys::LockRelationOid(table.oid, SHARE_UPDATE_EXCLUSIVE) };
+    }
+    // Owner, kind and columns may have changed before the locks were granted.
+    let mut binding = check(spec)?;
+    check_ownership(&binding)?;
+    let present = Spec::load()?;
+    let is_new = check_not_bound_elsewhere(present.as_ref(), &binding)?;
+    let kept = present.as_ref().filter(|_| !is_new);
+    binding.choose_search_path(kept, attacher)?;
+    // The tables' triggers may fire from here on. A settlement that they ask for goes by what is
+    // stored.
+    let _following = Following::start(&binding.paths);
+
+    check_existing_balances(&binding)?;
+    // Nothing was changed so far; attach by convention counts on that for every error of ours.
+    if is_new {
+        binding.spec.store(security::current_user())?;
+        if binding.spec.existing_usage == "exempt" {
+            exempt_existing_usage(&binding)?;
+        }
+    } else {
+        change_options(&binding)?;
+        change_search_path(&binding)?;
+    }
+    if with_index {
+        create_index(&binding)?;
+    }
+    // The strong locks come last, so that they are held for milliseconds and not for the scan.
+    as_owner(binding.users.owner, || prepare_balance(&binding))?;
+    let is_balance = |column: &Column| column.name == BALANCE_COLUMN && column.is_not_null;
+    if !catalog::columns(binding.users.oid)?.iter().any(is_balance) {
+        // Another table had the name by then.
+        return Err(Error::ConcurrentRename);
+    }
+    let _owner = RunAs::owner(binding.extension_owner);
+    for trigger in binding.triggers() {
+        trigger.create()?;
+    }
+    if is_new {
+        record_changes_while_detached(&binding)?;
+        // What the binding before left there, since it was broken when it was detached.
+        busy::drain_all(&*bound()?)?;
+    }
+    grant_everyday_functions(binding.users.owner)?;
+    Ok(binding)
+}
+
+/// Give the binding that is there the options of `binding`.
+fn change_options(binding: &Binding) -> Result<()> {
+    let Some(present) = Spec::load()? else {
+        return Ok(());
+    };
+    if present.options == binding.spec.options {
+        return Ok(());
+    }
+    // Settlements that run still go by the old options.
+    lock_out_settlements(binding.users.oid);
+    busy::drain_all(&*bound()?)?;
+    binding.spec.store_options()?;
+    tell_other_sessions()?;
+    match present.options.late_usage {
+        LateUsage::Settle => drop_late_usage(&binding.usage),
+        LateUsage::Pending => Ok(()),
+    }
+}
+
+/// Give the binding that is there the search_path of `binding`. Settlements that run go on by the
+/// earlier one.
+fn change_search_path(binding: &Binding) -> Result<()> {
+    match Spec::load()? {
+        Some(present) if present.search_path != binding.spec.search_path => {
+            binding.spec.store_search_path()?;
+            tell_other_sessions()
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An UPDATE of the binding alone would stay unknown to sessions that have read it (`Bound`).
+fn tell_other_sessions() -> Result<()> {
+    if let Some(table) = catalog::table_named("token_balance", "binding")? {
+        // SAFETY: an invalidation of an OID, sent at commit.
+        unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table.oid) };
+    }
+    Ok(())
+}
+
+/// True if there is no binding yet, or only one whose tables were dropped.
+fn check_not_bound_elsewhere(present: Option<&Spec>, binding: &Binding) -> Result<bool> {
+    let Some(present) = present else {
+        return Ok(true);
+    };
+    let differences = present.differences(&binding.spec);
+    if differences.is_empty() {
+        return Ok(false);
+    }
+    for oid in present.relations() {
+        if catalog::table(oid)?.is_none() {
+            return Ok(true);
+        }
+    }
+    Err(Error::AlreadyAttached {
+        detail: format!("{}.", differences.join("; ")),
+    })
+}
+
+fn create_index(binding: &Binding) -> Result<()> {
+    if catalog::has_index_on(binding.usage.oid, &binding.usage_workflow.column.name)? {
+        return Ok(());
+    }
+    // The server runs the build as the table's owner.
+    as_owner(binding.extension_owner, || {
+        spi::command(&format!(
+            "CREATE INDEX ON {} {}",
+            binding.usage.sql,
+            binding.usage_index()
+        ))
+    })
+    .map(|_| ())
+}
+
+/// Add the column, or make one that is there NOT NULL with the default.
+fn prepare_balance(binding: &Binding) -> Result<()> {
+    let users = &binding.users.sql;
+    let initial = binding.spec.initial_balance;
+    match &binding.balance {
+        None => {
+            let balance_type = if binding.spec.balance_type == pg_sys::INT8OID {
+                "bigint"
+            } else {
+                "integer"
+            };
+            // A constant default: the server does not rewrite the table.
+            spi::command(&format!(
+                "ALTER TABLE {users} ADD COLUMN {BALANCE_COLUMN} {balance_type} \
+                 NOT NULL DEFAULT {initial}"
+            ))?;
+            spi::command(&format!(
+                "COMMENT ON COLUMN {users}.{BALANCE_COLUMN} IS \
+                 'Prepaid tokens left; negative is an overdraft. Kept by the extension token_balance.'"
+            ))?;
+        }
+        Some(column) if column.is_not_null && has_default(binding, column)? => {}
+        Some(_) => {
+            fill_missing_balances(binding)?;
+            spi::command(&format!("LOCK TABLE {users} IN ACCESS EXCLUSIVE MODE"))?;
+            // What was inserted before the lock was granted.
+            fill_missing_balances(binding)?;
+            spi::command(&format!(
+                "ALTER TABLE {users} ALTER COLUMN {BALANCE_COLUMN} SET DEFAULT {initial}, \
+                 ALTER COLUMN {BALANCE_COLUMN} SET NOT NULL"
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the column's default is the initial balance already.
+fn has_default(binding: &Binding, column: &Column) -> Result<bool> {
+    if !column.has_default {
+        return Ok(false);
+    }
+    catalog::exists(
+        "SELECT 1 FROM pg_catalog.pg_attrdef AS d JOIN pg_catalog.pg_attribute AS a \
+         ON a.attrelid OPERATOR(pg_catalog.=) d.adrelid \
+         AND a.attnum OPERATOR(pg_catalog.=) d.adnum \
+         WHERE d.adrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
+         AND pg_catalog.pg_get_expr(d.adbin, d.adrelid) OPERATOR(pg_catalog.=) $3",
+        &[
+            Arg::Int8(binding.users.oid.to_u32().into()),
+            Arg::Text(&column.name),
+            Arg::Text(&binding.spec.initial_balance.to_string()),
+        ],
+    )
+}
+
+fn fill_missing_balances(binding: &Binding) -> Result<()> {
+    spi::command(&format!(
+        "UPDATE {} SET {BALANCE_COLUMN} = {} WHERE {BALANCE_COLUMN} IS NULL",
+        binding.users.sql, binding.spec.initial_balance
+    ))
+    .map(|_| ())
+}
+
+fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _owner = RunAs::owner(owner);
+    work()
+}

@@ -1,0 +1,266 @@
+//! What can be wrong with the arguments of `attach`, looked at before anything is changed.
+
+use pgrx::pg_sys;
+
+use crate::binding::{BALANCE_COLUMN, Binding, Completion, Payer, Spec, numeric_scale, wrong_type};
+use crate::error::{Error, Result};
+use crate::postgres::catalog::{self, Column, Table};
+use crate::postgres::security::{self, RunAs};
+use crate::postgres::spi;
+
+/// Everything that can be wrong with a spec, before anything is changed.
+pub(super) fn check(spec: Spec) -> Result<Binding> {
+    check_values(&spec)?;
+    let binding = Binding::resolve(spec)?;
+    check_keys(&binding)?;
+    check_statuses(&binding)?;
+    check_balance(&binding)?;
+    Ok(binding)
+}
+
+fn check_values(spec: &Spec) -> Result<()> {
+    let invalid = |message: String, hint: &str| {
+        Err(Error::InvalidArgument {
+            message,
+            detail: None,
+            hint: Some(hint.into()),
+        })
+    };
+    if !is_utf8() {
+        return invalid(
+            "token_balance needs a database with the encoding UTF8".into(),
+            "Use a database made with ENCODING 'UTF8'.",
+        );
+    }
+    let mut tokens = spec.usage_tokens.clone();
+    tokens.sort_unstable();
+    if let Some(twice) = tokens.windows(2).find(|pair| pair[0] == pair[1]) {
+        return invalid(
+            format!("usage_tokens names column \"{}\" twice", twice[0]),
+            "Name each column once.",
+        );
+    }
+    if spec.usage_tokens.is_empty() {
+        return invalid(
+            "usage_tokens names no column".into(),
+            "Name at least one column.",
+        );
+    }
+    if !["exempt", "charge"].contains(&spec.existing_usage.as_str()) {
+        return invalid(
+            format!("existing_usage is \"{}\"", spec.existing_usage),
+            "Use 'exempt' or 'charge'.",
+        );
+    }
+    if spec.completed_statuses.is_empty() {
+        return invalid(
+            "completed_statuses is empty".into(),
+            "Name at least one status.",
+        );
+    }
+    let Some(smallest) = smallest_of(spec.balance_type) else {
+        return invalid(
+            "balance_type is not a type for balances".into(),
+            "Use integer or bigint.",
+        );
+    };
+    if !is_within(spec.initial_balance, smallest) {
+        return invalid(
+            format!(
+                "initial_balance {} is out of range for balance_type",
+                spec.initial_balance
+            ),
+            "Use balance_type => 'bigint'.",
+        );
+    }
+    Ok(())
+}
+
+fn is_utf8() -> bool {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+}
+
+fn smallest_of(balance_type: pg_sys::Oid) -> Option<i64> {
+    match balance_type {
+        pg_sys::INT4OID => Some(i32::MIN.into()),
+        pg_sys::INT8OID => Some(i64::MIN),
+        _ => None,
+    }
+}
+
+/// Whether a balance fits a type, given the smallest one that does: integers reach as far above
+/// zero as below.
+fn is_within(balance: i64, smallest: i64) -> bool {
+    (smallest..=-(smallest + 1)).contains(&balance)
+}
+
+fn check_keys(binding: &Binding) -> Result<()> {
+    let users = &binding.users;
+    if !catalog::is_unique(users.oid, &binding.user_key.column.name)? {
+        return Err(Error::NoUniqueKey {
+            relation: users.sql.clone(),
+            column: binding.user_key.column.name.clone(),
+        });
+    }
+    let (payer_table, payer) = match (&binding.payer, &binding.workflows) {
+        (Payer::Workflow(key), Some(workflows)) => (&workflows.table, key),
+        (Payer::Usage(key) | Payer::Workflow(key), _) => (&binding.usage, key),
+    };
+    if !payer.key_type.matches(binding.user_key.key_type) {
+        return Err(wrong_type(
+            payer_table,
+            &payer.column,
+            "types whose values can be keys of the users table",
+        ));
+    }
+    match &binding.workflows {
+        Some(workflows)
+            if !binding
+                .usage_workflow
+                .key_type
+                .matches(workflows.key.key_type) =>
+        {
+            Err(wrong_type(
+                &binding.usage,
+                &binding.usage_workflow.column,
+                "types whose values can be keys of the workflow table",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_statuses(binding: &Binding) -> Result<()> {
+    let Some(workflows) = &binding.workflows else {
+        return Ok(());
+    };
+    let Completion::Status(status) = &workflows.completion else {
+        return Ok(());
+    };
+    if status.is_enum {
+        let labels = catalog::enum_labels(status.base_type)?;
+        let statuses = &binding.spec.completed_statuses;
+        if !statuses.iter().any(|status| labels.contains(status)) {
+            return Err(Error::InvalidArgument {
+                message: format!(
+                    "no value of {} is a completed status",
+                    workflows.table.sql.clone() + "." + &status.sql()
+                ),
+                detail: Some(format!(
+                    "Its values are {}; completed_statuses are {}.",
+                    labels.join(", "),
+                    statuses.join(", ")
+                )),
+                hint: Some("Name the completed ones in completed_statuses.".into()),
+            });
+        }
+        return Ok(());
+    }
+    match status.base_type {
+        pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Ok(()),
+        _ => Err(wrong_type(
+            &workflows.table,
+            status,
+            "text, varchar and enums",
+        )),
+    }
+}
+
+fn check_balance(binding: &Binding) -> Result<()> {
+    let Some(column) = &binding.balance else {
+        return Ok(());
+    };
+    if column.is_generated {
+        return Err(Error::GeneratedColumn {
+            relation: binding.users.sql.clone(),
+            column: column.name.clone(),
+        });
+    }
+    let is_whole = match column.base_type {
+        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => true,
+        pg_sys::NUMERICOID => numeric_scale(column.type_modifier) == 0,
+        _ => false,
+    };
+    if !is_whole {
+        return Err(wrong_type(
+            &binding.users,
+            column,
+            "smallint, integer, bigint and numeric without a fraction",
+        ));
+    }
+    let smallest = binding.smallest_balance();
+    let initial = binding.spec.initial_balance;
+    if !is_within(initial, smallest) {
+        return Err(Error::InvalidArgument {
+            message: format!("initial_balance {initial} is out of range for the balance column"),
+            detail: Some(format!(
+                "Column \"{}\" of table {} is of type {}.",
+                column.name, binding.users.sql, column.type_name
+            )),
+            hint: Some("Name a smaller initial_balance, or give the column a wider type.".into()),
+        });
+    }
+    Ok(())
+}
+
+/// A superuser, or an owner of all bound tables; and the users table's owner must be able to read
+/// the others.
+pub(super) fn check_ownership(binding: &Binding) -> Result<()> {
+    let tables = binding.tables();
+    check_caller_owns(&tables)?;
+    for table in tables {
+        // Policies would hide usage from the queries that read several tables.
+        let hides_rows = table.has_policies && table.owner != binding.users.owner;
+        if hides_rows || !catalog::can_read(binding.users.owner, table.oid)? {
+            return Err(Error::UnreadableRelation {
+                relation: table.sql.clone(),
+                role: catalog::role_name(binding.users.owner),
+            });
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn check_caller_owns(tables: &[Table]) -> Result<()> {
+    let caller = security::current_user();
+    let foreign = tables
+        .iter()
+        .find(|table| !catalog::acts_for(caller, table.owner));
+    match foreign {
+        Some(table) => Err(Error::NotOwner {
+            relation: table.sql.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// A `numeric` column may hold what is no number of tokens.
+pub(super) fn check_existing_balances(binding: &Binding) -> Result<()> {
+    let is_numeric = |column: &Column| column.base_type == pg_sys::NUMERICOID;
+    if !binding.balance.as_ref().is_some_and(is_numeric) {
+        return Ok(());
+    }
+    let _owner = RunAs::owner(binding.users.owner);
+    let balance = format!("a.{BALANCE_COLUMN}");
+    let odd = spi::query(
+        &format!(
+            "SELECT a.{key}::pg_catalog.text, {balance}::pg_catalog.text FROM {users} AS a \
+             WHERE {balance} OPERATOR(pg_catalog.<>) pg_catalog.trunc({balance}) \
+             OR {balance} OPERATOR(pg_catalog.>) {max}::pg_catalog.numeric \
+             OR {balance} OPERATOR(pg_catalog.<) '{min}'::pg_catalog.numeric LIMIT 1",
+            key = binding.user_key.sql(),
+            users = binding.users.sql,
+            max = i64::MAX,
+            min = i64::MIN,
+        ),
+        &[],
+    )?;
+    match odd.rows.first() {
+        Some(row) => Err(Error::UnsupportedBalance {
+            account: row.text(0).into(),
+            balance: row.text(1).into(),
+        }),
+        None => Ok(()),
+    }
+}

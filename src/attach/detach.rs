@@ -1,0 +1,70 @@
+//! `token_balance.detach`.
+
+use pgrx::pg_sys;
+
+use super::check::check_caller_owns;
+use super::grants::change_grants;
+use super::triggers;
+use crate::binding::own::extension_owner;
+use crate::binding::{BALANCE_COLUMN, BusyAccount, Spec, bound, lock_out_settlements};
+use crate::error::{Error, Result};
+use crate::ledger::busy;
+use crate::postgres::catalog::{self, Table};
+use crate::postgres::security::RunAs;
+use crate::postgres::spi;
+
+/// Drop the triggers and the binding. Balances, settlements and the ledger stay; so does the column
+/// unless `drop_column`. Works also where some of the bound tables or columns are gone.
+pub(crate) fn detach(drop_column: bool) -> Result<()> {
+    let spec = Spec::load()?.ok_or(Error::NotAttached)?;
+    let tables = remaining_tables(&spec)?;
+    check_caller_owns(&tables)?;
+    for table in &tables {
+        // SAFETY: locks an OID.
+        unsafe { pg_sys::LockRelationOid(table.oid, pg_sys::ShareUpdateExclusiveLock as i32) };
+    }
+    // Owners may have changed, and tables gone, before the locks were granted.
+    let tables = remaining_tables(&spec)?;
+    check_caller_owns(&tables)?;
+    drain_queue(&spec)?;
+
+    // What DDL sets off runs with the search_path of the binding, if that is not broken.
+    let _ = bound();
+    let _owner = RunAs::owner(extension_owner()?);
+    for table in &tables {
+        triggers::drop_from(table)?;
+    }
+    if let Some(users) = tables.iter().find(|table| table.oid == spec.users) {
+        if drop_column {
+            spi::command(&format!(
+                "ALTER TABLE {} DROP COLUMN IF EXISTS {BALANCE_COLUMN}",
+                users.sql
+            ))?;
+        }
+        change_grants("REVOKE", "FROM", users.owner)?;
+    }
+    Spec::forget()
+}
+
+/// Charges that wait are paid before nobody is left to apply them. Where the binding is broken they
+/// stay: the next attach pays them, and reconcile() tells what no account can pay.
+fn drain_queue(spec: &Spec) -> Result<()> {
+    if spec.options.busy_account == BusyAccount::Wait {
+        return Ok(());
+    }
+    // Settlements that run may still queue.
+    lock_out_settlements(spec.users);
+    match bound() {
+        Ok(bound) => busy::drain_all(&bound).map(|_| ()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The bound tables that are there, in the order in which a settlement locks them.
+fn remaining_tables(spec: &Spec) -> Result<Vec<Table>> {
+    let mut tables = Vec::new();
+    for oid in spec.relations() {
+        tables.extend(catalog::table(oid)?);
+    }
+    Ok(tables)
+}

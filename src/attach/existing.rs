@@ -1,0 +1,146 @@
+//! What was there before `attach`: usage that is exempted, and balances that changed while the
+//! extension was detached.
+
+use std::time::{Duration, Instant};
+
+use crate::binding::{BALANCE_COLUMN, Binding, Payer};
+use crate::error::{Result, notice};
+use crate::ledger::change::Kind;
+use crate::postgres::catalog::{self, Table};
+use crate::postgres::cursor::{Cursor, Life};
+use crate::postgres::security::RunAs;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::spi;
+use crate::postgres::value::{Arg, Row, texts};
+
+const BATCH: usize = 10_000;
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+/// Record what was used before the extension as accounted for, and charge nothing.
+pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
+    let started = Instant::now();
+    let mut last_told = started;
+    let mut recorded = 0_usize;
+    let cursor = read_as_users_owner(binding, &binding.usage, &existing_usage_sql(binding))?;
+    while let Some(batch) = next_batch(&cursor)? {
+        let _owner = RunAs::owner(binding.extension_owner);
+        spi::query(
+            "INSERT INTO token_balance.settlement AS s \
+             (workflow_id, user_id, usage_tokens, charged_tokens, refunded_tokens, \
+             first_settled_at, last_settled_at) \
+             SELECT e.workflow_id, e.user_id, e.usage_tokens, 0, 0, NULL, NULL \
+             FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
+             pg_catalog.unnest($3::bigint[])) AS e (workflow_id, user_id, usage_tokens) \
+             ON CONFLICT (workflow_id, user_id) DO UPDATE \
+             SET usage_tokens = EXCLUDED.usage_tokens \
+             WHERE s.usage_tokens OPERATOR(pg_catalog.<) EXCLUDED.usage_tokens",
+            &[
+                Arg::TextArray(&texts(&batch, 0)),
+                Arg::TextArray(&texts(&batch, 1)),
+                Arg::TextArray(&texts(&batch, 2)),
+            ],
+        )?;
+        recorded += batch.len();
+        if last_told.elapsed() >= PROGRESS_EVERY {
+            last_told = Instant::now();
+            notice(
+                format!("existing usage recorded for {recorded} pairs of workflow and account"),
+                Some(format!("{} s have passed.", started.elapsed().as_secs())),
+                None,
+            );
+        }
+    }
+    cursor.close()
+}
+
+/// One row a workflow and account: what they used so far. Sums past bigint are cut off there: such
+/// usage could not be charged anyway.
+fn existing_usage_sql(binding: &Binding) -> String {
+    let workflow = format!("u.{}", binding.usage_workflow.sql());
+    let tokens = format!(
+        "LEAST(({})::pg_catalog.numeric, {}::pg_catalog.numeric)::bigint",
+        binding.tokens_sql("u"),
+        i64::MAX
+    );
+    let usage = &binding.usage.sql;
+    match (&binding.payer, &binding.workflows) {
+        (Payer::Workflow(payer), Some(workflows)) => format!(
+            "SELECT g.workflow_id, COALESCE(w.user_id, ''), g.tokens \
+             FROM (SELECT {workflow}::pg_catalog.text AS workflow_id, {tokens} AS tokens \
+             FROM {usage} AS u WHERE {workflow} IS NOT NULL GROUP BY 1) AS g \
+             LEFT JOIN (SELECT {workflow_key} AS workflow_id, pg_catalog.min({account}) AS user_id \
+             FROM {workflows} AS w WHERE w.{payer} IS NOT NULL GROUP BY 1) AS w \
+             ON w.workflow_id OPERATOR(pg_catalog.=) g.workflow_id \
+             WHERE g.tokens OPERATOR(pg_catalog.>) 0",
+            workflow_key = binding.workflow_key_sql(workflows, "w"),
+            account = binding.account_sql("w"),
+            workflows = workflows.table.sql,
+            payer = payer.sql(),
+        ),
+        (Payer::Usage(payer) | Payer::Workflow(payer), _) => format!(
+            "SELECT g.workflow_id, g.user_id, g.tokens \
+             FROM (SELECT {workflow}::pg_catalog.text AS workflow_id, {account} AS user_id, \
+             {tokens} AS tokens FROM {usage} AS u \
+             WHERE {workflow} IS NOT NULL AND u.{payer} IS NOT NULL GROUP BY 1, 2) AS g \
+             WHERE g.tokens OPERATOR(pg_catalog.>) 0",
+            account = binding.account_sql("u"),
+            payer = payer.sql(),
+        ),
+    }
+}
+
+/// Accounts that have a ledger from an earlier binding and whose balance has changed since get an
+/// entry for the difference: the chain goes on. The trigger's lock keeps balances still meanwhile.
+pub(super) fn record_changes_while_detached(binding: &Binding) -> Result<()> {
+    if !catalog::exists("SELECT 1 FROM token_balance.ledger LIMIT 1", &[])? {
+        return Ok(());
+    }
+    let accounts = format!(
+        "SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a",
+        binding.user_key.sql(),
+        binding.users.sql
+    );
+    let cursor = read_as_users_owner(binding, &binding.users, &accounts)?;
+    while let Some(batch) = next_batch(&cursor)? {
+        let actor = catalog::role_name(binding.extension_owner);
+        spi::query(
+            &format!(
+                "INSERT INTO token_balance.ledger \
+             (user_id, kind, amount, previous_balance, new_balance, note, actor) \
+             SELECT a.user_id, {adjustment}, a.balance OPERATOR(pg_catalog.-) l.new_balance, \
+             l.new_balance, a.balance, 'changed while token_balance was not attached', $3 \
+             FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
+             AS a (user_id, balance) \
+             CROSS JOIN LATERAL (SELECT e.new_balance FROM token_balance.ledger AS e \
+             WHERE e.user_id OPERATOR(pg_catalog.=) a.user_id \
+             ORDER BY e.entry_id DESC LIMIT 1) AS l \
+             WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance",
+                adjustment = Kind::Adjustment.sql()
+            ),
+            &[
+                Arg::TextArray(&texts(&batch, 0)),
+                Arg::TextArray(&texts(&batch, 1)),
+                Arg::Text(&actor),
+            ],
+        )?;
+    }
+    cursor.close()
+}
+
+fn read_as_users_owner(binding: &Binding, table: &Table, sql: &str) -> Result<Cursor> {
+    let owner = binding.users.owner;
+    let relations = [table.oid];
+    Cursor::open(
+        owner,
+        &relations,
+        sql,
+        &[],
+        Snapshot::Statement,
+        Life::Transaction,
+    )
+}
+
+fn next_batch(cursor: &Cursor) -> Result<Option<Vec<Row>>> {
+    let batch = cursor.fetch(BATCH)?;
+    Ok(Some(batch).filter(|batch| !batch.is_empty()))
+}

@@ -1,0 +1,17 @@
+//! Binding the extension to tables, and letting go of them: what is checked, what is made and dropped.
+
+#[expect(clippy::module_inception)]
+mod attach;
+mod check;
+mod convention;
+mod detach;
+mod existing;
+mod grants;
+mod search_path;
+pub(crate) mod triggers;
+mod upgrade;
+
+pub(crate) use attach::attach;
+pub(crate) use convention::attach_by_convention;
+pub(crate) use detach::detach;
+pub(crate) use upgrade::{upgrade, upgrade_grants};

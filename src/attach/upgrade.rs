@@ -1,0 +1,68 @@
+//! What `ALTER EXTENSION token_balance UPDATE` does to the bound tables.
+
+use pgrx::pg_sys;
+use pgrx::prelude::PgLogLevel;
+
+use super::attach::attach_for;
+use super::check::check;
+use super::convention::NotCreatingExtension;
+use super::search_path::Attacher;
+use crate::binding::{Binding, Spec};
+use crate::error::Result;
+use crate::postgres::security::RunAs;
+use crate::postgres::spi;
+use crate::postgres::value::Arg;
+
+/// Give the bound tables the completion triggers and grants of this version, and the binding the
+/// search_path that it has not chosen yet. Bound tables that are
+/// gone or changed need not keep the rest from being updated: a WARNING says so.
+pub(crate) fn upgrade() -> Result<()> {
+    let Some(spec) = Spec::load()? else {
+        return Ok(());
+    };
+    match check(spec) {
+        Ok(binding) => renew(binding),
+        Err(error) => {
+            error.report(PgLogLevel::WARNING);
+            Ok(())
+        }
+    }
+}
+
+fn renew(binding: Binding) -> Result<()> {
+    // Triggers and grants are the application's, not the extension's.
+    let _not_creating = NotCreatingExtension::start();
+    {
+        let _owner = RunAs::owner(binding.extension_owner);
+        for trigger in binding.triggers() {
+            if trigger.has_condition() {
+                trigger.renew()?;
+            }
+        }
+    }
+    attach_for(Attacher::Update, binding.spec, false).map(|_| ())
+}
+
+/// Grant the function `after`, which takes the place of `before`, to those who were granted that one.
+pub(crate) fn upgrade_grants(before: pg_sys::Oid, after: pg_sys::Oid) -> Result<()> {
+    let _not_creating = NotCreatingExtension::start();
+    let grants = spi::query(
+        "SELECT pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s%s', \
+         $2::pg_catalog.oid::pg_catalog.regprocedure, \
+         CASE acl.grantee OPERATOR(pg_catalog.<>) 0 \
+         WHEN true THEN pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(acl.grantee)) \
+         ELSE 'PUBLIC' END, \
+         CASE WHEN acl.is_grantable THEN ' WITH GRANT OPTION' END) \
+         FROM pg_catalog.pg_proc AS p, pg_catalog.aclexplode(p.proacl) AS acl \
+         WHERE p.oid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND acl.grantee OPERATOR(pg_catalog.<>) p.proowner",
+        &[
+            Arg::Int8(before.to_u32().into()),
+            Arg::Int8(after.to_u32().into()),
+        ],
+    )?;
+    for grant in &grants.rows {
+        spi::command(grant.text(0))?;
+    }
+    Ok(())
+}

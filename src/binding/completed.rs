@@ -1,0 +1,66 @@
+//! When a row of the workflow table is completed. The rule is here and nowhere else, once in SQL and once for
+//! a row that is at hand; a test compares the two.
+
+use pgrx::pg_sys;
+use pgrx::spi::quote_literal;
+
+use super::model::{Binding, Completion, Workflows};
+
+/// SQL for "the row `alias` of the workflow table is completed".
+pub(crate) fn sql(binding: &Binding, alias: &str) -> String {
+    let Some(workflows) = &binding.workflows else {
+        return "false".into();
+    };
+    match &workflows.completion {
+        Completion::Timestamp(column) => format!("{alias}.{} IS NOT NULL", column.sql()),
+        Completion::Status(column) => format!(
+            "{alias}.{}::pg_catalog.text{} OPERATOR(pg_catalog.=) ANY ({})",
+            column.sql(),
+            // A status is compared as it is spelled, as `is_one_of` does.
+            match column.loose_collation {
+                Some(_) => " COLLATE pg_catalog.\"C\"",
+                None => "",
+            },
+            statuses_sql(binding)
+        ),
+        Completion::Row => "true".into(),
+    }
+}
+
+/// Whether a row is completed, given the text of each of its columns.
+pub(crate) fn of_row(
+    binding: &Binding,
+    workflows: &Workflows,
+    text: impl Fn(&str) -> Option<String>,
+) -> bool {
+    match &workflows.completion {
+        Completion::Timestamp(column) => text(&column.name).is_some(),
+        Completion::Status(column) => text(&column.name).is_some_and(|status| {
+            // A cast of char(n) to text drops what pads it.
+            let status = match column.base_type {
+                pg_sys::BPCHAROID => status.trim_end_matches(' '),
+                _ => &status,
+            };
+            let statuses = &binding.spec.completed_statuses;
+            is_one_of(status, statuses.iter().map(String::as_str))
+        }),
+        Completion::Row => true,
+    }
+}
+
+/// Whether a status, as SQL casts it to text, is one of the completed ones.
+pub(crate) fn is_one_of<'a>(status: &str, mut completed: impl Iterator<Item = &'a str>) -> bool {
+    completed.any(|completed| completed == status)
+}
+
+/// The completed statuses as one constant. The server reads a trigger's condition anew for each statement,
+/// also for one that completes nothing, and ARRAY[…] would be one constant per element.
+pub(crate) fn statuses_sql(binding: &Binding) -> String {
+    let quoted = |text: &String| {
+        let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+        format!("\"{text}\"")
+    };
+    let elements: Vec<_> = binding.spec.completed_statuses.iter().map(quoted).collect();
+    let array = quote_literal(format!("{{{}}}", elements.join(",")));
+    format!("{array}::pg_catalog.text[]")
+}

@@ -1,0 +1,203 @@
+//! The model of a binding: what the extension works on, and the SQL that names it.
+
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+
+use super::spec::Spec;
+use crate::postgres::catalog::{Column, Table};
+use crate::postgres::key::KeyType;
+use crate::postgres::security::SearchPaths;
+
+/// The column that the extension keeps.
+pub(crate) const BALANCE_COLUMN: &str = "token_balance";
+
+/// A key column.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Key {
+    pub(crate) column: Column,
+    pub(crate) key_type: KeyType,
+}
+
+impl Key {
+    pub(crate) fn sql(&self) -> String {
+        self.column.sql()
+    }
+}
+
+/// The workflow table.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Workflows {
+    pub(crate) table: Table,
+    pub(crate) key: Key,
+    pub(crate) completion: Completion,
+}
+
+/// What tells that a row of the workflow table is completed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Completion {
+    /// That this column is not null.
+    Timestamp(Column),
+    /// That this column has one of the completed statuses.
+    Status(Column),
+    /// That it is there.
+    Row,
+}
+
+/// Who pays for a usage row.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Payer {
+    /// The account in this column of the usage row.
+    Usage(Key),
+    /// The account in this column of the workflow row.
+    Workflow(Key),
+}
+
+/// What a usage row says besides: each where the table has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Details {
+    pub(crate) prompt_tokens: Option<Column>,
+    pub(crate) completion_tokens: Option<Column>,
+    pub(crate) model: Option<Column>,
+    pub(crate) stage: Option<Column>,
+    pub(crate) created_at: Option<Column>,
+}
+
+/// A spec held against the catalogs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Binding {
+    pub(crate) spec: Spec,
+    /// The owner of the extension's own tables.
+    pub(crate) extension_owner: pg_sys::Oid,
+    pub(crate) users: Table,
+    pub(crate) user_key: Key,
+    /// None until attach has added it.
+    pub(crate) balance: Option<Column>,
+    pub(crate) usage: Table,
+    pub(crate) usage_workflow: Key,
+    pub(crate) usage_tokens: Vec<Column>,
+    pub(crate) details: Details,
+    pub(crate) workflows: Option<Workflows>,
+    pub(crate) payer: Payer,
+    /// With which search_path statements run as somebody else.
+    pub(crate) paths: Rc<SearchPaths>,
+}
+
+impl Binding {
+    /// The bound relations: users, usage, workflows, as people name them.
+    pub(crate) fn table_refs(&self) -> Vec<&Table> {
+        let workflows = self.workflows.iter().map(|workflows| &workflows.table);
+        [&self.users, &self.usage]
+            .into_iter()
+            .chain(workflows)
+            .collect()
+    }
+
+    /// The bound relations: workflows, usage, users, in the order in which their locks are taken.
+    pub(crate) fn tables(&self) -> Vec<Table> {
+        self.workflows
+            .iter()
+            .map(|workflows| &workflows.table)
+            .chain([&self.usage, &self.users])
+            .cloned()
+            .collect()
+    }
+
+    /// The canonical text of a workflow id that a caller gave: through the type of the workflow
+    /// table's key and of the usage column. A malformed one raises that type's own error.
+    pub(crate) fn workflow_id(&self, id: &str) -> String {
+        let id = match &self.workflows {
+            Some(workflows) => workflows.key.key_type.canonical_or_raise(id),
+            None => id.to_owned(),
+        };
+        self.usage_workflow.key_type.canonical_or_raise(&id)
+    }
+
+    /// SQL for the tokens of a group of usage rows; the result is bigint, or numeric where a sum of
+    /// bigint columns could be larger. NULL tokens count as 0.
+    pub(crate) fn tokens_sql(&self, alias: &str) -> String {
+        let sums: Vec<_> = self
+            .usage_tokens
+            .iter()
+            .map(|column| format!("COALESCE(pg_catalog.sum({alias}.{}), 0)", column.sql()))
+            .collect();
+        sums.join(" OPERATOR(pg_catalog.+) ")
+    }
+
+    /// SQL for the canonical account of a row, or of the workflow that it belongs to.
+    pub(crate) fn account_sql(&self, alias: &str) -> String {
+        let (Payer::Usage(key) | Payer::Workflow(key)) = &self.payer;
+        key.key_type
+            .canonical_sql(&format!("{alias}.{}", key.sql()), self.user_key.key_type)
+    }
+
+    /// SQL for the workflow id of a row of the workflow table, as the usage spells it.
+    pub(crate) fn workflow_key_sql(&self, workflows: &Workflows, alias: &str) -> String {
+        let key = &workflows.key;
+        key.key_type.canonical_sql(
+            &format!("{alias}.{}", key.sql()),
+            self.usage_workflow.key_type,
+        )
+    }
+
+    /// The index that a summary wants; None where the usage names no account or no time.
+    pub(crate) fn summary_index(&self) -> Option<String> {
+        let (Payer::Usage(key), Some(created_at)) = (&self.payer, &self.details.created_at) else {
+            return None;
+        };
+        Some(format!("({}, {})", key.sql(), created_at.sql()))
+    }
+
+    /// The index that one settlement wants, as `(columns) INCLUDE (…)`.
+    pub(crate) fn usage_index(&self) -> String {
+        let mut included: Vec<_> = self.usage_tokens.iter().map(Column::sql).collect();
+        if let Payer::Usage(key) = &self.payer {
+            included.insert(0, key.sql());
+        }
+        format!(
+            "({}) INCLUDE ({})",
+            self.usage_workflow.sql(),
+            included.join(", ")
+        )
+    }
+
+    /// The largest balance that the column can hold: integers reach as far above zero as below.
+    pub(crate) fn largest_balance(&self) -> i64 {
+        -(self.smallest_balance() + 1)
+    }
+
+    /// The smallest balance that the column can hold; a ledger entry is a bigint.
+    pub(crate) fn smallest_balance(&self) -> i64 {
+        let Some(balance) = &self.balance else {
+            return i64::MIN;
+        };
+        match balance.base_type {
+            pg_sys::INT2OID => i16::MIN.into(),
+            pg_sys::INT4OID => i32::MIN.into(),
+            pg_sys::NUMERICOID => match numeric_digits(balance.type_modifier) {
+                Some(digits @ 0..=18) => 1 - 10_i64.pow(digits),
+                _ => i64::MIN,
+            },
+            _ => i64::MIN,
+        }
+    }
+}
+
+/// The digits before the point of `numeric(p, s)`; None for a plain `numeric`. From
+/// `numeric_typmod_precision` and `numeric_typmod_scale` in PostgreSQL's numeric.c.
+fn numeric_digits(type_modifier: i32) -> Option<u32> {
+    if type_modifier < 4 {
+        return None;
+    }
+    let packed = type_modifier - 4;
+    let precision = (packed >> 16) & 0xffff;
+    u32::try_from(precision - numeric_scale(type_modifier)).ok()
+}
+
+pub(crate) fn numeric_scale(type_modifier: i32) -> i32 {
+    if type_modifier < 4 {
+        return 0;
+    }
+    let scale = (type_modifier - 4) & 0x7ff;
+    (scale ^ 1024) - 1024
+}

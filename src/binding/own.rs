@@ -1,0 +1,92 @@
+//! The extension's own tables in the schema `token_balance`, and the extension itself.
+
+use pgrx::pg_sys;
+use pgrx::spi::quote_identifier;
+
+use crate::error::{Error, Result};
+use crate::postgres::catalog::{Table, query, table, table_named};
+use crate::postgres::value::Arg;
+
+/// The owner of the extension's tables. Error 55000 if the extension is not complete.
+pub(crate) fn extension_owner() -> Result<pg_sys::Oid> {
+    Ok(table_named("token_balance", "settlement")?
+        .ok_or(Error::NotAttached)?
+        .owner)
+}
+
+/// The extension's own tables that are kept by OID.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct OwnTables {
+    pub(crate) binding: pg_sys::Oid,
+    pub(crate) settlement: pg_sys::Oid,
+    pub(crate) ledger: pg_sys::Oid,
+    /// The sequence of the ledger's entry ids. Another one is another identity column, which is an
+    /// ALTER of the ledger.
+    pub(crate) entry_ids: pg_sys::Oid,
+    pub(crate) queue: pg_sys::Oid,
+}
+
+/// Where a table is not there, or has no identity column, InvalidOid stands for it.
+pub(crate) fn own_tables() -> Result<OwnTables> {
+    let outcome = query(
+        "SELECT c.relname, c.oid, d.objid \
+         FROM pg_catalog.pg_class AS c \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+         LEFT JOIN pg_catalog.pg_depend AS d ON d.refobjid OPERATOR(pg_catalog.=) c.oid \
+         AND d.refclassid OPERATOR(pg_catalog.=) \
+         'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid \
+         AND d.classid OPERATOR(pg_catalog.=) d.refclassid \
+         AND d.refobjsubid OPERATOR(pg_catalog.>) 0 \
+         AND d.deptype OPERATOR(pg_catalog.=) 'i'::pg_catalog.\"char\" \
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
+         AND c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['binding', 'settlement', 'ledger', \
+         'queue']::pg_catalog.name[])",
+        &[],
+    )?;
+    let mut own = OwnTables::default();
+    for row in &outcome.rows {
+        match row.text(0) {
+            "binding" => own.binding = row.oid(1),
+            "settlement" => own.settlement = row.oid(1),
+            "queue" => own.queue = row.oid(1),
+            _ => (own.ledger, own.entry_ids) = (row.oid(1), row.oid(2)),
+        }
+    }
+    Ok(own)
+}
+
+/// The schema that holds settle_workflow, quoted.
+pub(crate) fn extension_schema() -> Result<String> {
+    let outcome = query(
+        "SELECT n.nspname FROM pg_catalog.pg_extension AS e \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace \
+         WHERE e.extname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name",
+        &[],
+    )?;
+    outcome
+        .rows
+        .first()
+        .map(|row| quote_identifier(row.text(0)))
+        .ok_or(Error::NotAttached)
+}
+
+/// The first of `relations`, or of the extension's own tables, that Citus has distributed, if any.
+pub(crate) fn distributed(relations: &[pg_sys::Oid]) -> Result<Option<Table>> {
+    if table_named("pg_catalog", "pg_dist_partition")?.is_none() {
+        return Ok(None);
+    }
+    let oids = relations.iter().map(|oid| oid.to_u32().into()).collect();
+    let outcome = query(
+        "SELECT c.oid FROM pg_catalog.pg_dist_partition AS d \
+         JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) d.logicalrelid::pg_catalog.oid \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+         WHERE c.oid::bigint OPERATOR(pg_catalog.=) ANY ($1) \
+         OR n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
+         ORDER BY c.oid LIMIT 1",
+        &[Arg::Int8Array(oids)],
+    )?;
+    match outcome.rows.first() {
+        Some(row) => table(row.oid(0)),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,220 @@
+//! Balances: reading one, changing one.
+//!
+//! The users table is always changed by a plain UPDATE as its owner, so the application's own
+//! triggers, constraints and generated columns hold, and the ledger's trigger writes the entry.
+
+use std::rc::Rc;
+
+use pgrx::pg_sys::{INT8OID, TEXTOID};
+
+use super::change::{Announcement, Change, Changed};
+use super::queue;
+use crate::binding::{BALANCE_COLUMN, Bound, Kept};
+use crate::error::{Error, Result};
+use crate::postgres::security::RunAs;
+use crate::postgres::snapshot::{FreshSnapshot, Snapshot, uses_transaction_snapshot};
+use crate::postgres::spi::Statement;
+use crate::postgres::value::Arg;
+
+/// The statements on one account, for one binding.
+pub(crate) struct Statements {
+    take: Statement,
+    give: Statement,
+    balance: Statement,
+    row: Statement,
+}
+
+impl Kept for Statements {
+    fn of(bound: &Bound) -> Self {
+        let binding = &bound.binding;
+        let users = &binding.users.sql;
+        let is_account = format!(
+            "a.{} OPERATOR(pg_catalog.=) $1::{}",
+            binding.user_key.sql(),
+            binding.user_key.key_type.sql()
+        );
+        // A change that would leave the column's range updates no row instead of failing: $3 is the
+        // balance with which it just stays inside.
+        //
+        // Never FOR UPDATE before it: a child row's foreign-key check holds KEY SHARE on the
+        // account, and the upgrade deadlocks. A plain UPDATE of a column that is no key goes
+        // along with it.
+        let change = |bound: &str| {
+            Statement::new(
+                &format!(
+                    "UPDATE {users} AS a \
+                     SET {BALANCE_COLUMN} = a.{BALANCE_COLUMN} OPERATOR(pg_catalog.+) $2 \
+                     WHERE {is_account} AND a.{BALANCE_COLUMN} {bound} $3"
+                ),
+                &[TEXTOID, INT8OID, INT8OID],
+            )
+            .of(&[binding.users.oid])
+        };
+        Statements {
+            take: change("OPERATOR(pg_catalog.>=)"),
+            give: change("OPERATOR(pg_catalog.<=)"),
+            balance: Statement::new(
+                &format!("SELECT a.{BALANCE_COLUMN}::bigint FROM {users} AS a WHERE {is_account}"),
+                &[TEXTOID],
+            )
+            .of(&[binding.users.oid]),
+            row: Statement::new(
+                &format!(
+                    "SELECT a.{BALANCE_COLUMN}::bigint, pg_catalog.format('%s %s %s', a.tableoid, \
+                     a.ctid, a.xmin) FROM {users} AS a WHERE {is_account}"
+                ),
+                &[TEXTOID],
+            )
+            .of(&[binding.users.oid]),
+        }
+    }
+}
+
+/// Why a change was not made: the caller knows what to call it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Refusal {
+    UnknownAccount,
+    OutOfRange,
+}
+
+/// How many rows that take one another's place are tried. A session that inserts and deletes an account
+/// without end, or has a trigger do it, is not waited for.
+const MAX_ROWS: usize = 10;
+
+/// Make `change` and have it written to the ledger.
+///
+/// Errors: 40001 if the account is not what the transaction's snapshot has, 27000 if a trigger, rule or
+/// policy suppressed the update; whatever the update raises.
+pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed, Refusal>> {
+    let Some(amount) = change.amount() else {
+        return Ok(Err(Refusal::OutOfRange));
+    };
+    let binding = &bound.binding;
+    let (smallest, largest) = (binding.smallest_balance(), binding.largest_balance());
+    let lowest = smallest.saturating_sub(amount.min(0));
+    let highest = largest.saturating_sub(amount.max(0));
+    let statements = bound.kept::<Statements>();
+    let (statement, limit) = match amount {
+        ..0 => (&statements.take, lowest),
+        _ => (&statements.give, highest),
+    };
+    let announcement = Announcement::of(change.clone());
+    let args = [
+        Arg::Text(&change.account),
+        Arg::Int8(amount),
+        Arg::Int8(limit),
+    ];
+    let mut passed_over = Vec::new();
+    loop {
+        let outcome = {
+            let _owner = RunAs::owner(binding.users.owner);
+            statement.run(&args, Snapshot::Statement)?
+        };
+        let is_made = outcome.processed == 1;
+        if is_made && let Some(changed) = announcement.changed() {
+            return Ok(Ok(changed));
+        }
+        let row = row_of(bound, &change.account, Snapshot::Latest)?;
+        if !is_made && row.is_some() && uses_transaction_snapshot() {
+            // The statement went by a snapshot that has not the row as it is: an account that is
+            // newer, one that has changed, or all of them after an ALTER TABLE that rewrites.
+            let seen = row_of(bound, &change.account, Snapshot::Statement)?;
+            if seen != row {
+                return Err(Error::ConcurrentChange {
+                    account: change.account.clone(),
+                });
+            }
+        }
+        match row {
+            None => return Ok(Err(Refusal::UnknownAccount)),
+            // Without the ledger's trigger (its owner may have disabled it) arithmetic must do.
+            Some(row) if is_made => {
+                return Ok(Ok(Changed {
+                    previous: row.balance.saturating_sub(amount),
+                    new: row.balance,
+                }));
+            }
+            Some(row) if row.balance < lowest || row.balance > highest => {
+                return Ok(Err(Refusal::OutOfRange));
+            }
+            // The row that the statement saw and waited for was deleted, and this one inserted in
+            // its place: a new statement sees it. One that was there to be seen and was not
+            // changed was kept from it.
+            Some(row) if passed_over.len() < MAX_ROWS && !passed_over.contains(&row) => {
+                passed_over.push(row);
+            }
+            Some(_) => {
+                return Err(Error::ChargeSuppressed {
+                    relation: binding.users.sql.clone(),
+                    account: change.account.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// An account's row: which version of it, and the balance in it. Tokens.
+#[derive(PartialEq)]
+struct AccountRow {
+    version: String,
+    balance: i64,
+}
+
+fn row_of(bound: &Bound, account: &str, snapshot: Snapshot) -> Result<Option<AccountRow>> {
+    let _owner = RunAs::owner(bound.binding.users.owner);
+    let outcome = bound
+        .kept::<Statements>()
+        .row
+        .run(&[Arg::Text(account)], snapshot)?;
+    let Some(row) = outcome.rows.first() else {
+        return Ok(None);
+    };
+    Ok(Some(AccountRow {
+        balance: row.amount(0)?,
+        version: row.text(1).to_owned(),
+    }))
+}
+
+/// The column of an account, by canonical id; None if there is no such account. Tokens.
+pub(crate) fn column_of(bound: &Bound, account: &str) -> Result<Option<i64>> {
+    read_column(bound, account, Snapshot::Statement)
+}
+
+/// The same as it is now, whatever the transaction's snapshot.
+pub(crate) fn column_now(bound: &Bound, account: &str) -> Result<Option<i64>> {
+    read_column(bound, account, Snapshot::Latest)
+}
+
+/// The balance of an account: the column, less what waits in the queue. None if there is no such
+/// account. Tokens.
+pub(crate) fn balance_of(bound: &Bound, account: &str) -> Result<Option<i64>> {
+    if !queue::is_used(&bound.binding) {
+        return column_of(bound, account);
+    }
+    // Both of one snapshot, or a charge that is just applied would count twice or not at all.
+    match read_column(bound, account, Snapshot::Caller)? {
+        Some(balance) => Ok(Some(
+            balance.saturating_sub(queue::waiting(bound, account)?),
+        )),
+        None => Ok(None),
+    }
+}
+
+/// The same as of now, the own transaction's changes included.
+pub(crate) fn balance_now(bound: &Bound, account: &str) -> Result<Option<i64>> {
+    let _fresh = FreshSnapshot::push();
+    balance_of(bound, account)
+}
+
+fn read_column(bound: &Bound, account: &str, snapshot: Snapshot) -> Result<Option<i64>> {
+    if bound.binding.user_key.key_type.canonical(account).is_none() {
+        return Ok(None);
+    }
+    let _owner = RunAs::owner(bound.binding.users.owner);
+    let outcome = bound
+        .kept::<Statements>()
+        .balance
+        .run(&[Arg::Text(account)], snapshot)?;
+    let row = outcome.rows.first();
+    row.map(|row| row.amount(0)).transpose()
+}

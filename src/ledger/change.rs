@@ -1,0 +1,160 @@
+//! A change of one balance that the extension makes: what it is, and how the trigger on the users table
+//! learns of it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::postgres::catalog;
+use crate::postgres::security;
+
+/// What kind of entry the ledger has. Spelled here and in the ledger's CHECK, nowhere else; a test
+/// compares the two.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Settlement,
+    Credit,
+    Refund,
+    /// A change that the extension did not make.
+    Adjustment,
+    /// What is left of an account's entries that were archived.
+    Opening,
+}
+
+impl Kind {
+    #[cfg(any(test, feature = "pg_test"))]
+    pub(crate) const ALL: [Kind; 5] = [
+        Kind::Settlement,
+        Kind::Credit,
+        Kind::Refund,
+        Kind::Adjustment,
+        Kind::Opening,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Settlement => "settlement",
+            Kind::Credit => "credit",
+            Kind::Refund => "refund",
+            Kind::Adjustment => "adjustment",
+            Kind::Opening => "opening",
+        }
+    }
+
+    /// As a constant in SQL.
+    pub(crate) fn sql(self) -> String {
+        format!("'{}'", self.name())
+    }
+}
+
+/// A change of one balance that the extension is about to make.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) kind: Kind,
+    pub(crate) account: String,
+    /// Each becomes an entry, in this order.
+    pub(crate) lines: Vec<Line>,
+    /// The caller's own id of a credit or refund.
+    pub(crate) reference: Option<String>,
+    pub(crate) note: Option<String>,
+}
+
+/// A line of a change: what one workflow costs, of all that an account pays at once.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// Tokens; negative for a charge.
+    pub(crate) amount: i64,
+    pub(crate) workflow: Option<String>,
+    /// The name of the role that asked for it.
+    pub(crate) actor: Rc<str>,
+}
+
+impl Change {
+    /// What an account is charged at once.
+    pub(crate) fn settlement(account: &str, lines: Vec<Line>) -> Rc<Self> {
+        Rc::new(Change {
+            kind: Kind::Settlement,
+            account: account.to_owned(),
+            lines,
+            reference: None,
+            note: None,
+        })
+    }
+
+    /// Tokens, over all lines; None if that is not a bigint.
+    pub(crate) fn amount(&self) -> Option<i64> {
+        self.lines
+            .iter()
+            .try_fold(0_i64, |sum, line| sum.checked_add(line.amount))
+    }
+}
+
+/// A balance before and after a change. Tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Changed {
+    pub(crate) previous: i64,
+    pub(crate) new: i64,
+}
+
+/// The name of the role that the caller acts as, for the ledger.
+pub(crate) fn actor() -> Rc<str> {
+    catalog::role_name(security::current_user()).into()
+}
+
+/// A change that was announced, and what the trigger answered to it.
+#[derive(Default)]
+struct Announced {
+    /// None once the trigger has written it.
+    change: Option<Rc<Change>>,
+    /// The balance that the trigger found before and after the change.
+    changed: Option<Changed>,
+}
+
+thread_local! {
+    static ANNOUNCED: RefCell<Announced> = RefCell::default();
+}
+
+/// While this value lives, the change that it announces is the next one of that account.
+pub(crate) struct Announcement {
+    outer: Announced,
+}
+
+impl Announcement {
+    pub(crate) fn of(change: Rc<Change>) -> Self {
+        let announced = Announced {
+            change: Some(change),
+            changed: None,
+        };
+        Announcement {
+            outer: ANNOUNCED.replace(announced),
+        }
+    }
+
+    /// The balance before and after the change, if the trigger has written it.
+    pub(crate) fn changed(&self) -> Option<Changed> {
+        ANNOUNCED.with_borrow(|announced| announced.changed)
+    }
+}
+
+impl Drop for Announcement {
+    /// A trigger on users may settle another workflow meanwhile: give the outer change back.
+    fn drop(&mut self) {
+        ANNOUNCED.set(std::mem::take(&mut self.outer));
+    }
+}
+
+/// Whether this library is not at work on a balance, and an older one may be.
+pub(crate) fn is_idle() -> bool {
+    let is_silent = ANNOUNCED.with_borrow(|a| a.change.is_none() && a.changed.is_none());
+    is_silent && security::is_owner_run()
+}
+
+/// The announced change of `account`, once.
+pub(super) fn take_announced(account: &str, changed: Changed) -> Option<Rc<Change>> {
+    ANNOUNCED.with_borrow_mut(|announced| {
+        let change = announced
+            .change
+            .take_if(|change| change.account == account)?;
+        announced.changed = Some(changed);
+        Some(change)
+    })
+}

@@ -1,0 +1,69 @@
+//! The notification when an account crosses zero.
+
+use pgrx::pg_sys::TEXTOID;
+use serde::Serialize;
+
+use crate::binding::{Bound, Kept};
+use crate::error::Result;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::spi::Statement;
+use crate::postgres::value::Arg;
+
+/// NOTIFY refuses longer payloads.
+const LONGEST_PAYLOAD: usize = 7_900;
+
+pub(crate) struct Statements {
+    notify: Statement,
+}
+
+impl Kept for Statements {
+    fn of(_bound: &Bound) -> Self {
+        Statements {
+            notify: Statement::new(
+                "SELECT pg_catalog.pg_notify('token_balance', $1)",
+                &[TEXTOID],
+            ),
+        }
+    }
+}
+
+/// The payload of `NOTIFY token_balance`. Amounts are tokens.
+#[derive(Serialize)]
+struct Crossing<'a> {
+    event: &'static str,
+    user_id: Option<&'a str>,
+    previous_balance: i64,
+    token_balance: i64,
+    is_overdraft: bool,
+}
+
+/// Notify who listens if a change takes the account below zero or back; delivered at commit.
+pub(crate) fn notify_crossing(bound: &Bound, account: &str, previous: i64, new: i64) -> Result<()> {
+    if (previous < 0) == (new < 0) {
+        return Ok(());
+    }
+    let is_overdraft = new < 0;
+    let payload = |user_id| {
+        serde_json::to_string(&Crossing {
+            event: if is_overdraft {
+                "overdrawn"
+            } else {
+                "recovered"
+            },
+            user_id,
+            previous_balance: previous,
+            token_balance: new,
+            is_overdraft,
+        })
+        .unwrap_or_default()
+    };
+    // An id that does not fit is left out: a balance is never refused for its notification.
+    let text = Some(payload(Some(account)))
+        .filter(|text| text.len() < LONGEST_PAYLOAD)
+        .unwrap_or_else(|| payload(None));
+    bound
+        .kept::<Statements>()
+        .notify
+        .run(&[Arg::Text(&text)], Snapshot::Statement)
+        .map(|_| ())
+}

@@ -1,0 +1,314 @@
+//! The ledger: one entry for every change of every balance.
+//!
+//! Entries are written by a trigger on the users table, so the ledger is complete by construction:
+//! whoever changes a balance, and however, leaves an entry. What the extension does itself it
+//! announces first (`change`); every other change is an adjustment.
+
+use pgrx::pg_sys::{INT8OID, InvalidOid, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
+
+use super::change::{Changed, Kind, Line, actor, take_announced};
+use crate::binding::{Bound, Kept};
+use crate::error::{Error, Result};
+use crate::postgres::clock::now;
+use crate::postgres::direct::{Conflict, OpenTable, Shape};
+use crate::postgres::security::RunAs;
+use crate::postgres::sequence;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::spi::Statement;
+use crate::postgres::value::Arg;
+
+/// A column of `token_balance.ledger`.
+pub(crate) struct Column {
+    pub(crate) name: &'static str,
+    value: Value,
+    is_nullable: bool,
+    /// Whether the table has a default for it, to which SQL leaves it.
+    has_default: bool,
+}
+
+/// What an entry has in a column of a type.
+#[derive(Clone, Copy)]
+enum Value {
+    Text(for<'a> fn(&Entry<'a>) -> Option<&'a str>),
+    Bigint(fn(&Entry) -> i64),
+    Timestamp(fn(&Entry) -> TimestampTz),
+}
+
+/// The columns of the ledger, in order. What writes entries, with SQL or without, and what archives them
+/// is made from this list.
+pub(crate) static COLUMNS: [Column; 11] = {
+    use Value::{Bigint, Text, Timestamp};
+    [
+        Column::new("user_id", Text(|entry| Some(entry.of.account))),
+        Column::new("entry_id", Bigint(|entry| entry.id)).with_default(),
+        Column::new("kind", Text(|entry| Some(entry.of.kind.name()))),
+        Column::new("amount", Bigint(|entry| entry.line.amount)),
+        Column::new("previous_balance", Bigint(|entry| entry.previous)),
+        Column::new("new_balance", Bigint(|entry| entry.new)),
+        Column::new("workflow_id", Text(|entry| entry.line.workflow.as_deref())).nullable(),
+        Column::new("reference", Text(|entry| entry.of.reference)).nullable(),
+        Column::new("note", Text(|entry| entry.of.note)).nullable(),
+        Column::new("actor", Text(|entry| Some(&entry.line.actor))),
+        Column::new("created_at", Timestamp(|entry| entry.at)).with_default(),
+    ]
+};
+
+static SHAPE: Shape = Shape {
+    columns: &{
+        let mut shape = [(TEXTOID, false); COLUMNS.len()];
+        let mut at = 0;
+        while at < COLUMNS.len() {
+            shape[at] = (COLUMNS[at].type_oid(), COLUMNS[at].is_nullable);
+            at += 1;
+        }
+        shape
+    },
+    // The kind is one that the CHECK has (`Kind`), and the new balance is reckoned.
+    checks: &[c"ledger_kind", c"ledger_amount"],
+};
+
+impl Column {
+    const fn new(name: &'static str, value: Value) -> Self {
+        Column {
+            name,
+            value,
+            is_nullable: false,
+            has_default: false,
+        }
+    }
+
+    const fn nullable(self) -> Self {
+        Column {
+            is_nullable: true,
+            ..self
+        }
+    }
+
+    const fn with_default(self) -> Self {
+        Column {
+            has_default: true,
+            ..self
+        }
+    }
+
+    pub(crate) const fn type_oid(&self) -> Oid {
+        match self.value {
+            Value::Text(_) => TEXTOID,
+            Value::Bigint(_) => INT8OID,
+            Value::Timestamp(_) => TIMESTAMPTZOID,
+        }
+    }
+
+    /// Its type in SQL.
+    pub(crate) const fn type_sql(&self) -> &'static str {
+        match self.value {
+            Value::Text(_) => "pg_catalog.text",
+            Value::Bigint(_) => "bigint",
+            Value::Timestamp(_) => "timestamp with time zone",
+        }
+    }
+
+    fn of<'a>(&self, entry: &Entry<'a>) -> Arg<'a> {
+        match self.value {
+            Value::Text(value) => Arg::OptionalText(value(entry)),
+            Value::Bigint(value) => Arg::Int8(value(entry)),
+            Value::Timestamp(value) => Arg::OptionalTimestamp(Some(value(entry))),
+        }
+    }
+}
+
+/// The columns whose values SQL is given.
+fn given() -> impl Iterator<Item = &'static Column> {
+    COLUMNS.iter().filter(|column| !column.has_default)
+}
+
+/// The table open for entries; None if SQL must write it.
+pub(crate) fn open(bound: &Bound) -> Option<OpenTable> {
+    if bound.own.entry_ids == InvalidOid {
+        return None;
+    }
+    OpenTable::open(bound.own.ledger, &SHAPE)
+}
+
+/// The ledger's own statements.
+pub(crate) struct Statements {
+    insert: Statement,
+    last_balance: Statement,
+}
+
+impl Kept for Statements {
+    fn of(_bound: &Bound) -> Self {
+        let types: Vec<_> = given().map(Column::type_oid).collect();
+        Statements {
+            insert: Statement::new(&insert_sql(), &types),
+            last_balance: Statement::new(
+                "SELECT l.new_balance FROM token_balance.ledger AS l \
+                 WHERE l.user_id OPERATOR(pg_catalog.=) $1 ORDER BY l.entry_id DESC LIMIT 1",
+                &[TEXTOID],
+            ),
+        }
+    }
+}
+
+/// `INSERT INTO token_balance.ledger (user_id, kind, …) VALUES ($1, $2, …)`
+fn insert_sql() -> String {
+    let names: Vec<_> = given().map(|column| column.name).collect();
+    let values: Vec<_> = (1..=names.len()).map(|n| format!("${n}")).collect();
+    format!(
+        "INSERT INTO token_balance.ledger ({}) VALUES ({})",
+        names.join(", "),
+        values.join(", ")
+    )
+}
+
+/// Entries to be: what they share, and the lines of a chain.
+struct Entries<'a> {
+    account: &'a str,
+    kind: Kind,
+    previous: i64,
+    lines: &'a [Line],
+    reference: Option<&'a str>,
+    note: Option<&'a str>,
+}
+
+/// One of them.
+struct Entry<'a> {
+    of: &'a Entries<'a>,
+    line: &'a Line,
+    previous: i64,
+    new: i64,
+    /// Given here only where SQL does not write it.
+    id: i64,
+    at: TimestampTz,
+}
+
+impl Entries<'_> {
+    fn write(&self, bound: &Bound) -> Result<()> {
+        let _owner = RunAs::owner(bound.binding.extension_owner);
+        if let Some(table) = open(bound) {
+            let entries = self.chain(|| sequence::next_value(bound.own.entry_ids))?;
+            let rows: Vec<_> = entries.iter().map(Entry::values).collect();
+            table.insert(&rows, Conflict::Error);
+            return Ok(());
+        }
+        let statements = bound.kept::<Statements>();
+        for entry in self.chain(|| 0)? {
+            let args: Vec<_> = given().map(|column| column.of(&entry)).collect();
+            statements.insert.run(&args, Snapshot::Statement)?;
+        }
+        Ok(())
+    }
+
+    /// Each line with the balance before and after it.
+    fn chain(&self, mut next_id: impl FnMut() -> i64) -> Result<Vec<Entry<'_>>> {
+        let mut balance = self.previous;
+        let entry = |line: &'_ Line| {
+            let previous = balance;
+            balance = previous.checked_add(line.amount).ok_or_else(|| {
+                let balance = i128::from(previous) + i128::from(line.amount);
+                Error::UnsupportedBalance {
+                    account: self.account.to_owned(),
+                    balance: balance.to_string(),
+                }
+            })?;
+            Ok((previous, balance))
+        };
+        let balances: Vec<_> = self.lines.iter().map(entry).collect::<Result<_>>()?;
+        let lines = self.lines.iter().zip(balances);
+        Ok(lines
+            .map(|(line, (previous, new))| Entry {
+                of: self,
+                line,
+                previous,
+                new,
+                id: next_id(),
+                at: now(),
+            })
+            .collect())
+    }
+}
+
+impl<'a> Entry<'a> {
+    fn values(&self) -> [Arg<'a>; COLUMNS.len()] {
+        std::array::from_fn(|at| COLUMNS[at].of(self))
+    }
+}
+
+/// An account's balance is another one. What was announced of it is written with its kind; the rest is an
+/// adjustment.
+pub(crate) fn record_change(bound: &Bound, account: &str, previous: i64, new: i64) -> Result<()> {
+    let Some(change) = take_announced(account, Changed { previous, new }) else {
+        return adjust(bound, account, previous, new, None);
+    };
+    Entries {
+        account,
+        kind: change.kind,
+        previous,
+        lines: &change.lines,
+        reference: change.reference.as_deref(),
+        note: change.note.as_deref(),
+    }
+    .write(bound)?;
+    // A BEFORE trigger of the application may have changed the amount: that part is its own.
+    let made = previous.saturating_add(change.amount().unwrap_or_default());
+    let note = "changed by a trigger on the users table";
+    adjust(bound, account, made, new, Some(note))
+}
+
+/// A new account has no entry: its first one carries its opening balance. But an id that had an
+/// account before goes on with that one's chain.
+pub(crate) fn record_insert(bound: &Bound, account: &str, new: i64) -> Result<()> {
+    match last_balance(bound, account)? {
+        Some(last) => adjust(bound, account, last, new, Some("account created again")),
+        None => Ok(()),
+    }
+}
+
+/// An account has another id. Entries are never changed: the old id's chain ends at 0 and the new one's
+/// begins there.
+pub(crate) fn record_rename(
+    bound: &Bound,
+    (old_account, previous): (&str, i64),
+    (account, new): (&str, i64),
+) -> Result<()> {
+    let note = format!("account id changed to {account}");
+    adjust(bound, old_account, previous, 0, Some(&note))?;
+    // An id without entries begins at 0, too.
+    let last = last_balance(bound, account)?.unwrap_or(0);
+    let note = format!("account id changed from {old_account}");
+    adjust(bound, account, last, new, Some(&note))
+}
+
+fn last_balance(bound: &Bound, account: &str) -> Result<Option<i64>> {
+    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let last = bound
+        .kept::<Statements>()
+        .last_balance
+        .run(&[Arg::Text(account)], Snapshot::Latest)?;
+    last.rows.first().map(|row| row.amount(0)).transpose()
+}
+
+fn adjust(bound: &Bound, account: &str, previous: i64, new: i64, note: Option<&str>) -> Result<()> {
+    if previous == new {
+        return Ok(());
+    }
+    let amount = new
+        .checked_sub(previous)
+        .ok_or_else(|| Error::UnsupportedBalance {
+            account: account.to_owned(),
+            balance: new.to_string(),
+        })?;
+    Entries {
+        account,
+        kind: Kind::Adjustment,
+        previous,
+        lines: &[Line {
+            amount,
+            workflow: None,
+            actor: actor(),
+        }],
+        reference: None,
+        note,
+    }
+    .write(bound)
+}

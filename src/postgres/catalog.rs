@@ -1,0 +1,253 @@
+//! What the system catalogs say about tables and columns.
+//!
+//! Catalogs are readable by everyone, so these run as the caller. Every operator, function and type
+//! is named with its schema: the caller's search_path may be hostile.
+
+use pgrx::pg_sys;
+use pgrx::spi::{quote_identifier, quote_qualified_identifier};
+
+use super::snapshot::Snapshot;
+use super::spi::{self, Outcome};
+use super::value::Arg;
+use crate::error::Result;
+
+/// As the catalogs are now: DDL is not held off by a transaction that keeps an old snapshot, and what
+/// it has done holds for that one, too.
+pub(crate) fn query(sql: &str, args: &[Arg]) -> Result<Outcome> {
+    spi::query_as_of(sql, args, Snapshot::Latest)
+}
+
+/// A table, as the catalog has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Table {
+    pub(crate) oid: pg_sys::Oid,
+    /// `schema.name`, quoted, ready for SQL and for people.
+    pub(crate) sql: String,
+    /// Its schema's name, unquoted.
+    pub(crate) schema: String,
+    pub(crate) owner: pg_sys::Oid,
+    /// Whether row-level policies apply, to all but its owner.
+    pub(crate) has_policies: bool,
+    kind: String,
+    persistence: String,
+}
+
+impl Table {
+    pub(crate) fn is_partitioned(&self) -> bool {
+        self.kind == "p"
+    }
+
+    /// Whether its rows outlive a crash.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.persistence == "p"
+    }
+
+    /// What stands in the way of binding it, in words; None for an ordinary or partitioned table.
+    pub(crate) fn unsupported_kind(&self) -> Option<&'static str> {
+        match (self.kind.as_str(), self.persistence.as_str()) {
+            (_, "t") => Some("temporary table"),
+            ("r" | "p", _) => None,
+            ("v", _) => Some("view"),
+            ("m", _) => Some("materialized view"),
+            ("f", _) => Some("foreign table"),
+            ("S", _) => Some("sequence"),
+            ("i" | "I", _) => Some("index"),
+            ("c", _) => Some("composite type"),
+            _ => Some("relation"),
+        }
+    }
+}
+
+/// A column, as the catalog has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Column {
+    pub(crate) name: String,
+    /// Its type, or that of the domain's base.
+    pub(crate) base_type: pg_sys::Oid,
+    /// Its type in words.
+    pub(crate) type_name: String,
+    pub(crate) type_modifier: i32,
+    pub(crate) is_enum: bool,
+    pub(crate) is_generated: bool,
+    pub(crate) is_not_null: bool,
+    pub(crate) has_default: bool,
+    /// The name of its collation, if that is a nondeterministic one.
+    pub(crate) loose_collation: Option<String>,
+}
+
+impl Column {
+    /// Its type in SQL, of a column that holds a time.
+    pub(crate) fn time_type_sql(&self) -> &'static str {
+        match self.base_type {
+            pg_sys::TIMESTAMPTZOID => "timestamp with time zone",
+            pg_sys::DATEOID => "pg_catalog.date",
+            _ => "timestamp without time zone",
+        }
+    }
+
+    /// Its quoted name.
+    pub(crate) fn sql(&self) -> String {
+        quote_identifier(&self.name)
+    }
+}
+
+pub(crate) fn table(oid: pg_sys::Oid) -> Result<Option<Table>> {
+    let outcome = query(
+        "SELECT c.oid, n.nspname, c.relname, c.relowner, c.relkind, c.relpersistence, \
+         c.relrowsecurity \
+         FROM pg_catalog.pg_class AS c \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+         WHERE c.oid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid)",
+        &[Arg::Int8(oid.to_u32().into())],
+    )?;
+    Ok(outcome.rows.first().map(|row| Table {
+        oid: row.oid(0),
+        sql: quote_qualified_identifier(row.text(1), row.text(2)),
+        schema: row.text(1).into(),
+        owner: row.oid(3),
+        kind: row.text(4).into(),
+        persistence: row.text(5).into(),
+        has_policies: row.is_true(6),
+    }))
+}
+
+/// The table `name` in `schema`, whatever the search_path.
+pub(crate) fn table_named(schema: &str, name: &str) -> Result<Option<Table>> {
+    let outcome = query(
+        "SELECT c.oid FROM pg_catalog.pg_class AS c \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+         WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name \
+         AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
+        &[Arg::Text(schema), Arg::Text(name)],
+    )?;
+    match outcome.rows.first() {
+        Some(row) => table(row.oid(0)),
+        None => Ok(None),
+    }
+}
+
+pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
+    let outcome = query(
+        "SELECT a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod), \
+         a.atttypmod, t.typtype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\", \
+         a.attgenerated OPERATOR(pg_catalog.<>) ''::pg_catalog.\"char\", \
+         a.attnotnull, a.atthasdef, \
+         CASE WHEN NOT c.collisdeterministic THEN c.collname END \
+         FROM pg_catalog.pg_attribute AS a \
+         JOIN pg_catalog.pg_type AS t ON t.oid OPERATOR(pg_catalog.=) a.atttypid \
+         LEFT JOIN pg_catalog.pg_collation AS c \
+         ON c.oid OPERATOR(pg_catalog.=) a.attcollation \
+         WHERE a.attrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped",
+        &[Arg::Int8(relation.to_u32().into())],
+    )?;
+    Ok(outcome
+        .rows
+        .iter()
+        .map(|row| Column {
+            name: row.text(0).into(),
+            // SAFETY: a syscache lookup of a type that exists.
+            base_type: unsafe { pg_sys::getBaseType(row.oid(1)) },
+            type_name: row.text(2).into(),
+            type_modifier: row.number(3).unwrap_or(-1),
+            is_enum: row.is_true(4),
+            is_generated: row.is_true(5),
+            is_not_null: row.is_true(6),
+            has_default: row.is_true(7),
+            loose_collation: row.get(8).map(str::to_owned),
+        })
+        .collect())
+}
+
+/// Whether `column` alone is unique in the table, at every moment.
+pub(crate) fn is_unique(relation: pg_sys::Oid, column: &str) -> Result<bool> {
+    exists(
+        "SELECT 1 FROM pg_catalog.pg_index AS i \
+         JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
+         AND a.attnum OPERATOR(pg_catalog.=) i.indkey[0] \
+         WHERE i.indrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
+         AND i.indisunique AND i.indimmediate AND i.indisvalid \
+         AND i.indnkeyatts OPERATOR(pg_catalog.=) 1 AND i.indpred IS NULL",
+        &[Arg::Int8(relation.to_u32().into()), Arg::Text(column)],
+    )
+}
+
+/// Whether an index begins with `column`, so that one workflow's usage is found without a scan.
+pub(crate) fn has_index_on(relation: pg_sys::Oid, column: &str) -> Result<bool> {
+    exists(
+        "SELECT 1 FROM pg_catalog.pg_index AS i \
+         JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
+         AND a.attnum OPERATOR(pg_catalog.=) i.indkey[0] \
+         JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid \
+         JOIN pg_catalog.pg_am AS m ON m.oid OPERATOR(pg_catalog.=) c.relam \
+         WHERE i.indrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
+         AND i.indisvalid AND i.indpred IS NULL \
+         AND m.amname OPERATOR(pg_catalog.=) ANY (ARRAY['btree', 'hash']::pg_catalog.name[])",
+        &[Arg::Int8(relation.to_u32().into()), Arg::Text(column)],
+    )
+}
+
+/// The tables that `relation` is a partition of, itself included.
+pub(crate) fn partition_ancestors(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+    let outcome = query(
+        "SELECT a.relid::pg_catalog.oid FROM \
+         pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass) AS a(relid)",
+        &[Arg::Int8(relation.to_u32().into())],
+    )?;
+    Ok(outcome.rows.iter().map(|row| row.oid(0)).collect())
+}
+
+/// The labels of an enum type, in order.
+pub(crate) fn enum_labels(type_oid: pg_sys::Oid) -> Result<Vec<String>> {
+    let outcome = query(
+        "SELECT e.enumlabel FROM pg_catalog.pg_enum AS e \
+         WHERE e.enumtypid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) ORDER BY e.enumsortorder",
+        &[Arg::Int8(type_oid.to_u32().into())],
+    )?;
+    Ok(outcome
+        .rows
+        .iter()
+        .map(|row| row.text(0).to_owned())
+        .collect())
+}
+
+/// Whether `role` may SELECT from the table, its schema included.
+pub(crate) fn can_read(role: pg_sys::Oid, relation: pg_sys::Oid) -> Result<bool> {
+    exists(
+        "SELECT 1 FROM pg_catalog.pg_class AS c \
+         WHERE c.oid OPERATOR(pg_catalog.=) ($2::pg_catalog.oid) \
+         AND pg_catalog.has_schema_privilege($1::pg_catalog.oid, c.relnamespace, 'USAGE') \
+         AND pg_catalog.has_table_privilege($1::pg_catalog.oid, c.oid, 'SELECT')",
+        &[
+            Arg::Int8(role.to_u32().into()),
+            Arg::Int8(relation.to_u32().into()),
+        ],
+    )
+}
+
+/// Whether `role` has the rights of `owner`; a superuser has everybody's.
+pub(crate) fn acts_for(role: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
+    // SAFETY: syscache lookups.
+    unsafe { pg_sys::has_privs_of_role(role, owner) }
+}
+
+/// The name of a role, unquoted.
+pub(crate) fn role_name(role: pg_sys::Oid) -> String {
+    // SAFETY: with `true`, a role that does not exist gives null instead of an error; else the
+    // string is palloc'd.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() {
+            return role.to_u32().to_string();
+        }
+        std::ffi::CStr::from_ptr(name)
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
+pub(crate) fn exists(sql: &str, args: &[Arg]) -> Result<bool> {
+    Ok(!query(sql, args)?.rows.is_empty())
+}

@@ -1,0 +1,99 @@
+//! Datums as text, and text as the server takes it.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::{Uuid, pg_sys};
+
+use super::descriptor::column_type;
+
+/// The text of a tuple's column by its type's output function; None for a null.
+///
+/// # Safety
+/// `tuple` is of the descriptor `tupdesc`, which has a column `number`.
+pub(crate) unsafe fn column_text(
+    tuple: pg_sys::HeapTuple,
+    tupdesc: pg_sys::TupleDesc,
+    number: i32,
+) -> Option<String> {
+    // SAFETY: as the caller promises; what is palloc'd is copied and freed.
+    unsafe {
+        let mut is_null = false;
+        let datum = pg_sys::SPI_getbinval(tuple, tupdesc, number, &mut is_null);
+        if is_null {
+            return None;
+        }
+        if let Some(text) = plain_text(datum, column_type(tupdesc, number)) {
+            return Some(text);
+        }
+        let value = pg_sys::SPI_getvalue(tuple, tupdesc, number);
+        let text = CStr::from_ptr(value).to_string_lossy().into_owned();
+        pg_sys::pfree(value.cast());
+        Some(text)
+    }
+}
+
+/// What the output function of a common type gives; None for another type.
+///
+/// # Safety
+/// `datum` is of the type.
+pub(crate) unsafe fn plain_text(datum: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<String> {
+    match type_oid {
+        // SAFETY: as the caller promises.
+        pg_sys::TEXTOID | pg_sys::VARCHAROID => unsafe { Some(text_of(datum.cast_mut_ptr())) },
+        pg_sys::INT2OID => Some((datum.value() as i16).to_string()),
+        pg_sys::INT4OID => Some((datum.value() as i32).to_string()),
+        pg_sys::INT8OID => Some((datum.value() as i64).to_string()),
+        // SAFETY: as the caller promises: a pointer to the 16 bytes.
+        pg_sys::UUIDOID => unsafe {
+            let bytes = *datum.cast_mut_ptr::<[u8; 16]>();
+            Some(Uuid::from_bytes(bytes).to_string())
+        },
+        _ => None,
+    }
+}
+
+/// # Safety
+/// `value` is text.
+unsafe fn text_of(value: *mut pg_sys::varlena) -> String {
+    // SAFETY: as the caller promises; a detoasted copy is freed.
+    unsafe {
+        if let Some(bytes) = plain_bytes(value) {
+            return String::from_utf8_lossy(bytes).into_owned();
+        }
+        let detoasted = pg_sys::pg_detoast_datum_packed(value);
+        let text = plain_bytes(detoasted).map(String::from_utf8_lossy);
+        let text = text.unwrap_or_default().into_owned();
+        if detoasted != value {
+            pg_sys::pfree(detoasted.cast());
+        }
+        text
+    }
+}
+
+/// What is in a value that is stored plainly: not compressed and not elsewhere.
+///
+/// # Safety
+/// `value` is a varlena that outlives the answer.
+pub(crate) unsafe fn plain_bytes<'a>(value: *const pg_sys::varlena) -> Option<&'a [u8]> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let is_short = pgrx::varatt_is_1b(value) && !pgrx::varatt_is_1b_e(value);
+        (is_short || pgrx::varatt_is_4b_u(value)).then(|| {
+            let bytes = pgrx::vardata_any(value).cast::<u8>();
+            std::slice::from_raw_parts(bytes, pgrx::varsize_any_exhdr(value))
+        })
+    }
+}
+
+/// SQL text for the server. Text out of PostgreSQL has no NUL byte.
+pub(crate) fn c_string(text: &str) -> CString {
+    CString::new(text).unwrap_or_default()
+}
+
+/// A numeric's text without a fraction that is zero; any other text as it is.
+pub(crate) fn whole_part(text: &str) -> &str {
+    match text.split_once('.') {
+        Some((whole, fraction)) if fraction.bytes().all(|digit| digit == b'0') => whole,
+        _ => text,
+    }
+}

@@ -1,0 +1,108 @@
+//! Functions of the server as they are, without pgrx's guard around each, which costs more than most
+//! of them do. Where one of them may raise an error, its callers put one guard around several
+//! (`pg_guard_ffi_boundary`); nothing inside it may need to be dropped, or panic.
+
+use pgrx::pg_sys::{
+    BlockNumber, Buffer, BulkInsertStateData, CommandId, Datum, HeapTuple, IndexInfo,
+    IndexScanDesc, IndexTuple, IndexUniqueCheck, ItemPointer, Oid, Relation, ScanDirection,
+    Snapshot, TimestampTz, TransactionId, TupleDesc, TupleTableSlot, TupleTableSlotOps,
+};
+
+/// Declare functions of the server, each with the type that pgrx has generated from its headers: a
+/// declaration that differs from a version's own does not compile with that version.
+macro_rules! server_functions {
+    ($(fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?;)*) => {
+        unsafe extern "C-unwind" {
+            $(pub(crate) fn $name($($argument: $type),*) $(-> $result)?;)*
+        }
+        $(const _: unsafe fn($($type),*) $(-> $result)? = pgrx::pg_sys::$name;)*
+    };
+}
+
+pub(super) use server_functions;
+
+server_functions! {
+    fn AtEOXact_GUC(is_commit: bool, nest_level: i32);
+    fn CommandCounterIncrement();
+    fn ExecStoreHeapTuple(
+        tuple: HeapTuple,
+        slot: *mut TupleTableSlot,
+        should_free: bool,
+    ) -> *mut TupleTableSlot;
+    fn ExecDropSingleTupleTableSlot(slot: *mut TupleTableSlot);
+    fn GetCurrentCommandId(used: bool) -> CommandId;
+    fn GetCurrentTransactionId() -> TransactionId;
+    fn GetCurrentTimestamp() -> TimestampTz;
+    fn GetLatestSnapshot() -> Snapshot;
+    fn GetTransactionSnapshot() -> Snapshot;
+    fn MakeSingleTupleTableSlot(
+        descriptor: TupleDesc,
+        kind: *const TupleTableSlotOps,
+    ) -> *mut TupleTableSlot;
+    fn RegisterSnapshot(snapshot: Snapshot) -> Snapshot;
+    fn ReleaseBuffer(buffer: Buffer);
+    fn SpeculativeInsertionLockAcquire(transaction: TransactionId) -> u32;
+    fn SpeculativeInsertionLockRelease(transaction: TransactionId);
+    fn UnregisterSnapshot(snapshot: Snapshot);
+    fn heap_multi_insert(
+        table: Relation,
+        slots: *mut *mut TupleTableSlot,
+        count: i32,
+        command: CommandId,
+        options: i32,
+        state: *mut BulkInsertStateData,
+    );
+    fn index_deform_tuple(
+        tuple: IndexTuple,
+        descriptor: TupleDesc,
+        values: *mut Datum,
+        nulls: *mut bool,
+    );
+    fn index_endscan(scan: IndexScanDesc);
+    fn index_fetch_heap(scan: IndexScanDesc, slot: *mut TupleTableSlot) -> bool;
+    fn index_getnext_tid(
+        scan: IndexScanDesc,
+        direction: ScanDirection::Type,
+    ) -> ItemPointer;
+    fn index_insert(
+        index: Relation,
+        values: *mut Datum,
+        nulls: *mut bool,
+        row: ItemPointer,
+        table: Relation,
+        check: IndexUniqueCheck::Type,
+        is_unchanged: bool,
+        info: *mut IndexInfo,
+    ) -> bool;
+    fn simple_table_tuple_insert(table: Relation, slot: *mut TupleTableSlot);
+    fn slot_getsomeattrs_int(slot: *mut TupleTableSlot, count: i32);
+    fn visibilitymap_get_status(
+        table: Relation,
+        block: BlockNumber,
+        map: *mut Buffer,
+    ) -> u8;
+    fn GetUserId() -> Oid;
+    fn GetUserIdAndSecContext(user: *mut Oid, context: *mut i32);
+    fn LockRelationOid(relation: Oid, mode: i32);
+    fn NewGUCNestLevel() -> i32;
+    fn SetUserIdAndSecContext(user: Oid, context: i32);
+}
+
+// In headers that pgrx does not bind: predicate.h and sequence.h, the same from 14 to 18.
+unsafe extern "C-unwind" {
+    pub(crate) fn PredicateLockPage(relation: Relation, block: BlockNumber, snapshot: Snapshot);
+    pub(crate) fn nextval_internal(sequence: Oid, check_permissions: bool) -> i64;
+}
+
+/// As the inline function `ExecClearTuple`.
+///
+/// # Safety
+/// The slot is one of the server's; pgrx's guard is around this.
+pub(crate) unsafe fn clear(slot: *mut TupleTableSlot) {
+    // SAFETY: as the caller promises; every kind of slot can be cleared.
+    unsafe {
+        if let Some(clear) = (*(*slot).tts_ops).clear {
+            clear(slot);
+        }
+    }
+}

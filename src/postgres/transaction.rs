@@ -1,0 +1,78 @@
+//! The ends of transactions: who keeps something for one forgets it then.
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::ptr;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// What a room does when a transaction, or a part of it that was rolled back, is over. It may only
+/// forget: nothing can be read or written then.
+#[derive(Clone, Copy)]
+pub(crate) struct AtEnd {
+    /// The transaction has ended, or was prepared.
+    pub(crate) of_transaction: fn(),
+    /// A subtransaction was rolled back, and with it those that began in it: their ids are higher.
+    pub(crate) of_subtransaction: fn(pg_sys::SubTransactionId),
+}
+
+thread_local! {
+    static ROOMS: RefCell<Vec<AtEnd>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Have the server call the rooms. Called once per backend.
+pub(crate) fn init() {
+    // SAFETY: the callbacks are functions of this library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_transaction_end), ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_subtransaction_end), ptr::null_mut());
+    }
+}
+
+/// From now on, call this room.
+pub(crate) fn at_end(room: AtEnd) {
+    ROOMS.with_borrow_mut(|rooms| rooms.push(room));
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_transaction_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut c_void,
+) {
+    use pg_sys::XactEvent::*;
+    if matches!(
+        event,
+        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE
+    ) {
+        ROOMS.with_borrow(|rooms| rooms.iter().for_each(|room| (room.of_transaction)()));
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_subtransaction_end(
+    event: pg_sys::SubXactEvent::Type,
+    subtransaction: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        ROOMS.with_borrow(|rooms| {
+            rooms
+                .iter()
+                .for_each(|room| (room.of_subtransaction)(subtransaction));
+        });
+    }
+}
+
+/// The subtransaction in which the backend is; the transaction itself is the first one.
+pub(crate) fn current_subtransaction() -> pg_sys::SubTransactionId {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// The command of the transaction that is running. The same number twice: nothing was written between.
+pub(crate) fn current_command() -> pg_sys::CommandId {
+    // SAFETY: reads a backend variable; `false` does not use the command id up.
+    unsafe { pg_sys::GetCurrentCommandId(false) }
+}

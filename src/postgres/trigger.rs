@@ -1,0 +1,215 @@
+//! Trigger functions: how they are called, and the row that fired one, column by column as text.
+//!
+//! pgrx's `#[pg_trigger]` panics (XX000) when such a function is not called by a trigger, so the
+//! entry points are made here.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use pgrx::spi::quote_qualified_identifier;
+use pgrx::trigger_support::{
+    called_as_trigger, trigger_fired_after, trigger_fired_by_delete, trigger_fired_by_insert,
+    trigger_fired_by_update, trigger_fired_for_row,
+};
+
+use super::stored_row::{RowPlace, text_of};
+use crate::error::{Error, Result};
+
+/// The call of a trigger function.
+pub(crate) struct TriggerCall<'a> {
+    /// The function's name in SQL.
+    pub(crate) function: &'static str,
+    /// What the server called it with.
+    pub(crate) fcinfo: pg_sys::FunctionCallInfo,
+    data: &'a pg_sys::TriggerData,
+}
+
+impl<'a> TriggerCall<'a> {
+    /// Error 39P01 if a trigger did not call.
+    ///
+    /// # Safety
+    /// `fcinfo` is what the server called the function with.
+    pub(crate) unsafe fn new(
+        function: &'static str,
+        fcinfo: pg_sys::FunctionCallInfo,
+    ) -> Result<Self> {
+        // SAFETY: as the caller promises; a trigger's call has TriggerData for its context.
+        unsafe {
+            if !called_as_trigger(fcinfo) {
+                return Err(Error::TriggerProtocol {
+                    function,
+                    wanted: "by a trigger",
+                });
+            }
+            let data = &*((*fcinfo).context as *const pg_sys::TriggerData);
+            Ok(TriggerCall {
+                function,
+                fcinfo,
+                data,
+            })
+        }
+    }
+
+    /// The statement that fired the trigger.
+    pub(crate) fn operation(&self) -> &'static str {
+        let event = self.data.tg_event;
+        if trigger_fired_by_insert(event) {
+            "INSERT"
+        } else if trigger_fired_by_update(event) {
+            "UPDATE"
+        } else if trigger_fired_by_delete(event) {
+            "DELETE"
+        } else {
+            "TRUNCATE"
+        }
+    }
+
+    /// The table on which the trigger fired: of a partitioned table, the partition.
+    pub(crate) fn relation(&self) -> pg_sys::Oid {
+        // SAFETY: the server opened the relation for the trigger call.
+        unsafe { (*self.data.tg_relation).rd_id }
+    }
+
+    pub(crate) fn relation_owner(&self) -> pg_sys::Oid {
+        // SAFETY: as above.
+        unsafe { (*(*self.data.tg_relation).rd_rel).relowner }
+    }
+
+    /// Its schema.
+    pub(crate) fn relation_schema(&self) -> String {
+        // SAFETY: as above; the namespace's name is null or palloc'd.
+        unsafe {
+            let class = (*self.data.tg_relation).rd_rel;
+            let schema = pg_sys::get_namespace_name((*class).relnamespace);
+            if schema.is_null() {
+                return String::new();
+            }
+            CStr::from_ptr(schema).to_string_lossy().into_owned()
+        }
+    }
+
+    /// Its quoted name.
+    pub(crate) fn relation_name(&self) -> String {
+        let schema = self.relation_schema();
+        // SAFETY: as above.
+        unsafe {
+            let class = (*self.data.tg_relation).rd_rel;
+            let name = CStr::from_ptr((*class).relname.data.as_ptr())
+                .to_string_lossy()
+                .into_owned();
+            quote_qualified_identifier(schema, name)
+        }
+    }
+
+    /// The error for a trigger on a table that is not the function's.
+    pub(crate) fn foreign(&self) -> Error {
+        Error::ForeignTrigger {
+            function: self.function,
+            relation: self.relation_name(),
+        }
+    }
+
+    /// The answer of a trigger that lets the row be as it is; null for a statement's trigger.
+    pub(crate) fn unchanged(&self) -> pg_sys::Datum {
+        if trigger_fired_by_update(self.data.tg_event) {
+            pg_sys::Datum::from(self.data.tg_newtuple)
+        } else {
+            pg_sys::Datum::from(self.data.tg_trigtuple)
+        }
+    }
+
+    /// The row of an AFTER INSERT OR UPDATE trigger for each row; error 39P01 for any other.
+    pub(crate) fn row(&self) -> Result<TriggerRow<'a>> {
+        let event = self.data.tg_event;
+        let is_update = trigger_fired_by_update(event);
+        if trigger_fired_after(event)
+            && trigger_fired_for_row(event)
+            && (is_update || trigger_fired_by_insert(event))
+        {
+            return Ok(TriggerRow {
+                data: self.data,
+                is_update,
+            });
+        }
+        Err(Error::TriggerProtocol {
+            function: self.function,
+            wanted: "AFTER INSERT OR UPDATE FOR EACH ROW",
+        })
+    }
+}
+
+/// Old and new version of a row.
+pub(crate) struct TriggerRow<'a> {
+    data: &'a pg_sys::TriggerData,
+    is_update: bool,
+}
+
+impl TriggerRow<'_> {
+    /// Where the row is, as it is now.
+    pub(crate) fn place(&self) -> RowPlace {
+        // SAFETY: the server opened the relation; a tuple that it gives to a trigger has a place.
+        unsafe { RowPlace::new((*self.data.tg_relation).rd_id, (*self.new_tuple()).t_self) }
+    }
+
+    fn new_tuple(&self) -> pg_sys::HeapTuple {
+        if self.is_update {
+            self.data.tg_newtuple
+        } else {
+            self.data.tg_trigtuple
+        }
+    }
+
+    /// A column of the row as it is now; None if it is null or missing.
+    pub(crate) fn new_text(&self, column: &str) -> Option<String> {
+        self.text(self.new_tuple(), column)
+    }
+
+    /// A column of the row as it was before an UPDATE.
+    pub(crate) fn old_text(&self, column: &str) -> Option<String> {
+        if self.is_update {
+            self.text(self.data.tg_trigtuple, column)
+        } else {
+            None
+        }
+    }
+
+    /// Whether an UPDATE changed the column.
+    pub(crate) fn changes(&self, column: &str) -> bool {
+        self.is_update && self.new_text(column) != self.old_text(column)
+    }
+
+    fn text(&self, tuple: pg_sys::HeapTuple, column: &str) -> Option<String> {
+        // SAFETY: the tuple is the trigger's own, of the relation's descriptor.
+        unsafe { text_of(tuple, (*self.data.tg_relation).rd_att, column) }
+    }
+}
+
+/// Define the C entry point `$symbol` of the trigger function `$name`, which calls `$body` with the
+/// [`TriggerCall`] and raises its error.
+macro_rules! trigger_function {
+    ($symbol:ident, $finfo:ident, $name:literal, $body:path) => {
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $finfo() -> &'static ::pgrx::pg_sys::Pg_finfo_record {
+            static V1: ::pgrx::pg_sys::Pg_finfo_record =
+                ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        #[::pgrx::pg_guard]
+        pub extern "C-unwind" fn $symbol(
+            fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
+        ) -> ::pgrx::pg_sys::Datum {
+            // SAFETY: the server calls with its own fcinfo.
+            let call = unsafe { $crate::postgres::trigger::TriggerCall::new($name, fcinfo) };
+            match call.and_then(|call| $body(&call).map(|()| call.unchanged())) {
+                Ok(row) => row,
+                Err(error) => error.raise(),
+            }
+        }
+    };
+}
+
+pub(crate) use trigger_function;

@@ -1,0 +1,96 @@
+//! What goes into a statement and what comes out of it: parameters, and rows whose columns are text.
+
+use pgrx::{IntoDatum, pg_sys};
+
+use crate::error::{Error, Result};
+
+/// A value for a parameter.
+pub(crate) enum Arg<'a> {
+    Text(&'a str),
+    OptionalText(Option<&'a str>),
+    Int4(i32),
+    Int8(i64),
+    /// A timestamp with time zone, in microseconds since 2000 (UTC) as the server counts.
+    OptionalTimestamp(Option<pg_sys::TimestampTz>),
+    TextArray(&'a [String]),
+    Int8Array(Vec<i64>),
+}
+
+impl Arg<'_> {
+    pub(super) fn type_oid(&self) -> pg_sys::Oid {
+        match self {
+            Arg::Text(_) | Arg::OptionalText(_) => pg_sys::TEXTOID,
+            Arg::Int4(_) => pg_sys::INT4OID,
+            Arg::Int8(_) => pg_sys::INT8OID,
+            Arg::OptionalTimestamp(_) => pg_sys::TIMESTAMPTZOID,
+            Arg::TextArray(_) => pg_sys::TEXTARRAYOID,
+            Arg::Int8Array(_) => pg_sys::INT8ARRAYOID,
+        }
+    }
+
+    pub(crate) fn datum(&self) -> Option<pg_sys::Datum> {
+        match self {
+            Arg::Text(text) => text.into_datum(),
+            Arg::OptionalText(text) => text.into_datum(),
+            Arg::Int4(number) => number.into_datum(),
+            Arg::Int8(number) => number.into_datum(),
+            Arg::OptionalTimestamp(moment) => moment.map(pg_sys::Datum::from),
+            Arg::TextArray(texts) => {
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                texts.into_datum()
+            }
+            Arg::Int8Array(numbers) => numbers.clone().into_datum(),
+        }
+    }
+}
+
+/// One row, every column as text.
+pub(crate) struct Row(pub(super) Vec<Option<String>>);
+
+impl Row {
+    pub(crate) fn get(&self, column: usize) -> Option<&str> {
+        self.0.get(column).and_then(|value| value.as_deref())
+    }
+
+    pub(crate) fn owned(&self, column: usize) -> Option<String> {
+        self.get(column).map(str::to_owned)
+    }
+
+    /// The text of a column that is known not to be null; empty if it is.
+    pub(crate) fn text(&self, column: usize) -> &str {
+        self.get(column).unwrap_or_default()
+    }
+
+    pub(crate) fn is_true(&self, column: usize) -> bool {
+        self.get(column) == Some("t")
+    }
+
+    pub(crate) fn number<T: std::str::FromStr>(&self, column: usize) -> Option<T> {
+        self.get(column).and_then(|text| text.parse().ok())
+    }
+
+    /// A number of tokens. Error 55000 for anything else, a null too: money is never guessed.
+    pub(crate) fn amount<T: std::str::FromStr>(&self, column: usize) -> Result<T> {
+        self.number(column).ok_or_else(|| Error::NotAnAmount {
+            found: self.owned(column),
+        })
+    }
+
+    pub(crate) fn oid(&self, column: usize) -> pg_sys::Oid {
+        pg_sys::Oid::from(self.number::<u32>(column).unwrap_or_default())
+    }
+}
+
+/// One column of many rows, to be handed to another query.
+pub(crate) fn texts(rows: &[Row], column: usize) -> Vec<String> {
+    rows.iter().map(|row| row.text(column).to_owned()).collect()
+}
+
+/// SQL for a timestamp with time zone in the server's own count, which [`Row::number`] reads whatever
+/// the session's DateStyle.
+pub(crate) fn moment_sql(timestamp: &str) -> String {
+    format!(
+        "((EXTRACT(epoch FROM {timestamp}) OPERATOR(pg_catalog.-) 946684800) \
+         OPERATOR(pg_catalog.*) 1000000)::bigint"
+    )
+}

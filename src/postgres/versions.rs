@@ -1,0 +1,151 @@
+//! What differs between the versions of PostgreSQL. No other file asks which one it is.
+//!
+//! Each variant names its versions, so that the next one takes none of them by silence: it does not
+//! compile until somebody has looked at each.
+
+use pgrx::pg_sys;
+
+use super::raw::server_functions;
+
+/// A column of a descriptor, counted from 0.
+///
+/// # Safety
+/// The descriptor is that of an open relation and has the column.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
+pub(super) unsafe fn attribute(
+    descriptor: pg_sys::TupleDesc,
+    at: usize,
+) -> *const pg_sys::FormData_pg_attribute {
+    // SAFETY: as the caller promises.
+    unsafe { (*descriptor).attrs.as_ptr().add(at) }
+}
+
+/// The full rows come after the compact ones, as in `TupleDescAttrAddress`.
+///
+/// # Safety
+/// The descriptor is that of an open relation and has the column.
+#[cfg(feature = "pg18")]
+pub(super) unsafe fn attribute(
+    descriptor: pg_sys::TupleDesc,
+    at: usize,
+) -> *const pg_sys::FormData_pg_attribute {
+    // SAFETY: as the caller promises.
+    unsafe {
+        (*descriptor)
+            .compact_attrs
+            .as_ptr()
+            .add((*descriptor).natts as usize)
+            .cast::<pg_sys::FormData_pg_attribute>()
+            .add(at)
+    }
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
+server_functions! {
+    fn heap_form_tuple(
+        descriptor: pg_sys::TupleDesc,
+        values: *mut pg_sys::Datum,
+        nulls: *mut bool,
+    ) -> pg_sys::HeapTuple;
+    fn index_beginscan(
+        table: pg_sys::Relation,
+        index: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        keys: i32,
+        orders: i32,
+    ) -> pg_sys::IndexScanDesc;
+}
+
+#[cfg(feature = "pg18")]
+server_functions! {
+    fn heap_form_tuple(
+        descriptor: pg_sys::TupleDesc,
+        values: *const pg_sys::Datum,
+        nulls: *const bool,
+    ) -> pg_sys::HeapTuple;
+    fn index_beginscan(
+        table: pg_sys::Relation,
+        index: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        instrumentation: *mut pg_sys::IndexScanInstrumentation,
+        keys: i32,
+        orders: i32,
+    ) -> pg_sys::IndexScanDesc;
+}
+
+/// A scan of an index by one key, with nothing looked for yet.
+///
+/// # Safety
+/// Both relations are open, and the snapshot is registered; pgrx's guard is around this.
+pub(super) unsafe fn begin_scan(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
+        return index_beginscan(table, index, snapshot, 1, 0);
+        #[cfg(feature = "pg18")]
+        return index_beginscan(table, index, snapshot, std::ptr::null_mut(), 1, 0);
+    }
+}
+
+/// Whether this transaction holds a lock in that very mode.
+pub(super) fn is_lock_held(tag: &pg_sys::LOCKTAG, mode: i32) -> bool {
+    // SAFETY: looks into the backend's own table of locks.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+        return pg_sys::LockHeldByMe(tag, mode);
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        return pg_sys::LockHeldByMe(tag, mode, false);
+    }
+}
+
+/// Whether the search_path in force is the one that a plan was made with.
+///
+/// # Safety
+/// The path is null or a plan's own.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+pub(super) unsafe fn is_search_path(path: *mut pg_sys::OverrideSearchPath) -> bool {
+    // SAFETY: as the caller promises.
+    path.is_null() || unsafe { pg_sys::OverrideSearchPathMatchesCurrent(path) }
+}
+
+/// Whether the search_path in force is the one that a plan was made with.
+///
+/// # Safety
+/// The path is null or a plan's own.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub(super) unsafe fn is_search_path(path: *mut pg_sys::SearchPathMatcher) -> bool {
+    // SAFETY: as the caller promises.
+    path.is_null() || unsafe { pg_sys::SearchPathMatchesCurrentEnvironment(path) }
+}
+
+/// The server's record of the setting search_path.
+#[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+pub(super) fn search_path_setting() -> *mut pg_sys::config_generic {
+    let error = pgrx::PgLogLevel::ERROR as i32;
+    // SAFETY: the name outlives the call; looks at the server's table of settings.
+    unsafe { pg_sys::find_option(c"search_path".as_ptr(), false, false, error) }
+}
+
+/// The server's record of the setting search_path.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+pub(super) fn search_path_setting() -> *mut pg_sys::config_generic {
+    // SAFETY: an array of as many pointers to records, each with a name.
+    unsafe {
+        let settings = std::slice::from_raw_parts(
+            pg_sys::get_guc_variables(),
+            pg_sys::GetNumConfigOptions() as usize,
+        );
+        let is_it = |setting: &*mut pg_sys::config_generic| {
+            std::ffi::CStr::from_ptr((**setting).name) == c"search_path"
+        };
+        settings
+            .iter()
+            .copied()
+            .find(is_it)
+            .expect("a setting that every server has")
+    }
+}

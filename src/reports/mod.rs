@@ -1,0 +1,7 @@
+//! What the extension says of itself and of accounts. Nothing here changes anything.
+
+pub(crate) mod overdrawn;
+pub(crate) mod reconcile;
+pub(crate) mod statement;
+pub(crate) mod summary;
+pub(crate) mod verify;

@@ -1,0 +1,529 @@
+//! `token_balance.verify`: whether the binding is whole, one row a check.
+
+use pgrx::spi::{quote_identifier, quote_literal};
+
+use crate::attach::triggers::Trigger;
+use crate::binding::own::{extension_owner, extension_schema};
+use crate::binding::path::{Untrusted, Who};
+use crate::binding::{BALANCE_COLUMN, Binding, Payer};
+use crate::error::{Error, Result};
+use crate::postgres::catalog;
+use crate::postgres::security::{NOTHING_ELSE, RunAs, SearchPath};
+use crate::postgres::spi;
+use crate::postgres::value::{Arg, texts};
+
+/// One thing that was looked at.
+pub(crate) struct Check {
+    pub(crate) name: String,
+    pub(crate) ok: bool,
+    pub(crate) detail: String,
+    /// What to do, if it is not ok.
+    pub(crate) hint: Option<String>,
+}
+
+impl Check {
+    fn new(name: &str, ok: bool, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        let hint = if ok { None } else { Some(hint.into()) };
+        Check {
+            name: name.into(),
+            ok,
+            detail: detail.into(),
+            hint,
+        }
+    }
+}
+
+/// All checks. One that cannot go on because the binding is broken says so in its row.
+pub(crate) fn verify() -> Result<Vec<Check>> {
+    let mut checks = vec![ledger_guard()?, ledger_sequence()?];
+    match Binding::load() {
+        Ok(binding) => {
+            checks.insert(0, names(&binding));
+            checks.extend(of_binding(&binding)?);
+        }
+        Err(error) => checks.insert(0, broken(error)),
+    }
+    Ok(checks)
+}
+
+fn broken(error: Error) -> Check {
+    let report = pgrx::pg_sys::panic::ErrorReport::from(error);
+    Check::new(
+        "binding",
+        false,
+        report.message(),
+        report.hint().unwrap_or_default(),
+    )
+}
+
+fn of_binding(binding: &Binding) -> Result<Vec<Check>> {
+    let mut checks = vec![
+        key(binding)?,
+        balance(binding),
+        readable(binding)?,
+        granted(binding)?,
+    ];
+    checks.extend(verify_triggers(binding)?);
+    checks.extend(search_path(binding)?);
+    checks.extend(deferrable_triggers(binding)?);
+    checks.push(index(binding)?);
+    checks.extend(summary_index(binding)?);
+    Ok(checks)
+}
+
+/// Whether the triggers on the bound tables are there and fire.
+pub(crate) fn verify_triggers(binding: &Binding) -> Result<Vec<Check>> {
+    let triggers = binding.triggers();
+    triggers
+        .iter()
+        .map(|trigger| of_trigger(trigger, binding))
+        .collect()
+}
+
+fn of_trigger(trigger: &Trigger, binding: &Binding) -> Result<Check> {
+    let name = format!("trigger {} on {}", trigger.name, trigger.table.sql);
+    let attach = format!("Call {}.", binding.spec.attach_call());
+    let Some(standing) = trigger.standing()? else {
+        return Ok(Check::new(&name, false, "missing", attach));
+    };
+    let state = standing.state.as_str();
+    let mut disabled = trigger.disabled_partitions()?;
+    if state != "O" {
+        disabled.insert(0, trigger.table.sql.clone());
+    }
+    let overlooked = trigger.overlooked(&standing)?;
+    if disabled.is_empty() && !overlooked.is_empty() {
+        let detail = format!(
+            "overlooks what BEFORE triggers set: {}",
+            overlooked.join(", ")
+        );
+        return Ok(Check::new(&name, false, detail, attach));
+    }
+    let repairs: Vec<_> = disabled
+        .iter()
+        .map(|table| format!("ALTER TABLE {table} ENABLE TRIGGER \"{}\";", trigger.name))
+        .collect();
+    let detail = match (disabled.is_empty(), state) {
+        (true, _) => "enabled".into(),
+        (false, "A" | "R") => format!("fires for replicated changes on {}", disabled.join(", ")),
+        (false, _) => format!("disabled on {}", disabled.join(", ")),
+    };
+    Ok(Check::new(
+        &name,
+        disabled.is_empty(),
+        detail,
+        repairs.join(" "),
+    ))
+}
+
+/// The tables are bound by OID; after a rename or a restore their names may be others.
+fn names(binding: &Binding) -> Check {
+    let spec = &binding.spec;
+    let present: Vec<_> = binding
+        .tables()
+        .into_iter()
+        .map(|table| table.sql.clone())
+        .collect();
+    let stored: Vec<_> = spec
+        .workflows_name
+        .iter()
+        .chain([&spec.usage_name, &spec.users_name])
+        .cloned()
+        .collect();
+    let ok = present == stored;
+    let detail = if ok {
+        format!("attached to {}", present.join(", "))
+    } else {
+        format!(
+            "attached to {}, which were {} then",
+            present.join(", "),
+            stored.join(", ")
+        )
+    };
+    Check::new(
+        "binding",
+        ok,
+        detail,
+        "If these are the right tables, call token_balance.detach() and attach() again.",
+    )
+}
+
+fn key(binding: &Binding) -> Result<Check> {
+    let users = &binding.users.sql;
+    let key = binding.user_key.sql();
+    let ok = catalog::is_unique(binding.users.oid, &binding.user_key.column.name)?;
+    Ok(Check::new(
+        &format!("key {users}.{key}"),
+        ok,
+        if ok { "unique" } else { "not unique" },
+        format!("ALTER TABLE {users} ADD UNIQUE ({key});"),
+    ))
+}
+
+fn balance(binding: &Binding) -> Check {
+    let name = format!("column {}.{BALANCE_COLUMN}", binding.users.sql);
+    match &binding.balance {
+        None => Check::new(
+            &name,
+            false,
+            "missing",
+            format!("Call {}.", binding.spec.attach_call()),
+        ),
+        Some(column) => Check::new(
+            &name,
+            column.is_not_null && column.has_default,
+            format!(
+                "{}{}{}",
+                column.type_name,
+                if column.is_not_null {
+                    " not null"
+                } else {
+                    ", nullable"
+                },
+                if column.has_default {
+                    ""
+                } else {
+                    ", no default"
+                }
+            ),
+            format!("Call {}.", binding.spec.attach_call()),
+        ),
+    }
+}
+
+fn readable(binding: &Binding) -> Result<Check> {
+    let owner = binding.users.owner;
+    let role = catalog::role_name(owner);
+    for table in binding.tables() {
+        if !catalog::can_read(owner, table.oid)? {
+            return Ok(Check::new(
+                "owners",
+                false,
+                format!("role \"{role}\" cannot read table {}", table.sql),
+                format!(
+                    "GRANT SELECT ON {} to the owner of {}.",
+                    table.sql, binding.users.sql
+                ),
+            ));
+        }
+    }
+    Ok(Check::new(
+        "owners",
+        true,
+        format!("role \"{role}\" can read all bound tables"),
+        "",
+    ))
+}
+
+fn granted(binding: &Binding) -> Result<Check> {
+    let role = catalog::role_name(binding.users.owner);
+    let call = format!("{}.settle_workflow(pg_catalog.text)", extension_schema()?);
+    let ok = catalog::exists(
+        "SELECT 1 WHERE pg_catalog.has_function_privilege($1::pg_catalog.oid, $2, 'EXECUTE')",
+        &[
+            Arg::Int8(binding.users.owner.to_u32().into()),
+            Arg::Text(&call),
+        ],
+    )?;
+    let can = if ok { "can" } else { "cannot" };
+    Ok(Check::new(
+        "grants",
+        ok,
+        format!("role \"{role}\" {can} call settle_workflow"),
+        format!("Call {}.", binding.spec.attach_call()),
+    ))
+}
+
+/// In which schemas the code on the bound tables finds names that it does not qualify. It matters
+/// who may create in them if there is such code. None on the catalog of an older version.
+fn search_path(binding: &Binding) -> Result<Option<Check>> {
+    let Some(path) = &binding.paths.of_tables else {
+        return Ok(None);
+    };
+    let path = path.to_string_lossy().into_owned();
+    let name = "search_path";
+    if binding.spec.search_path.is_none() {
+        return Ok(Some(Check::new(
+            name,
+            false,
+            format!("{path}: only the bound tables' schemas, since none was chosen"),
+            format!("Call {}.", binding.spec.attach_call()),
+        )));
+    }
+    let untrusted = binding.untrusted_on_path()?;
+    let functions = if untrusted.is_empty() {
+        Vec::new()
+    } else {
+        functions_on_path(binding)?
+    };
+    if functions.is_empty() {
+        return Ok(Some(Check::new(name, true, path, "")));
+    }
+    let reasons: Vec<_> = untrusted.iter().map(reason).collect();
+    Ok(Some(Check::new(
+        name,
+        false,
+        format!(
+            "{path}: {}, and these functions run as an owner of the tables without a search_path \
+             of their own: {}",
+            reasons.join("; "),
+            functions.join(", ")
+        ),
+        repairs_of_path(binding, &untrusted).join(" "),
+    )))
+}
+
+fn reason(untrusted: &Untrusted) -> String {
+    let schema = quote_identifier(&untrusted.schema);
+    match &untrusted.who {
+        Who::Anybody => format!("schema {schema} does not exist"),
+        Who::Owner(role) | Who::Grantee(role) => format!("{role} may create in schema {schema}"),
+    }
+}
+
+/// Grants are taken back. A schema that somebody else owns, or that is gone, leaves the path, unless a
+/// bound table is in it.
+fn repairs_of_path(binding: &Binding, untrusted: &[Untrusted]) -> Vec<String> {
+    let is_bound = |name: &String| binding.tables().iter().any(|table| table.schema == *name);
+    let mut repairs = Vec::new();
+    let mut leaving = Vec::new();
+    for Untrusted { schema, who } in untrusted {
+        let sql = quote_identifier(schema);
+        match who {
+            Who::Grantee(role) => {
+                repairs.push(format!("REVOKE CREATE ON SCHEMA {sql} FROM {role};"));
+            }
+            Who::Owner(_) if is_bound(schema) => {
+                let owner = quote_identifier(catalog::role_name(binding.users.owner));
+                repairs.push(format!("ALTER SCHEMA {sql} OWNER TO {owner};"));
+            }
+            Who::Owner(_) | Who::Anybody => leaving.push(schema),
+        }
+    }
+    if !leaving.is_empty() {
+        let kept = binding.spec.search_path.iter().flatten();
+        let staying = kept.filter(|name| !leaving.contains(name));
+        let names: Vec<_> = staying.map(quote_literal).collect();
+        repairs.push(format!(
+            "SELECT {};",
+            binding.spec.attach_call_with(&format!(
+                "search_path => ARRAY[{}]::name[]",
+                names.join(", ")
+            ))
+        ));
+    }
+    repairs
+}
+
+/// SQL for the bound tables ($1) and their partitions.
+const TABLES: &str = "SELECT b.id::pg_catalog.oid AS id FROM pg_catalog.unnest($1::bigint[]) \
+     AS b (id) UNION SELECT p.relid::pg_catalog.oid FROM pg_catalog.unnest($1::bigint[]) AS b (id), \
+     pg_catalog.pg_partition_tree(b.id::pg_catalog.oid::pg_catalog.regclass) AS p";
+
+/// SQL for "function p looks names up in the search_path that it is called with". The body of a
+/// function in the form of the standard was read when it was made.
+const LOOKS_UP: &str = "NOT EXISTS (SELECT 1 FROM pg_catalog.unnest(p.proconfig) AS c (setting) \
+     WHERE pg_catalog.starts_with(c.setting, 'search_path=')) \
+     AND p.prosqlbody IS NULL AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_language AS l \
+     WHERE l.oid OPERATOR(pg_catalog.=) p.prolang \
+     AND l.lanname OPERATOR(pg_catalog.=) 'internal'::pg_catalog.name) \
+     AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace AS n \
+     WHERE n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+     AND n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name)";
+
+/// The functions that triggers, constraints, defaults, index expressions, policies and rules on the
+/// bound tables call and that look names up in the path in force. (Foreign keys have functions of the
+/// server's, which are in no pg_depend.)
+fn functions_on_path(binding: &Binding) -> Result<Vec<String>> {
+    // So that regprocedure names the schema.
+    let _path = SearchPath::enter(NOTHING_ELSE);
+    let outcome = spi::query(
+        &format!(
+            "SELECT DISTINCT p.oid::pg_catalog.regprocedure::pg_catalog.text \
+             FROM ({TABLES}) AS t \
+             JOIN pg_catalog.pg_depend AS o ON o.refobjid OPERATOR(pg_catalog.=) t.id \
+             AND o.refclassid OPERATOR(pg_catalog.=) \
+             'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid \
+             JOIN pg_catalog.pg_depend AS f ON f.objid OPERATOR(pg_catalog.=) o.objid \
+             AND f.classid OPERATOR(pg_catalog.=) o.classid \
+             AND f.refclassid OPERATOR(pg_catalog.=) \
+             'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid \
+             JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) f.refobjid \
+             WHERE {LOOKS_UP} AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite AS r \
+             WHERE r.oid OPERATOR(pg_catalog.=) o.objid \
+             AND o.classid OPERATOR(pg_catalog.=) \
+             'pg_catalog.pg_rewrite'::pg_catalog.regclass::pg_catalog.oid \
+             AND r.ev_class OPERATOR(pg_catalog.<>) t.id) ORDER BY 1"
+        ),
+        &[Arg::Int8Array(tables(binding))],
+    )?;
+    Ok(texts(&outcome.rows, 0))
+}
+
+fn tables(binding: &Binding) -> Vec<i64> {
+    let tables = binding.tables();
+    tables.iter().map(|it| it.oid.to_u32().into()).collect()
+}
+
+/// The triggers on users that a charge may leave to the end of the transaction, when neither this
+/// path nor this role is in force any more, and whose function has no search_path of its own.
+fn deferrable_triggers(binding: &Binding) -> Result<Vec<Check>> {
+    let Some(path) = &binding.paths.of_tables else {
+        return Ok(Vec::new());
+    };
+    // So that regprocedure names the schema.
+    let _path = SearchPath::enter(NOTHING_ELSE);
+    let outcome = spi::query(
+        &format!(
+            "SELECT t.tgname, t.tgrelid, p.oid::pg_catalog.regprocedure \
+             FROM pg_catalog.pg_trigger AS t \
+             JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
+             WHERE t.tgrelid OPERATOR(pg_catalog.=) ANY ({TABLES}) \
+             AND t.tgdeferrable AND NOT t.tgisinternal \
+             AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid AND {LOOKS_UP} \
+             ORDER BY t.tgrelid, t.tgname"
+        ),
+        &[Arg::Int8Array(vec![binding.users.oid.to_u32().into()])],
+    )?;
+    let path = path.to_string_lossy();
+    let mut checks = Vec::new();
+    for row in &outcome.rows {
+        let Some(table) = catalog::table(row.oid(1))? else {
+            continue;
+        };
+        let function = row.text(2);
+        let trigger = quote_identifier(row.text(0));
+        checks.push(Check::new(
+            &format!("deferrable trigger {trigger} on {}", table.sql),
+            false,
+            format!(
+                "if it is deferred, {function} runs with the search_path of who commits: it has none \
+                 of its own"
+            ),
+            format!("ALTER FUNCTION {function} SET search_path = {path};"),
+        ));
+    }
+    Ok(checks)
+}
+
+fn index(binding: &Binding) -> Result<Check> {
+    let ok = catalog::has_index_on(binding.usage.oid, &binding.usage_workflow.column.name)?;
+    let concurrently = concurrently(binding);
+    let column = binding.usage_workflow.sql();
+    Ok(Check::new(
+        "usage index",
+        ok,
+        format!(
+            "{} index on {} begins with {column}",
+            an_or_no(ok),
+            binding.usage.sql
+        ),
+        format!(
+            "CREATE INDEX {concurrently}ON {} {};",
+            binding.usage.sql,
+            binding.usage_index()
+        ),
+    ))
+}
+
+fn summary_index(binding: &Binding) -> Result<Option<Check>> {
+    let (Some(columns), Payer::Usage(key)) = (binding.summary_index(), &binding.payer) else {
+        return Ok(None);
+    };
+    let usage = &binding.usage.sql;
+    let ok = catalog::has_index_on(binding.usage.oid, &key.column.name)?;
+    let concurrently = concurrently(binding);
+    Ok(Some(Check::new(
+        "summary index",
+        ok,
+        format!(
+            "{} index on {usage} begins with {}",
+            an_or_no(ok),
+            key.sql()
+        ),
+        format!("CREATE INDEX {concurrently}ON {usage} {columns};"),
+    )))
+}
+
+fn an_or_no(ok: bool) -> &'static str {
+    if ok { "an" } else { "no" }
+}
+
+/// CREATE INDEX CONCURRENTLY does not work on a partitioned table.
+fn concurrently(binding: &Binding) -> &'static str {
+    if binding.usage.is_partitioned() {
+        ""
+    } else {
+        "CONCURRENTLY "
+    }
+}
+
+/// The triggers that keep the ledger append-only and the extension's tables its own. They fire
+/// always, also in a replica role.
+pub(crate) fn ledger_guard() -> Result<Check> {
+    let mut repairs = Vec::new();
+    let mut open = Vec::new();
+    for (table, trigger) in GUARDS {
+        if !fires_always(table, trigger)? {
+            open.push(format!("{trigger} on {table}"));
+            repairs.push(format!(
+                "ALTER TABLE token_balance.{table} ENABLE ALWAYS TRIGGER {trigger};"
+            ));
+        }
+    }
+    let detail = if open.is_empty() {
+        "the ledger is append-only".to_owned()
+    } else {
+        format!("the ledger can be changed: off are {}", open.join(", "))
+    };
+    Ok(Check::new(
+        "ledger guard",
+        open.is_empty(),
+        detail,
+        repairs.join(" "),
+    ))
+}
+
+const GUARDS: [(&str, &str); 7] = [
+    ("ledger", "append_only_rows"),
+    ("ledger", "append_only_truncate"),
+    ("ledger", "owner_only"),
+    ("settlement", "owner_only"),
+    ("binding", "owner_only"),
+    ("queue", "owner_only"),
+    ("archived_reference", "owner_only"),
+];
+
+fn fires_always(table: &str, trigger: &str) -> Result<bool> {
+    catalog::exists(
+        "SELECT 1 FROM pg_catalog.pg_trigger AS t \
+         JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
+         AND c.relname OPERATOR(pg_catalog.=) $1::pg_catalog.name \
+         AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
+         AND t.tgenabled OPERATOR(pg_catalog.=) 'A'::pg_catalog.\"char\"",
+        &[Arg::Text(table), Arg::Text(trigger)],
+    )
+}
+
+/// After a restore the next entry id must be past the last one.
+pub(crate) fn ledger_sequence() -> Result<Check> {
+    let _owner = RunAs::owner(extension_owner()?);
+    let outcome = spi::query(
+        "SELECT COALESCE(pg_catalog.max(l.entry_id), 0), \
+         (SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END \
+         FROM token_balance.ledger_entry_id_seq AS s) FROM token_balance.ledger AS l",
+        &[],
+    )?;
+    let (last_entry, last_given) = match outcome.rows.first() {
+        Some(row) => (row.amount::<i64>(0)?, row.amount::<i64>(1)?),
+        None => (0, 0),
+    };
+    Ok(Check::new(
+        "ledger sequence",
+        last_entry <= last_given,
+        format!("last entry {last_entry}, last id given {last_given}"),
+        format!("SELECT pg_catalog.setval('token_balance.ledger_entry_id_seq', {last_entry});"),
+    ))
+}

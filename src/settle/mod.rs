@@ -1,0 +1,214 @@
+//! Settling: the one path that the function, the trigger, the batch and the sweep take.
+//!
+//! For a set of workflows: lock them, sum their usage with a snapshot taken after the locks, claim
+//! what is new in `settlement`, deduct it from the balances, one UPDATE per account. The ledger
+//! entries are written by the trigger on the users table. See DESIGN section 4.
+
+pub(crate) mod charge;
+pub(crate) mod claim;
+pub(crate) mod lock;
+pub(crate) mod occasion;
+pub(crate) mod refund;
+pub(crate) mod settlement;
+pub(crate) mod sweep;
+pub(crate) mod usage;
+
+use std::collections::BTreeSet;
+
+use charge::Charge;
+use claim::{Accounted, Claim, accounted_for};
+use lock::lock_workflows;
+use occasion::Occasion;
+use usage::Usage;
+
+use crate::binding::{Bound, Payer};
+use crate::error::{Error, Result};
+use crate::postgres::snapshot::uses_transaction_snapshot;
+
+/// How many workflows are read and claimed at a time: memory grows by what is charged only.
+const CHUNK: usize = 10_000;
+
+/// What a settlement did.
+pub(crate) struct Settled {
+    /// In the order in which they were made.
+    pub(crate) charges: Vec<Charge>,
+    /// Each of the workflows once, in order.
+    pub(crate) workflows: Vec<Workflow>,
+}
+
+/// What is known of a workflow after settling.
+pub(crate) struct Workflow {
+    /// Its canonical id.
+    pub(crate) id: String,
+    /// Whether any usage row names the workflow.
+    pub(crate) has_usage: bool,
+    /// The accounts that its usage names, or that pay for it.
+    pub(crate) accounts: Vec<String>,
+}
+
+/// Settle workflows, given by canonical id, in whatever order and how often. Everything that they have used
+/// and that was not charged yet is charged.
+///
+/// Locks are taken in one order by everybody: workflows, settlements, accounts, each by id.
+pub(crate) fn settle(
+    bound: &Bound,
+    mut workflows: Vec<String>,
+    occasion: &Occasion,
+) -> Result<Settled> {
+    workflows.sort_unstable();
+    workflows.dedup();
+    lock_workflows(&workflows, &bound.binding);
+    let mut claims = Vec::new();
+    let mut found = Vec::with_capacity(workflows.len());
+    for chunk in workflows.chunks(CHUNK) {
+        found.extend(claim(bound, chunk, occasion, &mut claims)?);
+    }
+    Ok(Settled {
+        charges: charge::charge(bound, claims, occasion)?,
+        workflows: found,
+    })
+}
+
+/// Claim what the workflows have used and nobody has claimed.
+///
+/// The claim itself compares and sets, so it is right even for a statement that completes more
+/// workflows than it may hold locks: whoever comes second finds the row changed and looks again.
+fn claim(
+    bound: &Bound,
+    workflows: &[String],
+    occasion: &Occasion,
+    claims: &mut Vec<Claim>,
+) -> Result<Vec<Workflow>> {
+    let (found, mut overtaken) = claim_once(bound, workflows, occasion, claims)?;
+    while let Some(workflow) = overtaken.first() {
+        if uses_transaction_snapshot() {
+            return Err(Error::ConcurrentSettlement {
+                workflow: workflow.clone(),
+            });
+        }
+        let again: Vec<_> = overtaken.into_iter().collect();
+        (_, overtaken) = claim_once(bound, &again, occasion, claims)?;
+    }
+    Ok(found)
+}
+
+/// Also the workflows of which somebody else has claimed some meanwhile.
+fn claim_once(
+    bound: &Bound,
+    workflows: &[String],
+    occasion: &Occasion,
+    claims: &mut Vec<Claim>,
+) -> Result<(Vec<Workflow>, BTreeSet<String>)> {
+    let usage = usage::read(bound, workflows)?;
+    let settled = claim::read_settled(bound, workflows)?;
+    let mut all = Vec::with_capacity(workflows.len());
+    let mut found = Vec::new();
+    for (workflow, (usage, settled)) in workflows.iter().zip(usage.iter().zip(&settled)) {
+        let mut accounts = Vec::new();
+        for (account, tokens) in
+            outstanding(bound, workflow, occasion, usage, settled, &mut accounts)?
+        {
+            let claim = checked_claim(bound, workflow, account, tokens, settled);
+            found.extend(occasion.or_warn(claim)?);
+        }
+        all.push(Workflow {
+            id: workflow.clone(),
+            has_usage: !usage.is_empty(),
+            accounts,
+        });
+    }
+    let (written, refused) = claim::write(bound, found)?;
+    claims.extend(written);
+    let overtaken = refused.into_iter().map(|claim| claim.workflow).collect();
+    Ok((all, overtaken))
+}
+
+/// What is used and not accounted for: (account, tokens above 0), in the order of accounts. A sum
+/// that shrank, since usage rows were deleted, charges nothing and gives nothing back.
+fn outstanding(
+    bound: &Bound,
+    workflow: &str,
+    occasion: &Occasion,
+    usage: &Usage,
+    settled: &Accounted,
+    accounts: &mut Vec<String>,
+) -> Result<Vec<(String, i128)>> {
+    let mut found = match &bound.binding.payer {
+        Payer::Usage(_) => usage
+            .iter()
+            .filter_map(|(account, tokens)| account.clone().map(|account| (account, *tokens)))
+            .map(|(account, tokens)| {
+                let tokens = tokens - accounted_for(settled, Some(&account));
+                (account, tokens)
+            })
+            .collect::<Vec<_>>(),
+        Payer::Workflow(_) => {
+            let used: i128 = usage.iter().map(|(_, tokens)| tokens).sum();
+            let tokens = used - accounted_for(settled, None);
+            if tokens <= 0 {
+                return Ok(Vec::new());
+            }
+            let account = occasion.or_warn(payer(bound, workflow, occasion, tokens))?;
+            account
+                .map(|account| (account, tokens))
+                .into_iter()
+                .collect()
+        }
+    };
+    found.sort_unstable();
+    accounts.extend(found.iter().map(|(account, _)| account.clone()));
+    found.retain(|(_, tokens)| *tokens > 0);
+    Ok(found)
+}
+
+/// The account that pays for a workflow whose usage names none.
+fn payer(bound: &Bound, workflow: &str, occasion: &Occasion, tokens: i128) -> Result<String> {
+    let candidates = match occasion {
+        Occasion::Completion { payers } => payers
+            .get(workflow)
+            .cloned()
+            .flatten()
+            .into_iter()
+            .collect(),
+        Occasion::Caller | Occasion::Sweep => usage::payers(bound, workflow)?,
+    };
+    let workflow = workflow.to_owned();
+    match &candidates[..] {
+        [only] => Ok(only.clone()),
+        [] => Err(Error::NoPayer { workflow, tokens }),
+        _ => Err(Error::SeveralPayers { workflow, tokens }),
+    }
+}
+
+/// A claim that can be written: of an account that could exist, of a sum that is a bigint.
+fn checked_claim(
+    bound: &Bound,
+    workflow: &str,
+    account: String,
+    tokens: i128,
+    settled: &Accounted,
+) -> Result<Claim> {
+    let workflow = workflow.to_owned();
+    let Some(account) = bound.binding.user_key.key_type.canonical(&account) else {
+        return Err(Error::UsageOfUnknownAccount {
+            workflow,
+            account,
+            tokens,
+        });
+    };
+    let settled = settled.get(&account).copied();
+    let is_total_in_range = i64::try_from(tokens + i128::from(settled.unwrap_or(0))).is_ok();
+    match i64::try_from(tokens) {
+        Ok(tokens) if is_total_in_range => Ok(Claim {
+            workflow,
+            account,
+            tokens,
+            settled,
+        }),
+        _ => Err(Error::BalanceOutOfRange {
+            workflow,
+            account,
+            tokens,
+        }),
+    }
+}

@@ -1,0 +1,41 @@
+//! On what occasion workflows are settled, and what that changes: which errors are raised.
+
+use std::collections::HashMap;
+
+use pgrx::PgLogLevel;
+
+use crate::error::{Error, Result};
+
+/// On what occasion workflows are settled.
+#[derive(Clone, Debug)]
+pub(crate) enum Occasion {
+    /// A caller, who wants every error raised.
+    Caller,
+    /// Runs that have completed, with the account of each one's row where the usage has none. They
+    /// are not refused for a bad charge.
+    Completion {
+        payers: HashMap<String, Option<String>>,
+    },
+    /// A sweep over many workflows, which one bad charge must not stop.
+    Sweep,
+}
+
+impl Occasion {
+    /// Whether usage with this error just stays unsettled, with a warning: a completion is not refused for a
+    /// bad charge.
+    pub(crate) fn tolerates(&self, error: &Error) -> bool {
+        !matches!(self, Occasion::Caller) && error.is_bad_charge()
+    }
+
+    /// The value; or None with a warning where the error is tolerated.
+    pub(super) fn or_warn<T>(&self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if self.tolerates(&error) => {
+                error.report(PgLogLevel::WARNING);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

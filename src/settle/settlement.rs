@@ -1,0 +1,177 @@
+//! The table `token_balance.settlement`: what of each workflow's usage is accounted for, by account.
+
+use pgrx::pg_sys::{INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
+
+use crate::binding::{Bound, Kept};
+use crate::error::Result;
+use crate::postgres::clock::now;
+use crate::postgres::direct::{OpenTable, Shape};
+use crate::postgres::security::RunAs;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::spi::Statement;
+use crate::postgres::value::Arg;
+
+/// A column of the table.
+struct Column {
+    name: &'static str,
+    /// What a first claim has in it.
+    first: First,
+    /// What becomes of the values of two accounts that are one from now on.
+    merged: Merged,
+}
+
+enum First {
+    Text(for<'a> fn(&FirstClaim<'a>) -> &'a str),
+    Tokens(fn(&FirstClaim) -> i64),
+    Moment(fn(&FirstClaim) -> TimestampTz),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Merged {
+    /// Part of the primary key.
+    Key,
+    Sum,
+    Earlier,
+    Later,
+}
+
+/// The columns, in order. What writes a first claim without SQL, and what gives an account another id, is
+/// made from this list.
+static COLUMNS: [Column; 9] = {
+    use First::{Moment, Text, Tokens};
+    use Merged::{Earlier, Key, Later, Sum};
+    [
+        column("workflow_id", Text(|claim| claim.workflow), Key),
+        column("user_id", Text(|claim| claim.account), Key),
+        column("usage_tokens", Tokens(|claim| claim.tokens), Sum),
+        column("charged_tokens", Tokens(|claim| claim.tokens), Sum),
+        column("refunded_tokens", Tokens(|_| 0), Sum),
+        column("first_settled_at", Moment(|claim| claim.at), Earlier),
+        column("last_settled_at", Moment(|claim| claim.at), Later),
+        column("archived_charged_tokens", Tokens(|_| 0), Sum),
+        column("archived_refunded_tokens", Tokens(|_| 0), Sum),
+    ]
+};
+
+const fn column(name: &'static str, first: First, merged: Merged) -> Column {
+    Column {
+        name,
+        first,
+        merged,
+    }
+}
+
+static SHAPE: Shape = Shape {
+    columns: &{
+        let mut shape = [(TEXTOID, false); COLUMNS.len()];
+        let mut at = 0;
+        while at < COLUMNS.len() {
+            shape[at] = COLUMNS[at].first.column();
+            at += 1;
+        }
+        shape
+    },
+    checks: &[],
+};
+
+impl First {
+    /// The type of such a column, and whether it may be null.
+    const fn column(&self) -> (Oid, bool) {
+        match self {
+            First::Text(_) => (TEXTOID, false),
+            First::Tokens(_) => (INT8OID, false),
+            First::Moment(_) => (TIMESTAMPTZOID, true),
+        }
+    }
+}
+
+/// The row of an account that is charged for a workflow for the first time.
+pub(super) struct FirstClaim<'a> {
+    workflow: &'a str,
+    account: &'a str,
+    tokens: i64,
+    at: TimestampTz,
+}
+
+impl<'a> FirstClaim<'a> {
+    pub(super) fn new(workflow: &'a str, account: &'a str, tokens: i64) -> Self {
+        FirstClaim {
+            workflow,
+            account,
+            tokens,
+            at: now(),
+        }
+    }
+
+    pub(super) fn values(&self) -> [Arg<'a>; COLUMNS.len()] {
+        std::array::from_fn(|at| match COLUMNS[at].first {
+            First::Text(value) => Arg::Text(value(self)),
+            First::Tokens(value) => Arg::Int8(value(self)),
+            First::Moment(value) => Arg::OptionalTimestamp(Some(value(self))),
+        })
+    }
+}
+
+/// The table open for first claims; None if SQL must write it.
+pub(crate) fn open(bound: &Bound) -> Option<OpenTable> {
+    OpenTable::open(bound.own.settlement, &SHAPE)
+}
+
+struct Statements {
+    rename: Statement,
+}
+
+impl Kept for Statements {
+    fn of(_bound: &Bound) -> Self {
+        Statements {
+            rename: Statement::new(&rename_sql(), &[TEXTOID, TEXTOID]),
+        }
+    }
+}
+
+/// ```sql
+/// WITH moved AS (DELETE FROM token_balance.settlement AS d WHERE d.user_id = $1 RETURNING *)
+/// INSERT INTO token_balance.settlement AS s (workflow_id, user_id, usage_tokens, …)
+/// SELECT m.workflow_id, $2, m.usage_tokens, … FROM moved AS m
+/// ON CONFLICT (workflow_id, user_id) DO UPDATE
+/// SET usage_tokens = s.usage_tokens + EXCLUDED.usage_tokens, …
+/// ```
+fn rename_sql() -> String {
+    let names: Vec<_> = COLUMNS.iter().map(|column| column.name).collect();
+    let moved: Vec<_> = names
+        .iter()
+        .map(|name| match *name {
+            "user_id" => "$2".to_owned(),
+            name => format!("m.{name}"),
+        })
+        .collect();
+    let merged = COLUMNS.iter().filter_map(|Column { name, merged, .. }| {
+        let both = match merged {
+            Merged::Key => return None,
+            Merged::Sum => format!("s.{name} OPERATOR(pg_catalog.+) EXCLUDED.{name}"),
+            Merged::Earlier => format!("LEAST(s.{name}, EXCLUDED.{name})"),
+            Merged::Later => format!("GREATEST(s.{name}, EXCLUDED.{name})"),
+        };
+        Some(format!("{name} = {both}"))
+    });
+    format!(
+        "WITH moved AS (DELETE FROM token_balance.settlement AS d \
+         WHERE d.user_id OPERATOR(pg_catalog.=) $1 RETURNING *) \
+         INSERT INTO token_balance.settlement AS s ({}) SELECT {} FROM moved AS m \
+         ON CONFLICT (workflow_id, user_id) DO UPDATE SET {}",
+        names.join(", "),
+        moved.join(", "),
+        merged.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// An account has another id. What an earlier account of that id has paid for is added up.
+pub(crate) fn rename_account(bound: &Bound, old_account: &str, account: &str) -> Result<()> {
+    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let ids = [Arg::Text(old_account), Arg::Text(account)];
+    bound
+        .kept::<Statements>()
+        .rename
+        .run(&ids, Snapshot::Statement)
+        .map(drop)
+}

@@ -1,0 +1,323 @@
+//! Settling what no completion has settled: late usage, runs that completed while the triggers were
+//! off, bad charges whose account has come, and history that attach had exempted.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use pgrx::memcxt::PgMemoryContexts;
+use pgrx::pg_sys::TimestampTz;
+use serde::Serialize;
+
+use super::claim;
+use super::lock::lock_workflows;
+use super::occasion::Occasion;
+use super::settle;
+use super::usage::usage_groups_sql;
+use crate::binding::{Binding, Bound, bound_and_locked, completed};
+use crate::error::{Result, notice};
+use crate::ledger::busy;
+use crate::postgres::commit::MayCommit;
+use crate::postgres::cursor::{Cursor, Life};
+use crate::postgres::security::RunAs;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::spi;
+use crate::postgres::value::{Arg, Row, texts};
+
+/// Groups of usage that are read at a time.
+const BATCH: usize = 1_000;
+
+/// What a sweep did.
+#[derive(Default, Serialize)]
+pub(crate) struct Swept {
+    /// Workflows that were charged.
+    workflows: usize,
+    charges: usize,
+    tokens_used: i128,
+    /// Whether there may be more, since max_workflows was reached.
+    more: bool,
+    /// Charges out of the queue.
+    #[serde(skip_serializing_if = "is_zero")]
+    applied: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// The usage of completed workflows; $1 limits it to workflows with usage since then.
+///
+/// It is summed up before it is joined: there are fewer workflows than rows. By account, so that a
+/// batch has many runs of few accounts, each of which is updated once; in which order of accounts is
+/// no matter, and by bytes is the cheapest.
+fn usage_of_completed_sql(binding: &Binding) -> String {
+    let since = match &binding.details.created_at {
+        Some(column) => format!(
+            "($1 IS NULL OR u.{key} OPERATOR(pg_catalog.=) ANY (SELECT r.{key} FROM {usage} AS r \
+             WHERE r.{column} OPERATOR(pg_catalog.>=) $1::{type_name}))",
+            key = binding.usage_workflow.sql(),
+            usage = binding.usage.sql,
+            column = column.sql(),
+            type_name = column.time_type_sql(),
+        ),
+        None => "($1 IS NULL OR true)".into(),
+    };
+    let is_completed = binding.workflows.as_ref().map(|workflows| {
+        format!(
+            "WHERE g.workflow_id OPERATOR(pg_catalog.=) ANY (SELECT {} FROM {} AS w WHERE {})",
+            binding.workflow_key_sql(workflows, "w"),
+            workflows.table.sql,
+            completed::sql(binding, "w")
+        )
+    });
+    format!(
+        "SELECT g.workflow_id, g.user_id, g.tokens FROM ({groups}) AS g {is_completed} \
+         ORDER BY g.user_id COLLATE pg_catalog.\"C\", g.workflow_id COLLATE pg_catalog.\"C\"",
+        groups = usage_groups_sql(binding, &[since]),
+        is_completed = is_completed.unwrap_or_default(),
+    )
+}
+
+/// Which of the workflows with usage count as completed.
+#[derive(Clone, Copy, PartialEq)]
+enum Which {
+    /// All that the query finds: the workflow table says what is completed.
+    Completed,
+    /// Without a workflow table nobody says so: those that were settled once.
+    SettledBefore,
+}
+
+/// Of the workflows $1, those that were settled once.
+const SETTLED_BEFORE: &str = "SELECT k.id FROM pg_catalog.unnest($1) AS k (id) \
+     WHERE EXISTS (SELECT 1 FROM token_balance.settlement AS s \
+     WHERE s.workflow_id OPERATOR(pg_catalog.=) k.id AND s.first_settled_at IS NOT NULL) ORDER BY 1";
+
+/// Of usage by workflow and account, the workflows of which some is not accounted for, in order.
+fn unsettled(bound: &Bound, groups: &[Row]) -> Result<Vec<String>> {
+    let mut workflows = texts(groups, 0);
+    workflows.sort_unstable();
+    workflows.dedup();
+    let settled = claim::read_settled(bound, &workflows)?;
+    let mut is_unsettled = vec![false; workflows.len()];
+    for group in groups {
+        let place = workflows.binary_search_by(|workflow| workflow.as_str().cmp(group.text(0)));
+        let at = place.unwrap_or_default(); // it is one of them
+        let done = claim::accounted_for(&settled[at], group.get(1));
+        is_unsettled[at] |= group.amount::<i128>(2)? > done;
+    }
+    let workflows = workflows.into_iter().zip(is_unsettled);
+    Ok(workflows
+        .filter_map(|(workflow, is_unsettled)| is_unsettled.then_some(workflow))
+        .collect())
+}
+
+/// Workflows with unsettled usage, found a batch at a time.
+struct Pending {
+    cursor: Cursor,
+    which: Which,
+}
+
+impl Pending {
+    fn find(bound: &Bound, since: Option<TimestampTz>, which: Which, life: Life) -> Result<Self> {
+        let sql = usage_of_completed_sql(&bound.binding);
+        let owner = bound.binding.users.owner;
+        let usage = [bound.binding.usage.oid];
+        let args = [Arg::OptionalTimestamp(since)];
+        let cursor = Cursor::open(owner, &usage, &sql, &args, Snapshot::Statement, life)?;
+        Ok(Pending { cursor, which })
+    }
+
+    /// How many groups of usage were read, and the workflows that are unsettled; None at the end.
+    fn next(&self, bound: &Bound, groups: usize) -> Result<Option<(usize, Vec<String>)>> {
+        let groups = self.cursor.fetch(groups)?;
+        if groups.is_empty() {
+            return Ok(None);
+        }
+        let mut workflows = unsettled(bound, &groups)?;
+        if self.which == Which::SettledBefore {
+            let _owner = RunAs::owner(bound.binding.extension_owner);
+            let outcome = spi::query(SETTLED_BEFORE, &[Arg::TextArray(&workflows)])?;
+            workflows = texts(&outcome.rows, 0);
+        }
+        Ok(Some((groups.len(), workflows)))
+    }
+
+    /// Add unsettled workflows to `found` until there are `enough`: whether these are all.
+    fn gather(&self, bound: &Bound, found: &mut BTreeSet<String>, enough: usize) -> Result<bool> {
+        while found.len() < enough {
+            match self.next(bound, BATCH)? {
+                Some((_, workflows)) => found.extend(workflows),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn which(binding: &Binding) -> Which {
+    match binding.workflows {
+        Some(_) => Which::Completed,
+        None => Which::SettledBefore,
+    }
+}
+
+/// Settle completed workflows that have unsettled usage, at most `max_workflows` of them. Bad
+/// charges are warnings, as in a completion.
+///
+/// What is found is settled as one. Settled a part at a time, the locks of the second part would be
+/// waited for with the accounts of the first one held, which others wait for who have those locks.
+/// There is a second part only where charges of the first were bad.
+pub(crate) fn settle_pending(since: Option<TimestampTz>, max_workflows: usize) -> Result<Swept> {
+    let bound = bound_and_locked()?;
+    let pending = Pending::find(&bound, since, which(&bound.binding), Life::Transaction)?;
+    let mut found = BTreeSet::new();
+    let mut swept = Swept::default();
+    // What cannot be charged does not count, or it would stand in the way for ever.
+    let mut room = max_workflows;
+    let mut is_all = pending.gather(&bound, &mut found, room)?;
+    lock_workflows(&first(&found, room), &bound.binding);
+    swept.applied = busy::drain_all(&bound)?;
+    while !found.is_empty() && room > 0 {
+        let workflows = first(&found, room);
+        found.retain(|workflow| workflows.binary_search(workflow).is_err());
+        swept.settle(&bound, workflows)?;
+        room = max_workflows - swept.workflows;
+        if room == 0 {
+            swept.more = !found.is_empty() || !is_all && pending.next(&bound, 1)?.is_some();
+        } else if !is_all {
+            is_all = pending.gather(&bound, &mut found, room)?;
+        }
+    }
+    pending.cursor.close()?;
+    Ok(swept)
+}
+
+fn first(found: &BTreeSet<String>, count: usize) -> Vec<String> {
+    found.iter().take(count).cloned().collect()
+}
+
+/// The memory of the procedure is that of the whole call, so what a batch leaves there would add up.
+fn in_memory_of_its_own<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: what comes out is no memory of the server's.
+    unsafe { PgMemoryContexts::new("token_balance batch").switch_to(|_| work()) }
+}
+
+impl Swept {
+    /// How many groups of usage were read; None at the end. Each transaction looks at the binding again:
+    /// it may have been changed between two.
+    fn settle_batch(&mut self, pending: &Pending, batch_size: usize) -> Result<Option<usize>> {
+        let bound = bound_and_locked()?;
+        let Some((read, workflows)) = pending.next(&bound, batch_size)? else {
+            return Ok(None);
+        };
+        self.settle(&bound, workflows)?;
+        Ok(Some(read))
+    }
+
+    fn settle(&mut self, bound: &Bound, workflows: Vec<String>) -> Result<()> {
+        let charges = settle(bound, workflows, &Occasion::Sweep)?.charges;
+        let mut charged: Vec<_> = charges.iter().map(|charge| &charge.workflow).collect();
+        charged.sort_unstable();
+        charged.dedup();
+        self.workflows += charged.len();
+        self.charges += charges.len();
+        let tokens = charges.iter().map(|charge| i128::from(charge.tokens));
+        self.tokens_used += tokens.sum::<i128>();
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// The cursor of a backlog that was cancelled: it outlives its transaction.
+    static LEFT_OVER: RefCell<Option<Cursor>> = const { RefCell::new(None) };
+}
+
+/// Settle all that is pending, with a commit after each `batch_size` pairs of workflow and account.
+/// With `existing`, what attach had exempted is charged too. It may be stopped and started again:
+/// what is committed is settled, the rest is found again.
+pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayCommit) -> Result<()> {
+    let started = Instant::now();
+    if let Some(left_over) = LEFT_OVER.take() {
+        left_over.close()?;
+    }
+    let bound = bound_and_locked()?;
+    busy::drain_all(&bound)?;
+    let which = if existing {
+        include_exempted(&bound, batch_size, commits)?;
+        Which::Completed
+    } else {
+        which(&bound.binding)
+    };
+    let pending = Pending::find(&bound, None, which, Life::Session)?;
+    LEFT_OVER.set(Some(pending.cursor.clone()));
+    let total = pending.cursor.count()?;
+    drop(bound);
+    commits.commit()?;
+
+    let mut swept = Swept::default();
+    let mut done = 0;
+    while let Some(read) = in_memory_of_its_own(|| swept.settle_batch(&pending, batch_size))? {
+        commits.commit()?;
+        done += read;
+        tell_progress(&swept, done, total, started);
+    }
+    LEFT_OVER.take();
+    pending.cursor.close()
+}
+
+/// Take back the exemption of usage from before the extension, a batch a commit.
+fn include_exempted(bound: &Bound, batch_size: usize, commits: MayCommit) -> Result<()> {
+    let owner = bound.binding.extension_owner;
+    let mut last: Option<(String, String)> = None;
+    loop {
+        // Along the primary key, so that no batch reads what an earlier one has read.
+        let (after, workflow, account) = match &last {
+            Some((workflow, account)) => (
+                "(s.workflow_id, s.user_id) OPERATOR(pg_catalog.>) ($1, $2)",
+                Some(workflow.as_str()),
+                Some(account.as_str()),
+            ),
+            None => ("$1 IS NULL AND $2 IS NULL", None, None),
+        };
+        let changed = {
+            let _owner = RunAs::owner(owner);
+            spi::query(
+                &format!(
+                    "WITH exempted AS MATERIALIZED (SELECT s.workflow_id, s.user_id \
+                     FROM token_balance.settlement AS s \
+                     WHERE {after} AND s.usage_tokens OPERATOR(pg_catalog.>) s.charged_tokens \
+                     ORDER BY s.workflow_id, s.user_id LIMIT {batch_size}), \
+                     changed AS (UPDATE token_balance.settlement AS s \
+                     SET usage_tokens = s.charged_tokens FROM exempted AS e \
+                     WHERE s.workflow_id OPERATOR(pg_catalog.=) e.workflow_id \
+                     AND s.user_id OPERATOR(pg_catalog.=) e.user_id) \
+                     SELECT e.workflow_id, e.user_id FROM exempted AS e \
+                     ORDER BY e.workflow_id DESC, e.user_id DESC LIMIT 1"
+                ),
+                &[Arg::OptionalText(workflow), Arg::OptionalText(account)],
+            )?
+            .rows
+        };
+        let Some(row) = changed.first() else {
+            return Ok(());
+        };
+        last = Some((row.text(0).to_owned(), row.text(1).to_owned()));
+        commits.commit()?;
+    }
+}
+
+fn tell_progress(swept: &Swept, done: usize, total: usize, started: Instant) {
+    let seconds = started.elapsed().as_secs_f64().max(0.001);
+    notice(
+        format!(
+            "{done} done, {} left, {:.0} a second",
+            total.saturating_sub(done),
+            done as f64 / seconds
+        ),
+        Some(format!(
+            "{} charges so far, {} tokens.",
+            swept.charges, swept.tokens_used
+        )),
+        None,
+    );
+}

@@ -1,0 +1,285 @@
+//! Usage: what workflows have used, by the account that pays.
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys::{INT2OID, INT4OID, INT8OID, TEXTARRAYOID, TEXTOID};
+
+use crate::binding::{Binding, Bound, Kept, Payer};
+use crate::error::Result;
+use crate::postgres::catalog::Column;
+use crate::postgres::direct::{FoundRow, Holds, Lookup, Wanted};
+use crate::postgres::security::RunAs;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::spi::Statement;
+use crate::postgres::value::Arg;
+
+/// The statements on usage and workflow rows, for one binding.
+pub(crate) struct Statements {
+    pub(crate) lookup: Lookup,
+    of_one: Statement,
+    of_many: Statement,
+    payers: Option<Statement>,
+    workflow_exists: Option<Statement>,
+}
+
+impl Kept for Statements {
+    fn of(bound: &Bound) -> Self {
+        let binding = &bound.binding;
+        let of_workflows = |sql: Option<String>| {
+            let workflows = binding.workflows.as_ref()?;
+            Some(Statement::new(&sql?, &[TEXTOID]).of(&[workflows.table.oid]))
+        };
+        Statements {
+            lookup: Lookup::new(wanted(binding)),
+            of_one: Statement::new(&of_one_sql(binding), &[TEXTOID]).of(&[binding.usage.oid]),
+            of_many: Statement::new(&of_many_sql(binding), &[TEXTARRAYOID])
+                .of(&[binding.usage.oid]),
+            payers: of_workflows(payers_sql(binding)),
+            workflow_exists: of_workflows(workflow_exists_sql(binding)),
+        }
+    }
+}
+
+/// The columns that are summed up without SQL: the account, if the usage names it, and the tokens.
+/// None where that takes more than adding integers.
+fn wanted(binding: &Binding) -> Option<Wanted> {
+    let is_integer = |column: &Column| matches!(column.base_type, INT2OID | INT4OID | INT8OID);
+    let account = match &binding.payer {
+        // The text of such a key is the canonical one.
+        Payer::Usage(key) if key.key_type.spells_as(binding.user_key.key_type) => {
+            Some((key.column.name.clone(), Holds::Key(key.key_type)))
+        }
+        Payer::Usage(_) => return None,
+        Payer::Workflow(_) => None,
+    };
+    let tokens = &binding.usage_tokens;
+    let integer = |column: &Column| (column.name.clone(), Holds::Integer);
+    tokens.iter().all(is_integer).then(|| Wanted {
+        table: binding.usage.oid,
+        owner: binding.usage.owner,
+        key: binding.usage_workflow.column.name.clone(),
+        key_type: binding.usage_workflow.key_type,
+        columns: account
+            .into_iter()
+            .chain(tokens.iter().map(integer))
+            .collect(),
+    })
+}
+
+/// One row per account with its tokens. With an account column, rows without an account are
+/// nobody's: they make the workflow known and are never charged.
+fn of_one_sql(binding: &Binding) -> String {
+    let tokens = binding.tokens_sql("u");
+    let from = format!(
+        "FROM {} AS u WHERE u.{} OPERATOR(pg_catalog.=) $1::{}",
+        binding.usage.sql,
+        binding.usage_workflow.sql(),
+        binding.usage_workflow.key_type.sql()
+    );
+    match &binding.payer {
+        Payer::Usage(_) => {
+            format!(
+                "SELECT {}, {tokens} {from} GROUP BY 1",
+                binding.account_sql("u")
+            )
+        }
+        Payer::Workflow(_) => {
+            format!(
+                "SELECT NULL, {tokens} {from} HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0"
+            )
+        }
+    }
+}
+
+/// The same for many workflows: (workflow, account, tokens). OFFSET 0 keeps the order of the join, so
+/// that each workflow is looked up, also by a plan that was made while the table was empty.
+fn of_many_sql(binding: &Binding) -> String {
+    let account = match &binding.payer {
+        Payer::Usage(_) => binding.account_sql("u"),
+        Payer::Workflow(_) => "NULL::pg_catalog.text".into(),
+    };
+    format!(
+        "SELECT k.id::pg_catalog.text, s.account, s.tokens \
+         FROM pg_catalog.unnest($1::{key_type}[]) AS k (id) \
+         CROSS JOIN LATERAL (SELECT {account} AS account, {tokens} AS tokens \
+         FROM {usage} AS u WHERE u.{workflow} OPERATOR(pg_catalog.=) k.id GROUP BY 1 OFFSET 0) AS s",
+        key_type = binding.usage_workflow.key_type.sql(),
+        tokens = binding.tokens_sql("u"),
+        usage = binding.usage.sql,
+        workflow = binding.usage_workflow.sql(),
+    )
+}
+
+/// The accounts of a workflow's rows, where those pay.
+fn payers_sql(binding: &Binding) -> Option<String> {
+    let (Payer::Workflow(payer), Some(workflows)) = (&binding.payer, &binding.workflows) else {
+        return None;
+    };
+    Some(format!(
+        "SELECT DISTINCT {} FROM {} AS w WHERE w.{} OPERATOR(pg_catalog.=) $1::{} \
+         AND w.{} IS NOT NULL",
+        binding.account_sql("w"),
+        workflows.table.sql,
+        workflows.key.sql(),
+        workflows.key.key_type.sql(),
+        payer.sql()
+    ))
+}
+
+fn workflow_exists_sql(binding: &Binding) -> Option<String> {
+    binding.workflows.as_ref().map(|workflows| {
+        format!(
+            "SELECT 1 FROM {} AS w WHERE w.{} OPERATOR(pg_catalog.=) $1::{} LIMIT 1",
+            workflows.table.sql,
+            workflows.key.sql(),
+            workflows.key.key_type.sql()
+        )
+    })
+}
+
+/// SQL for usage by workflow and account: `(workflow_id, user_id, tokens)`, where each of
+/// `conditions` on the usage row `u` holds. The account is null where the workflow's account pays.
+pub(crate) fn usage_groups_sql(binding: &Binding, conditions: &[String]) -> String {
+    let workflow = format!("u.{}", binding.usage_workflow.sql());
+    let account = match &binding.payer {
+        Payer::Usage(_) => binding.account_sql("u"),
+        Payer::Workflow(_) => "NULL::pg_catalog.text".into(),
+    };
+    let mut all = vec![format!("{workflow} IS NOT NULL")];
+    if let Payer::Usage(key) = &binding.payer {
+        all.push(format!("u.{} IS NOT NULL", key.sql()));
+    }
+    all.extend_from_slice(conditions);
+    format!(
+        "SELECT {workflow}::pg_catalog.text AS workflow_id, {account} AS user_id, \
+         {tokens} AS tokens FROM {usage} AS u WHERE {conditions} GROUP BY 1, 2",
+        tokens = binding.tokens_sql("u"),
+        usage = binding.usage.sql,
+        conditions = all.join(" AND "),
+    )
+}
+
+/// Tokens by account; the account is None for rows that name none.
+pub(crate) type Usage = Vec<(Option<String>, i128)>;
+
+/// The usage of each of `workflows`.
+pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
+    let _owner = RunAs::owner(bound.binding.usage.owner);
+    let statements = bound.kept::<Statements>();
+    if let Some(mut reader) = statements.lookup.reader() {
+        let mut all = vec![Sums::default(); workflows.len()];
+        let names_account = matches!(bound.binding.payer, Payer::Usage(_));
+        reader.read(workflows, |at, row| all[at].add(row, names_account));
+        return Ok(all.into_iter().map(|sums| sums.usage).collect());
+    }
+    if let [workflow] = workflows {
+        let outcome = statements
+            .of_one
+            .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
+        let usage = outcome.rows.iter();
+        let usage = usage.map(|row| Ok((row.owned(0), row.amount(1)?)));
+        return Ok(vec![usage.collect::<Result<_>>()?]);
+    }
+    let outcome = statements
+        .of_many
+        .run(&[Arg::TextArray(workflows)], Snapshot::Latest)?;
+    let mut all: HashMap<&str, Usage> = HashMap::new();
+    for row in &outcome.rows {
+        let tokens = row.amount(2)?;
+        all.entry(row.text(0))
+            .or_default()
+            .push((row.owned(1), tokens));
+    }
+    Ok(workflows
+        .iter()
+        .map(|workflow| all.remove(workflow.as_str()).unwrap_or_default())
+        .collect())
+}
+
+/// The number of accounts from which on an account's sum is not searched for among all.
+const MANY: usize = 16;
+
+/// The same as the SQL: the sum of each column, nulls left out, by account.
+#[derive(Clone, Default)]
+struct Sums {
+    usage: Usage,
+    /// Where the sum of the last row's account is.
+    at: usize,
+    /// Where the sums are, if there are many.
+    places: HashMap<Option<String>, usize>,
+}
+
+impl Sums {
+    fn add(&mut self, row: &FoundRow, names_account: bool) {
+        let first = usize::from(names_account);
+        let tokens = (first..row.len()).filter_map(|column| row.integer(column));
+        let tokens: i128 = tokens.map(i128::from).sum();
+        let is_same = |(account, _): &(Option<String>, i128)| {
+            !names_account || row.is_text(0, account.as_deref())
+        };
+        if !self.usage.get(self.at).is_some_and(is_same) {
+            let known = if self.usage.len() < MANY {
+                self.usage.iter().position(is_same)
+            } else {
+                self.places.get(&row.text(0)).copied()
+            };
+            self.at = known.unwrap_or_else(|| self.add_account(row, names_account));
+        }
+        self.usage[self.at].1 += tokens;
+    }
+
+    fn add_account(&mut self, row: &FoundRow, names_account: bool) -> usize {
+        let account = if names_account { row.text(0) } else { None };
+        let at = self.usage.len();
+        self.usage.push((account.clone(), 0));
+        if at >= MANY {
+            self.places.insert(account, at);
+        } else if at + 1 == MANY {
+            let accounts = self.usage.iter().map(|(account, _)| account.clone());
+            self.places = accounts.zip(0..).collect();
+        }
+        at
+    }
+}
+
+/// The accounts that the workflow's rows name, where those pay.
+pub(crate) fn payers(bound: &Bound, workflow: &str) -> Result<Vec<String>> {
+    let statements = bound.kept::<Statements>();
+    let (Some(statement), Some(workflows)) = (&statements.payers, &bound.binding.workflows) else {
+        return Ok(Vec::new());
+    };
+    let Some(workflow) = workflows.key.key_type.canonical(workflow) else {
+        return Ok(Vec::new());
+    };
+    let _owner = RunAs::owner(workflows.table.owner);
+    let outcome = statement.run(&[Arg::Text(&workflow)], Snapshot::Latest)?;
+    Ok(outcome
+        .rows
+        .iter()
+        .map(|row| row.text(0).to_owned())
+        .collect())
+}
+
+/// Whether the workflow table or the usage knows the workflow.
+pub(crate) fn is_known(bound: &Bound, workflow: &str) -> Result<bool> {
+    let usage = read(bound, &[workflow.to_owned()])?;
+    Ok(usage.iter().any(|usage| !usage.is_empty()) || workflow_exists(bound, workflow)?)
+}
+
+/// Whether the workflow table has the workflow; false where none is bound.
+pub(crate) fn workflow_exists(bound: &Bound, workflow: &str) -> Result<bool> {
+    let statements = bound.kept::<Statements>();
+    let (Some(statement), Some(workflows)) =
+        (&statements.workflow_exists, &bound.binding.workflows)
+    else {
+        return Ok(false);
+    };
+    let Some(workflow) = workflows.key.key_type.canonical(workflow) else {
+        return Ok(false);
+    };
+    let _owner = RunAs::owner(workflows.table.owner);
+    Ok(!statement
+        .run(&[Arg::Text(&workflow)], Snapshot::Statement)?
+        .rows
+        .is_empty())
+}

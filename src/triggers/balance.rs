@@ -1,0 +1,74 @@
+//! The trigger on the users table: each change of a balance becomes an entry of the ledger.
+
+use super::older;
+use crate::binding::{BALANCE_COLUMN, Bound, bound};
+use crate::error::{Error, Result};
+use crate::ledger::change::is_idle;
+use crate::ledger::crossing::notify_crossing;
+use crate::ledger::{entries, queue};
+use crate::postgres::datum::whole_part;
+use crate::postgres::trigger::{TriggerCall, trigger_function};
+use crate::settle::settlement;
+
+trigger_function!(
+    record_balance_change_wrapper,
+    pg_finfo_record_balance_change_wrapper,
+    "token_balance.record_balance_change",
+    record_balance_change
+);
+
+/// Trigger on the users table, AFTER INSERT OR UPDATE FOR EACH ROW: write the ledger.
+///
+/// Errors: 39P01 if fired otherwise, 42809 on any other table, 22003 for a balance that is not a
+/// whole number within bigint, 55000 if a balance changes and nothing is attached.
+fn record_balance_change(call: &TriggerCall) -> Result<()> {
+    if is_idle() && older::answers(call, c"record_balance_change_wrapper") {
+        return Ok(());
+    }
+    let row = call.row()?;
+    let bound = match bound() {
+        Ok(bound) => bound,
+        // In a restore the rows may come before the binding.
+        Err(Error::NotAttached) if !row.changes(BALANCE_COLUMN) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let binding = &bound.binding;
+    if !bound.is_part_of(call.relation(), binding.users.oid)? {
+        return Err(call.foreign());
+    }
+    let key = &binding.user_key.column.name;
+    // A key column is unique, but may be null: such a row is nobody's account.
+    let account = row.new_text(key).unwrap_or_default();
+    let new = balance(row.new_text(BALANCE_COLUMN), &account)?;
+    match row.old_text(key) {
+        None => entries::record_insert(&bound, &account, new),
+        Some(old_account) => {
+            let previous = balance(row.old_text(BALANCE_COLUMN), &old_account)?;
+            if old_account == account {
+                notify_crossing(&bound, &account, previous, new)?;
+                entries::record_change(&bound, &account, previous, new)
+            } else {
+                rename(&bound, (&old_account, previous), (&account, new))
+            }
+        }
+    }
+}
+
+/// What an account has used and paid follows it to its new id (usage by the application's own ON UPDATE
+/// CASCADE), or it would be charged again.
+fn rename(bound: &Bound, old: (&str, i64), new: (&str, i64)) -> Result<()> {
+    entries::record_rename(bound, old, new)?;
+    queue::rename(bound, old.0, new.0)?;
+    settlement::rename_account(bound, old.0, new.0)
+}
+
+/// The balance in a row. NULL, possible only while the column is being made, counts as 0.
+fn balance(text: Option<String>, account: &str) -> Result<i64> {
+    let text = text.unwrap_or_else(|| "0".into());
+    whole_part(&text)
+        .parse()
+        .map_err(|_| Error::UnsupportedBalance {
+            account: account.to_owned(),
+            balance: text.clone(),
+        })
+}

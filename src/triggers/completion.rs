@@ -1,0 +1,135 @@
+//! The triggers on the workflow table: runs that complete are settled, once a statement.
+//!
+//! The first event of a statement settles the runs of all its rows (`notes`).
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::notes::{is_done, note, read_noted, remember_done, take_noted};
+use crate::binding::{Binding, Payer, Workflows, bound_and_locked, completed};
+use crate::error::Result;
+use crate::postgres::stored_row::RowPlace;
+use crate::postgres::trigger::{TriggerCall, trigger_function};
+use crate::settle::occasion::Occasion;
+use crate::settle::settle;
+
+/// `token_balance.note_completion(oid, tid) → true`, last in the WHEN condition of the completion
+/// triggers, and the condition of the one for late usage: note that the row at this place of this
+/// table is about to fire one.
+///
+/// Everybody who writes these tables evaluates it, so everybody may call it. What is noted is
+/// settled only if this transaction wrote that row and it is completed.
+#[pg_extern(sql = false)]
+fn note_completion(
+    table: Option<pg_sys::Oid>,
+    row: Option<pg_sys::ItemPointerData>,
+) -> Result<bool, ErrorReport> {
+    if let (Some(table), Some(row)) = (table, row) {
+        note(table, row);
+    }
+    Ok(true)
+}
+
+/// `token_balance.note_status(text, text, text[], oid, tid)`, the whole WHEN condition of the
+/// completion triggers of a table with a status: whether it was none of the completed ones and now
+/// is, and if so, [`note_completion`].
+///
+/// One call in place of operators: the server reads a trigger's condition anew for each statement.
+#[pg_extern(sql = false)]
+fn note_status(
+    old: Option<&str>,
+    new: Option<&str>,
+    completed: Option<Array<&str>>,
+    table: Option<pg_sys::Oid>,
+    row: Option<pg_sys::ItemPointerData>,
+) -> Result<bool, ErrorReport> {
+    let (Some(new), Some(completed)) = (new, completed) else {
+        return Ok(false);
+    };
+    let is_one = |status: &str| completed::is_one_of(status, completed.iter().flatten());
+    if !is_one(new) || old.is_some_and(is_one) {
+        return Ok(false);
+    }
+    note_completion(table, row)
+}
+
+trigger_function!(
+    settle_on_completion_wrapper,
+    pg_finfo_settle_on_completion_wrapper,
+    "token_balance.settle_on_completion",
+    settle_on_completion
+);
+
+/// Trigger on the workflow table, AFTER INSERT OR UPDATE FOR EACH ROW: settle the row's workflow,
+/// and with it all that are noted. Which rows are completed is the WHEN condition of the triggers
+/// that attach makes.
+///
+/// A charge that is bad (unknown account, out of range) is a WARNING and stays unsettled. Errors:
+/// 39P01 if fired otherwise, 42809 on any other table, 55000 if nothing is attached.
+fn settle_on_completion(call: &TriggerCall) -> Result<()> {
+    let row = call.row()?;
+    if is_done(&row.place()) {
+        return Ok(());
+    }
+    let bound = bound_and_locked()?;
+    let binding = &bound.binding;
+    let workflows = match &binding.workflows {
+        Some(workflows) if bound.is_part_of(call.relation(), workflows.table.oid)? => workflows,
+        _ => return Err(call.foreign()),
+    };
+    let mut runs = Runs::default();
+    runs.add(binding, workflows, |column| row.new_text(column));
+    let also = take_noted(&row.place(), |table| {
+        bound.is_part_of(table, workflows.table.oid)
+    })?;
+    runs.add_noted(binding, workflows, &also);
+    let ids = runs.payers.keys().cloned().collect();
+    let payers = runs.payers;
+    settle(&bound, ids, &Occasion::Completion { payers })?;
+    remember_done(also);
+    Ok(())
+}
+
+/// Workflows to be settled, each with the account that its row names.
+#[derive(Default)]
+struct Runs {
+    payers: HashMap<String, Option<String>>,
+}
+
+impl Runs {
+    fn add(
+        &mut self,
+        binding: &Binding,
+        workflows: &Workflows,
+        text: impl Fn(&str) -> Option<String>,
+    ) {
+        // A null id names no workflow, and one that the usage column's type cannot hold has no
+        // usage.
+        let Some(workflow) = text(&workflows.key.column.name)
+            .and_then(|id| binding.usage_workflow.key_type.canonical(&id))
+        else {
+            return;
+        };
+        let payer = match &binding.payer {
+            Payer::Workflow(key) => text(&key.column.name),
+            Payer::Usage(_) => None,
+        };
+        // Of several rows of one workflow, the first that names an account.
+        let known = self.payers.entry(workflow).or_default();
+        if known.is_none() {
+            *known = payer;
+        }
+    }
+
+    /// Add the rows at `places` that are what a note promises.
+    fn add_noted(&mut self, binding: &Binding, workflows: &Workflows, places: &[RowPlace]) {
+        read_noted(places, |row| {
+            if completed::of_row(binding, workflows, |column| row.text(column)) {
+                self.add(binding, workflows, |column| row.text(column));
+            }
+        });
+    }
+}

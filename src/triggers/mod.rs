@@ -1,0 +1,8 @@
+//! What the server calls: the triggers on the bound tables and on the extension's own.
+
+mod balance;
+mod completion;
+mod guards;
+mod late_usage;
+pub(crate) mod notes;
+mod older;
