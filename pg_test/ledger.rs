@@ -6,7 +6,22 @@ use pgrx::prelude::*;
 mod tests {
     use pgrx::prelude::*;
 
+    use crate::ledger::change::Kind;
     use crate::tests::fixture::*;
+
+    /// An entry that is written without SQL is not held to the CHECK.
+    #[pg_test]
+    fn the_kinds_of_entries_are_those_of_the_check() {
+        let check = text(
+            "SELECT pg_get_constraintdef(c.oid) FROM pg_constraint AS c
+             WHERE c.conname = 'ledger_kind' AND c.conrelid = 'token_balance.ledger'::regclass",
+        );
+        let mut kinds: Vec<_> = check.split('\'').skip(1).step_by(2).collect();
+        kinds.sort_unstable();
+        let mut known = Kind::ALL.map(Kind::name);
+        known.sort_unstable();
+        assert_eq!(kinds, known, "{check}");
+    }
 
     #[pg_test]
     fn all_kinds_of_changes_form_one_chain() {

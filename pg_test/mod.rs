@@ -6,6 +6,7 @@
 mod archive;
 mod attach;
 mod binding;
+mod completed;
 mod completion;
 mod convention;
 mod direct;
@@ -21,6 +22,8 @@ mod settle;
 mod triggers_on_users;
 mod verify;
 
+#[cfg(test)]
+mod arrows;
 #[cfg(test)]
 mod sql_in_source;
 

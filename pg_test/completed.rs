@@ -1,0 +1,82 @@
+//! When a run is completed: the rule in SQL, the rule for a row that is at hand, and the function in the
+//! triggers' condition say the same (src/binding/completed.rs).
+
+use pgrx::prelude::*;
+
+#[pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    use crate::binding::{bound, completed};
+    use crate::tests::fixture::*;
+
+    /// What a status is put together from: completed ones, parts of them, and what SQL quotes.
+    const PIECES: [&str; 14] = [
+        "done", "Done", "it's", "a\\b", "\"q\"", "x,y", "{}", "NULL", " ", "é", "fertig", "d",
+        "one", "",
+    ];
+
+    const COMPLETED: &str =
+        r#"ARRAY['done', 'it''s', 'a\b', '"q"', 'x,y', '{}', 'NULL', 'é fertig', ' ', '']"#;
+
+    fn random_statuses() -> Vec<String> {
+        let mut dice = Dice::new(20_261_127);
+        let mut statuses: Vec<_> = PIECES.iter().map(|piece| (*piece).to_owned()).collect();
+        statuses.extend((0..300).map(|_| format!("{}{}", dice.pick(&PIECES), dice.pick(&PIECES))));
+        statuses
+    }
+
+    #[pg_test]
+    fn the_rule_in_sql_and_the_rule_for_a_row_are_one() {
+        for column_type in ["text", "varchar(20)", "char(20)", "text COLLATE \"C\""] {
+            tables();
+            let rows: Vec<_> = random_statuses()
+                .iter()
+                .enumerate()
+                .map(|(at, status)| format!("('w{at}', 'ann', {})", quoted(status)))
+                .collect();
+            run(&format!(
+                "ALTER TABLE workflows ALTER status TYPE {column_type};
+                 INSERT INTO workflows VALUES ('null', 'ann', NULL), {};
+                 SELECT token_balance.attach('users', 'token_usage', 'workflows',
+                     completed_statuses => {COMPLETED})",
+                rows.join(", ")
+            ));
+            let bound = bound().expect("attached");
+            let binding = &bound.binding;
+            let workflows = binding
+                .workflows
+                .as_ref()
+                .expect("there is a workflow table");
+            let statuses = completed::statuses_sql(binding);
+            // format() gives the text of the type's output function, which a row at hand has.
+            let rows = Spi::connect(|client| {
+                let sql = format!(
+                    "SELECT CASE WHEN w.status IS NOT NULL THEN format('%s', w.status) END,
+                         COALESCE({}, false),
+                         token_balance.note_status(NULL, w.status::text, {statuses}, NULL, NULL)
+                     FROM workflows AS w",
+                    completed::sql(binding, "w")
+                );
+                let table = client.select(&sql, None, &[]).expect("a query");
+                table
+                    .map(|row| {
+                        let status = row.get::<String>(1).expect("text");
+                        let [by_sql, by_note] =
+                            [2, 3].map(|at| row.get::<bool>(at).expect("boolean"));
+                        (status, by_sql == Some(true), by_note == Some(true))
+                    })
+                    .collect::<Vec<_>>()
+            });
+            assert!(rows.len() > 300);
+            let completed_rows = rows.iter().filter(|row| row.1).count();
+            assert!(completed_rows >= 9, "{completed_rows} of {column_type}");
+            for (status, by_sql, by_note) in rows {
+                let of_row = completed::of_row(binding, workflows, |_| status.clone());
+                assert_eq!(of_row, by_sql, "{status:?} of {column_type}");
+                assert_eq!(by_note, by_sql, "{status:?} of {column_type}");
+            }
+            run("SELECT token_balance.detach(); DROP SCHEMA app CASCADE");
+        }
+    }
+}
