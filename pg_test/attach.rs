@@ -7,7 +7,78 @@ use pgrx::prelude::*;
 mod tests {
     use pgrx::prelude::*;
 
+    use crate::binding::Spec;
+    use crate::binding::arguments::{ARGUMENTS, Kind, Value};
     use crate::tests::fixture::*;
+
+    /// Name, type and default of each argument, as SQL declares it.
+    fn declared() -> Vec<(String, String, String)> {
+        list(
+            "SELECT concat_ws('|', a.name, format_type(a.type, NULL),
+                 pg_get_function_arg_default(p.oid, a.at::integer))
+             FROM pg_proc AS p,
+                 unnest(p.proargnames, p.proargtypes::oid[]) WITH ORDINALITY AS a (name, type, at)
+             WHERE p.oid = 'token_balance.attach'::regproc AND a.name <> 'create_index'",
+        )
+        .iter()
+        .map(|line| {
+            let mut parts = line.splitn(3, '|').map(str::to_owned);
+            let mut next = || parts.next().unwrap_or_default();
+            (next(), next(), next())
+        })
+        .collect()
+    }
+
+    #[pg_test]
+    fn the_declaration_of_attach_is_the_list_of_its_arguments() {
+        let declared = declared();
+        assert_eq!(declared.len(), ARGUMENTS.len());
+        let usual = Spec::usual();
+        for (name, type_name, default) in declared {
+            let argument = ARGUMENTS.iter().find(|argument| argument.name == name);
+            let argument = argument.unwrap_or_else(|| panic!("{name} is not in the list"));
+            let wanted = match argument.kind {
+                Kind::Relation => "regclass",
+                Kind::Type => "regtype",
+                Kind::Name => "name",
+                Kind::Names => "name[]",
+                Kind::Text => "text",
+                Kind::Texts => "text[]",
+                Kind::Bigint => "bigint",
+            };
+            assert_eq!(type_name, wanted, "{name}");
+            if ["users", "usage"].contains(&name.as_str()) {
+                assert_eq!(default, "", "{name}");
+                continue;
+            }
+            let usual = match (argument.get)(&usual) {
+                Value::Null => "NULL".to_owned(),
+                Value::Text(text) => quoted(&text),
+                Value::Texts(texts) => quoted(&format!("{{{}}}", texts.join(","))),
+                Value::Number(number) => number.to_string(),
+                Value::Type(oid) => quoted(&oid.to_u32().to_string()),
+                Value::Relation(relation) => panic!("{name} is usually {relation:?}"),
+            };
+            let same = format!("({default}) IS NOT DISTINCT FROM ({usual})::{type_name}");
+            assert!(is_true(&same), "{name}: {same}");
+        }
+    }
+
+    #[test]
+    fn the_readme_has_each_argument_of_attach() {
+        for readme in ["README.md", "README.zh-CN.md"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(readme);
+            let text = std::fs::read_to_string(path).expect("the README can be read");
+            let rows: String = text
+                .lines()
+                .filter(|line| line.starts_with("| `"))
+                .collect();
+            for argument in &ARGUMENTS {
+                let name = format!("`{}`", argument.name);
+                assert!(rows.contains(&name), "{readme} has no row with {name}");
+            }
+        }
+    }
 
     const ATTACH: &str = "SELECT token_balance.attach('users', 'token_usage', 'workflows')";
 

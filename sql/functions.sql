@@ -129,7 +129,7 @@ CREATE FUNCTION token_balance.attach(
     late_usage pg_catalog.text DEFAULT 'pending',
     search_path pg_catalog.name[] DEFAULT NULL)
 RETURNS void
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_with_search_path_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
 CREATE FUNCTION token_balance.detach(drop_column boolean DEFAULT false) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_wrapper';

@@ -125,8 +125,9 @@ CREATE OR REPLACE FUNCTION token_balance.archive_ledger(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_ledger_wrapper';
 
--- attach has one argument more. The grants of the old function go to the new one. Its C function keeps the old
--- arguments; the new one has a name of its own, so a session with the old library cannot call it wrongly.
+-- attach has one argument more. The grants of the old function go to the new one. The C function reads
+-- the arguments by their names; it has a name of its own, so a session with the old library cannot call that
+-- library's.
 
 CREATE FUNCTION token_balance.attach(
     users pg_catalog.regclass,
@@ -154,7 +155,7 @@ CREATE FUNCTION token_balance.attach(
     late_usage pg_catalog.text DEFAULT 'pending',
     search_path pg_catalog.name[] DEFAULT NULL)
 RETURNS void
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_with_search_path_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
 REVOKE ALL ON FUNCTION token_balance.attach(
     regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,

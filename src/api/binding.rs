@@ -1,219 +1,69 @@
 //! attach, detach, verify and reconcile.
 
-use std::ffi::CStr;
-
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::{AnyNumeric, Array, pg_sys};
+use pgrx::{AnyNumeric, pg_sys};
 
 use super::arguments::{refuse_read_only, required};
 use crate::attach;
-use crate::binding::{self, Options, Spec};
+use crate::binding::arguments::{Argument, Kind, Value};
+use crate::binding::{Spec, relation_of};
 use crate::error::{Error, Result};
+use crate::postgres::call::{self, Given};
 use crate::reports::{reconcile, verify};
 
 /// `token_balance.attach(…) → void`; the arguments are described in the README.
 ///
 /// Errors: 22004, 22023 for arguments that make no sense; 42P01, 42809, 42703, 42804, 42830, 42611
-/// for tables and columns that cannot be bound; 3F000 for a schema that does not exist; 42501 for a caller who does not own them; 55000 if
-/// other tables are attached.
+/// for tables and columns that cannot be bound; 3F000 for a schema that does not exist; 42501 for a
+/// caller who does not own them; 55000 if other tables are attached.
 #[pg_extern(sql = false)]
-#[allow(clippy::too_many_arguments)]
-fn attach_with_search_path(
-    users: Option<pg_sys::Oid>,
-    usage: Option<pg_sys::Oid>,
-    workflows: Option<pg_sys::Oid>,
-    user_key: Option<&CStr>,
-    usage_user: Option<&CStr>,
-    usage_workflow: Option<&CStr>,
-    usage_tokens: Option<Array<&CStr>>,
-    workflow_key: Option<&CStr>,
-    workflow_user: Option<&CStr>,
-    workflow_status: Option<&CStr>,
-    workflow_completed_at: Option<&CStr>,
-    completed_statuses: Option<Vec<Option<String>>>,
-    initial_balance: Option<i64>,
-    balance_type: Option<pg_sys::Oid>,
-    existing_usage: Option<&str>,
-    create_index: Option<bool>,
-    usage_prompt_tokens: Option<&CStr>,
-    usage_completion_tokens: Option<&CStr>,
-    usage_model: Option<&CStr>,
-    usage_stage: Option<&CStr>,
-    usage_created_at: Option<&CStr>,
-    busy_account: Option<&str>,
-    late_usage: Option<&str>,
-    search_path: Option<Array<&CStr>>,
-) -> Result<(), ErrorReport> {
-    fn required<T>(argument: &'static str, value: Option<T>) -> Result<T> {
-        value.ok_or(Error::NullArgument {
-            function: "token_balance.attach",
-            argument,
-        })
-    }
-    fn null_inside(argument: &'static str) -> Error {
-        Error::NullInside {
-            function: "token_balance.attach",
-            argument,
-        }
-    }
-    fn name(value: &CStr) -> String {
-        value.to_string_lossy().into_owned()
-    }
-    fn names(argument: &'static str, values: &Array<&CStr>) -> Result<Vec<String>> {
-        let names: Option<_> = values.iter().map(|value| value.map(name)).collect();
-        names.ok_or(null_inside(argument))
-    }
+fn attach_by_name(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     refuse_read_only(c"token_balance.attach()");
-    let users = required("users", users)?;
-    let usage = required("usage", usage)?;
-    let tokens = required("usage_tokens", usage_tokens)?;
-    let statuses = required("completed_statuses", completed_statuses)?;
-    let spec = Spec {
-        users,
-        users_name: binding::name_of(users)?,
-        user_key: name(required("user_key", user_key)?),
-        usage,
-        usage_name: binding::name_of(usage)?,
-        usage_user: usage_user.map(name),
-        usage_workflow: name(required("usage_workflow", usage_workflow)?),
-        usage_tokens: names("usage_tokens", &tokens)?,
-        usage_prompt_tokens: usage_prompt_tokens.map(name),
-        usage_completion_tokens: usage_completion_tokens.map(name),
-        usage_model: usage_model.map(name),
-        usage_stage: usage_stage.map(name),
-        usage_created_at: usage_created_at.map(name),
-        workflows,
-        workflows_name: workflows.map(binding::name_of).transpose()?,
-        workflow_key: name(required("workflow_key", workflow_key)?),
-        workflow_user: workflow_user.map(name),
-        workflow_status: workflow_status.map(name),
-        workflow_completed_at: workflow_completed_at.map(name),
-        completed_statuses: statuses
-            .into_iter()
-            .collect::<Option<_>>()
-            .ok_or(null_inside("completed_statuses"))?,
-        initial_balance: required("initial_balance", initial_balance)?,
-        balance_type: required("balance_type", balance_type)?,
-        existing_usage: required("existing_usage", existing_usage)?.to_owned(),
-        options: Options::parse(
-            required("busy_account", busy_account)?,
-            required("late_usage", late_usage)?,
-        )?,
-        search_path: search_path
-            .map(|schemas| names("search_path", &schemas))
-            .transpose()?,
-        is_of_older_catalog: false,
+    // SAFETY: the server's own fcinfo.
+    let mut given = unsafe { call::arguments(fcinfo) };
+    let create_index = match given.remove("create_index") {
+        Some(Some(Given::Flag(create_index))) => create_index,
+        _ => required("token_balance.attach", "create_index", None)?,
     };
-    attach::attach(spec.normalized(), required("create_index", create_index)?)?;
+    let spec = Spec::of_arguments(|argument| match given.remove(argument.name) {
+        Some(Some(given)) => value(argument, given).map(Some),
+        Some(None) => Ok(Some(Value::Null)),
+        None => Ok(None),
+    })?;
+    attach::attach(spec.normalized(), create_index)?;
     Ok(())
 }
 
-/// `token_balance.attach` as 0.2.0 declares it, for databases that are not updated yet: without the
-/// search_path.
-#[pg_extern(sql = false)]
-#[allow(clippy::too_many_arguments)]
-fn attach_tables(
-    users: Option<pg_sys::Oid>,
-    usage: Option<pg_sys::Oid>,
-    workflows: Option<pg_sys::Oid>,
-    user_key: Option<&CStr>,
-    usage_user: Option<&CStr>,
-    usage_workflow: Option<&CStr>,
-    usage_tokens: Option<Array<&CStr>>,
-    workflow_key: Option<&CStr>,
-    workflow_user: Option<&CStr>,
-    workflow_status: Option<&CStr>,
-    workflow_completed_at: Option<&CStr>,
-    completed_statuses: Option<Vec<Option<String>>>,
-    initial_balance: Option<i64>,
-    balance_type: Option<pg_sys::Oid>,
-    existing_usage: Option<&str>,
-    create_index: Option<bool>,
-    usage_prompt_tokens: Option<&CStr>,
-    usage_completion_tokens: Option<&CStr>,
-    usage_model: Option<&CStr>,
-    usage_stage: Option<&CStr>,
-    usage_created_at: Option<&CStr>,
-    busy_account: Option<&str>,
-    late_usage: Option<&str>,
-) -> Result<(), ErrorReport> {
-    attach_with_search_path(
-        users,
-        usage,
-        workflows,
-        user_key,
-        usage_user,
-        usage_workflow,
-        usage_tokens,
-        workflow_key,
-        workflow_user,
-        workflow_status,
-        workflow_completed_at,
-        completed_statuses,
-        initial_balance,
-        balance_type,
-        existing_usage,
-        create_index,
-        usage_prompt_tokens,
-        usage_completion_tokens,
-        usage_model,
-        usage_stage,
-        usage_created_at,
-        busy_account,
-        late_usage,
-        None,
-    )
+/// Errors: 22004 for a null in an array, 42P01 for a relation that does not exist.
+fn value(argument: &Argument, given: Given) -> Result<Value> {
+    Ok(match given {
+        Given::Oid(oid) if argument.kind == Kind::Type => Value::Type(oid),
+        Given::Oid(oid) => Value::Relation(relation_of(oid)?),
+        Given::Text(text) => Value::Text(text),
+        Given::Texts(texts) => {
+            let texts: Option<_> = texts.into_iter().collect();
+            Value::Texts(texts.ok_or(Error::NullInside {
+                function: "token_balance.attach",
+                argument: argument.name,
+            })?)
+        }
+        Given::Number(number) => Value::Number(number),
+        Given::Flag(_) => Value::Null,
+    })
 }
 
-/// `token_balance.attach` as 0.1.0 declares it, for databases that are not updated yet: without the
-/// columns of `summary`.
+/// `token_balance.attach` as 0.2.0 declares it, for databases that are not updated yet.
 #[pg_extern(sql = false)]
-#[allow(clippy::too_many_arguments)]
-fn attach(
-    users: Option<pg_sys::Oid>,
-    usage: Option<pg_sys::Oid>,
-    workflows: Option<pg_sys::Oid>,
-    user_key: Option<&CStr>,
-    usage_user: Option<&CStr>,
-    usage_workflow: Option<&CStr>,
-    usage_tokens: Option<Array<&CStr>>,
-    workflow_key: Option<&CStr>,
-    workflow_user: Option<&CStr>,
-    workflow_status: Option<&CStr>,
-    workflow_completed_at: Option<&CStr>,
-    completed_statuses: Option<Vec<Option<String>>>,
-    initial_balance: Option<i64>,
-    balance_type: Option<pg_sys::Oid>,
-    existing_usage: Option<&str>,
-    create_index: Option<bool>,
-) -> Result<(), ErrorReport> {
-    attach_tables(
-        users,
-        usage,
-        workflows,
-        user_key,
-        usage_user,
-        usage_workflow,
-        usage_tokens,
-        workflow_key,
-        workflow_user,
-        workflow_status,
-        workflow_completed_at,
-        completed_statuses,
-        initial_balance,
-        balance_type,
-        existing_usage,
-        create_index,
-        None,
-        None,
-        None,
-        None,
-        None,
-        Some("wait"),
-        Some("pending"),
-    )
+fn attach_tables(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
+    attach_by_name(fcinfo)
+}
+
+/// `token_balance.attach` as 0.1.0 declares it, for databases that are not updated yet.
+#[pg_extern(sql = false)]
+fn attach(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
+    attach_by_name(fcinfo)
 }
 
 /// `token_balance.attach_by_convention(text) → void`: what CREATE EXTENSION calls. It never fails

@@ -93,7 +93,7 @@ fn change_options(binding: &Binding) -> Result<()> {
     // Settlements that run still go by the old options.
     lock_out_settlements(binding.users.oid);
     busy::drain_all(&*bound()?)?;
-    binding.spec.store_options()?;
+    binding.spec.store_changes()?;
     tell_other_sessions()?;
     match present.options.late_usage {
         LateUsage::Settle => drop_late_usage(&binding.usage),
@@ -106,7 +106,7 @@ fn change_options(binding: &Binding) -> Result<()> {
 fn change_search_path(binding: &Binding) -> Result<()> {
     match Spec::load()? {
         Some(present) if present.search_path != binding.spec.search_path => {
-            binding.spec.store_search_path()?;
+            binding.spec.store_changes()?;
             tell_other_sessions()
         }
         _ => Ok(()),
@@ -131,8 +131,8 @@ fn check_not_bound_elsewhere(present: Option<&Spec>, binding: &Binding) -> Resul
     if differences.is_empty() {
         return Ok(false);
     }
-    for oid in present.relations() {
-        if catalog::table(oid)?.is_none() {
+    for relation in present.relations() {
+        if catalog::table(relation.oid)?.is_none() {
             return Ok(true);
         }
     }

@@ -6,12 +6,10 @@ use pgrx::pg_sys;
 
 use super::attach::attach_for;
 use super::search_path::Attacher;
-use crate::binding::{BALANCE_COLUMN, Binding, Completion, Options, Payer, Spec};
+use crate::binding::{BALANCE_COLUMN, Binding, Completion, Payer, Relation, Spec};
 use crate::error::{Error, Result, notice};
 use crate::postgres::catalog::{self, Table};
 
-pub(crate) const COMPLETED_STATUSES: [&str; 5] =
-    ["completed", "succeeded", "success", "finished", "done"];
 const WORKFLOW_TABLES: [&str; 3] = ["workflows", "workflow_runs", "workflow_executions"];
 const COMPLETION_TABLE: &str = "workflow_completions";
 const TOKEN_COLUMNS: [&[&str]; 5] = [
@@ -131,33 +129,22 @@ fn find(schema: &str) -> Result<std::result::Result<Spec, String>> {
         Err(missing) => return Ok(Err(missing)),
     };
     Ok(Ok(Spec {
-        users: users.oid,
-        users_name: users.sql,
-        user_key: "id".into(),
-        usage: usage.oid,
-        usage_name: usage.sql,
-        usage_user: Some("user_id".into()),
-        usage_workflow: "workflow_id".into(),
+        users: relation(users),
+        usage: relation(usage),
         usage_tokens: tokens.iter().map(|name| name.to_string()).collect(),
-        usage_prompt_tokens: Some("prompt_tokens".into()),
-        usage_completion_tokens: Some("completion_tokens".into()),
-        usage_model: Some("model".into()),
-        usage_stage: Some("stage".into()),
-        usage_created_at: Some("created_at".into()),
-        workflows: Some(workflows.table.oid),
-        workflows_name: Some(workflows.table.sql),
+        workflows: Some(relation(workflows.table)),
         workflow_key: workflows.key.into(),
         workflow_user: None,
         workflow_status: workflows.status.map(str::to_owned),
-        workflow_completed_at: None,
-        completed_statuses: COMPLETED_STATUSES.map(str::to_owned).into(),
-        initial_balance: 1_000_000,
-        balance_type: pg_sys::INT4OID,
-        existing_usage: "exempt".into(),
-        options: Options::default(),
-        search_path: None,
-        is_of_older_catalog: false,
+        ..Spec::usual()
     }))
+}
+
+fn relation(table: Table) -> Relation {
+    Relation {
+        oid: table.oid,
+        name: table.sql,
+    }
 }
 
 struct WorkflowTable {

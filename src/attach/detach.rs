@@ -34,7 +34,7 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
     for table in &tables {
         triggers::drop_from(table)?;
     }
-    if let Some(users) = tables.iter().find(|table| table.oid == spec.users) {
+    if let Some(users) = tables.iter().find(|table| table.oid == spec.users.oid) {
         if drop_column {
             spi::command(&format!(
                 "ALTER TABLE {} DROP COLUMN IF EXISTS {BALANCE_COLUMN}",
@@ -53,7 +53,7 @@ fn drain_queue(spec: &Spec) -> Result<()> {
         return Ok(());
     }
     // Settlements that run may still queue.
-    lock_out_settlements(spec.users);
+    lock_out_settlements(spec.users.oid);
     match bound() {
         Ok(bound) => busy::drain_all(&bound).map(|_| ()),
         Err(_) => Ok(()),
@@ -63,8 +63,8 @@ fn drain_queue(spec: &Spec) -> Result<()> {
 /// The bound tables that are there, in the order in which a settlement locks them.
 fn remaining_tables(spec: &Spec) -> Result<Vec<Table>> {
     let mut tables = Vec::new();
-    for oid in spec.relations() {
-        tables.extend(catalog::table(oid)?);
+    for relation in spec.relations() {
+        tables.extend(catalog::table(relation.oid)?);
     }
     Ok(tables)
 }

@@ -4,6 +4,7 @@
 //! [`Binding`] is a spec held against the catalogs. A [`Bound`] is the binding as a backend keeps it, with
 //! what the rooms above have made of it; this room knows none of them.
 
+pub(crate) mod arguments;
 mod bound;
 pub(crate) mod completed;
 mod model;
@@ -12,12 +13,13 @@ pub(crate) mod own;
 pub(crate) mod path;
 mod resolve;
 mod spec;
+mod stored;
 
 pub(crate) use bound::{
     Bound, Kept, bound, bound_and_locked, bound_and_users_locked, lock_out_settlements,
 };
 pub(crate) use model::{BALANCE_COLUMN, Binding, Completion, Key, Payer, Workflows, numeric_scale};
-pub(crate) use options::{BusyAccount, LateUsage, Options};
+pub(crate) use options::{BusyAccount, LateUsage};
 pub(crate) use path::path_of;
-pub(crate) use resolve::{name_of, wrong_type};
-pub(crate) use spec::Spec;
+pub(crate) use resolve::{relation_of, wrong_type};
+pub(crate) use spec::{Relation, Spec};

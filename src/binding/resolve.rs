@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use super::model::{BALANCE_COLUMN, Binding, Completion, Details, Key, Payer, Workflows};
 use super::own::{distributed, extension_owner};
 use super::path::paths;
-use super::spec::Spec;
+use super::spec::{Relation, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::key::{KeyType, SUPPORTED_KEY_TYPES};
@@ -20,16 +20,14 @@ impl Binding {
 
     /// Look everything up that the spec names.
     pub(crate) fn resolve(spec: Spec) -> Result<Self> {
-        let users = existing_table("users table", spec.users, &spec.users_name)?;
-        let usage = existing_table("usage table", spec.usage, &spec.usage_name)?;
+        let users = existing_table("users table", &spec.users)?;
+        let usage = existing_table("usage table", &spec.usage)?;
         let workflows_table = spec
             .workflows
-            .map(|oid| {
-                let name = spec.workflows_name.as_deref().unwrap_or("");
-                existing_table("workflow table", oid, name)
-            })
+            .as_ref()
+            .map(|workflows| existing_table("workflow table", workflows))
             .transpose()?;
-        let relations: Vec<_> = spec.relations().collect();
+        let relations: Vec<_> = spec.relations().map(|relation| relation.oid).collect();
         if let Some(table) = distributed(&relations)? {
             return Err(Error::Distributed {
                 relation: table.sql,
@@ -104,15 +102,21 @@ impl Binding {
     }
 }
 
-/// The quoted name of a relation that a caller named by its regclass.
-pub(crate) fn name_of(oid: pg_sys::Oid) -> Result<String> {
-    existing_relation("relation with OID", oid, &oid.to_u32().to_string()).map(|table| table.sql)
+/// A relation that a caller named by its regclass.
+pub(crate) fn relation_of(oid: pg_sys::Oid) -> Result<Relation> {
+    let name = oid.to_u32().to_string();
+    let relation = Relation { oid, name };
+    let table = existing_relation("relation with OID", &relation)?;
+    Ok(Relation {
+        oid,
+        name: table.sql,
+    })
 }
 
 /// A table that can be bound. Checked at each load: before PostgreSQL 16 a rule can turn a table
 /// into a view.
-fn existing_table(what: &'static str, oid: pg_sys::Oid, name: &str) -> Result<Table> {
-    let table = existing_relation(what, oid, name)?;
+fn existing_table(what: &'static str, relation: &Relation) -> Result<Table> {
+    let table = existing_relation(what, relation)?;
     match table.unsupported_kind() {
         Some(kind) => Err(Error::WrongRelationKind {
             name: table.sql,
@@ -122,10 +126,10 @@ fn existing_table(what: &'static str, oid: pg_sys::Oid, name: &str) -> Result<Ta
     }
 }
 
-fn existing_relation(what: &'static str, oid: pg_sys::Oid, name: &str) -> Result<Table> {
-    catalog::table(oid)?.ok_or_else(|| Error::RelationMissing {
+fn existing_relation(what: &'static str, relation: &Relation) -> Result<Table> {
+    catalog::table(relation.oid)?.ok_or_else(|| Error::RelationMissing {
         what,
-        name: name.to_owned(),
+        name: relation.name.clone(),
     })
 }
 

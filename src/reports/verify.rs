@@ -125,10 +125,8 @@ fn names(binding: &Binding) -> Check {
         .map(|table| table.sql.clone())
         .collect();
     let stored: Vec<_> = spec
-        .workflows_name
-        .iter()
-        .chain([&spec.usage_name, &spec.users_name])
-        .cloned()
+        .relations()
+        .map(|relation| relation.name.clone())
         .collect();
     let ok = present == stored;
     let detail = if ok {

@@ -1,0 +1,76 @@
+//! The arguments of a function call, by the names that the function is declared with. So one C function
+//! serves each declaration that a release has had of it.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+
+use pgrx::pg_catalog::pg_proc::PgProc;
+use pgrx::{Array, FromDatum, pg_sys};
+
+/// An argument that is not null.
+#[derive(Debug)]
+pub(crate) enum Given {
+    /// Of a regclass or regtype.
+    Oid(pg_sys::Oid),
+    /// Of a name or text.
+    Text(String),
+    /// Of an array of these.
+    Texts(Vec<Option<String>>),
+    Number(i64),
+    Flag(bool),
+}
+
+/// What a function was called with, by name; None for a null. An argument without a name, or of a type
+/// that is not one of those of [`Given`], is left out.
+///
+/// # Safety
+/// `fcinfo` is what the server called the function with.
+pub(crate) unsafe fn arguments(fcinfo: pg_sys::FunctionCallInfo) -> HashMap<String, Option<Given>> {
+    // SAFETY: as the caller promises: the server tells which function it calls.
+    let function = unsafe { (*(*fcinfo).flinfo).fn_oid };
+    let Some(declared) = PgProc::new(function) else {
+        return HashMap::new();
+    };
+    let names = declared.proargnames();
+    let names = names.into_iter().zip(declared.proargtypes());
+    let mut given = HashMap::new();
+    for (at, (name, type_oid)) in names.enumerate() {
+        // SAFETY: as the caller promises; the server gives as many arguments as are declared, of
+        // those types.
+        let value = unsafe {
+            let argument = (*fcinfo).args.as_ptr().add(at);
+            match (*argument).isnull {
+                true => Some(None),
+                false => given_as(type_oid, (*argument).value).map(Some),
+            }
+        };
+        if let (Some(name), Some(value)) = (name, value) {
+            given.insert(name, value);
+        }
+    }
+    given
+}
+
+/// # Safety
+/// The datum is of the type and not null.
+unsafe fn given_as(type_oid: pg_sys::Oid, datum: pg_sys::Datum) -> Option<Given> {
+    let text = |value: &CStr| value.to_string_lossy().into_owned();
+    // SAFETY: as the caller promises.
+    unsafe {
+        Some(match type_oid {
+            pg_sys::REGCLASSOID | pg_sys::REGTYPEOID => {
+                Given::Oid(pg_sys::Oid::from_datum(datum, false)?)
+            }
+            pg_sys::NAMEOID => Given::Text(text(<&CStr>::from_datum(datum, false)?)),
+            pg_sys::TEXTOID => Given::Text(String::from_datum(datum, false)?),
+            pg_sys::INT8OID => Given::Number(i64::from_datum(datum, false)?),
+            pg_sys::BOOLOID => Given::Flag(bool::from_datum(datum, false)?),
+            pg_sys::NAMEARRAYOID => {
+                let names = Array::<&CStr>::from_datum(datum, false)?;
+                Given::Texts(names.iter().map(|name| name.map(text)).collect())
+            }
+            pg_sys::TEXTARRAYOID => Given::Texts(Vec::from_datum(datum, false)?),
+            _ => return None,
+        })
+    }
+}
