@@ -71,11 +71,9 @@ impl From<Given> for AccountRefund {
     }
 }
 
-/// The canonical account that a caller named. Error 22004 for null; a malformed id is its type's
-/// own error.
-fn account_id(bound: &Bound, function: &'static str, user_id: Option<&str>) -> Result<String> {
-    let id = required(function, "user_id", user_id)?;
-    Ok(bound.binding.user_key.key_type.canonical_or_raise(id))
+/// The canonical account that a caller named. A malformed id is its type's own error.
+fn account_id(bound: &Bound, user_id: &str) -> String {
+    bound.binding.user_key.key_type.canonical_or_raise(user_id)
 }
 
 /// `token_balance.balance(text) → jsonb`: the balance of an account.
@@ -84,12 +82,9 @@ fn account_id(bound: &Bound, function: &'static str, user_id: Option<&str>) -> R
 #[pg_extern(sql = false)]
 fn balance(user_id: Option<&str>) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.balance";
-    let id = user_id.ok_or(Error::NullArgument {
-        function,
-        argument: "user_id",
-    })?;
+    let id = required(function, "user_id", user_id)?;
     let bound = bound()?;
-    let account = bound.binding.user_key.key_type.canonical_or_raise(id);
+    let account = account_id(&bound, id);
     let balance =
         account::balance_of(&bound, &account)?.ok_or(Error::UnknownAccount { account })?;
     Ok(to_json(&Balance {
@@ -113,11 +108,12 @@ fn credit(
     note: Option<&str>,
 ) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.credit";
-    refuse_read_only(c"token_balance.credit()");
-    let bound = bound_and_users_locked()?;
-    let account = account_id(&bound, function, user_id)?;
+    let user_id = required(function, "user_id", user_id)?;
     let amount = tokens("amount", &required(function, "amount", amount)?)?;
     let remarks = remarks(reference, note)?;
+    refuse_read_only(c"token_balance.credit()");
+    let bound = bound_and_users_locked()?;
+    let account = account_id(&bound, user_id);
     let outcome = credit::credit(&bound, &account, amount, &remarks)?;
     let given = outcome.given.into_iter().next();
     let given = given.ok_or(Error::UnknownAccount { account })?;
@@ -156,11 +152,11 @@ fn refund_workflow(
 ) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.refund_workflow";
     let id = required(function, "workflow_id", workflow_id)?;
+    let amount = amount.map(|amount| tokens("amount", &amount)).transpose()?;
+    let remarks = remarks(reference, note)?;
     refuse_read_only(c"token_balance.refund_workflow()");
     let bound = bound_and_users_locked()?;
     let workflow = bound.binding.workflow_id(id);
-    let amount = amount.map(|amount| tokens("amount", &amount)).transpose()?;
-    let remarks = remarks(reference, note)?;
     let outcome = refund::refund(&bound, &workflow, amount, &remarks)?;
     if outcome.is_none() && !usage::is_known(&bound, &workflow)? {
         return Err(Error::UnknownWorkflow { workflow }.into());
@@ -219,8 +215,7 @@ fn statement(
     >,
     ErrorReport,
 > {
-    let bound = bound()?;
-    let account = account_id(&bound, "token_balance.statement", user_id)?;
+    let user_id = required("token_balance.statement", "user_id", user_id)?;
     let (since, until) = (since.map(TimestampTz::from), until.map(TimestampTz::from));
     if let (Some(since), Some(until)) = (since, until)
         && until < since
@@ -232,6 +227,8 @@ fn statement(
         }
         .into());
     }
+    let bound = bound()?;
+    let account = account_id(&bound, user_id);
     let lines = statement::statement(&bound, &account, since, until)?;
     Ok(TableIterator::new(lines.into_iter().map(|line| {
         (
@@ -263,9 +260,10 @@ fn balance_at(
     at: Option<TimestampWithTimeZone>,
 ) -> Result<i64, ErrorReport> {
     let function = "token_balance.balance_at";
-    let bound = bound()?;
-    let account = account_id(&bound, function, user_id)?;
+    let user_id = required(function, "user_id", user_id)?;
     let at = required(function, "at", at)?;
+    let bound = bound()?;
+    let account = account_id(&bound, user_id);
     Ok(statement::balance_at(&bound, &account, at.into())?)
 }
 
@@ -277,8 +275,7 @@ fn balance_at(
 #[pg_extern(sql = false)]
 fn summary(user_id: Option<&str>, days: Option<i32>) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.summary";
-    let bound = bound()?;
-    let account = account_id(&bound, function, user_id)?;
+    let user_id = required(function, "user_id", user_id)?;
     let days = required(function, "days", days)?;
     if !(1..=MOST_DAYS).contains(&days) {
         return Err(Error::InvalidArgument {
@@ -288,6 +285,8 @@ fn summary(user_id: Option<&str>, days: Option<i32>) -> Result<JsonB, ErrorRepor
         }
         .into());
     }
+    let bound = bound()?;
+    let account = account_id(&bound, user_id);
     Ok(to_json(&summary::summary(&bound, &account, days)?)?)
 }
 

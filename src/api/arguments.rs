@@ -1,4 +1,7 @@
 //! What the functions of this room check, and how their answers become jsonb.
+//!
+//! All of them answer in this order: arguments that are null or make no sense; a read-only transaction; that
+//! nothing is attached; what is wrong with the tables and rows.
 
 use std::ffi::CStr;
 

@@ -17,10 +17,9 @@ use crate::reports::{reconcile, verify};
 ///
 /// Errors: 22004, 22023 for arguments that make no sense; 42P01, 42809, 42703, 42804, 42830, 42611
 /// for tables and columns that cannot be bound; 3F000 for a schema that does not exist; 42501 for a
-/// caller who does not own them; 55000 if other tables are attached.
+/// caller that does not own them; 55000 if other tables are attached.
 #[pg_extern(sql = false)]
 fn attach_by_name(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
-    refuse_read_only(c"token_balance.attach()");
     // SAFETY: the server's own fcinfo.
     let mut given = unsafe { call::arguments(fcinfo) };
     let create_index = match given.remove("create_index") {
@@ -32,6 +31,7 @@ fn attach_by_name(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
         Some(None) => Ok(Some(Value::Null)),
         None => Ok(None),
     })?;
+    refuse_read_only(c"token_balance.attach()");
     attach::attach(spec.normalized(), create_index)?;
     Ok(())
 }
@@ -86,7 +86,7 @@ fn upgrade_binding() -> Result<(), ErrorReport> {
     Ok(attach::upgrade()?)
 }
 
-/// `token_balance.detach(boolean) → void`. Errors: 22004 for null, 42501 for a caller who does not own the bound
+/// `token_balance.detach(boolean) → void`. Errors: 22004 for null, 42501 for a caller that does not own the bound
 /// tables, 55000 if nothing is attached, 55006 in a transaction that has deferred completions.
 #[pg_extern(sql = false)]
 fn detach(drop_column: Option<bool>) -> Result<(), ErrorReport> {
@@ -95,7 +95,7 @@ fn detach(drop_column: Option<bool>) -> Result<(), ErrorReport> {
     Ok(attach::detach(drop_column)?)
 }
 
-/// `token_balance.verify() → rows`: one row a check.
+/// `token_balance.verify() → rows`: one row per check.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn verify() -> Result<

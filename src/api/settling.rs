@@ -89,10 +89,7 @@ fn settle_workflow_uuid(workflow_id: Option<Uuid>) -> Result<Jsonb, ErrorReport>
 
 fn settle_one(id: Option<&str>) -> Result<Jsonb> {
     let function = "settle_workflow";
-    let id = id.ok_or(Error::NullArgument {
-        function,
-        argument: "workflow_id",
-    })?;
+    let id = required(function, "workflow_id", id)?;
     refuse_read_only(c"settle_workflow()");
     let bound = bound_and_locked()?;
     let workflow = bound.binding.workflow_id(id);
@@ -213,11 +210,11 @@ fn settle_backlog(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<(), ErrorReport> {
     let function = "token_balance.settle_backlog";
-    // SAFETY: the server's own fcinfo.
-    let commits = unsafe { MayCommit::of(fcinfo) }.ok_or(Error::InTransaction { function })?;
     let batch_size = required(function, "batch_size", batch_size)?;
     let batch_size = at_least_one("batch_size", batch_size)?;
     let existing = required(function, "existing", existing)?;
+    // SAFETY: the server's own fcinfo.
+    let commits = unsafe { MayCommit::of(fcinfo) }.ok_or(Error::InTransaction { function })?;
     refuse_read_only(c"token_balance.settle_backlog()");
     Ok(sweep::settle_backlog(batch_size, existing, commits)?)
 }

@@ -18,7 +18,7 @@ use crate::postgres::value::Arg;
 /// Locks the tables against other DDL while reads and writes go on.
 const SHARE_UPDATE_EXCLUSIVE: i32 = pg_sys::ShareUpdateExclusiveLock as i32;
 
-/// Bind `spec`, as the caller asks, who may be the script of an extension.
+/// Bind `spec`, as the caller asks, which may be the script of an extension.
 pub(crate) fn attach(spec: Spec, with_index: bool) -> Result<Binding> {
     // SAFETY: reads a backend variable.
     let is_in_script = unsafe { pg_sys::creating_extension };

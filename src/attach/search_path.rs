@@ -17,11 +17,11 @@ use crate::postgres::value::{Arg, Row};
 /// Whose search_path is meant where attach is told none.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Attacher {
-    /// Who calls attach.
+    /// The caller of attach.
     Session,
-    /// Who runs CREATE EXTENSION: its script has a search_path of its own.
+    /// The role that runs CREATE EXTENSION: its script has a search_path of its own.
     CreateExtension,
-    /// Who updates the extension did not think of search paths: those of the owners count as well.
+    /// The role that updates the extension, which did not think of search paths: those of the owners count as well.
     Update,
 }
 

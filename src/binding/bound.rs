@@ -6,7 +6,7 @@
 //!   which alter triggers on bound tables or send an invalidation themselves;
 //! - of a bound table's schema: the quoted names of tables, in statements and messages, hold its name;
 //!   and of a schema in the stored search_path, in which others may come to be able to create;
-//! - of any role or membership: who may read a table, and who may create in a schema.
+//! - of any role or membership: which may read a table, or create in a schema.
 //!
 //! What comes while the binding is read makes it stale at once. What the rooms have made of it
 //! ([`Bound::kept`]) survives if it is still the same.

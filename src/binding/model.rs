@@ -44,7 +44,7 @@ pub(crate) enum Completion {
     Row,
 }
 
-/// Who pays for a usage row.
+/// Which account pays for a usage row.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Payer {
     /// The account in this column of the usage row.

@@ -21,7 +21,7 @@ use crate::postgres::security::{self, SearchPaths};
 use crate::postgres::spi;
 use crate::postgres::value::Arg;
 
-/// Somebody who may create in a schema and is not to be trusted.
+/// A role that may create in a schema and is not to be trusted.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Untrusted {
     pub(crate) schema: String,
@@ -121,7 +121,7 @@ impl Binding {
         Ok(trusted)
     }
 
-    /// Who could put something under the names that the tables' triggers look up.
+    /// The roles that could put something under the names that the tables' triggers look up.
     pub(crate) fn untrusted_on_path(&self) -> Result<Vec<Untrusted>> {
         let names = in_force(self.spec.search_path.as_deref(), &self.table_refs());
         untrusted(&names, &self.trusted()?)
@@ -155,7 +155,7 @@ pub(crate) fn trusted_only(mut names: Vec<String>, trusted: &[pg_sys::Oid]) -> R
     Ok(names)
 }
 
-/// Who may create in one of the schemas and is none of the `trusted`, nor may act as one. A superuser
+/// The roles that may create in one of the schemas and are none of the `trusted`, nor may act as one. A superuser
 /// may; PUBLIC may not. A schema's owner may always create: what is revoked he can grant again.
 fn untrusted(names: &[String], trusted: &[pg_sys::Oid]) -> Result<Vec<Untrusted>> {
     let outcome = spi::query(

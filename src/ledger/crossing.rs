@@ -37,7 +37,7 @@ struct Crossing<'a> {
     is_overdraft: bool,
 }
 
-/// Notify who listens if a change takes the account below zero or back; delivered at commit.
+/// Notify the listeners if a change takes the account below zero or back; delivered at commit.
 pub(crate) fn notify_crossing(bound: &Bound, account: &str, previous: i64, new: i64) -> Result<()> {
     if (previous < 0) == (new < 0) {
         return Ok(());

@@ -250,9 +250,13 @@ pub(crate) fn record_change(bound: &Bound, account: &str, previous: i64, new: i6
     }
     .write(bound)?;
     // A BEFORE trigger of the application may have changed the amount: that part is its own.
-    let made = previous.saturating_add(change.amount().unwrap_or_default());
     let note = "changed by a trigger on the users table";
-    adjust(bound, account, made, new, Some(note))
+    let made = change
+        .lines
+        .iter()
+        .try_fold(previous, |balance, line| balance.checked_add(line.amount));
+    // The chain of the lines has just been written, so it is within bigint.
+    adjust(bound, account, made.unwrap_or(new), new, Some(note))
 }
 
 /// A new account has no entry: its first one carries its opening balance. But an id that had an

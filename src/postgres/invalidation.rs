@@ -1,7 +1,7 @@
 //! When what a backend keeps is no longer what the catalogs say: the server's invalidation messages,
 //! which reach every session that takes a lock or begins a transaction.
 //!
-//! Who keeps something has its relations and schemas watched, by OID. These messages count:
+//! A room that keeps something has its relations and schemas watched, by OID. These messages count:
 //! - of a relation that is watched;
 //! - of a schema that is watched: ALTER SCHEMA ... RENAME says nothing about the relations in it;
 //! - of any role or membership.

@@ -1,4 +1,4 @@
-//! Who a statement runs as, and with which search_path: the owner of the tables that it touches, and
+//! As which role a statement runs, and with which search_path: the owner of the tables that it touches, and
 //! the path that `attach` has stored (DESIGN section 5).
 //!
 //! The pattern is PostgreSQL's own for foreign-key checks (`ri_PerformCheck` in `ri_triggers.c`):
@@ -214,7 +214,7 @@ fn setting() -> *mut pg_sys::config_generic {
 }
 
 /// The search_path from before the newest level that has one of its own: while an extension's script
-/// runs, that of who runs CREATE EXTENSION. None where there is no such level.
+/// runs, that of the role that runs CREATE EXTENSION. None where there is no such level.
 pub(crate) fn search_path_before() -> Option<Box<CStr>> {
     // SAFETY: as in is_set_for_session; search_path is a string, and the value of a level that was
     // opened with GUC_ACTION_SAVE is whole.

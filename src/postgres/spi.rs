@@ -28,7 +28,7 @@ pub(crate) struct Outcome {
 
 /// An SPI connection. Nested ones are fine, as a trigger inside a statement makes them.
 ///
-/// All statements go through one, so here the search_path is set of who acts, for as long as the
+/// All statements go through one, so here the search_path of the acting role is set, for as long as the
 /// connection is open.
 pub(super) struct Connection {
     _path: Option<SearchPath>,
@@ -52,7 +52,7 @@ impl Drop for Connection {
     }
 }
 
-/// A statement that is prepared once a backend.
+/// A statement that is prepared once per backend.
 ///
 /// Most have one generic plan: their parameters are ids and amounts, for which a plan of their own is
 /// never better. PostgreSQL plans it again by itself after DDL or ANALYZE. It is planned without

@@ -1,4 +1,4 @@
-//! The ends of transactions: who keeps something for one forgets it then.
+//! The ends of transactions: a room that keeps something for one forgets it then.
 
 use std::cell::RefCell;
 use std::ffi::c_void;

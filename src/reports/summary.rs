@@ -110,7 +110,7 @@ pub(crate) fn summary(bound: &Bound, account: &str, days: i32) -> Result<Summary
     let mut stages = BTreeMap::new();
     let mut models = BTreeMap::new();
     for row in groups {
-        let group = totals_of(row);
+        let group = totals_of(row)?;
         totals.add(&group);
         for (by, column) in [(&mut stages, 1), (&mut models, 2)] {
             let name = row.get(column).unwrap_or(UNKNOWN).to_owned();
@@ -125,25 +125,25 @@ pub(crate) fn summary(bound: &Bound, account: &str, days: i32) -> Result<Summary
         by_model: largest_first(models)
             .map(|(model, totals)| ModelTotals { model, totals })
             .collect(),
-        recent_records: records.into_iter().map(record_of).collect(),
+        recent_records: records.into_iter().map(record_of).collect::<Result<_>>()?,
         token_balance: balance,
         is_overdraft: balance < 0,
     })
 }
 
-fn totals_of(row: &Row) -> Totals {
-    Totals {
-        total_prompt_tokens: row.number(3).unwrap_or_default(),
-        total_completion_tokens: row.number(4).unwrap_or_default(),
-        total_tokens: row.number(5).unwrap_or_default(),
-        record_count: row.number(6).unwrap_or_default(),
-    }
+fn totals_of(row: &Row) -> Result<Totals> {
+    Ok(Totals {
+        total_prompt_tokens: row.amount(3)?,
+        total_completion_tokens: row.amount(4)?,
+        total_tokens: row.amount(5)?,
+        record_count: row.amount(6)?,
+    })
 }
 
-fn record_of(row: &Row) -> Record {
-    let text = |column| row.get(column).map(str::to_owned);
-    let tokens = totals_of(row);
-    Record {
+fn record_of(row: &Row) -> Result<Record> {
+    let text = |column| row.owned(column);
+    let tokens = totals_of(row)?;
+    Ok(Record {
         workflow_id: text(7),
         stage: text(1),
         model: text(2),
@@ -151,7 +151,7 @@ fn record_of(row: &Row) -> Record {
         completion_tokens: tokens.total_completion_tokens,
         total_tokens: tokens.total_tokens,
         created_at: text(8),
-    }
+    })
 }
 
 fn largest_first(by: BTreeMap<String, Totals>) -> impl Iterator<Item = (String, Totals)> {
@@ -208,7 +208,10 @@ fn text_of(column: &Column) -> String {
 /// NULL counts as 0.
 fn sum_of(column: &Option<Column>) -> String {
     match column {
-        Some(column) => format!("pg_catalog.sum(u.{})::pg_catalog.numeric", column.sql()),
+        Some(column) => format!(
+            "COALESCE(pg_catalog.sum(u.{}), 0)::pg_catalog.numeric",
+            column.sql()
+        ),
         None => "0::pg_catalog.numeric".into(),
     }
 }

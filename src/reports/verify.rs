@@ -1,4 +1,4 @@
-//! `token_balance.verify`: whether the binding is whole, one row a check.
+//! `token_balance.verify`: whether the binding is whole, one row per check.
 
 use pgrx::spi::{quote_identifier, quote_literal};
 
@@ -233,7 +233,7 @@ fn granted(binding: &Binding) -> Result<Check> {
 }
 
 /// In which schemas the code on the bound tables finds names that it does not qualify. It matters
-/// who may create in them if there is such code. None on the catalog of an older version.
+/// which roles may create in them if there is such code. None on the catalog of an older version.
 fn search_path(binding: &Binding) -> Result<Option<Check>> {
     let Some(path) = &binding.paths.of_tables else {
         return Ok(None);

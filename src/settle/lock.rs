@@ -64,7 +64,7 @@ fn note_taken() {
 /// where the workflow's account pays, since two runs of one workflow may have two payers, whose
 /// settlement rows do not know of each other; and where late usage is settled at once, since usage
 /// that is just being written has no settlement row at all. There, very many runs lock all
-/// workflows, and who locks a few says so on the whole first: the intention locks of J. Gray et al.,
+/// workflows, and a locker of a few says so on the whole first: the intention locks of J. Gray et al.,
 /// "Granularity of Locks and Degrees of Consistency in a Shared Data Base", 1976.
 pub(crate) fn lock_workflows(workflows: &[String], binding: &Binding) {
     let mut keys: Vec<_> = workflows.iter().map(|workflow| hash(workflow)).collect();
@@ -89,7 +89,7 @@ pub(crate) fn lock_workflows(workflows: &[String], binding: &Binding) {
     }
 }
 
-/// Lock all workflows, so that everybody else who settles or writes late usage waits: whether this
+/// Lock all workflows, so that all others that settle or write late usage wait: whether this
 /// transaction now has that lock.
 ///
 /// Waits for it only if the transaction has none that is weaker. Otherwise it is taken if it can be had
@@ -114,7 +114,7 @@ fn is_needed(binding: &Binding) -> bool {
 /// Locks on single workflows that the transaction had not held before.
 pub(crate) struct Written(Vec<(u64, i32)>);
 
-/// The locks of who has written usage, in the order that everybody keeps: workflows that are `over`
+/// The locks of a transaction that has written usage, in the order that everybody keeps: workflows that are `over`
 /// are locked to be settled, the `open` ones shared. Wait for settlements of these, and have the next
 /// ones wait until the transaction ends.
 pub(crate) fn lock_written(over: &[String], open: &[String]) -> Written {
@@ -131,7 +131,7 @@ pub(crate) fn lock_written(over: &[String], open: &[String]) -> Written {
         );
     }
     let is_too_many = !wanted.is_empty() && taken() + wanted.len() > MAX_LOCKS;
-    // Sharing the whole would not do: two who share it could not both settle what is late.
+    // Sharing the whole would not do: two that share it could not both settle what is late.
     if is_too_many && lock_all_workflows() {
         wanted.clear();
     }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// On what occasion workflows are settled.
 #[derive(Clone, Debug)]
 pub(crate) enum Occasion {
-    /// A caller, who wants every error raised.
+    /// A function call: every error is raised.
     Caller,
     /// Runs that have completed, with the account of each one's row where the usage has none. They
     /// are not refused for a bad charge.

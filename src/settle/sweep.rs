@@ -165,7 +165,7 @@ fn which(binding: &Binding) -> Which {
 /// charges are warnings, as in a completion.
 ///
 /// What is found is settled as one. Settled a part at a time, the locks of the second part would be
-/// waited for with the accounts of the first one held, which others wait for who have those locks.
+/// waited for with the accounts of the first one held, for which the holders of those locks wait.
 /// There is a second part only where charges of the first were bad.
 pub(crate) fn settle_pending(since: Option<TimestampTz>, max_workflows: usize) -> Result<Swept> {
     let bound = bound_and_locked()?;

@@ -1,4 +1,4 @@
-//! The triggers on the workflow table: runs that complete are settled, once a statement.
+//! The triggers on the workflow table: runs that complete are settled, once per statement.
 //!
 //! The first event of a statement settles the runs of all its rows (`notes`).
 
@@ -20,7 +20,7 @@ use crate::settle::settle;
 /// triggers, and the condition of the one for late usage: note that the row at this place of this
 /// table is about to fire one.
 ///
-/// Everybody who writes these tables evaluates it, so everybody may call it. What is noted is
+/// Every writer of these tables evaluates it, so everybody may call it. What is noted is
 /// settled only if this transaction wrote that row and it is completed.
 #[pg_extern(sql = false)]
 fn note_completion(

@@ -9,12 +9,12 @@
 //!
 //! # What holds here
 //! - **Only the extension's own tables are written**, and only new rows: settlements and ledger
-//!   entries. Their owner is who acts ([`super::security::RunAs`]), as for the SQL statement.
+//!   entries. The role that acts is their owner ([`super::security::RunAs`]), as for the SQL statement.
 //! - **A table is looked at each time it is opened**, under the lock that an INSERT takes, which no
 //!   ALTER TABLE, CREATE TRIGGER or CREATE INDEX goes along with (CREATE INDEX CONCURRENTLY waits for
 //!   its holders). The relation cache is up to date once the lock is held.
 //! - **Rows are read** of ordinary heap tables without children only, with a valid btree of all rows
-//!   that begins with the key, in the key type's own `=` and the column's own collation; who reads is
+//!   that begins with the key, in the key type's own `=` and the column's own collation; the reader is
 //!   the owner, so no policy applies. The snapshot is that of the SQL statement, taken and registered
 //!   when the locks are held. What is found of a table is kept until the server says that the table
 //!   has changed.
@@ -33,7 +33,7 @@
 //! - **Errors** leave as panics through pgrx's guards. Relations, buffers, slots and locks belong to the
 //!   resource owner, and the abort of the (sub)transaction gives them back: while a panic unwinds,
 //!   nothing here does.
-//! - **One guard a row, not one a call**: what the server is asked for a row, one function after the
+//! - **One guard per row, not one per call**: what the server is asked for a row, one function after the
 //!   other, goes through a single guard of pgrx's ([`super::raw`]). Inside it there is nothing to be dropped.
 //! - **Memory** is that of a context of its own, gone when the rows are written.
 

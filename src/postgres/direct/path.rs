@@ -15,7 +15,7 @@ use crate::postgres::versions::attribute;
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) table: pg_sys::Oid,
-    /// Who reads them: the table's owner.
+    /// The role that reads them: the table's owner.
     pub(crate) owner: pg_sys::Oid,
     pub(crate) key: String,
     pub(crate) key_type: KeyType,

@@ -15,7 +15,7 @@ use crate::postgres::unwind::unless_unwinding;
 use crate::postgres::value::Arg;
 use crate::postgres::versions::{attribute, heap_form_tuple};
 
-/// So many rows are in memory at a time.
+/// How many rows are in memory at a time.
 const BATCH: usize = 200;
 
 /// What the extension made of one of its tables, as far as an INSERT has to know it.
@@ -176,7 +176,7 @@ impl OpenTable {
     /// is rare here, and then SQL looks.
     ///
     /// Until a row is known to stay, others wait for the speculative insertion only, and not for the
-    /// end of this transaction. All rows have one such lock, so who waits for it may wait for a batch
+    /// end of this transaction. All rows have one such lock, so a waiter may wait for a batch
     /// of them; nothing waits while it is held, since a partial check does not.
     ///
     /// # Safety
@@ -452,7 +452,7 @@ unsafe fn has_only_checks(descriptor: pg_sys::TupleDesc, checks: &[&CStr]) -> bo
     }
 }
 
-/// The trigger `owner_only` lets pass who acts for the table's owner, as the extension does here;
+/// The trigger `owner_only` lets pass roles that act for the table's owner, as the extension does here;
 /// `append_only_*` do not fire on INSERT.
 ///
 /// # Safety
