@@ -73,7 +73,7 @@ mod tests {
                 .lines()
                 .filter(|line| line.starts_with("| `"))
                 .collect();
-            for argument in &ARGUMENTS {
+            for argument in ARGUMENTS {
                 let name = format!("`{}`", argument.name);
                 assert!(rows.contains(&name), "{readme} has no row with {name}");
             }

@@ -94,7 +94,7 @@ macro_rules! argument {
 
 /// All of them but `create_index`, which is for the call alone. In the order in which hints name them.
 #[rustfmt::skip]
-pub(crate) const ARGUMENTS: [Argument; 23] = [
+pub(crate) static ARGUMENTS: &[Argument] = &[
     argument!("users", Relation, users, Refused, Always),
     argument!("usage", Relation, usage, Refused, Always),
     argument!("user_key", Name, user_key, Refused, Always),
@@ -127,7 +127,7 @@ impl Spec {
         mut value: impl FnMut(&Argument) -> Result<Option<Value>>,
     ) -> Result<Self> {
         let mut spec = Spec::usual();
-        for argument in &ARGUMENTS {
+        for argument in ARGUMENTS {
             match value(argument)? {
                 Some(value) => (argument.set)(&mut spec, value)?,
                 None => {
@@ -187,7 +187,7 @@ impl Spec {
     /// The columns of `token_balance.binding`, as jsonb_populate_record takes them.
     pub(super) fn to_row(&self) -> Map<String, Json> {
         let mut row = Map::new();
-        for argument in &ARGUMENTS {
+        for argument in ARGUMENTS {
             let value = match (argument.get)(self) {
                 Value::Null => Json::Null,
                 Value::Relation(relation) => {
@@ -232,8 +232,7 @@ impl Spec {
 
 /// The arguments that a binding which is there can be given anew.
 pub(super) fn changeable() -> impl Iterator<Item = &'static str> {
-    const LIST: &[Argument] = &ARGUMENTS;
-    let changed = LIST
+    let changed = ARGUMENTS
         .iter()
         .filter(|argument| argument.again == Again::Changed);
     changed.map(|argument| argument.name)

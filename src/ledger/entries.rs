@@ -36,9 +36,9 @@ enum Value {
 
 /// The columns of the ledger, in order. What writes entries, with SQL or without, and what archives them
 /// is made from this list.
-pub(crate) static COLUMNS: [Column; 11] = {
+pub(crate) static COLUMNS: &[Column] = {
     use Value::{Bigint, Text, Timestamp};
-    [
+    &[
         Column::new("user_id", Text(|entry| Some(entry.of.account))),
         Column::new("entry_id", Bigint(|entry| entry.id)).with_default(),
         Column::new("kind", Text(|entry| Some(entry.of.kind.name()))),
@@ -53,11 +53,13 @@ pub(crate) static COLUMNS: [Column; 11] = {
     ]
 };
 
+const COUNT: usize = COLUMNS.len();
+
 static SHAPE: Shape = Shape {
     columns: &{
-        let mut shape = [(TEXTOID, false); COLUMNS.len()];
+        let mut shape = [(TEXTOID, false); COUNT];
         let mut at = 0;
-        while at < COLUMNS.len() {
+        while at < COUNT {
             shape[at] = (COLUMNS[at].type_oid(), COLUMNS[at].is_nullable);
             at += 1;
         }
@@ -229,7 +231,7 @@ impl Entries<'_> {
 }
 
 impl<'a> Entry<'a> {
-    fn values(&self) -> [Arg<'a>; COLUMNS.len()] {
+    fn values(&self) -> [Arg<'a>; COUNT] {
         std::array::from_fn(|at| COLUMNS[at].of(self))
     }
 }

@@ -37,10 +37,10 @@ enum Merged {
 
 /// The columns, in order. What writes a first claim without SQL, and what gives an account another id, is
 /// made from this list.
-static COLUMNS: [Column; 9] = {
+static COLUMNS: &[Column] = {
     use First::{Moment, Text, Tokens};
     use Merged::{Earlier, Key, Later, Sum};
-    [
+    &[
         column("workflow_id", Text(|claim| claim.workflow), Key),
         column("user_id", Text(|claim| claim.account), Key),
         column("usage_tokens", Tokens(|claim| claim.tokens), Sum),
@@ -53,6 +53,8 @@ static COLUMNS: [Column; 9] = {
     ]
 };
 
+const COUNT: usize = COLUMNS.len();
+
 const fn column(name: &'static str, first: First, merged: Merged) -> Column {
     Column {
         name,
@@ -63,9 +65,9 @@ const fn column(name: &'static str, first: First, merged: Merged) -> Column {
 
 static SHAPE: Shape = Shape {
     columns: &{
-        let mut shape = [(TEXTOID, false); COLUMNS.len()];
+        let mut shape = [(TEXTOID, false); COUNT];
         let mut at = 0;
-        while at < COLUMNS.len() {
+        while at < COUNT {
             shape[at] = COLUMNS[at].first.column();
             at += 1;
         }
@@ -103,7 +105,7 @@ impl<'a> FirstClaim<'a> {
         }
     }
 
-    pub(super) fn values(&self) -> [Arg<'a>; COLUMNS.len()] {
+    pub(super) fn values(&self) -> [Arg<'a>; COUNT] {
         std::array::from_fn(|at| match COLUMNS[at].first {
             First::Text(value) => Arg::Text(value(self)),
             First::Tokens(value) => Arg::Int8(value(self)),
