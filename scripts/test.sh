@@ -3,9 +3,9 @@
 #   test.sh [--lint] [--assert] [--soak] [VERSION...]     default: the newest PostgreSQL that is installed
 # Per version: the unit tests, then in a private cluster the SQL regression
 # tests, the isolation tests and the scripts of pg_test/; on the newest version of
-# the run also the scripts of pg_test/once. A group that fails does not stop the
+# the run also the scripts of pg_test/once_per_run. A group that fails does not stop the
 # next one; the last line counts them all. --soak: the scripts in their long form.
-# --assert: also on servers that check their own assertions (pg_test/once/assert.sh).
+# --assert: also on servers that check their own assertions (pg_test/once_per_run/assert.sh).
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
@@ -16,7 +16,7 @@ SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
 RESULTS=()         # where|group|passed|failed|skipped|seconds
 SOAK=              # set for the scripts' long form
 ASSERT=            # set for the assert-enabled servers
-ONCE_ON=           # the version of the run that pg_test/once is for: the newest
+ONCE_ON=           # the version of the run that pg_test/once_per_run is for: the newest
 BAD=               # set when anything failed, counted or not
 
 # record WHERE GROUP PASSED FAILED SKIPPED START
@@ -196,12 +196,12 @@ as_server_script() {
         sh -c 'cd "$WORK" && exec "$@"' sh timeout -k 10 "$SCRIPT_TIMEOUT" "$2"
 }
 
-# pg_test/once: on one version a run, as the caller, on the clone: what builds.
+# pg_test/once_per_run: on one version per run, as the caller, on the clone: what builds.
 # Such a script gets the helpers by `source "$ROOT/scripts/lib.sh"` and
 # `use_server "$PG_VERSION"`; the server's lock is held for it, the server is to
 # stay as it is: what installs does so into a copy. It may build, and gets twice the time.
 run_once() {
-    run_script_group once "$ROOT/pg_test/once" as_caller_script
+    run_script_group once "$ROOT/pg_test/once_per_run" as_caller_script
 }
 
 as_caller_script() (

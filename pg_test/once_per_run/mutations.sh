@@ -4,8 +4,8 @@
 # patch names ("Caught by: KIND TEST") must fail, and must have passed before. ONLY=name for one patch.
 # shellcheck source=scripts/lib.sh
 source "${ROOT:?}/scripts/lib.sh"
-# shellcheck source=pg_test/once/server_copy.sh
-source "$ROOT/pg_test/once/server_copy.sh"
+# shellcheck source=pg_test/once_per_run/server_copy.sh
+source "$ROOT/pg_test/once_per_run/server_copy.sh"
 : "${WORK:?}" "${PROJECT:?}" "${PG_VERSION:?}"
 have patch || die 'no patch here'
 clean_up_on_exit
