@@ -105,7 +105,8 @@ start_test_cluster() {
         max_prepared_transactions=10 max_connections=100
 }
 
-# run_sql_group NAME TOOL SUBDIR DATABASE: pg_regress and its sibling.
+# run_sql_group NAME TOOL SUBDIR DATABASE: pg_regress and its sibling. They run in the folder of their
+# tests, which include what they share by a relative path: psql has the folder of the tool that starts it.
 run_sql_group() {
     local name=$1 tool=$2 subdir=$3 database=$4 start=$SECONDS status=0 passed failed
     local input="$PRIVATE_DIR/project/pg_test/$name" output="$PRIVATE_DIR/$name"
@@ -119,7 +120,7 @@ run_sql_group() {
         mapfile -t tests < <(printf '%s\n' "${files[@]##*/}" | sed 's/\.[a-z]*$//')
     fi
     make_dir "$output"
-    run_logged "$log" in_server_env "$PG_TEST_TOOLS/$tool" --bindir="$PG_BIN" \
+    run_logged "$log" in_server_env env --chdir="$input" "$PG_TEST_TOOLS/$tool" --bindir="$PG_BIN" \
         --inputdir="$input" --outputdir="$output" --dbname="$database" \
         --host="$CLUSTER_SOCKET" --port=5432 --user=postgres "${tests[@]}" || status=$?
     passed=$(count '^ok +[0-9]+|\.\.\. ok( |$)' "$log")

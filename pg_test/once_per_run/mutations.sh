@@ -62,8 +62,8 @@ run_test() {
 }
 
 run_regress() { # TOOL KIND TEST; what differs is worth a look
-    local status=0
-    in_server_env timeout 120 "$PG_TEST_TOOLS/$1" --bindir="$PG_BIN" --inputdir="$PROJECT/pg_test/$2" \
+    local input="$PROJECT/pg_test/$2" status=0
+    in_server_env env --chdir="$input" timeout 120 "$PG_TEST_TOOLS/$1" --bindir="$PG_BIN" --inputdir="$input" \
         --outputdir="$WORK/test" --dbname=tb_mutations --host="$CLUSTER_SOCKET" --port=5432 --user=postgres "$3" ||
         status=$?
     cat "$WORK/test/regression.diffs" 2>/dev/null || true
