@@ -19,7 +19,7 @@ SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
 RESULTS=()         # where|group|passed|failed|skipped|seconds
 SOAK=              # set for the scripts' long form
 ASSERT=            # set for the assert-enabled servers
-ONLY=()            # GROUP:NAME of --only; empty: all tests
+CHOSEN=()          # GROUP:NAME of --only; empty: all tests
 ONCE_ON=           # the version of the run that pg_test/once_per_run is for: the newest
 BAD=               # set when anything failed, counted or not
 
@@ -58,7 +58,7 @@ choose_tests() {
         *) die "--only $1: no group is called '$group', but unit, regress, isolation, script, client, once" ;;
         esac
         [ -z "$file" ] || is_test "pg_test/$file" || die "--only $1: there is no test pg_test/$file"
-        ONLY+=("$group:$name")
+        CHOSEN+=("$group:$name")
     done
 }
 
@@ -66,9 +66,9 @@ choose_tests() {
 is_test() { [ -f "$1" ] && { [[ $1 != *.sh ]] || [ -x "$1" ]; }; }
 
 # The names that --only has of a group, one per line.
-chosen() { printf '%s\n' "${ONLY[@]}" | sed -n "s/^$1://p"; }
+chosen() { printf '%s\n' "${CHOSEN[@]}" | sed -n "s/^$1://p"; }
 
-runs_all() { [ ${#ONLY[@]} = 0 ]; }
+runs_all() { [ ${#CHOSEN[@]} = 0 ]; }
 
 # wanted GROUP...: all tests are run, or some of these groups.
 wanted() {
@@ -215,7 +215,7 @@ run_script_group() {
     for script in "$dir"/*.sh; do
         is_test "$script" || continue
         name=$(basename "$script" .sh)
-        runs_all || [[ " ${ONLY[*]} " == *" $group:$name "* ]] || continue
+        runs_all || [[ " ${CHOSEN[*]} " == *" $group:$name "* ]] || continue
         log="$LOGS/pg$PG_VERSION/$group-$name.log"
         work="$PRIVATE_DIR/w/$name"
         status=0
