@@ -1,6 +1,6 @@
 # The official image with token_balance in it: docker build --build-arg PG=17 -t token_balance .
 # No test builds it: where this project is tested there is no container runtime. What it runs
-# is `make package`, and pg_test/once/package.sh tests that.
+# is `make package`, and pg_test/once_per_run/package.sh tests that.
 ARG PG=18
 
 FROM rust:1-bookworm AS rust

@@ -1,5 +1,6 @@
 # Every target is one script; `make help` lists them.
 #   PG=16             which PostgreSQL (default: the newest that is installed)
+#   ONLY=script:roles test: only this, or these; pg_test/README.md has more
 #   PG_CONFIG=path    a server of your own; PG_CONFIG_16=path for one version
 #   TRACE=file.csv    demo: settle a request trace in place of made-up usage
 #   ROWS="B1 B3"      bench: only these rows; RUNS=5 QUICK=1 FULL=1 SHARED_BUFFERS=1GB: see scripts/bench.sh
@@ -9,6 +10,8 @@ SHELL := /bin/bash
 
 # The scripts read them from the environment.
 export PG PG_CONFIG TRACE ROWS RUNS QUICK FULL SHARED_BUFFERS
+# A variable of the command line is exported by itself, and pg_test/once_per_run/mutations.sh has one of that name.
+unexport ONLY
 
 help:          ## this list
 	@awk -F ': *## *' '/^[a-z-]+: *##/ { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +19,8 @@ help:          ## this list
 setup:         ## install what building and testing needs
 	@scripts/setup.sh $(PG)
 
-test:          ## the whole suite on one PostgreSQL (PG=16 picks it)
-	@scripts/test.sh $(PG)
+test:          ## the whole suite on one PostgreSQL (PG=16 picks it), or ONLY= some of it
+	@scripts/test.sh $(if $(ONLY),--only '$(ONLY)') $(PG)
 
 test-all:      ## format, lint and the whole suite on PostgreSQL 14 to 18
 	@scripts/test.sh --lint --assert 14 15 16 17 18

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds a PostgreSQL that checks its own assertions, from Debian's source package:
 #   assert_server.sh VERSION
-# It goes beside the fetched servers and is for the tests alone (pg_test/once/assert.sh). The
+# It goes beside the fetched servers and is for the tests alone (pg_test/once_per_run/assert.sh). The
 # machine's apt configuration stays as it is: the sources are asked for with lists of their own.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

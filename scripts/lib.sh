@@ -165,7 +165,7 @@ fetched_pg_config() {
     echo "$DEV_HOME/postgresql-${FETCHED_RELEASE[$1]}/bin/pg_config"
 }
 
-# The servers that check their own assertions, for pg_test/once/assert.sh: the newest version, and
+# The servers that check their own assertions, for pg_test/once_per_run/assert.sh: the newest version, and
 # one that does much in another way.
 # shellcheck disable=SC2034 # used by setup.sh and assert.sh
 ASSERT_VERSIONS=(18 15)

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# The whole suite:
-#   test.sh [--lint] [--assert] [--soak] [VERSION...]     default: the newest PostgreSQL that is installed
+# The whole suite, or single tests of it:
+#   test.sh [--lint] [--assert] [--soak] [--only GROUP:NAME,...]... [VERSION...]
+# default: the newest PostgreSQL that is installed.
 # Per version: the unit tests, then in a private cluster the SQL regression
 # tests, the isolation tests and the scripts of pg_test/; on the newest version of
-# the run also the scripts of pg_test/once. A group that fails does not stop the
+# the run also the scripts of pg_test/once_per_run. A group that fails does not stop the
 # next one; the last line counts them all. --soak: the scripts in their long form.
-# --assert: also on servers that check their own assertions (pg_test/once/assert.sh).
+# --only: just these, in order of the groups: unit, regress, isolation, script, client, once; as in
+# --only regress:settle,trigger,script:roles. A name without a group is of the group before it.
+# --assert: also on servers that check their own assertions (pg_test/once_per_run/assert.sh).
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
@@ -16,7 +19,8 @@ SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
 RESULTS=()         # where|group|passed|failed|skipped|seconds
 SOAK=              # set for the scripts' long form
 ASSERT=            # set for the assert-enabled servers
-ONCE_ON=           # the version of the run that pg_test/once is for: the newest
+CHOSEN=()          # GROUP:NAME of --only; empty: all tests
+ONCE_ON=           # the version of the run that pg_test/once_per_run is for: the newest
 BAD=               # set when anything failed, counted or not
 
 # record WHERE GROUP PASSED FAILED SKIPPED START
@@ -34,6 +38,48 @@ cargo_count() {
     sed -nE "s/^test result: .*[ .]([0-9]+) $1.*/\1/p" "$2" | awk '{ n += $1 } END { print n + 0 }'
 }
 
+# --- what is run ---------------------------------------------------------------
+
+# choose_tests GROUP:NAME,...: what --only asks for. A name that no test has ends the run before it begins,
+# but for unit tests and programs of the client, which fail as tests that are not there.
+choose_tests() {
+    local name names group='' file
+    IFS=, read -ra names <<<"$1"
+    [ ${#names[@]} -gt 0 ] || die '--only wants GROUP:NAME'
+    for name in "${names[@]}"; do
+        case $name in *:*) group=${name%%:*} name=${name#*:} ;; esac
+        [ -n "$name" ] || die "--only $1: a name is missing"
+        case $group in
+        unit | client) file= ;;
+        regress) file=regress/sql/$name.sql ;;
+        isolation) file=isolation/specs/$name.spec ;;
+        script | scripts) group=scripts file=scripts/$name.sh ;;
+        once) file=once_per_run/$name.sh ;;
+        *) die "--only $1: no group is called '$group', but unit, regress, isolation, script, client, once" ;;
+        esac
+        [ -z "$file" ] || is_test "pg_test/$file" || die "--only $1: there is no test pg_test/$file"
+        CHOSEN+=("$group:$name")
+    done
+}
+
+# A script that is not executable is a part of the others.
+is_test() { [ -f "$1" ] && { [[ $1 != *.sh ]] || [ -x "$1" ]; }; }
+
+# The names that --only has of a group, one per line.
+chosen() { printf '%s\n' "${CHOSEN[@]}" | sed -n "s/^$1://p"; }
+
+runs_all() { [ ${#CHOSEN[@]} = 0 ]; }
+
+# wanted GROUP...: all tests are run, or some of these groups.
+wanted() {
+    local group
+    if runs_all; then return 0; fi
+    for group in "$@"; do
+        [ -z "$(chosen "$group")" ] || return 0
+    done
+    return 1
+}
+
 # --- groups ------------------------------------------------------------------
 
 run_lint() {
@@ -44,9 +90,16 @@ run_lint() {
 }
 
 run_unit_tests() {
-    local start=$SECONDS log="$LOGS/pg$PG_VERSION/unit.log" status=0 passed failed
-    local arguments=(--pgdata "$PRIVATE_DIR/pgrx")
-    say "PostgreSQL $PG_VERSION: cargo pgrx test"
+    local names name
+    mapfile -t names < <(chosen unit)
+    for name in "${names[@]:-}"; do run_unit "$name"; done
+}
+
+# run_unit NAME: all unit tests with this in their name; all, if it is empty.
+run_unit() {
+    local start=$SECONDS log="$LOGS/pg$PG_VERSION/unit${1:+-$1}.log" status=0 passed failed
+    local arguments=(${1:+"$1"} --pgdata "$PRIVATE_DIR/pgrx")
+    say "PostgreSQL $PG_VERSION: cargo pgrx test${1:+ $1}"
     if is_root; then arguments+=(--runas "$DB_OS_USER"); fi
     run_logged "$log" cargo pgrx test "pg$PG_VERSION" "${arguments[@]}" || status=$?
     passed=$(cargo_count passed "$log")
@@ -105,7 +158,8 @@ start_test_cluster() {
         max_prepared_transactions=10 max_connections=100
 }
 
-# run_sql_group NAME TOOL SUBDIR DATABASE: pg_regress and its sibling.
+# run_sql_group NAME TOOL SUBDIR DATABASE: pg_regress and its sibling. They run in the folder of their
+# tests, which include what they share by a relative path: psql has the folder of the tool that starts it.
 run_sql_group() {
     local name=$1 tool=$2 subdir=$3 database=$4 start=$SECONDS status=0 passed failed
     local input="$PRIVATE_DIR/project/pg_test/$name" output="$PRIVATE_DIR/$name"
@@ -113,13 +167,15 @@ run_sql_group() {
     mapfile -t files < <(find "$input/$subdir" -type f 2>/dev/null | sort)
     [ ${#files[@]} -gt 0 ] || return 0
     say "PostgreSQL $PG_VERSION: $name"
-    if [ -f "$input/schedule" ]; then
+    if ! runs_all; then
+        mapfile -t tests < <(chosen "$name")
+    elif [ -f "$input/schedule" ]; then
         tests=("--schedule=$input/schedule")
     else
         mapfile -t tests < <(printf '%s\n' "${files[@]##*/}" | sed 's/\.[a-z]*$//')
     fi
     make_dir "$output"
-    run_logged "$log" in_server_env "$PG_TEST_TOOLS/$tool" --bindir="$PG_BIN" \
+    run_logged "$log" in_server_env env --chdir="$input" "$PG_TEST_TOOLS/$tool" --bindir="$PG_BIN" \
         --inputdir="$input" --outputdir="$output" --dbname="$database" \
         --host="$CLUSTER_SOCKET" --port=5432 --user=postgres "${tests[@]}" || status=$?
     passed=$(count '^ok +[0-9]+|\.\.\. ok( |$)' "$log")
@@ -157,8 +213,9 @@ run_script_group() {
     compgen -G "$dir/*.sh" >/dev/null || return 0
     say "PostgreSQL $PG_VERSION: $group"
     for script in "$dir"/*.sh; do
-        [ -x "$script" ] || continue # what is not executable is a part of the others
+        is_test "$script" || continue
         name=$(basename "$script" .sh)
+        runs_all || [[ " ${CHOSEN[*]} " == *" $group:$name "* ]] || continue
         log="$LOGS/pg$PG_VERSION/$group-$name.log"
         work="$PRIVATE_DIR/w/$name"
         status=0
@@ -196,12 +253,32 @@ as_server_script() {
         sh -c 'cd "$WORK" && exec "$@"' sh timeout -k 10 "$SCRIPT_TIMEOUT" "$2"
 }
 
-# pg_test/once: on one version a run, as the caller, on the clone: what builds.
+# Programs of the client that --only names, each in a database of its own and with ATTACH, where it is set, as options
+# of attach. A name may have options: 'client:model --seed 7'. In a run of all tests it is scripts that run programs.
+run_client() {
+    local start=$SECONDS log passed=0 failed=0 programs program arguments
+    mapfile -t programs < <(chosen client)
+    for program in "${programs[@]}"; do
+        read -ra arguments <<<"$program"
+        log="$LOGS/pg$PG_VERSION/client-${arguments[0]}.log"
+        say "PostgreSQL $PG_VERSION: client $program"
+        in_server_env psql -qX -c 'DROP DATABASE IF EXISTS client' -c 'CREATE DATABASE client' 2>/dev/null
+        if run_logged "$log" in_server_env PGDATABASE=client ATTACH="${ATTACH:-}" \
+            "$PRIVATE_DIR/project/trust" "${arguments[@]}"; then
+            passed=$((passed + 1))
+        else
+            failed=$((failed + 1))
+        fi
+    done
+    record "PostgreSQL $PG_VERSION" client "$passed" "$failed" 0 "$start"
+}
+
+# pg_test/once_per_run: on one version per run, as the caller, on the clone: what builds.
 # Such a script gets the helpers by `source "$ROOT/scripts/lib.sh"` and
 # `use_server "$PG_VERSION"`; the server's lock is held for it, the server is to
 # stay as it is: what installs does so into a copy. It may build, and gets twice the time.
 run_once() {
-    run_script_group once "$ROOT/pg_test/once" as_caller_script
+    run_script_group once "$ROOT/pg_test/once_per_run" as_caller_script
 }
 
 as_caller_script() (
@@ -221,14 +298,15 @@ test_version() {
     mkdir -p "$LOGS/pg$1"
     rm -rf "${LOGS:?}/pg$1"/*
     make_private_dir
-    run_unit_tests
-    if install_extension; then
+    if wanted unit; then run_unit_tests; fi
+    if wanted regress isolation scripts client once && install_extension; then
         copy_project
         start_test_cluster
-        run_sql_group regress regress/pg_regress sql regress_tb
-        run_sql_group isolation isolation/pg_isolation_regress specs isolation_tb
-        run_scripts
-        if [ "$1" = "$ONCE_ON" ]; then run_once; fi
+        if wanted regress; then run_sql_group regress regress/pg_regress sql regress_tb; fi
+        if wanted isolation; then run_sql_group isolation isolation/pg_isolation_regress specs isolation_tb; fi
+        if wanted scripts; then run_scripts; fi
+        if ! runs_all && wanted client; then run_client; fi
+        if [ "$1" = "$ONCE_ON" ] && wanted once; then run_once; fi
         cp "$PRIVATE_DIR/c/server.log" "$LOGS/pg$1/" 2>/dev/null || true
         stop_cluster "$PRIVATE_DIR/c/data"
     fi
@@ -263,6 +341,7 @@ main() {
         --lint) lint=yes ;;
         --assert) ASSERT=yes setup=(--assert) ;;
         --soak) SOAK=yes SCRIPT_TIMEOUT=7200 ;;
+        --only) choose_tests "${2:-}" && shift ;;
         *) die "unknown option $1" ;;
         esac
         shift
@@ -277,7 +356,7 @@ main() {
     clean_up_on_exit
     mkdir -p "$LOGS"
     if [ -n "$lint" ]; then run_lint; fi
-    build_trust
+    if wanted scripts client once; then build_trust; fi
     for version in "${versions[@]}"; do test_version "$version"; done
     print_table
     say "$((SECONDS / 60)) min $((SECONDS % 60)) s in all; logs are in $LOGS"

@@ -1,5 +1,5 @@
 -- From 0.2.0 to 0.3.0. What it leaves behind is what CREATE EXTENSION makes, to the last detail:
--- pg_test/once/upgrade.sh compares the two.
+-- pg_test/once_per_run/upgrade.sh compares the two.
 --
 -- A REVOKE or GRANT on a function that is there already would make the grants of the application's roles
 -- initial privileges of the extension, which pg_dump leaves out. So only new functions have one here.

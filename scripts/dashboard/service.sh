@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The service of examples/dashboard, as scripts/dashboard.sh shows it and pg_test/once/dashboard.sh tests it.
+# The service of examples/dashboard, as scripts/dashboard.sh shows it and pg_test/once_per_run/dashboard.sh tests it.
 
 # shellcheck disable=SC2034 # for those who source this
 DASHBOARD_TARGET="${CARGO_TARGET_DIR:-$ROOT/target}/dashboard/build"

@@ -4,19 +4,8 @@
 SET client_min_messages = warning;
 CREATE SCHEMA ar;
 SET search_path = ar, public;
-CREATE PROCEDURE pg_temp.try(statement text) LANGUAGE plpgsql AS $$
-DECLARE state text; message text; detail text; hint text; answer text;
-BEGIN
-  EXECUTE statement INTO answer;
-  RAISE WARNING 'no error: %', answer;
-EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-  -- a failing row has a time
-  RAISE WARNING '%', concat_ws(E'\n', state || ': ' || message, '  DETAIL: ' || nullif(split_part(detail, 'Failing row', 1), ''), '  HINT: ' || nullif(hint, ''));
-END $$;
-CREATE TABLE users (id text PRIMARY KEY);
-CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
-CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text);
+\i common/try.sql
+\i common/tables.sql
 CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
 INSERT INTO users VALUES ('ann'), ('bob'), ('cid');
 CREATE EXTENSION token_balance SCHEMA ar;

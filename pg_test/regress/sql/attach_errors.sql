@@ -2,15 +2,7 @@
 \set SHOW_CONTEXT never
 CREATE SCHEMA ae;
 SET search_path = ae, public;
-CREATE PROCEDURE pg_temp.try(statement text) LANGUAGE plpgsql AS $$
-DECLARE state text; message text; detail text; hint text;
-BEGIN
-  EXECUTE statement;
-  RAISE NOTICE 'no error';
-EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-  RAISE NOTICE '%', concat_ws(E'\n', state || ': ' || message, '  DETAIL: ' || nullif(detail, ''), '  HINT: ' || nullif(hint, ''));
-END $$;
+\i common/try.sql
 
 SET client_min_messages = warning;
 CREATE EXTENSION token_balance SCHEMA ae;

@@ -8,15 +8,7 @@ CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text);
 INSERT INTO users VALUES ('ann'), ('bob');
 SET client_min_messages = warning;
 CREATE EXTENSION token_balance SCHEMA bc;
-CREATE PROCEDURE pg_temp.try(statement text) LANGUAGE plpgsql AS $$
-DECLARE state text; message text; detail text; hint text; answer text;
-BEGIN
-  EXECUTE statement INTO answer;
-  RAISE WARNING 'no error: %', answer;
-EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-  RAISE WARNING '%', concat_ws(E'\n', state || ': ' || message, '  DETAIL: ' || nullif(detail, ''), '  HINT: ' || nullif(hint, ''));
-END $$;
+\i common/try.sql
 CREATE FUNCTION state(OUT balances text, OUT accounted numeric, OUT charged numeric, OUT entries bigint) LANGUAGE plpgsql AS $$
 BEGIN
   SELECT string_agg(id || ' ' || token_balance, ', ' ORDER BY id) INTO balances FROM bc.users;

@@ -2,9 +2,7 @@
 \set SHOW_CONTEXT never
 CREATE SCHEMA eu;
 SET search_path = eu, public;
-CREATE TABLE users (id text PRIMARY KEY);
-CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
-CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text);
+\i common/tables.sql
 INSERT INTO users VALUES ('ann'), ('bob');
 INSERT INTO workflows VALUES ('old', 'ann', 'completed'), ('half', 'ann', 'running'), ('shared', 'bob', 'completed');
 INSERT INTO token_usage VALUES ('old', 'ann', 1000), ('half', 'ann', 500), ('shared', 'ann', 30), ('shared', 'bob', 40),

@@ -7,9 +7,7 @@ CREATE SCHEMA rl AUTHORIZATION regress_tb_rls;
 GRANT USAGE ON SCHEMA rl TO regress_tb_rls_app;
 SET search_path = rl, public;
 SET ROLE regress_tb_rls;
-CREATE TABLE users (id text PRIMARY KEY);
-CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
-CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text);
+\i common/tables.sql
 INSERT INTO users VALUES ('ann'), ('bob');
 INSERT INTO token_usage VALUES ('w0', 'ann', 1000);
 ALTER TABLE users ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;

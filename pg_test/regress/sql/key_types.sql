@@ -4,15 +4,7 @@ CREATE SCHEMA kt;
 SET search_path = kt, public;
 SET client_min_messages = warning;
 CREATE EXTENSION token_balance SCHEMA kt;
-CREATE PROCEDURE pg_temp.try(statement text) LANGUAGE plpgsql AS $$
-DECLARE state text; message text; answer text;
-BEGIN
-  EXECUTE statement INTO answer;
-  RAISE WARNING 'no error: %', answer;
-EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
-  RAISE WARNING '%: %', state, message;
-END $$;
+\i common/try.sql
 
 -- one run by the function, one by the trigger, for a given type of each of the four columns
 CREATE FUNCTION pg_temp.run(user_type text, usage_user_type text, workflow_type text, usage_workflow_type text, ann text, w1 text, w2 text) RETURNS text LANGUAGE plpgsql AS $$

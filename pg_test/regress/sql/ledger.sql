@@ -5,15 +5,7 @@ CREATE ROLE regress_tb_clerk;
 CREATE SCHEMA lg;
 GRANT USAGE ON SCHEMA lg TO regress_tb_clerk;
 SET search_path = lg, public;
-CREATE PROCEDURE pg_temp.try(statement text) LANGUAGE plpgsql AS $$
-DECLARE state text; message text; hint text; answer text;
-BEGIN
-  EXECUTE statement INTO answer;
-  RAISE WARNING 'no error: %', answer;
-EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
-  RAISE WARNING '%', concat_ws(E'\n', state || ': ' || message, '  HINT: ' || nullif(hint, ''));
-END $$;
+\i common/try.sql
 CREATE TABLE users (id text PRIMARY KEY, name text);
 CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
 CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text);

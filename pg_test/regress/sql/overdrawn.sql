@@ -4,9 +4,7 @@
 SET client_min_messages = warning;
 CREATE SCHEMA od;
 SET search_path = od, public;
-CREATE TABLE users (id text PRIMARY KEY);
-CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
-CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text NOT NULL DEFAULT 'running');
+\i common/tables.sql
 INSERT INTO users VALUES ('ann'), ('bob'), ('cid'), ('dan'), ('zed');
 CREATE EXTENSION token_balance SCHEMA od;
 SELECT * FROM token_balance.overdrawn;

@@ -8,15 +8,7 @@ CREATE SCHEMA pv AUTHORIZATION regress_tb_owner;
 GRANT USAGE ON SCHEMA pv TO regress_tb_app, regress_tb_other;
 GRANT CREATE ON SCHEMA pv TO regress_tb_other;
 SET search_path = pv, public;
-CREATE PROCEDURE pg_temp.try(statement text) LANGUAGE plpgsql AS $$
-DECLARE state text; message text; detail text; hint text; answer text;
-BEGIN
-  EXECUTE statement INTO answer;
-  RAISE WARNING 'no error: %', answer;
-EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-  RAISE WARNING '%', concat_ws(E'\n', state || ': ' || message, '  DETAIL: ' || nullif(detail, ''), '  HINT: ' || nullif(hint, ''));
-END $$;
+\i common/try.sql
 
 -- only a superuser installs
 SET ROLE regress_tb_owner;

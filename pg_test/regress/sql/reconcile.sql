@@ -4,15 +4,6 @@
 SET client_min_messages = warning;
 CREATE SCHEMA rc;
 SET search_path = rc, public;
-CREATE PROCEDURE pg_temp.try(statement text) LANGUAGE plpgsql AS $$
-DECLARE state text; message text; detail text; hint text; answer text;
-BEGIN
-  EXECUTE statement INTO answer;
-  RAISE NOTICE 'no error: %', answer;
-EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-  RAISE NOTICE '%', concat_ws(E'\n', state || ': ' || message, '  DETAIL: ' || nullif(detail, ''), '  HINT: ' || nullif(hint, ''));
-END $$;
 CREATE TABLE users (id text PRIMARY KEY);
 CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
 CREATE TABLE workflows (id text, user_id text, status text NOT NULL DEFAULT 'running', part integer NOT NULL DEFAULT 1) PARTITION BY LIST (part);

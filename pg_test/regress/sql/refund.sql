@@ -4,22 +4,12 @@
 SET client_min_messages = warning;
 CREATE SCHEMA rf;
 SET search_path = rf, public;
-CREATE TABLE users (id text PRIMARY KEY);
-CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
-CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text NOT NULL DEFAULT 'running');
+\i common/tables.sql
 CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
 INSERT INTO users VALUES ('ann'), ('bob'), ('cid');
 CREATE EXTENSION token_balance SCHEMA rf;
 RESET client_min_messages;
-CREATE PROCEDURE pg_temp.try(statement text) LANGUAGE plpgsql AS $$
-DECLARE state text; message text; detail text; hint text; answer text;
-BEGIN
-  EXECUTE statement INTO answer;
-  RAISE NOTICE 'no error: %', answer;
-EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-  RAISE NOTICE '%', concat_ws(E'\n', state || ': ' || message, '  DETAIL: ' || nullif(detail, ''), '  HINT: ' || nullif(hint, ''));
-END $$;
+\i common/try.sql
 CREATE VIEW state AS SELECT (SELECT string_agg(id || ' ' || token_balance, ', ' ORDER BY id) FROM users) AS balances, count(*) AS entries FROM token_balance.ledger;
 CREATE FUNCTION settled(id text) RETURNS TABLE (user_id text, usage_tokens bigint, charged bigint, refunded bigint) LANGUAGE sql AS
   'SELECT user_id, usage_tokens, charged_tokens, refunded_tokens FROM token_balance.settlement WHERE workflow_id = id ORDER BY 1';

@@ -3,9 +3,7 @@
 \set VERBOSITY default
 CREATE SCHEMA rm;
 SET search_path = rm, public;
-CREATE TABLE users (id text PRIMARY KEY);
-CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
-CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text);
+\i common/tables.sql
 INSERT INTO users VALUES ('ann');
 CREATE VIEW left_over AS
   SELECT (SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('rm.users'::regclass, 'rm.workflows'::regclass, 'rm.token_usage'::regclass)) AS triggers,

@@ -12,9 +12,7 @@ CREATE SCHEMA ro AUTHORIZATION regress_tb_tables;
 GRANT USAGE ON SCHEMA ro TO PUBLIC;
 SET search_path = ro, public;
 SET ROLE regress_tb_tables;
-CREATE TABLE users (id text PRIMARY KEY);
-CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
-CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text NOT NULL DEFAULT 'running');
+\i common/tables.sql
 INSERT INTO users VALUES ('ann'), ('bob');
 GRANT INSERT, UPDATE, SELECT ON token_usage, workflows TO regress_tb_app;
 RESET ROLE;

@@ -5,15 +5,7 @@ SET client_min_messages = warning;
 SET TimeZone = 'UTC';
 CREATE SCHEMA sy;
 SET search_path = sy, public;
-CREATE PROCEDURE pg_temp.try(statement text) LANGUAGE plpgsql AS $$
-DECLARE state text; message text; detail text; hint text; answer text;
-BEGIN
-  EXECUTE statement INTO answer;
-  RAISE NOTICE 'no error: %', answer;
-EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-  RAISE NOTICE '%', concat_ws(E'\n', state || ': ' || message, '  DETAIL: ' || nullif(detail, ''), '  HINT: ' || nullif(hint, ''));
-END $$;
+\i common/try.sql
 CREATE TABLE users (id text PRIMARY KEY);
 CREATE TABLE token_usage (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, workflow_id text, user_id text, prompt_tokens integer, completion_tokens integer,
   total_tokens integer, model text, stage text, created_at timestamptz NOT NULL DEFAULT now());

@@ -3,10 +3,8 @@
 CREATE SCHEMA vf;
 SET search_path = vf;
 SET client_min_messages = warning;
-CREATE TABLE users (id text PRIMARY KEY);
-CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
+\i common/tables.sql
 CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
-CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text);
 INSERT INTO users VALUES ('ann');
 CREATE EXTENSION token_balance SCHEMA vf;
 -- all is well

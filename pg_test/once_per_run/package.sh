@@ -7,7 +7,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR/../../scripts
 source "$ROOT/scripts/lib.sh"
 # shellcheck source-path=SCRIPTDIR
-source "$ROOT/pg_test/once/server_copy.sh"
+source "$ROOT/pg_test/once_per_run/server_copy.sh"
 # shellcheck source-path=SCRIPTDIR/../../scripts
 source "$ROOT/scripts/dashboard/service.sh"
 use_server "$PG_VERSION"

@@ -120,7 +120,7 @@ suite() {
     rm -rf "$output"
     make_dir "$output"
     [ $# -gt 0 ] || set -- "--schedule=$input/schedule"
-    in_server_env PGOPTIONS="$options" timeout -k 10 "$PART_TIMEOUT" "$PG_TEST_TOOLS/$tool" \
+    in_server_env PGOPTIONS="$options" env --chdir="$input" timeout -k 10 "$PART_TIMEOUT" "$PG_TEST_TOOLS/$tool" \
         --bindir="$PG_BIN" --inputdir="$input" --outputdir="$output" --dbname=tb_assert \
         --host="$CLUSTER_SOCKET" --port=5432 --user=postgres "$@" >"$WORK/suite.log" 2>&1 || status=$?
     count=$(grep -cE '^ok +[0-9]+|\.\.\. ok( |$)' "$WORK/suite.log" || true)

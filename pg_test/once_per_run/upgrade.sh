@@ -7,7 +7,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR/../../scripts
 source "$ROOT/scripts/lib.sh"
 # shellcheck source-path=SCRIPTDIR
-source "$ROOT/pg_test/once/server_copy.sh"
+source "$ROOT/pg_test/once_per_run/server_copy.sh"
 use_server "$PG_VERSION"
 clean_up_on_exit
 version=$(project_version)

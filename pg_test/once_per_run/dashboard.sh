@@ -10,7 +10,7 @@ source "$ROOT/scripts/lib.sh"
 source "$ROOT/scripts/dashboard/service.sh"
 use_server "$PG_VERSION"
 clean_up_on_exit
-tests=$ROOT/pg_test/once/dashboard
+tests=$ROOT/pg_test/once_per_run/dashboard
 
 browser=yes
 "$ROOT/scripts/setup.sh" --browser "$PG_VERSION" || browser=

@@ -4,8 +4,8 @@
 # patch names ("Caught by: KIND TEST") must fail, and must have passed before. ONLY=name for one patch.
 # shellcheck source=scripts/lib.sh
 source "${ROOT:?}/scripts/lib.sh"
-# shellcheck source=pg_test/once/server_copy.sh
-source "$ROOT/pg_test/once/server_copy.sh"
+# shellcheck source=pg_test/once_per_run/server_copy.sh
+source "$ROOT/pg_test/once_per_run/server_copy.sh"
 : "${WORK:?}" "${PROJECT:?}" "${PG_VERSION:?}"
 have patch || die 'no patch here'
 clean_up_on_exit
@@ -62,8 +62,8 @@ run_test() {
 }
 
 run_regress() { # TOOL KIND TEST; what differs is worth a look
-    local status=0
-    in_server_env timeout 120 "$PG_TEST_TOOLS/$1" --bindir="$PG_BIN" --inputdir="$PROJECT/pg_test/$2" \
+    local input="$PROJECT/pg_test/$2" status=0
+    in_server_env env --chdir="$input" timeout 120 "$PG_TEST_TOOLS/$1" --bindir="$PG_BIN" --inputdir="$input" \
         --outputdir="$WORK/test" --dbname=tb_mutations --host="$CLUSTER_SOCKET" --port=5432 --user=postgres "$3" ||
         status=$?
     cat "$WORK/test/regression.diffs" 2>/dev/null || true

@@ -7,7 +7,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR/../../scripts
 source "$ROOT/scripts/lib.sh"
 # shellcheck source-path=SCRIPTDIR
-source "$ROOT/pg_test/once/server_copy.sh"
+source "$ROOT/pg_test/once_per_run/server_copy.sh"
 if [ "$PG_VERSION" -lt 18 ]; then
     echo "PostgreSQL $PG_VERSION has no extension_control_path"
     exit 77
