@@ -1,4 +1,4 @@
-//! archive_ledger: what leaves the ledger is still answered for (DESIGN section 9).
+//! archive_ledger: what leaves the ledger is still answered for.
 
 use pgrx::prelude::*;
 
@@ -36,6 +36,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN V1, V3, V4)
     #[pg_test]
     fn each_account_keeps_one_opening_entry_with_its_last_balance_and_time() {
         application_with_archive();
@@ -57,6 +58,7 @@ mod tests {
         assert_whole_with_archive(3);
     }
 
+    /// (DESIGN V2)
     #[pg_test]
     fn an_account_leaves_up_to_its_first_entry_that_is_young_enough() {
         application_with_archive();
@@ -86,6 +88,7 @@ mod tests {
         assert_whole_with_archive(4);
     }
 
+    /// (DESIGN V8, V9)
     #[pg_test]
     fn what_is_archived_is_neither_charged_nor_credited_nor_refunded_again() {
         application_with_archive();
@@ -108,6 +111,7 @@ mod tests {
         assert_whole_with_archive(4);
     }
 
+    /// (DESIGN V5, V6)
     #[pg_test]
     fn the_archived_past_is_refused_and_not_guessed() {
         application_with_archive();
@@ -133,6 +137,18 @@ mod tests {
         );
     }
 
+    /// (DESIGN V10)
+    #[pg_test]
+    fn since_when_an_account_is_overdrawn_is_not_guessed_from_what_is_left() {
+        application_with_archive();
+        run("UPDATE users SET token_balance = -5 WHERE id = 'ann'");
+        let is_known = "SELECT since IS NOT NULL FROM token_balance.overdrawn";
+        assert_eq!(text(is_known), "true");
+        assert_eq!(archive(), 1);
+        assert_eq!(text(is_known), "false");
+    }
+
+    /// (DESIGN V19)
     #[pg_test]
     fn an_archive_that_cannot_keep_entries_is_refused() {
         application();
@@ -143,6 +159,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN V17)
     #[pg_test]
     fn a_failed_archiver_leaves_nothing_behind() {
         application_with_archive();
@@ -157,6 +174,7 @@ mod tests {
         assert_eq!(entries("ann"), ["adjustment 1000000 -> 7"]);
     }
 
+    /// (DESIGN V4, V7)
     #[pg_test]
     fn a_random_history_stays_whole_wherever_it_is_cut() {
         application_with_archive();

@@ -1,5 +1,4 @@
-//! `attach`: mistakes, existing usage, existing balance columns, calling it again (DESIGN sections 3
-//! and 6).
+//! `attach`: mistakes, existing usage, existing balance columns, calling it again.
 
 use pgrx::prelude::*;
 
@@ -100,6 +99,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN O7)
     #[pg_test]
     fn each_mistake_has_its_sqlstate_and_names_what_is_wrong() {
         tables();
@@ -302,6 +302,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN O5)
     #[pg_test]
     fn a_caller_who_does_not_own_a_table_is_refused() {
         tables();
@@ -328,6 +329,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN O8)
     #[pg_test]
     fn the_owner_of_the_users_must_be_able_to_read_the_other_tables() {
         tables();
@@ -340,6 +342,29 @@ mod tests {
         run(ATTACH);
     }
 
+    /// (DESIGN X4)
+    #[pg_test]
+    fn an_update_also_takes_the_path_that_an_owner_has_by_alter_role() {
+        tables();
+        run(
+            "CREATE ROLE tb_unit_owner; CREATE SCHEMA audit AUTHORIZATION tb_unit_owner;
+             GRANT USAGE ON SCHEMA app TO tb_unit_owner;
+             ALTER ROLE tb_unit_owner SET search_path = audit;
+             ALTER TABLE users OWNER TO tb_unit_owner;
+             ALTER TABLE token_usage OWNER TO tb_unit_owner;
+             ALTER TABLE workflows OWNER TO tb_unit_owner;
+             SET LOCAL search_path = app",
+        );
+        run(ATTACH);
+        let path = "SELECT search_path FROM token_balance.binding";
+        assert_eq!(text(path), "{app}");
+        // As the catalog of 0.2.0 has it.
+        run("UPDATE token_balance.binding SET search_path = NULL");
+        crate::binding::upgrade().expect("the tables are there");
+        assert_eq!(text(path), "{app,audit}");
+    }
+
+    /// (DESIGN D6)
     #[pg_test]
     fn the_balance_is_not_null_and_starts_with_the_initial_one() {
         tables();
@@ -355,6 +380,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN D6)
     #[pg_test]
     fn initial_balance_and_balance_type_are_options() {
         tables();
@@ -364,6 +390,7 @@ mod tests {
         assert_eq!([balance("ann"), balance("eve")], [-5_000_000_000; 2]);
     }
 
+    /// (DESIGN H5)
     #[pg_test]
     fn existing_usage_is_exempt_and_only_new_usage_is_charged() {
         tables();
@@ -390,6 +417,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN H5)
     #[pg_test]
     fn existing_usage_is_charged_where_attach_says_so() {
         tables();
@@ -401,6 +429,7 @@ mod tests {
         assert_eq!(charge_of("w"), 10);
     }
 
+    /// (DESIGN H5)
     #[pg_test]
     fn existing_usage_past_bigint_does_not_stop_attach() {
         tables();
@@ -413,6 +442,7 @@ mod tests {
         assert_eq!(charge_of("v"), 1);
     }
 
+    /// (DESIGN F7)
     #[pg_test]
     fn attaching_again_does_not_exempt_newer_usage() {
         tables();
@@ -428,6 +458,7 @@ mod tests {
         assert_eq!(number("SELECT count(*) FROM token_balance.binding"), 1);
     }
 
+    /// (DESIGN F7)
     #[pg_test]
     fn attaching_again_mends_what_was_dropped() {
         tables();
@@ -452,6 +483,7 @@ mod tests {
         assert_eq!(list(triggers), all);
     }
 
+    /// (DESIGN F7)
     #[pg_test]
     fn attaching_again_adds_a_column_that_was_dropped() {
         application();
@@ -462,6 +494,7 @@ mod tests {
         assert_eq!(paid("ann"), 10);
     }
 
+    /// (DESIGN F9)
     #[pg_test]
     fn attaching_to_something_else_is_refused_until_detach() {
         application();
@@ -489,6 +522,7 @@ mod tests {
         ));
     }
 
+    /// (DESIGN F9)
     #[pg_test]
     fn arguments_that_mean_nothing_beside_the_others_make_no_difference() {
         tables();
@@ -506,6 +540,7 @@ mod tests {
         ));
     }
 
+    /// (DESIGN D7, L7)
     #[pg_test]
     fn a_balance_column_of_any_integer_type_or_numeric_is_kept() {
         tables();
@@ -551,6 +586,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN L7)
     #[pg_test]
     fn a_balance_column_that_cannot_hold_whole_tokens_is_refused() {
         tables();
@@ -570,6 +606,7 @@ mod tests {
         assert_nothing_is_done();
     }
 
+    /// (DESIGN K3)
     #[pg_test]
     fn an_index_is_made_only_when_asked_for_and_once() {
         tables();
@@ -587,6 +624,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN O13)
     #[pg_test]
     fn names_that_need_quotes_are_fine() {
         schema();

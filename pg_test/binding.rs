@@ -1,4 +1,4 @@
-//! One session through DDL on the bound tables, detach and attach again (DESIGN section 7).
+//! One session through DDL on the bound tables, detach and attach again.
 
 use pgrx::prelude::*;
 
@@ -22,6 +22,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN K12)
     #[pg_test]
     fn a_session_settles_on_through_ddl() {
         application();
@@ -60,6 +61,7 @@ mod tests {
         assert_fails(&settle_sql("v"), "22003");
     }
 
+    /// (DESIGN K8, S4)
     #[pg_test]
     fn bound_tables_can_be_renamed_and_moved() {
         application();
@@ -79,6 +81,7 @@ mod tests {
         assert_eq!(entries("ann").len(), 5);
     }
 
+    /// (DESIGN S4)
     #[pg_test]
     fn another_table_in_the_place_of_a_bound_one_is_not_taken_for_it() {
         application();
@@ -140,6 +143,7 @@ mod tests {
         assert_eq!(charge_of("42"), 5);
     }
 
+    /// (DESIGN D8)
     #[pg_test]
     fn after_detach_nothing_is_charged_and_everything_stays() {
         application();

@@ -1,5 +1,5 @@
-//! The trigger on the workflow table: which rows are completions, and what a bad charge does to one
-//! (DESIGN section 4).
+//! The trigger on the workflow table: which rows are completions, and what a bad charge does to
+//! one.
 
 use pgrx::prelude::*;
 
@@ -9,6 +9,7 @@ mod tests {
 
     use crate::tests::fixture::*;
 
+    /// (DESIGN D5, T1)
     #[pg_test]
     fn each_of_the_default_statuses_completes_a_run() {
         application();
@@ -21,6 +22,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN T1)
     #[pg_test]
     fn no_other_status_completes_a_run() {
         application();
@@ -43,6 +45,7 @@ mod tests {
         assert_eq!(paid("ann"), 10, "also from no status");
     }
 
+    /// (DESIGN D5)
     #[pg_test]
     fn statuses_that_attach_names_replace_the_default_ones() {
         tables();
@@ -62,6 +65,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN T1)
     #[pg_test]
     fn a_run_that_is_inserted_as_completed_is_settled() {
         application();
@@ -70,6 +74,7 @@ mod tests {
         assert_eq!(paid("ann"), 10);
     }
 
+    /// (DESIGN A6)
     #[pg_test]
     fn a_completion_without_usage_is_not_an_error() {
         application();
@@ -78,6 +83,7 @@ mod tests {
         assert_eq!(paid("ann"), 0);
     }
 
+    /// (DESIGN E2, H7)
     #[pg_test]
     fn a_run_that_completes_again_charges_only_what_is_new() {
         application();
@@ -96,6 +102,7 @@ mod tests {
         assert_eq!(paid("ann"), 15);
     }
 
+    /// (DESIGN E2)
     #[pg_test]
     fn completion_and_call_together_charge_once() {
         application();
@@ -106,6 +113,7 @@ mod tests {
         assert_eq!(paid("ann"), 10);
     }
 
+    /// (DESIGN T9)
     #[pg_test]
     fn one_statement_completes_many_runs_of_many_accounts() {
         application();
@@ -120,6 +128,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN F10)
     #[pg_test]
     fn runs_of_one_session_share_its_usage() {
         schema();
@@ -179,6 +188,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN F5, T1)
     #[pg_test]
     fn a_timestamp_that_is_set_can_mark_a_completion() {
         tables();
@@ -197,6 +207,7 @@ mod tests {
         assert_eq!(paid("ann"), 11);
     }
 
+    /// (DESIGN F4, T1)
     #[pg_test]
     fn each_inserted_row_can_be_a_completion() {
         tables();
@@ -248,6 +259,7 @@ mod tests {
         run("SELECT token_balance.attach('users', 'token_usage', 'workflows')");
     }
 
+    /// (DESIGN K2, T5)
     #[pg_test]
     fn only_updates_that_name_the_status_are_looked_at() {
         application();
@@ -272,6 +284,7 @@ mod tests {
         run("INSERT INTO workflows (id) VALUES ('w') ON CONFLICT (id) DO UPDATE SET user_id = ''");
     }
 
+    /// (DESIGN T5)
     #[pg_test]
     fn only_updates_that_name_the_timestamp_are_looked_at() {
         tables();
@@ -285,6 +298,7 @@ mod tests {
         assert_eq!(paid("ann"), 10);
     }
 
+    /// (DESIGN T6)
     #[pg_test]
     fn a_before_trigger_can_complete_a_run() {
         tables();
@@ -300,6 +314,7 @@ mod tests {
         assert_eq!(paid("ann"), 10);
     }
 
+    /// (DESIGN T7, T8)
     #[pg_test]
     fn a_before_trigger_that_comes_later_is_told_and_mended() {
         application();
@@ -346,6 +361,7 @@ mod tests {
         assert_eq!(watched_columns(), "status", "it is gone again");
     }
 
+    /// (DESIGN T6, T7)
     #[pg_test]
     fn a_before_trigger_of_a_partition_counts() {
         schema();
@@ -390,6 +406,7 @@ mod tests {
         assert_eq!(paid("ann"), 20);
     }
 
+    /// (DESIGN T6)
     #[pg_test]
     fn a_status_that_is_generated_completes_a_run() {
         tables();
@@ -405,6 +422,7 @@ mod tests {
         assert_eq!(paid("ann"), 10);
     }
 
+    /// (DESIGN T10)
     #[pg_test]
     fn note_status_holds_when_the_status_becomes_a_completed_one() {
         application();
@@ -434,6 +452,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN T2)
     #[pg_test]
     fn a_deferred_completion_is_settled_when_constraints_are_checked() {
         application();
@@ -448,6 +467,7 @@ mod tests {
         assert_eq!(entries("ann").len(), 1);
     }
 
+    /// (DESIGN E1)
     #[pg_test]
     fn a_completion_that_is_rolled_back_to_a_savepoint_charges_nothing() {
         application();
@@ -462,6 +482,7 @@ mod tests {
         assert_eq!(paid("ann"), 10);
     }
 
+    /// (DESIGN H1, H2)
     #[pg_test]
     fn a_run_completes_with_a_warning_though_an_account_is_missing() {
         application();
@@ -483,6 +504,7 @@ mod tests {
         assert_eq!((paid("ann"), paid("ghost")), (10, 7));
     }
 
+    /// (DESIGN H1, H2)
     #[pg_test]
     fn a_run_completes_with_a_warning_though_the_charge_is_out_of_range() {
         application();
@@ -504,6 +526,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN H1)
     #[pg_test]
     fn a_run_completes_with_a_warning_though_the_sum_is_past_bigint() {
         tables();
@@ -523,6 +546,7 @@ mod tests {
         assert_eq!((paid("ann"), charged("w")), (0, 0));
     }
 
+    /// (DESIGN H1, P14)
     #[pg_test]
     fn a_bad_charge_of_one_run_leaves_the_others_of_the_statement_alone() {
         application();
@@ -539,6 +563,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN H1)
     #[pg_test]
     fn a_deferred_bad_charge_is_a_warning_too() {
         application();
@@ -551,6 +576,7 @@ mod tests {
         assert_eq!(warnings[0].code, "23503");
     }
 
+    /// (DESIGN H4)
     #[pg_test]
     fn a_fault_that_is_no_bad_charge_refuses_the_completion() {
         application();
@@ -568,6 +594,7 @@ mod tests {
         assert_eq!(paid("ann"), 10);
     }
 
+    /// (DESIGN P16)
     #[pg_test]
     fn a_charge_that_the_application_suppresses_is_not_taken_for_made() {
         application();
@@ -585,6 +612,7 @@ mod tests {
         assert_eq!(charge_of("w"), 10);
     }
 
+    /// (DESIGN T4)
     #[pg_test]
     fn completion_triggers_do_not_fire_in_a_replica() {
         application();
@@ -597,6 +625,7 @@ mod tests {
         assert_eq!(charge_of("w"), 10);
     }
 
+    /// (DESIGN O11)
     #[pg_test]
     fn the_trigger_function_refuses_every_other_table() {
         application();

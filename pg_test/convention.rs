@@ -1,4 +1,4 @@
-//! CREATE EXTENSION where the tables have the usual names (DESIGN section 6).
+//! CREATE EXTENSION where the tables have the usual names.
 
 use pgrx::prelude::*;
 
@@ -68,6 +68,7 @@ mod tests {
         assert!(!is_attached());
     }
 
+    /// (DESIGN D1, D3)
     #[pg_test]
     fn the_usual_tables_are_attached_and_settle_at_once() {
         let told = attach_beside(&[USERS, USAGE, WORKFLOWS]);
@@ -98,6 +99,7 @@ mod tests {
         ));
     }
 
+    /// (DESIGN D1)
     #[pg_test]
     fn token_columns_are_found_in_their_order() {
         for (columns, bound) in [
@@ -133,6 +135,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN D2)
     #[pg_test]
     fn each_usual_workflow_table_is_found_with_its_key() {
         for (table, key, status) in [
@@ -162,6 +165,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN D2, F4)
     #[pg_test]
     fn each_row_of_workflow_completions_is_a_completion() {
         install_beside(&[
@@ -175,6 +179,7 @@ mod tests {
         assert_eq!(paid("ann"), 10);
     }
 
+    /// (DESIGN D4)
     #[pg_test]
     fn what_is_missing_is_told_and_is_no_error() {
         assert_not_attached(&[], "users");
@@ -222,6 +227,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN D2, D4)
     #[pg_test]
     fn two_workflow_tables_are_not_chosen_between() {
         assert_not_attached(
@@ -244,6 +250,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN D4)
     #[pg_test]
     fn tables_that_cannot_be_bound_are_told_and_are_no_error() {
         assert_not_attached(
@@ -293,6 +300,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN D4)
     #[pg_test]
     fn an_extension_can_be_created_before_its_tables() {
         install_beside(&[]);
@@ -304,6 +312,7 @@ mod tests {
         assert!(is_attached());
     }
 
+    /// (DESIGN D1)
     #[pg_test]
     fn tables_of_another_schema_are_not_taken() {
         wait_for_turn();
@@ -316,6 +325,20 @@ mod tests {
         assert!(!is_attached());
     }
 
+    /// The script has a search_path of its own (DESIGN X3).
+    #[pg_test]
+    fn the_path_that_is_kept_is_the_one_from_before_the_script() {
+        wait_for_turn();
+        make(&[USERS, USAGE, WORKFLOWS]);
+        run("CREATE SCHEMA audit; SET LOCAL search_path = audit, app;
+             DROP EXTENSION token_balance CASCADE; CREATE EXTENSION token_balance SCHEMA app");
+        assert_eq!(
+            text("SELECT search_path FROM token_balance.binding"),
+            "{app,audit}"
+        );
+    }
+
+    /// (DESIGN D8, D9)
     #[pg_test]
     fn a_plain_drop_is_refused_while_attached_and_cascade_keeps_the_balances() {
         install_beside(&[USERS, USAGE, WORKFLOWS]);

@@ -1,5 +1,6 @@
 //! Rows that are read and written without SPI (src/postgres/direct): that is for tables as the extension and
-//! CREATE INDEX make them, and everything else is left to SQL, which answers the same.
+//! CREATE INDEX make them, and everything else is left to SQL, which answers the same
+//! (DESIGN K11).
 
 use pgrx::prelude::*;
 
@@ -25,6 +26,7 @@ mod tests {
         bound.kept::<usage::Statements>().lookup.reader().is_some()
     }
 
+    /// (DESIGN P17)
     #[pg_test]
     fn what_the_extension_made_is_written_without_spi() {
         application();
@@ -35,6 +37,7 @@ mod tests {
     }
 
     /// SQL that makes a table something else, for which the executor is needed.
+    /// (DESIGN P17)
     #[pg_test]
     fn a_table_with_more_to_it_is_left_to_the_executor() {
         application();

@@ -1,5 +1,5 @@
 //! Exactly once, whatever happens in whatever order: long histories made of random steps, held
-//! against a model that is a few sums.
+//! against a model that is a few sums (DESIGN E2).
 
 use pgrx::prelude::*;
 

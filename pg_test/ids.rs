@@ -1,4 +1,5 @@
-//! `key`: the canonical text of an id, held against the server's own input and output functions.
+//! `key`: the canonical text of an id, held against the server's own input and output
+//! functions (DESIGN F11).
 
 use pgrx::prelude::*;
 

@@ -1,4 +1,5 @@
-//! What a backend keeps between calls (src/cache.rs, src/direct), and what drops it.
+//! What a backend keeps between calls (src/cache.rs, src/direct), and what drops it (DESIGN K8,
+//! K11).
 
 use pgrx::prelude::*;
 
@@ -32,6 +33,7 @@ mod tests {
         is_dropped
     }
 
+    /// (DESIGN K8)
     #[pg_test]
     fn ddl_on_what_is_bound_or_ours_drops_the_binding() {
         application();
@@ -91,6 +93,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN K8)
     #[pg_test]
     fn a_partition_is_a_part_as_long_as_it_is_attached() {
         schema();

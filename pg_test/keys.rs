@@ -1,4 +1,4 @@
-//! Types of user ids and workflow ids, in every pair (DESIGN section 3).
+//! Types of user ids and workflow ids, in every pair (DESIGN F11).
 
 use pgrx::prelude::*;
 
@@ -120,6 +120,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN F1)
     #[pg_test]
     fn the_function_takes_text_bigint_and_uuid() {
         schema();
@@ -163,6 +164,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN F11)
     #[pg_test]
     fn a_malformed_id_is_its_type_s_own_error() {
         schema();
@@ -188,6 +190,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN F11)
     #[pg_test]
     fn every_spelling_of_an_account_id_in_usage_is_one_account_charged_once() {
         schema();
@@ -232,6 +235,7 @@ mod tests {
         assert_eq!(wrong, [""; 0], "11 tokens are to be paid");
     }
 
+    /// (DESIGN H5)
     #[pg_test]
     fn existing_usage_is_exempt_however_its_account_is_spelled() {
         schema();
@@ -251,6 +255,7 @@ mod tests {
         assert_eq!(paid("7"), 3);
     }
 
+    /// (DESIGN H3)
     #[pg_test]
     fn usage_of_an_id_that_cannot_be_an_account_is_usage_of_an_unknown_one() {
         schema();

@@ -1,4 +1,4 @@
-//! The ledger: an entry for every change of every balance, in a chain (DESIGN sections 3 and 4).
+//! The ledger: an entry for every change of every balance, in a chain.
 
 use pgrx::prelude::*;
 
@@ -23,6 +23,7 @@ mod tests {
         assert_eq!(kinds, known, "{check}");
     }
 
+    /// (DESIGN L1, S7)
     #[pg_test]
     fn all_kinds_of_changes_form_one_chain() {
         application();
@@ -48,6 +49,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN L3)
     #[pg_test]
     fn an_account_has_no_entry_until_its_balance_changes() {
         application();
@@ -63,6 +65,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN L2)
     #[pg_test]
     fn an_entry_names_the_role_that_made_the_change() {
         application();
@@ -80,6 +83,7 @@ mod tests {
         assert_eq!(list(actors), expected);
     }
 
+    /// (DESIGN S8)
     #[pg_test]
     fn entries_cannot_be_changed_or_removed_by_anybody() {
         application();
@@ -103,6 +107,7 @@ mod tests {
         assert_eq!(entries("ann").len(), 1);
     }
 
+    /// (DESIGN S7)
     #[pg_test]
     fn an_entry_that_does_not_add_up_is_refused_by_the_table() {
         application();
@@ -120,6 +125,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN L4)
     #[pg_test]
     fn an_account_that_is_renamed_keeps_what_it_paid_for() {
         tables();
@@ -142,6 +148,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN L4)
     #[pg_test]
     fn an_account_can_be_renamed_and_changed_in_one_statement() {
         application();
@@ -159,6 +166,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN L4)
     #[pg_test]
     fn an_account_that_takes_the_id_of_one_that_had_paid_is_not_in_its_way() {
         application();
@@ -171,6 +179,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN S7)
     #[pg_test]
     fn an_account_that_is_created_again_goes_on_with_its_chain() {
         application();
@@ -190,6 +199,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN S7)
     #[pg_test]
     fn entries_that_are_rolled_back_to_a_savepoint_leave_the_chain_whole() {
         application();
@@ -208,6 +218,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN L2)
     #[pg_test]
     fn a_settlement_that_failed_does_not_lend_its_name_to_the_next_change() {
         application();
@@ -223,6 +234,7 @@ mod tests {
         assert_eq!(entries("ann"), ["adjustment 1000000 -> 999990"]);
     }
 
+    /// (DESIGN L7)
     #[pg_test]
     fn a_balance_that_is_no_whole_number_within_bigint_is_refused() {
         tables();
@@ -249,6 +261,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN S6)
     #[pg_test]
     fn entry_ids_rise_and_cannot_be_chosen() {
         application();
@@ -269,6 +282,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN O11)
     #[pg_test]
     fn the_ledger_s_trigger_function_refuses_every_other_table() {
         application();

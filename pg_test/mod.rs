@@ -1,7 +1,7 @@
 //! Unit tests that run inside the server, each in a transaction that rolls back.
 //!
-//! One file for each topic of the contract (docs/DESIGN.md). What a test does is in its name; what
-//! it needs is in [`fixture`].
+//! One file for each topic of the contract (docs/DESIGN.md), whose rules the comments name. What a
+//! test does is in its name; what it needs is in [`fixture`].
 
 mod archive;
 mod attach;
@@ -24,6 +24,8 @@ mod verify;
 
 #[cfg(test)]
 mod arrows;
+#[cfg(test)]
+mod rules_cited;
 #[cfg(test)]
 mod sql_in_source;
 

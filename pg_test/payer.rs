@@ -1,4 +1,4 @@
-//! Usage without an account column: the workflow row's account pays (DESIGN sections 3 and 4).
+//! Usage without an account column: the workflow row's account pays (DESIGN F3).
 
 use pgrx::prelude::*;
 
@@ -34,6 +34,7 @@ mod tests {
         ));
     }
 
+    /// (DESIGN F3)
     #[pg_test]
     fn the_account_of_the_completed_row_pays() {
         application_where_runs_pay();
@@ -44,6 +45,7 @@ mod tests {
         assert_eq!(entries("2"), ["settlement 1000000 -> 999990 w"]);
     }
 
+    /// (DESIGN F3)
     #[pg_test]
     fn the_function_charges_the_only_account_that_can_pay() {
         application_where_runs_pay();
@@ -57,6 +59,7 @@ mod tests {
         assert_eq!(settle("w")["status"], "already_settled");
     }
 
+    /// (DESIGN H3)
     #[pg_test]
     fn the_function_does_not_choose_between_several_payers() {
         application_where_runs_pay();
@@ -94,6 +97,7 @@ mod tests {
         );
     }
 
+    /// (DESIGN H1, H3)
     #[pg_test]
     fn nobody_s_run_is_an_error_in_the_function_and_a_warning_in_the_trigger() {
         application_where_runs_pay();
@@ -155,6 +159,7 @@ mod tests {
         assert_fails(&settle_sql("nope"), "P0002");
     }
 
+    /// (DESIGN H5)
     #[pg_test]
     fn existing_usage_of_runs_is_exempt_whoever_pays_later() {
         schema();

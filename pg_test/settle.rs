@@ -1,4 +1,4 @@
-//! `settle_workflow`: what it charges and what it answers (DESIGN section 4).
+//! `settle_workflow`: what it charges and what it answers.
 
 use pgrx::prelude::*;
 
@@ -9,6 +9,7 @@ mod tests {
 
     use crate::tests::fixture::*;
 
+    /// (DESIGN A1, A2, A3)
     #[pg_test]
     fn the_answer_tells_what_one_account_paid() {
         application();
@@ -34,6 +35,7 @@ mod tests {
         assert_eq!(balance("ann"), 999_970);
     }
 
+    /// (DESIGN A2, E2)
     #[pg_test]
     fn a_second_call_charges_nothing_and_says_so() {
         application();
@@ -49,6 +51,7 @@ mod tests {
         assert_eq!(entries("ann").len(), 1);
     }
 
+    /// (DESIGN P7)
     #[pg_test]
     fn a_call_without_a_charge_writes_nothing() {
         application();
@@ -62,6 +65,7 @@ mod tests {
         assert_eq!(text(versions), before);
     }
 
+    /// (DESIGN H7)
     #[pg_test]
     fn usage_that_comes_late_is_charged_by_the_next_call() {
         application();
@@ -75,6 +79,7 @@ mod tests {
         assert_eq!(paid("ann"), 17);
     }
 
+    /// (DESIGN A6)
     #[pg_test]
     fn a_known_workflow_without_usage_is_no_usage() {
         application();
@@ -87,6 +92,7 @@ mod tests {
         assert_eq!(answer["charges"], json!([]));
     }
 
+    /// (DESIGN A6)
     #[pg_test]
     fn an_unknown_workflow_is_an_error() {
         application();
@@ -95,6 +101,7 @@ mod tests {
         assert_ne!(failure.hint, "");
     }
 
+    /// (DESIGN A6)
     #[pg_test]
     fn a_workflow_that_only_the_usage_knows_is_settled() {
         application();
@@ -102,6 +109,7 @@ mod tests {
         assert_eq!(settle("only used")["status"], "settled");
     }
 
+    /// (DESIGN A7)
     #[pg_test]
     fn a_null_id_is_an_error_in_every_form_of_the_function() {
         application();
@@ -130,6 +138,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN A8)
     #[pg_test]
     fn a_call_before_completion_charges_what_is_there() {
         application();
@@ -142,6 +151,7 @@ mod tests {
         assert_eq!(settle("w")["status"], "already_settled");
     }
 
+    /// (DESIGN A3, P4)
     #[pg_test]
     fn several_accounts_pay_each_their_own() {
         application();
@@ -162,6 +172,7 @@ mod tests {
         assert_eq!((paid("ann"), paid("bob")), (10, 6));
     }
 
+    /// (DESIGN A3)
     #[pg_test]
     fn of_several_accounts_only_the_one_with_new_usage_is_charged() {
         application();
@@ -175,6 +186,28 @@ mod tests {
         assert_eq!((paid("ann"), paid("bob")), (10, 7));
     }
 
+    /// (DESIGN A4)
+    #[pg_test]
+    fn an_amount_that_cannot_be_read_is_an_error_and_never_0() {
+        application();
+        add_usage("w", "ann", 10);
+        settle("w");
+        add_usage("w", "ann", 1);
+        run(
+            "ALTER TABLE token_balance.settlement ALTER usage_tokens TYPE numeric,
+                 ALTER usage_tokens DROP NOT NULL",
+        );
+        for unreadable in ["10.5", "1e30", "'NaN'", "NULL"] {
+            run(&format!(
+                "UPDATE token_balance.settlement SET usage_tokens = {unreadable}"
+            ));
+            assert_fails(&settle_sql("w"), "55000");
+        }
+        run("UPDATE token_balance.settlement SET usage_tokens = 10");
+        assert_eq!(charge_of("w"), 1);
+    }
+
+    /// (DESIGN A5)
     #[pg_test]
     fn usage_that_names_no_account_is_nobody_s_to_pay() {
         application();
@@ -197,6 +230,7 @@ mod tests {
         assert_eq!(paid("ann"), 1);
     }
 
+    /// (DESIGN P8)
     #[pg_test]
     fn a_sum_that_shrank_charges_nothing_and_gives_nothing_back() {
         application();
@@ -217,6 +251,7 @@ mod tests {
         assert_eq!(paid("ann"), 40);
     }
 
+    /// (DESIGN P7)
     #[pg_test]
     fn null_and_zero_tokens_count_as_nothing() {
         application();
@@ -230,6 +265,7 @@ mod tests {
         assert_eq!(charge_of("w"), 4);
     }
 
+    /// (DESIGN E3)
     #[pg_test]
     fn an_account_goes_into_overdraft_and_is_still_charged() {
         application();
@@ -305,6 +341,7 @@ mod tests {
         assert_eq!(balance("ann"), INITIAL - 6 * i64::from(i32::MAX));
     }
 
+    /// (DESIGN H3)
     #[pg_test]
     fn a_sum_past_bigint_is_out_of_range_and_charges_nothing() {
         schema();
@@ -325,6 +362,7 @@ mod tests {
         assert_eq!(charge_of("w"), 2);
     }
 
+    /// (DESIGN E3)
     #[pg_test]
     fn a_balance_can_go_down_to_the_smallest_number_and_not_below() {
         schema();
@@ -342,6 +380,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN H3)
     #[pg_test]
     fn a_bad_charge_fails_the_whole_call() {
         application();
@@ -357,6 +396,7 @@ mod tests {
         assert_eq!(charge_of("w"), 17);
     }
 
+    /// (DESIGN H3)
     #[pg_test]
     fn a_charge_below_the_range_of_the_column_is_an_error() {
         application();
@@ -393,6 +433,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN F1, P2)
     #[pg_test]
     fn a_batch_has_one_row_for_each_charge() {
         application();
@@ -437,6 +478,7 @@ mod tests {
         assert_eq!(number(empty), 0);
     }
 
+    /// (DESIGN S5)
     #[pg_test]
     fn a_settlement_row_tells_usage_charge_and_times() {
         application();
@@ -456,6 +498,7 @@ mod tests {
         ));
     }
 
+    /// (DESIGN E1)
     #[pg_test]
     fn a_settlement_that_is_rolled_back_to_a_savepoint_can_be_made_again() {
         application();
@@ -472,6 +515,7 @@ mod tests {
         assert_eq!(entries("ann"), ["settlement 1000000 -> 999990 w"]);
     }
 
+    /// (DESIGN O1)
     #[pg_test]
     fn a_settlement_that_fails_gives_the_caller_s_role_back() {
         application();

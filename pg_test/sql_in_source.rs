@@ -1,5 +1,5 @@
 //! Held against the source: SQL that the extension runs looks no operator and no function up in the
-//! caller's search path (DESIGN section 5).
+//! caller's search path (DESIGN O12).
 
 use std::fs;
 use std::path::{Path, PathBuf};

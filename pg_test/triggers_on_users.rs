@@ -16,6 +16,7 @@ mod tests {
         ));
     }
 
+    /// (DESIGN L1, L2)
     #[pg_test]
     fn a_before_trigger_that_alters_the_amount_has_an_entry_of_its_own() {
         application();
@@ -59,6 +60,7 @@ mod tests {
         assert_eq!(charge_of("w"), 0);
     }
 
+    /// (DESIGN L6)
     #[pg_test]
     fn an_after_trigger_that_tops_up_comes_after_the_charge() {
         application();
@@ -136,6 +138,30 @@ mod tests {
         settle("w");
         assert_eq!(entries("ann"), ["settlement 1000000 -> 999990 w"]);
         assert_eq!(entries("bob"), ["adjustment 1000000 -> 1000001"]);
+    }
+
+    /// The server fires what a trigger's own statement has queued before the rest of the outer one's
+    /// (DESIGN L5).
+    #[pg_test]
+    fn an_after_trigger_that_changes_another_row_of_its_statement_is_shown_by_reconcile() {
+        application();
+        add_trigger(
+            "referral",
+            "AFTER UPDATE",
+            "IF NEW.id = 'ann' THEN
+                 UPDATE users SET token_balance = token_balance + 1 WHERE id = 'bob';
+             END IF;",
+        );
+        run("UPDATE users SET token_balance = token_balance - 10");
+        assert_eq!(
+            entries("bob"),
+            [
+                "adjustment 999990 -> 999991",
+                "adjustment 1000000 -> 999990"
+            ]
+        );
+        let problems = list("SELECT problem FROM token_balance.reconcile() WHERE user_id = 'bob'");
+        assert_eq!(problems, ["chain broken", "balance differs from ledger"]);
     }
 
     #[pg_test]

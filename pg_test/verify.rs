@@ -1,4 +1,4 @@
-//! `verify`: each check, what breaks it, and that its hint mends it (DESIGN section 3).
+//! `verify`: each check, what breaks it, and that its hint mends it.
 
 use pgrx::prelude::*;
 
@@ -79,6 +79,7 @@ mod tests {
         assert!(hint_of("binding").contains("token_balance.attach"));
     }
 
+    /// (DESIGN K3, K6)
     #[pg_test]
     fn a_missing_index_is_told_with_the_statement_that_makes_it() {
         application();
@@ -207,6 +208,7 @@ mod tests {
         assert_eq!(broken(), [""; 0]);
     }
 
+    /// (DESIGN S4)
     #[pg_test]
     fn tables_that_were_renamed_are_told() {
         application_with_index();
@@ -227,6 +229,7 @@ mod tests {
         assert_eq!(broken(), ["binding"]);
     }
 
+    /// (DESIGN D11)
     #[pg_test]
     fn a_ledger_that_could_be_changed_is_told_and_mended() {
         application_with_index();
@@ -241,6 +244,7 @@ mod tests {
         }
     }
 
+    /// (DESIGN D12)
     #[pg_test]
     fn an_entry_id_that_would_come_again_is_told_and_mended() {
         application_with_index();
@@ -253,6 +257,7 @@ mod tests {
         assert_ledger_is_whole();
     }
 
+    /// (DESIGN O10)
     #[pg_test]
     fn a_grant_that_was_taken_away_is_told_and_mended() {
         application_with_index();

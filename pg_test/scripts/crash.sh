@@ -2,7 +2,7 @@
 # Crashes with fsync on, in a cluster of its own: a backend, or the postmaster (every second time with all its
 # processes at once), is killed with SIGKILL while sessions settle. After each restart: every settlement and credit
 # whose commit was acknowledged is there, none is there twice, and the invariants hold. In a soak 20 cycles of each
-# kind; CYCLES=n for others, SEED=n for another run's random choices.
+# kind; CYCLES=n for others, SEED=n for another run's random choices (DESIGN E1, E2).
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}"
 # shellcheck source-path=SCRIPTDIR

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A dump, plain and custom, into a new database: the binding verifies, the ledger's chain is whole, the next entry
 # id is past the last, triggers and functions work, and the application's own role can call what it could before.
+# (DESIGN D10, D11, D12, S12)
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}"
 maintenance=${PGDATABASE:-postgres}

@@ -3,7 +3,7 @@
 # total_tokens) and workflows (id, status), as the query of one state that says what breaks them. The opening balance
 # is 1000000. I1: opening balance plus ledger is the column, and the chain has no gap. I2: what a settlement charged is
 # what the ledger and the queue have. I3: a completed workflow's usage is accounted for. I4: the ledger never shrinks:
-# what it had at an earlier check is there unchanged. I5: reconcile() is empty.
+# what it had at an earlier check is there unchanged. I5: reconcile() is empty (DESIGN S7).
 broken_invariants="
 WITH entries AS (
     SELECT user_id, previous_balance, new_balance, amount,

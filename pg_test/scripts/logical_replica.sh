@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A logical subscriber that has the extension, too: balances come with the rows, and nothing is settled twice.
+# (DESIGN D12, T4)
 set -euo pipefail
 : "${PG_BIN:?}"
 maintenance=${PGDATABASE:-postgres}

@@ -2,7 +2,7 @@
 # Memory: 50,000 settlements in one backend (in a soak 200,000) after 5,000 to warm up grow its resident set by less than
 # 5 MB per 200,000; and its plans survive DDL on every bound table, a DROP EXTENSION and a new one, without a
 # reconnect, whether another session does it or the same. In a cluster of its own with few shared buffers, since those
-# that a backend has touched count as resident.
+# that a backend has touched count as resident (DESIGN K12, W1).
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}"
 if ! grep -q '^VmRSS:' /proc/self/status 2>/dev/null; then

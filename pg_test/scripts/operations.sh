@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # docs/operations.md: every command of it, SQL and shell, in order, in a database that the page could have been written
-# in; where the page shows an output, it must be that.
+# in; where the page shows an output, it must be that (DESIGN V20).
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
 page=$PROJECT/docs/operations.md

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # pg_upgrade into a cluster of the same version: the binding points at the right tables, the chain goes on.
+# (DESIGN D12)
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}"
 # A socket's path must be short, and the new cluster's is made in the working folder.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # pgspot, a checker for search-path holes in extension scripts, over the scripts that install and update: no error.
+# (DESIGN O12)
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
 version=$(sed -n 's/^version *= *"\(.*\)"/\1/p' "$PROJECT/Cargo.toml" | head -n 1)

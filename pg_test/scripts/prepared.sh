@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Two-phase commit: a settlement that is prepared keeps its workflow and its accounts locked, and is charged once.
+# (DESIGN E1, N3, P3)
 set -euo pipefail
 : "${PG_BIN:?}"
 maintenance=${PGDATABASE:-postgres}
@@ -50,4 +51,7 @@ ROLLBACK PREPARED 'tb_one';
 SQL
 is 'rolled back: not charged' "$(value 'SELECT token_balance FROM users')" 999880
 is 'rolled back: the next one takes it' "$(settle w1)" 3
+crossing=$(psql -d "$db" -v VERBOSITY=sqlstate -c BEGIN -c 'UPDATE users SET token_balance = -1' \
+    -c "PREPARE TRANSACTION 'tb_one'" 2>&1 || true)
+is 'across zero: the server does not prepare what has notified' "$crossing" 'ERROR:  0A000'
 exit "$failed"

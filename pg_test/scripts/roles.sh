@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The README's GRANT block, applied as it stands; then one login a role, and what each may and may not do.
+# The README's GRANT block, applied as it stands; then one login per role, and what each may and may not do.
+# (DESIGN O9, O10)
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
 maintenance=${PGDATABASE:-postgres}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A settlement of more runs than a transaction locks loses one of them to another session, and leaves no trace of it in
 # the WAL: what is decoded of `settlement` has the row once, a subscriber of the table goes on, and so do the indexes.
+# (DESIGN P17)
 set -euo pipefail
 : "${PG_BIN:?}"
 maintenance=${PGDATABASE:-postgres}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A physical standby, streaming: everything that reads works there and answers as the primary does; everything that
 # writes gets the server's own error. After its promotion settling goes on, and the ledger's chain is whole.
+# (DESIGN D12)
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}"
 # shellcheck source-path=SCRIPTDIR

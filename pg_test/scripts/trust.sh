@@ -3,6 +3,7 @@
 # pg_test/trust, each with a seed that it prints. In a soak with the programs' own sizes: 10,000
 # operations, 200 rounds, 60 seconds, 20,000 settlements, 2 times 100 rounds, 60 seconds of chaos,
 # 4 sweeps of 8,000 runs, 5 rounds of late usage, 24 meetings in one run, 300 layouts of tables.
+# (DESIGN E1, E2, E3, P2, R1, W3)
 set -euo pipefail
 
 trust="$PROJECT/trust"

@@ -1,5 +1,6 @@
--- Everything that the catalogs say of the extension, its members and its triggers on the bound tables, one thing a
+-- Everything that the catalogs say of the extension, its members and its triggers on the bound tables, one thing per
 -- line and without OIDs, so that two databases can be compared.
+-- The test that compares them updates servers and databases at work (DESIGN S12, U1, U2, U3, U4, U5, U6).
 SET search_path = pg_catalog;
 
 CREATE TEMPORARY TABLE member AS

@@ -1,4 +1,4 @@
--- archive_ledger: old entries move to a table of the DBA's; statement, balance_at, references, refunds and reconcile hold.
+-- archive_ledger: old entries move to a table of the DBA's; statement, balance_at, references, refunds and reconcile hold (DESIGN S9, V1, V3, V4, V5, V6, V7, V9, V15, V16, V17, V18, V19, V20).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

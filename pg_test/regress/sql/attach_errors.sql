@@ -1,4 +1,4 @@
--- Each mistake gives one clear error: the column or table named, a SQLSTATE, a hint; and nothing is half done.
+-- Each mistake gives one clear error: the column or table named, a SQLSTATE, a hint; and nothing is half done (DESIGN F9, O7).
 \set SHOW_CONTEXT never
 CREATE SCHEMA ae;
 SET search_path = ae, public;

@@ -1,4 +1,4 @@
--- What attach does to the users table, and each of its options.
+-- What attach does to the users table, and each of its options (DESIGN D6, D7, F7, L7, O13).
 \set SHOW_CONTEXT never
 CREATE SCHEMA ao;
 SET search_path = ao, public;

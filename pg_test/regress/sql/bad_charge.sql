@@ -1,4 +1,4 @@
--- A charge that cannot be made: the function raises it; a completion is not refused for it.
+-- A charge that cannot be made: the function raises it; a completion is not refused for it (DESIGN H1, H2, H3, H4, P14, P16).
 \set SHOW_CONTEXT never
 CREATE SCHEMA bc;
 SET search_path = bc, public;

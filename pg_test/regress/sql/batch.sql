@@ -1,4 +1,4 @@
--- token_balance.settle_workflows: many at once, the same rules.
+-- token_balance.settle_workflows: many at once, the same rules (DESIGN F1, P1, P2).
 \set SHOW_CONTEXT never
 CREATE SCHEMA ba;
 SET search_path = ba, public;

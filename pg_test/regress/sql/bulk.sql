@@ -1,4 +1,4 @@
--- One statement that completes 3,000 runs over many accounts.
+-- One statement that completes 3,000 runs over many accounts (DESIGN K3, K4, P2, T9).
 \set SHOW_CONTEXT never
 CREATE SCHEMA bk;
 SET search_path = bk, public;

@@ -1,4 +1,4 @@
--- Every member of the extension, so that nothing lands unnoticed.
+-- Every member of the extension, so that nothing lands unnoticed (DESIGN F1, F2, O9, S2, S5, S6, S9, S10, S11, S12, Z1).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

@@ -1,4 +1,4 @@
--- credit: tokens that are given to an account, once for a reference.
+-- credit: tokens that are given to an account, once for a reference (DESIGN C1, C2, F12).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

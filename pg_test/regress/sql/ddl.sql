@@ -1,4 +1,4 @@
--- Prepared plans survive DDL in the session that holds them.
+-- Prepared plans survive DDL in the session that holds them (DESIGN K12, O2).
 \set SHOW_CONTEXT never
 CREATE SCHEMA dd;
 SET search_path = dd, public;

@@ -1,4 +1,4 @@
--- Tables that Citus has distributed look like others, but their rows are in shards: refused at attach and at use, by
+-- (DESIGN Z2) Tables that Citus has distributed look like others, but their rows are in shards: refused at attach and at use, by
 -- whatever way. The stand-in has the catalog that tells, and invalidates a table as Citus does.
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;

@@ -1,4 +1,4 @@
--- Usage from before the extension: exempt, or charged when asked.
+-- Usage from before the extension: exempt, or charged when asked (DESIGN H5).
 \set SHOW_CONTEXT never
 CREATE SCHEMA eu;
 SET search_path = eu, public;

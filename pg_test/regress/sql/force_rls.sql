@@ -1,4 +1,4 @@
--- Row-level security, forced on the owner too, hides every row from everybody: a charge still reaches its row.
+-- Row-level security, forced on the owner too, hides every row from everybody: a charge still reaches its row (DESIGN O4).
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 CREATE ROLE regress_tb_rls;

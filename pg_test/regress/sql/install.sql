@@ -1,4 +1,4 @@
--- CREATE EXTENSION binds by convention and never fails for what it finds.
+-- CREATE EXTENSION binds by convention and never fails for what it finds (DESIGN D1, D2, D3, D4, S1, S3).
 \set SHOW_CONTEXT never
 CREATE SCHEMA inst;
 SET search_path = inst, public;

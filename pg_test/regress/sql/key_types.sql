@@ -1,4 +1,4 @@
--- Every type that a user id and a workflow id can have, and pairs of different types.
+-- Every type that a user id and a workflow id can have, and pairs of different types (DESIGN F11).
 \set SHOW_CONTEXT never
 CREATE SCHEMA kt;
 SET search_path = kt, public;

@@ -1,4 +1,4 @@
--- The ledger: every change of every balance, whoever makes it; append only.
+-- The ledger: every change of every balance, whoever makes it; append only (DESIGN L1, L2, L3, L4, S7, S8).
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 CREATE ROLE regress_tb_clerk;

@@ -1,4 +1,4 @@
--- A statement that completes many runs is settled as one: one UPDATE an account. Savepoints, deferred triggers,
+-- (DESIGN P13, T9, T10, T11, T12, T13) A statement that completes many runs is settled as one: one UPDATE per account. Savepoints, deferred triggers,
 -- partitions, usage that is added meanwhile, and calls of note_completion by hand change no sum.
 \set SHOW_CONTEXT never
 CREATE SCHEMA os;

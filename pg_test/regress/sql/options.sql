@@ -1,4 +1,4 @@
--- attach's options: busy_account and late_usage. They can be changed in place; nothing else of a binding can.
+-- attach's options: busy_account and late_usage. They can be changed in place; nothing else of a binding can (DESIGN F8, G2, G3, Q7, S11).
 \set SHOW_CONTEXT never
 CREATE SCHEMA op;
 SET search_path = op, public;

@@ -1,4 +1,4 @@
--- The view overdrawn. (The notification is in the isolation tests, where sessions listen.)
+-- The view overdrawn. (The notification is in the isolation tests, where sessions listen.) (DESIGN E3, F1)
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

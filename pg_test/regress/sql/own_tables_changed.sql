@@ -1,4 +1,4 @@
--- A DBA alters the extension's own tables: what is read and written without SQL is left to SQL, and no value is taken for
+-- (DESIGN K11) A DBA alters the extension's own tables: what is read and written without SQL is left to SQL, and no value is taken for
 -- one of another type.
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;

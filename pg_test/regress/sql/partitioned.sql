@@ -1,4 +1,4 @@
--- Partitioned workflow, usage and users tables.
+-- Partitioned workflow, usage and users tables (DESIGN T3).
 \set SHOW_CONTEXT never
 CREATE SCHEMA pt;
 SET search_path = pt, public;

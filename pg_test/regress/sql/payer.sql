@@ -1,4 +1,4 @@
--- The usage has no account: the workflow row's account pays.
+-- The usage has no account: the workflow row's account pays (DESIGN F3).
 \set SHOW_CONTEXT never
 CREATE SCHEMA py;
 SET search_path = py, public;

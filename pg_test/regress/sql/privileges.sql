@@ -1,4 +1,4 @@
--- Who may do what, run as the roles themselves.
+-- Who may do what, run as the roles themselves (DESIGN O3, O5, O8, O9, O11).
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 CREATE ROLE regress_tb_owner;

@@ -1,4 +1,4 @@
--- reconcile: a deliberately damaged copy is reported line by line, a busy and healthy one not at all.
+-- reconcile: a deliberately damaged copy is reported line by line, a busy and healthy one not at all (DESIGN O16, R1, R2, R3).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

@@ -1,4 +1,4 @@
--- refund_workflow: a charge given back, all or a part, to the accounts that paid.
+-- refund_workflow: a charge given back, all or a part, to the accounts that paid (DESIGN C2, C5, C6).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

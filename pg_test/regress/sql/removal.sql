@@ -1,4 +1,4 @@
--- What goes and what stays.
+-- What goes and what stays (DESIGN D8, D9).
 \set SHOW_CONTEXT never
 \set VERBOSITY default
 CREATE SCHEMA rm;

@@ -1,4 +1,4 @@
--- The README's three roles, logged in as each: what they may call, and what they are denied.
+-- The README's three roles, logged in as each: what they may call, and what they are denied (DESIGN O9, O10).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

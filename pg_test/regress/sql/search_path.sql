@@ -1,4 +1,4 @@
--- Nothing in the extension looks a name up in the caller's search path: not tables, functions, operators or types.
+-- Nothing in the extension looks a name up in the caller's search path: not tables, functions, operators or types (DESIGN O12).
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 CREATE SCHEMA sp;

@@ -1,4 +1,4 @@
--- Names that the owner's triggers do not qualify: found in the schemas that attach has kept, by whoever completes a run, and never where the caller wants them to be.
+-- Names that the owner's triggers do not qualify: found in the schemas that attach has kept, by whoever completes a run, and never where the caller wants them to be (DESIGN F8, O14, X1, X2, X5, X6, X7, X8, X9, X10).
 \set SHOW_CONTEXT never
 \set VERBOSITY terse
 SET client_min_messages = warning;

@@ -1,4 +1,4 @@
--- An application whose usage carries a session id, used again for many runs.
+-- An application whose usage carries a session id, used again for many runs (DESIGN F10).
 \set SHOW_CONTEXT never
 CREATE SCHEMA ss;
 SET search_path = ss, public;

@@ -1,4 +1,4 @@
--- settle_workflow: what it answers and what it charges.
+-- settle_workflow: what it answers and what it charges (DESIGN A1, A2, A3, A5, A6, A7, A8, E3, P8).
 \set SHOW_CONTEXT never
 CREATE SCHEMA st;
 SET search_path = st, public;

@@ -1,4 +1,4 @@
--- One workflow, several accounts: each pays for its own usage, all or nothing.
+-- One workflow, several accounts: each pays for its own usage, all or nothing (DESIGN A3, H3).
 \set SHOW_CONTEXT never
 CREATE SCHEMA sa;
 SET search_path = sa, public;

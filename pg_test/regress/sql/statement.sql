@@ -1,4 +1,4 @@
--- statement and balance_at: an account's past, by the ledger.
+-- statement and balance_at: an account's past, by the ledger (DESIGN F1).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

@@ -1,4 +1,4 @@
--- summary: the dashboard's payload, against the same numbers by hand.
+-- summary: the dashboard's payload, against the same numbers by hand (DESIGN F6, K6).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

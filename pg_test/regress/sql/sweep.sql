@@ -1,4 +1,4 @@
--- The sweep: settle_pending and settle_backlog take what no completion has taken, once.
+-- The sweep: settle_pending and settle_backlog take what no completion has taken, once (DESIGN H7, W1, W2, W4, W5, W6).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

@@ -1,4 +1,4 @@
--- The completion of a run settles it: each way that a row can become completed.
+-- The completion of a run settles it: each way that a row can become completed (DESIGN A7, K1, O14, O15, T1, T2, T4, T5, T7).
 \set SHOW_CONTEXT never
 CREATE SCHEMA tg;
 SET search_path = tg, public;

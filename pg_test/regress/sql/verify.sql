@@ -1,4 +1,4 @@
--- verify(): all that the extension needs, each with what to do when it is not so.
+-- verify(): all that the extension needs, each with what to do when it is not so (DESIGN K3, S4).
 \set SHOW_CONTEXT never
 CREATE SCHEMA vf;
 SET search_path = vf;
