@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Mutations: a suite that cannot fail proves nothing. Each patch of pg_test/mutations takes away one thing that settling
 # relies on. It is applied to a copy of the sources, built, and put into a copy of the server; there each test that the
-# patch names ("Caught by: KIND TEST") must fail, and must have passed before. ONLY=name for one patch.
+# patch names ("Caught by: KIND [TEST]") must fail, and must have passed before. ONLY=name for one patch.
 # shellcheck source=scripts/lib.sh
 source "${ROOT:?}/scripts/lib.sh"
 # shellcheck source=pg_test/once_per_run/server_copy.sh
@@ -18,7 +18,7 @@ failed=0
 copy_sources() {
     rm -rf "$sources"
     mkdir -p "$sources"
-    cp -R "$ROOT/Cargo.toml" "$ROOT/Cargo.lock" "$ROOT/src" "$ROOT/sql" "$sources/"
+    cp -R "$ROOT/Cargo.toml" "$ROOT/Cargo.lock" "$ROOT/src" "$ROOT/sql" "$ROOT/docs" "$sources/"
 }
 
 # The dependencies are those of the suite's own build, by links. Where that cannot be, cargo builds them again.
@@ -42,23 +42,28 @@ install_library() {
     mv "$pkglib/$(library_file).new" "$pkglib/$(library_file)"
 }
 
-# run_test KIND TEST [ARGUMENT…]: one test of the suite, in the copied server.
+# run_test KIND [TEST [ARGUMENT…]]: one test of the suite, in the copied server or on the copied sources.
 run_test() {
-    local kind=$1 name=$2 work="$WORK/test"
-    shift 2
+    local kind=$1 name=${2:-} work="$WORK/test"
     as_db_user rm -rf "$work"
     as_db_user mkdir "$work"
     case $kind in
+    arrows) run_arrows ;;
     isolation) run_regress isolation/pg_isolation_regress "$kind" "$name" ;;
     regress) run_regress regress/pg_regress "$kind" "$name" ;;
     script) in_server_env WORK="$work" PROJECT="$PROJECT" timeout 120 "$PROJECT/pg_test/scripts/$name.sh" ;;
     trust)
         in_server_env dropdb --if-exists tb_mutations 2>/dev/null
         in_server_env createdb tb_mutations
-        in_server_env PGDATABASE=tb_mutations timeout 120 "$PROJECT/trust" "$name" "$@"
+        in_server_env PGDATABASE=tb_mutations timeout 120 "$PROJECT/trust" "$name" "${@:3}"
         ;;
     *) die "no test is of the kind $kind" ;;
     esac
+}
+
+run_arrows() { # the test of the imports, which needs the sources and no server
+    CARGO_MANIFEST_DIR="$sources" rustc --edition 2024 --test "$ROOT/pg_test/arrows.rs" -o "$WORK/arrows" &&
+        "$WORK/arrows"
 }
 
 run_regress() { # TOOL KIND TEST; what differs is worth a look
@@ -71,7 +76,7 @@ run_regress() { # TOOL KIND TEST; what differs is worth a look
 }
 
 evidence() { # the first lines that say what went wrong
-    awk '/^[-+][^-+]/ || /FAILED/ { if (++n <= 6) print "    " substr($0, 1, 160) }' "$WORK/log"
+    awk '/^[-+][^-+]/ || /FAILED/ || / is not below / { if (++n <= 6) print "    " substr($0, 1, 160) }' "$WORK/log"
 }
 
 named_tests() { sed -n 's/^Caught by: //p' "$1"; }
