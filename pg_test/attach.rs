@@ -360,7 +360,7 @@ mod tests {
         assert_eq!(text(path), "{app}");
         // As the catalog of 0.2.0 has it.
         run("UPDATE token_balance.binding SET search_path = NULL");
-        crate::binding::upgrade().expect("the tables are there");
+        crate::attach::upgrade().expect("the tables are there");
         assert_eq!(text(path), "{app,audit}");
     }
 

@@ -17,7 +17,7 @@ const UNCITED: [(&str, &str); 4] = [
         "O6",
         "no test: a table would have to change hands between two looks of one call",
     ),
-    ("U7", "pg_test/once/mounted.sh tests it"),
+    ("U7", "pg_test/once_per_run/mounted.sh tests it"),
     (
         "K5",
         "no test: the answers of a summary are tested, and the bench measures it",
