@@ -274,6 +274,16 @@ fn imports_go_down_and_in_no_circle() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// A version that comes next must find one place to look at.
+#[test]
+fn one_file_knows_the_version_of_the_server() {
+    let asks = |code: &str| code.contains("feature = \"pg1");
+    let sources = sources();
+    let files: Vec<_> = sources.iter().filter(|(_, code)| asks(code)).collect();
+    let files: Vec<_> = files.iter().map(|(file, _)| file.as_str()).collect();
+    assert_eq!(files, ["postgres/versions"]);
+}
+
 #[test]
 fn each_room_is_in_the_map() {
     let map = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");

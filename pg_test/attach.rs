@@ -7,7 +7,7 @@ mod tests {
     use pgrx::prelude::*;
 
     use crate::binding::Spec;
-    use crate::binding::arguments::{ARGUMENTS, Kind, Value};
+    use crate::binding::attach_arguments::{ARGUMENTS, Kind, Value};
     use crate::tests::fixture::*;
 
     /// Name, type and default of each argument, as SQL declares it.

@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use pgrx::{AnyNumeric, JsonB};
 use serde::Serialize;
 
-use super::arguments::{refuse_read_only, required, to_json, tokens};
+use super::common::{refuse_read_only, required, to_json, tokens};
 use crate::binding::{Bound, bound, bound_and_users_locked};
 use crate::error::{Error, Result};
 use crate::ledger::account;

@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 use pgrx::{JsonB, pg_sys};
 use serde::Serialize;
 
-use super::arguments::{refuse_read_only, required, to_json};
+use super::common::{refuse_read_only, required, to_json};
 use crate::ledger::archive;
 
 /// The answer of `archive_ledger`.

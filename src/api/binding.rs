@@ -5,9 +5,9 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{AnyNumeric, pg_sys};
 
-use super::arguments::{refuse_read_only, required};
+use super::common::{refuse_read_only, required};
 use crate::attach;
-use crate::binding::arguments::{Argument, Kind, Value};
+use crate::binding::attach_arguments::{Argument, Kind, Value};
 use crate::binding::{Spec, relation_of};
 use crate::error::{Error, Result};
 use crate::postgres::call::{self, Given};

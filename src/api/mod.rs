@@ -6,6 +6,6 @@
 
 mod accounts;
 mod archive;
-mod arguments;
 mod binding;
+mod common;
 mod settling;

@@ -5,7 +5,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, Uuid, pg_sys};
 
-use super::arguments::{at_least_one, refuse_read_only, required, to_json};
+use super::common::{at_least_one, refuse_read_only, required, to_json};
 use crate::binding::{Bound, bound_and_locked};
 use crate::error::{Error, Result};
 use crate::ledger::account;

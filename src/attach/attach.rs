@@ -6,7 +6,7 @@ use super::check::{check, check_existing_balances, check_ownership};
 use super::existing::{exempt_existing_usage, record_changes_while_detached};
 use super::grants::grant_everyday_functions;
 use super::search_path::{self, Attacher};
-use super::triggers::drop_late_usage;
+use super::trigger_ddl::drop_late_usage;
 use crate::binding::{BALANCE_COLUMN, Binding, LateUsage, Spec, bound, lock_out_settlements};
 use crate::error::{Error, Result};
 use crate::ledger::busy;

@@ -1,4 +1,6 @@
-//! What can be wrong with the arguments of `attach`, looked at before anything is changed.
+//! What `attach` checks before anything is changed: values that make no sense, keys that do not fit, owners.
+//! That tables and columns are there and of types that can be bound is checked where a spec is held against
+//! the catalogs (`binding/resolve.rs`); schemas of a search_path, in `search_path.rs`.
 
 use pgrx::pg_sys;
 
@@ -8,7 +10,7 @@ use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::security::{self, RunAs};
 use crate::postgres::spi;
 
-/// Everything that can be wrong with a spec, before anything is changed.
+/// A spec whose values make sense, held against the catalogs.
 pub(super) fn check(spec: Spec) -> Result<Binding> {
     check_values(&spec)?;
     let binding = Binding::resolve(spec)?;

@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use super::check::check_caller_owns;
 use super::grants::change_grants;
-use super::triggers;
+use super::trigger_ddl;
 use crate::binding::own::extension_owner;
 use crate::binding::{BALANCE_COLUMN, BusyAccount, Spec, bound, lock_out_settlements};
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
     let _ = bound();
     let _owner = RunAs::owner(extension_owner()?);
     for table in &tables {
-        triggers::drop_from(table)?;
+        trigger_ddl::drop_from(table)?;
     }
     if let Some(users) = tables.iter().find(|table| table.oid == spec.users.oid) {
         if drop_column {

@@ -8,7 +8,7 @@ mod detach;
 mod existing;
 mod grants;
 mod search_path;
-pub(crate) mod triggers;
+pub(crate) mod trigger_ddl;
 mod upgrade;
 
 pub(crate) use attach::attach;

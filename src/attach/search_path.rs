@@ -5,7 +5,9 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
-use crate::binding::path::{can_be_named, in_force, oids, paths, searched_names, trusted_only};
+use crate::binding::search_path::{
+    can_be_named, in_force, oids, paths, searched_names, trusted_only,
+};
 use crate::binding::{Binding, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;

@@ -1,5 +1,6 @@
 //! When a row of the workflow table is completed. The rule is here and nowhere else, once in SQL and once for
-//! a row that is at hand; a test compares the two.
+//! a row that is at hand; a test compares the two. (Where no workflow table is bound, that a run was settled
+//! once says it: `settle/settlement.rs`.)
 
 use pgrx::pg_sys;
 use pgrx::spi::quote_literal;

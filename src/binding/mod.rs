@@ -4,14 +4,14 @@
 //! [`Binding`] is a spec held against the catalogs. A [`Bound`] is the binding as a backend keeps it, with
 //! what the rooms above have made of it; this room knows none of them.
 
-pub(crate) mod arguments;
+pub(crate) mod attach_arguments;
 mod bound;
 pub(crate) mod completed;
 mod model;
 mod options;
 pub(crate) mod own;
-pub(crate) mod path;
 mod resolve;
+pub(crate) mod search_path;
 mod spec;
 mod stored;
 
@@ -20,6 +20,6 @@ pub(crate) use bound::{
 };
 pub(crate) use model::{BALANCE_COLUMN, Binding, Completion, Key, Payer, Workflows, numeric_scale};
 pub(crate) use options::{BusyAccount, LateUsage};
-pub(crate) use path::path_of;
 pub(crate) use resolve::{relation_of, wrong_type};
+pub(crate) use search_path::path_of;
 pub(crate) use spec::{Relation, Spec};

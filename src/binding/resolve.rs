@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use super::model::{BALANCE_COLUMN, Binding, Completion, Details, Key, Payer, Workflows};
 use super::own::{distributed, extension_owner};
-use super::path::paths;
+use super::search_path::paths;
 use super::spec::{Relation, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};

@@ -6,7 +6,7 @@
 use pgrx::pg_sys;
 use serde_json::{Map, Value};
 
-use super::arguments::changeable;
+use super::attach_arguments::changeable;
 use super::own::extension_owner;
 use super::spec::Spec;
 use crate::error::{Error, Result};

@@ -1,5 +1,5 @@
 //! As which role a statement runs, and with which search_path: the owner of the tables that it touches, and
-//! the path that `attach` has stored (DESIGN section 5).
+//! the path that `attach` has stored (DESIGN, parts O and X).
 //!
 //! The pattern is PostgreSQL's own for foreign-key checks (`ri_PerformCheck` in `ri_triggers.c`):
 //! code that an application put on its table (a trigger, a default, an index expression) runs as

@@ -11,9 +11,9 @@ use pgrx::pg_sys;
 
 use super::datum::{c_string, column_text};
 use super::descriptor::elements;
+use super::error_fields::with_error_fields_kept;
 use super::security::SearchPath;
 use super::snapshot::{Snapshot, uses_transaction_snapshot};
-use super::sqlstate::with_sqlstate_kept;
 use super::unwind::unless_unwinding;
 use super::value::{Arg, Row};
 use super::versions::is_search_path;
@@ -330,7 +330,7 @@ fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], snapshot: Snapshot) -> Result
             }
             _ => std::ptr::null_mut(),
         };
-        check(with_sqlstate_kept(|| {
+        check(with_error_fields_kept(|| {
             pg_sys::SPI_execute_snapshot(
                 plan,
                 values.datums.as_mut_ptr(),

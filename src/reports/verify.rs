@@ -2,9 +2,9 @@
 
 use pgrx::spi::{quote_identifier, quote_literal};
 
-use crate::attach::triggers::Trigger;
+use crate::attach::trigger_ddl::Trigger;
 use crate::binding::own::{extension_owner, extension_schema};
-use crate::binding::path::{Untrusted, Who};
+use crate::binding::search_path::{Untrusted, Who};
 use crate::binding::{BALANCE_COLUMN, Binding, Payer};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;

@@ -2,7 +2,7 @@
 //!
 //! For a set of workflows: lock them, sum their usage with a snapshot taken after the locks, claim
 //! what is new in `settlement`, deduct it from the balances, one UPDATE per account. The ledger
-//! entries are written by the trigger on the users table. See DESIGN section 4.
+//! entries are written by the trigger on the users table. The rules are DESIGN's part P.
 
 pub(crate) mod charge;
 pub(crate) mod claim;

@@ -119,6 +119,15 @@ pub(crate) fn open(bound: &Bound) -> Option<OpenTable> {
     OpenTable::open(bound.own.settlement, &SHAPE)
 }
 
+/// SQL for "the workflow was settled once", of its canonical id: where no workflow table says that a run is
+/// completed, this does.
+pub(crate) fn was_settled_sql(workflow: &str) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM token_balance.settlement AS s \
+         WHERE s.workflow_id OPERATOR(pg_catalog.=) {workflow} AND s.first_settled_at IS NOT NULL)"
+    )
+}
+
 struct Statements {
     rename: Statement,
 }

@@ -13,6 +13,7 @@ use super::claim;
 use super::lock::lock_workflows;
 use super::occasion::Occasion;
 use super::settle;
+use super::settlement::was_settled_sql;
 use super::usage::usage_groups_sql;
 use crate::binding::{Binding, Bound, bound_and_locked, completed};
 use crate::error::{Result, notice};
@@ -88,9 +89,12 @@ enum Which {
 }
 
 /// Of the workflows $1, those that were settled once.
-const SETTLED_BEFORE: &str = "SELECT k.id FROM pg_catalog.unnest($1) AS k (id) \
-     WHERE EXISTS (SELECT 1 FROM token_balance.settlement AS s \
-     WHERE s.workflow_id OPERATOR(pg_catalog.=) k.id AND s.first_settled_at IS NOT NULL) ORDER BY 1";
+fn settled_before_sql() -> String {
+    format!(
+        "SELECT k.id FROM pg_catalog.unnest($1) AS k (id) WHERE {} ORDER BY 1",
+        was_settled_sql("k.id")
+    )
+}
 
 /// Of usage by workflow and account, the workflows of which some is not accounted for, in order.
 fn unsettled(bound: &Bound, groups: &[Row]) -> Result<Vec<String>> {
@@ -136,7 +140,7 @@ impl Pending {
         let mut workflows = unsettled(bound, &groups)?;
         if self.which == Which::SettledBefore {
             let _owner = RunAs::owner(bound.binding.extension_owner);
-            let outcome = spi::query(SETTLED_BEFORE, &[Arg::TextArray(&workflows)])?;
+            let outcome = spi::query(&settled_before_sql(), &[Arg::TextArray(&workflows)])?;
             workflows = texts(&outcome.rows, 0);
         }
         Ok(Some((groups.len(), workflows)))

@@ -25,6 +25,7 @@ use crate::postgres::value::Arg;
 use crate::settle::lock::lock_written;
 use crate::settle::occasion::Occasion;
 use crate::settle::settle;
+use crate::settle::settlement::was_settled_sql;
 
 struct Statements {
     is_over: Statement,
@@ -55,10 +56,7 @@ fn is_over_sql(binding: &Binding) -> String {
             ),
             completed::sql(binding, "w")
         ),
-        None => "SELECT 1 FROM token_balance.settlement AS s \
-                 WHERE s.workflow_id OPERATOR(pg_catalog.=) $1 \
-                 AND s.first_settled_at IS NOT NULL LIMIT 1"
-            .into(),
+        None => format!("SELECT 1 WHERE {}", was_settled_sql("$1")),
     }
 }
 

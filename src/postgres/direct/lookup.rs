@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::path::{Open, Path, Wanted};
+use super::index_path::{Open, Path, Wanted};
 use super::scan::Reader;
 use crate::postgres::invalidation;
 

@@ -37,13 +37,13 @@
 //!   other, goes through a single guard of pgrx's ([`super::raw`]). Inside it there is nothing to be dropped.
 //! - **Memory** is that of a context of its own, gone when the rows are written.
 
+mod index_path;
+mod insert;
 mod key;
 mod lookup;
-mod path;
 mod scan;
-mod table;
 
+pub(crate) use index_path::{Holds, Wanted};
+pub(crate) use insert::{Conflict, OpenTable, Shape};
 pub(crate) use lookup::Lookup;
-pub(crate) use path::{Holds, Wanted};
 pub(crate) use scan::FoundRow;
-pub(crate) use table::{Conflict, OpenTable, Shape};

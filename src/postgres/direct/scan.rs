@@ -5,8 +5,8 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
+use super::index_path::{Open, Path};
 use super::key::Argument;
-use super::path::{Open, Path};
 use crate::postgres::datum::{plain_bytes, plain_text};
 use crate::postgres::raw;
 use crate::postgres::snapshot::uses_transaction_snapshot;

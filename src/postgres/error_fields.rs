@@ -50,14 +50,14 @@ impl Kept {
 }
 
 thread_local! {
-    /// Of the last error under way while [`with_sqlstate_kept`] runs.
+    /// Of the last error under way while [`with_error_fields_kept`] runs.
     static SEEN: RefCell<Kept> = const { RefCell::new(Kept::nothing()) };
     /// Of the error that is to be raised again.
     static RAISED_AGAIN: RefCell<Kept> = const { RefCell::new(Kept::nothing()) };
 }
 
 /// Run `statement`; an error that it raises leaves with its own SQLSTATE and names.
-pub(crate) fn with_sqlstate_kept<T>(statement: impl FnOnce() -> T) -> T {
+pub(crate) fn with_error_fields_kept<T>(statement: impl FnOnce() -> T) -> T {
     let mut watch = pg_sys::ErrorContextCallback {
         previous: std::ptr::null_mut(),
         callback: Some(see),

@@ -8,9 +8,9 @@ use pgrx::pg_sys::IndexUniqueCheck;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 use crate::postgres::descriptor::elements;
+use crate::postgres::error_fields::with_error_fields_kept;
 use crate::postgres::invalidation;
 use crate::postgres::raw;
-use crate::postgres::sqlstate::with_sqlstate_kept;
 use crate::postgres::unwind::unless_unwinding;
 use crate::postgres::value::Arg;
 use crate::postgres::versions::{attribute, heap_form_tuple};
@@ -95,7 +95,7 @@ impl OpenTable {
         for batch in rows.chunks(BATCH) {
             let slots = &slots.0[..batch.len()];
             // An index of the DBA's may have a function of the DBA's.
-            let count = with_sqlstate_kept(|| self.insert_batch(batch, slots, conflict));
+            let count = with_error_fields_kept(|| self.insert_batch(batch, slots, conflict));
             written += count;
             if count < batch.len() {
                 break;
