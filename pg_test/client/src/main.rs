@@ -1,6 +1,6 @@
 //! Programs that try to break the promises of docs/DESIGN.md from outside, as clients.
 //!
-//! `trust PROGRAM [--seed N] [--size N]`; connects by PGHOST, PGPORT, PGUSER, PGDATABASE, and gives
+//! `client PROGRAM [--seed N] [--size N]`; connects by PGHOST, PGPORT, PGUSER, PGDATABASE, and gives
 //! `attach` the options in ATTACH. Exit code 0 if all holds; the seed is printed and replays the
 //! run, or as much of it as does not hang on what meets what: the choices of each session.
 
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         "speculative" => speculative::run(size(3)),
         "layout" => layout::run(seed, size(300)),
         _ => Err(
-            "usage: trust model|one-workflow|mixed|deadlock|bulk|chaos|sweep|late|speculative|layout \
+            "usage: client model|one-workflow|mixed|deadlock|bulk|chaos|sweep|late|speculative|layout \
              [--seed N] [--size N]"
                 .into(),
         ),
