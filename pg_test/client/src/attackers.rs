@@ -1,5 +1,5 @@
-//! Attackers: names taken beforehand, code on the tables by their owner, hostile search paths, roles
-//! with every privilege but ownership. Each check says what is denied, or what runs as whom.
+//! Attackers: names taken beforehand, code on the tables by their owner, hostile search paths, and
+//! roles with every privilege but ownership. Each check says what is denied, or what runs as whom.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ pub fn run() -> Result<String> {
     println!("# code on the tables by their owner, who is no superuser");
     OwnersCode::new(&mut stage)?.run()?;
     println!(
-        "# names that the owner's code does not qualify, planted by a role that may only complete runs"
+        "# names that the owner's code does not qualify, planted by a role that completes runs"
     );
     UnqualifiedNames::new(&mut stage)?.run()?;
     println!("# a rule that makes a bound table a view");
@@ -60,7 +60,7 @@ fn make_trap(stage: &Stage, schema: &str) -> Result<()> {
     let mut session = stage.session(MALLORY)?;
     session.run(&format!("SET tb.trap = '{schema}'"))?;
     session.run(include_str!("sql/trap.sql"))?;
-    println!("{}", session.take_notices("NOTICE").join("\n"));
+    println!("{}", session.take_notices().join("\n"));
     Ok(())
 }
 
@@ -71,10 +71,12 @@ fn distinct(stage: &Stage, query: &str) -> Result<Vec<String>> {
 
 // --- names that are taken ------------------------------------------------------------------------
 
-const LEFT_OVER: &str = "SELECT (SELECT count(*) FROM pg_extension WHERE extname = 'token_balance'), \
-                         (SELECT count(*) FROM pg_namespace WHERE nspname = 'token_balance')";
-const LEFT_OVER_OF_SQUATTER: &str = "SELECT (SELECT count(*) FROM pg_extension WHERE extname = 'token_balance'), \
-     (SELECT count(*) FROM pg_proc WHERE proname = 'settle_workflow')";
+const LEFT_OVER: &str = "
+SELECT (SELECT count(*) FROM pg_extension WHERE extname = 'token_balance'),
+    (SELECT count(*) FROM pg_namespace WHERE nspname = 'token_balance')";
+const LEFT_OVER_OF_SQUATTER: &str = "
+SELECT (SELECT count(*) FROM pg_extension WHERE extname = 'token_balance'),
+    (SELECT count(*) FROM pg_proc WHERE proname = 'settle_workflow')";
 
 #[rustfmt::skip]
 const NAMES_TAKEN: &[Step] = &[
@@ -85,7 +87,8 @@ const NAMES_TAKEN: &[Step] = &[
     Do(BOSS, "DROP FUNCTION public.settle_workflow(text)"),
     Do(BOSS, "CREATE SCHEMA token_balance AUTHORIZATION tb_mallory"),
     Is("a squatted schema token_balance: refused", BOSS, &[CREATE_EXTENSION], "42P06"),
-    Do(MALLORY, "CREATE TABLE token_balance.ledger (x text); CREATE TABLE token_balance.binding (x text)"),
+    Do(MALLORY,
+        "CREATE TABLE token_balance.ledger (x text); CREATE TABLE token_balance.binding (x text)"),
     Is("… with tables in it: refused", BOSS, &[CREATE_EXTENSION], "42P06"),
     Is("… and nothing is left", BOSS, &[LEFT_OVER_OF_SQUATTER], "0|0"),
     Do(BOSS, "DROP SCHEMA token_balance CASCADE"),
@@ -118,7 +121,7 @@ fn names_taken(stage: &mut Stage) -> Result<()> {
         "SELECT token_balance FROM users",
     ]);
     stage.is("… to settling too", settled, "999993");
-    let warnings = session.take_notices("WARNING").join("\n");
+    let warnings = session.take_warnings().join("\n");
     stage.is("… which gives no warning", warnings, "");
     Ok(())
 }
@@ -131,7 +134,8 @@ fn names_taken(stage: &mut Stage) -> Result<()> {
 const CALLS: &[(&str, [&str; 3])] = &[
     ("SELECT app.settle_workflow('w1') ->> 'tokens_used'", ["10", "10", "10"]),
     ("SELECT sum(charged_tokens) FROM token_balance.settle_workflows('{w2}')", ["20", "20", "20"]),
-    ("SELECT token_balance.settle_pending(since => '2020-01-01') ->> 'tokens_used'", ["4", "4", "4"]),
+    ("SELECT token_balance.settle_pending(since => '2020-01-01') ->> 'tokens_used'",
+        ["4", "4", "4"]),
     ("CALL token_balance.settle_backlog()", ["", "", ""]),
     ("SELECT token_balance.credit('ann', 5) ->> 'amount'", ["5", "5", "5"]),
     ("SELECT token_balance.refund_workflow('w1', 1) ->> 'amount'", ["1", "1", "1"]),
@@ -220,12 +224,13 @@ impl OwnersCode<'_> {
             ],
             "t",
         )?;
-        // Before 18 the server forgets who queued it (see the README).
+        // Before 18 the server forgets which role queued it (see the README).
         if self.stage.version()? >= 18 {
             self.stage.run(
                 EVE,
                 "CREATE CONSTRAINT TRIGGER z_deferred AFTER UPDATE ON app.users \
-                 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.on_row('deferred trigger')",
+                 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW \
+                 EXECUTE FUNCTION app.on_row('deferred trigger')",
             )?;
         }
         self.stage.run(
@@ -238,17 +243,18 @@ impl OwnersCode<'_> {
 
     /// All functions. An application's own statements run her triggers as the application, by the
     /// server's rule; here it only calls functions.
-    fn call(&mut self, title: &str, who: &str, answer: usize) -> Result<()> {
+    fn call(&mut self, title: &str, role: &str, answer: usize) -> Result<()> {
         self.stage.run(
             EVE,
-            "INSERT INTO app.token_usage VALUES ('w1', 'ann', 10), ('w2', 'bob', 20), ('w0', 'ann', 4);
+            "INSERT INTO app.token_usage
+             VALUES ('w1', 'ann', 10), ('w2', 'bob', 20), ('w0', 'ann', 4);
              INSERT INTO app.workflows VALUES ('w1', 'ann', 'running'), ('w2', 'bob', 'running')
              ON CONFLICT DO NOTHING;
              DELETE FROM app.seen",
         )?;
         for (call, answers) in CALLS {
             let what = format!("{title}: {call}");
-            self.stage.check(&what, who, &[call], answers[answer])?;
+            self.stage.check(&what, role, &[call], answers[answer])?;
         }
         Ok(())
     }
@@ -279,7 +285,8 @@ impl OwnersCode<'_> {
             BOSS,
             &[
                 "SELECT token_balance.detach(drop_column => false)",
-                "SELECT token_balance.attach('app.users', 'app.token_usage', 'app.workflows') IS NOT NULL",
+                "SELECT token_balance.attach('app.users', 'app.token_usage', 'app.workflows') \
+                 IS NOT NULL",
             ],
             "t",
         )?;
@@ -307,10 +314,10 @@ impl OwnersCode<'_> {
 
     /// As whom her code ran since the last time.
     fn ran(&mut self, what: &str, expected: &str) -> Result<()> {
-        let who =
+        let roles =
             "SELECT coalesce(string_agg(DISTINCT who, ',' ORDER BY who), 'nobody') FROM app.seen";
         let what = format!("{what}: her code ran only as");
-        self.stage.check(&what, BOSS, &[who], expected)?;
+        self.stage.check(&what, BOSS, &[roles], expected)?;
         let seen = distinct(self.stage, "SELECT DISTINCT what FROM app.seen")?;
         self.fired.extend(seen);
         self.stage.run(BOSS, "DELETE FROM app.seen")
@@ -348,8 +355,8 @@ DO $$
 DECLARE
     kind text;
 BEGIN
-    FOREACH kind IN ARRAY ARRAY['trigger', 'default', 'generated', 'check', 'policy', 'rule', 'view',
-        'domain', 'cast', 'function', 'operator'] LOOP
+    FOREACH kind IN ARRAY ARRAY['trigger', 'default', 'generated', 'check', 'policy', 'rule',
+        'view', 'domain', 'cast', 'function', 'operator'] LOOP
         EXECUTE format('CREATE TABLE app.secret_%s (x text)', kind);
     END LOOP;
 END $$";
@@ -518,8 +525,11 @@ impl UnqualifiedNames<'_> {
         self.stage.check(
             &format!("{what}: plants that ran as the owner"),
             BOSS,
-            &["SELECT coalesce(string_agg(substr(relname, 8), ',' ORDER BY relname), 'none') \
-               FROM pg_class WHERE relname ~ '^secret_' AND has_table_privilege('tb_mallory', oid, 'SELECT')"],
+            &[
+                "SELECT coalesce(string_agg(substr(relname, 8), ',' ORDER BY relname), 'none') \
+               FROM pg_class WHERE relname ~ '^secret_' \
+               AND has_table_privilege('tb_mallory', oid, 'SELECT')",
+            ],
             expected,
         )?;
         self.stage.run(BOSS, HIDE_SECRETS)
@@ -548,7 +558,8 @@ const VIEW: &[Step] = &[
              AS $$BEGIN ALTER ROLE tb_eve SUPERUSER; RETURN 'w1'; END $$"),
     Do(BOSS, CREATE_EXTENSION),
     Do(BOSS, "SELECT token_balance.attach('users', 'token_usage')"),
-    Is("settling works before", BOSS, &["SELECT token_balance.balance('ann') ->> 'token_balance'"], "1000000"),
+    Is("settling works before", BOSS, &["SELECT token_balance.balance('ann') ->> 'token_balance'"],
+        "1000000"),
     Is("usage becomes a view", EVE,
         &["CREATE RULE \"_RETURN\" AS ON SELECT TO token_usage DO INSTEAD
            SELECT evil() AS workflow_id, 'ann'::text AS user_id, 1 AS total_tokens",
@@ -589,7 +600,8 @@ const FOREIGN_TABLES: &[Step] = &[
               GRANT USAGE ON FOREIGN SERVER nowhere TO tb_mallory;
               GRANT USAGE ON SCHEMA token_balance TO tb_mallory;
               SET ROLE tb_mallory;
-              CREATE FOREIGN TABLE users_f (id text, token_balance integer, status text) SERVER nowhere;
+              CREATE FOREIGN TABLE users_f (id text, token_balance integer, status text)
+                  SERVER nowhere;
               CREATE TABLE users_m (id text, token_balance integer, status text)"),
 ];
 
@@ -640,9 +652,13 @@ fn foreign_table_that_takes_rows(stage: &mut Stage) -> Result<()> {
         &format!(
             "DO $$
              BEGIN
-                 EXECUTE format('CREATE SERVER loop FOREIGN DATA WRAPPER postgres_fdw
-                     OPTIONS (host %L, port %L, dbname %L)', '{host}', '{port}', current_database());
-                 EXECUTE format('CREATE USER MAPPING FOR CURRENT_USER SERVER loop OPTIONS (user %L)', current_user);
+                 EXECUTE format(
+                     'CREATE SERVER loop FOREIGN DATA WRAPPER postgres_fdw
+                      OPTIONS (host %L, port %L, dbname %L)',
+                     '{host}', '{port}', current_database());
+                 EXECUTE format(
+                     'CREATE USER MAPPING FOR CURRENT_USER SERVER loop OPTIONS (user %L)',
+                     current_user);
              END $$;
              CREATE FOREIGN TABLE loop_users (id text, token_balance integer, status text)
                  SERVER loop OPTIONS (table_name 'users_m')"
@@ -663,7 +679,8 @@ fn foreign_table_that_takes_rows(stage: &mut Stage) -> Result<()> {
 
 // --- privileges ----------------------------------------------------------------------------------
 
-const INSERT_ENTRY: &str = "INSERT INTO token_balance.ledger (user_id, kind, amount, previous_balance, new_balance, actor) \
+const INSERT_ENTRY: &str = "INSERT INTO token_balance.ledger \
+     (user_id, kind, amount, previous_balance, new_balance, actor) \
      VALUES ('ann', 'credit', 1, 1, 2, 'x')";
 
 #[rustfmt::skip]
@@ -688,19 +705,23 @@ const DENIED_TO_ALL: &[&str] = &[
 const BY_ALL: &[Step] = &[
     Do(ALL, "UPDATE users SET token_balance = 5 WHERE id = 'bob'"),
     Is("a balance that it writes is in the ledger, with its name", BOSS,
-        &["SELECT kind || ' ' || amount || ' ' || actor FROM token_balance.ledger WHERE user_id = 'bob'"],
-        "adjustment -999995 tb_all"),
+        &["SELECT kind, amount, actor FROM token_balance.ledger WHERE user_id = 'bob'"],
+        "adjustment|-999995|tb_all"),
     Do(ALL, "TRUNCATE token_usage"),
     Is("usage that it truncates: reconcile() shows it", BOSS,
         &["SELECT string_agg(problem, ',') FROM token_balance.reconcile()"], "usage shrank"),
     Do(BOSS, "INSERT INTO token_usage VALUES ('w1', 'ann', 10);
               GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON token_balance.ledger TO tb_all"),
-    Is("only the owner writes the ledger: UPDATE", ALL, &["UPDATE token_balance.ledger SET amount = 0"], "42501"),
-    Is("and he may only append: UPDATE", BOSS, &["UPDATE token_balance.ledger SET amount = 0"], "55000"),
-    Is("only the owner writes the ledger: DELETE", ALL, &["DELETE FROM token_balance.ledger"], "42501"),
+    Is("only the owner writes the ledger: UPDATE", ALL,
+        &["UPDATE token_balance.ledger SET amount = 0"], "42501"),
+    Is("and he may only append: UPDATE", BOSS, &["UPDATE token_balance.ledger SET amount = 0"],
+        "55000"),
+    Is("only the owner writes the ledger: DELETE", ALL, &["DELETE FROM token_balance.ledger"],
+        "42501"),
     Is("and he may only append: DELETE", BOSS, &["DELETE FROM token_balance.ledger"], "55000"),
     Is("TRUNCATE token_balance.ledger by tb_all", ALL, &["TRUNCATE token_balance.ledger"], "55000"),
-    Is("TRUNCATE token_balance.ledger by its owner", BOSS, &["TRUNCATE token_balance.ledger"], "55000"),
+    Is("TRUNCATE token_balance.ledger by its owner", BOSS, &["TRUNCATE token_balance.ledger"],
+        "55000"),
     Do(BOSS, "REVOKE ALL ON token_balance.ledger FROM tb_all"),
 ];
 
@@ -717,9 +738,9 @@ fn all_privileges(stage: &mut Stage) -> Result<()> {
     stage.play(BY_ALL)
 }
 
-fn denied(stage: &mut Stage, who: &str, statements: &[&str]) -> Result<()> {
+fn denied(stage: &mut Stage, role: &str, statements: &[&str]) -> Result<()> {
     for statement in statements {
-        stage.check(&format!("denied: {statement}"), who, &[statement], "42501")?;
+        stage.check(&format!("denied: {statement}"), role, &[statement], "42501")?;
     }
     Ok(())
 }
@@ -730,7 +751,8 @@ const DENIED_TO_WRITER: &[&str] = &[
     "UPDATE token_balance.ledger SET amount = 0",
     "DELETE FROM token_balance.ledger",
     "TRUNCATE token_balance.ledger",
-    "INSERT INTO token_balance.settlement (workflow_id, user_id, usage_tokens) VALUES ('w9', 'ann', 9)",
+    "INSERT INTO token_balance.settlement (workflow_id, user_id, usage_tokens) \
+     VALUES ('w9', 'ann', 9)",
     "UPDATE token_balance.settlement SET usage_tokens = 0",
     "DELETE FROM token_balance.settlement",
     "UPDATE token_balance.binding SET usage_workflow = 'user_id'",
@@ -747,12 +769,16 @@ const DENIED_TO_WRITER: &[&str] = &[
 const BY_WRITER: &[Step] = &[
     Do(WRITER, "UPDATE users SET token_balance = 4"),
     Is("a balance that it writes is in the ledger, with its name", BOSS,
-        &["SELECT actor FROM token_balance.ledger WHERE user_id = 'ann' ORDER BY entry_id DESC LIMIT 1"], WRITER),
+        &["SELECT actor FROM token_balance.ledger WHERE user_id = 'ann' \
+           ORDER BY entry_id DESC LIMIT 1"],
+        WRITER),
     Do(BOSS, "UPDATE users SET token_balance = 1000000"),
     // A sequence knows no triggers: the server lets that role set it.
     Do(WRITER, "SELECT setval('token_balance.ledger_entry_id_seq', 1, false)"),
     Is("the next entry id set back: reconcile() shows it", BOSS,
-        &["SELECT count(*) FROM token_balance.reconcile() AS r WHERE r.problem LIKE 'ledger sequence%'"], "1"),
+        &["SELECT count(*) FROM token_balance.reconcile() AS r \
+           WHERE r.problem LIKE 'ledger sequence%'"],
+        "1"),
 ];
 
 fn write_all_data(stage: &mut Stage) -> Result<()> {
@@ -785,14 +811,16 @@ const NOT_CALLED: &str = "
 SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text)
 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'token_balance'
 JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
-WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL ('{archive_ledger, attach,
-    balance, balance_at, credit, detach, note_completion, note_status, overdrawn_accounts, reconcile, refund_workflow,
-    settle_backlog, settle_pending, settle_workflow, settle_workflows, statement, summary, verify}')";
+WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL ('{
+    archive_ledger, attach, balance, balance_at, credit, detach, note_completion, note_status,
+    overdrawn_accounts, reconcile, refund_workflow, settle_backlog, settle_pending,
+    settle_workflow, settle_workflows, statement, summary, verify}')";
 
 #[rustfmt::skip]
 const ON_PATH: &[OnPath] = &[
     Usual(Is("no function was left out", BOSS, &[NOT_CALLED], "")),
-    Usual(Do(BOSS, "INSERT INTO token_usage VALUES ('w1', 'ann', 4), ('w2', 'ann', 5), ('w3', 'bob', 6), ('7', 'bob', 7)")),
+    Usual(Do(BOSS, "INSERT INTO token_usage VALUES \
+        ('w1', 'ann', 4), ('w2', 'ann', 5), ('w3', 'bob', 6), ('7', 'bob', 7)")),
     Trapped("SELECT public.settle_workflow('w1'::pg_catalog.text) IS NULL", "f"),
     Trapped("SELECT public.settle_workflow(7::bigint) IS NULL", "f"),
     Trapped("SELECT w.charged_tokens FROM token_balance.settle_workflows('{w2}') AS w", "5"),
@@ -805,19 +833,26 @@ const ON_PATH: &[OnPath] = &[
         r#"{"more": false, "charges": 1, "workflows": 1, "tokens_used": 2}"#),
     Trapped("CALL token_balance.settle_backlog()", ""),
     Trapped("CALL token_balance.settle_backlog(existing => true)", ""),
-    Trapped("SELECT token_balance.balance('ann')", r#"{"is_overdraft": false, "token_balance": 999981}"#),
+    Trapped("SELECT token_balance.balance('ann')",
+        r#"{"is_overdraft": false, "token_balance": 999981}"#),
     Trapped("SELECT token_balance.credit('ann', 9, 'r', 'n') IS NULL", "f"),
     Trapped("SELECT token_balance.credit('ann', 9, 'r', 'n') IS NULL", "f"),
     Trapped("SELECT token_balance.refund_workflow('w1', 2, 'q') IS NULL", "f"),
     Trapped("SELECT token_balance.refund_workflow('w1') IS NULL", "f"),
     Trapped("SELECT token_balance.balance_at('ann', '2100-01-01')", "1000004"),
     Trapped("SELECT token_balance.balance_at('ann', '2000-01-01')", "1000000"),
-    Trapped("SELECT s.amount FROM token_balance.statement('ann', '2000-01-01', '2100-01-01') AS s LIMIT 1", "-10"),
+    Trapped(
+        "SELECT s.amount FROM token_balance.statement('ann', '2000-01-01', '2100-01-01') AS s \
+         LIMIT 1",
+        "-10"),
     Trapped("SELECT token_balance.summary('ann') IS NULL", "f"),
     Trapped("SELECT o.user_id FROM token_balance.overdrawn_accounts() AS o", "bob"),
     Trapped("SELECT o.user_id FROM token_balance.overdrawn AS o", "bob"),
     Usual(Do(BOSS, "CREATE TABLE public.vault (LIKE token_balance.ledger)")),
-    Trapped("SELECT token_balance.archive_ledger(pg_catalog.clock_timestamp(), 'public.vault'::pg_catalog.regclass) IS NULL", "f"),
+    Trapped(
+        "SELECT token_balance.archive_ledger(pg_catalog.clock_timestamp(), \
+         'public.vault'::pg_catalog.regclass) IS NULL",
+        "f"),
     Usual(Is("entries were archived", BOSS, &["SELECT count(*) > 5 FROM vault"], "t")),
     Trapped("SELECT token_balance.credit('ann', 9, 'r', 'n') IS NULL", "f"),
     Trapped("SELECT s.kind FROM token_balance.statement('ann') AS s", "opening"),
@@ -825,33 +860,57 @@ const ON_PATH: &[OnPath] = &[
     Trapped("SELECT v.name FROM token_balance.verify() AS v LIMIT 1", "binding"),
     Trapped("UPDATE public.users SET token_balance = 77 RETURNING 1", "1\n1"),
     Trapped("UPDATE public.users SET id = pg_catalog.concat('x', id) RETURNING 1", "1\n1"),
-    Trapped("SELECT token_balance.note_completion(w.tableoid, w.ctid) FROM public.workflows AS w LIMIT 1", "t"),
-    Trapped("SELECT token_balance.note_status('x'::pg_catalog.text, w.status, '{completed}'::pg_catalog.text[], w.tableoid, w.ctid)
-             FROM public.workflows AS w WHERE w.id OPERATOR(pg_catalog.=) 'w3' LIMIT 1", "t"),
-    Trapped("SELECT token_balance.attach('public.users'::pg_catalog.regclass, 'public.token_usage'::pg_catalog.regclass,
-             'public.workflows'::pg_catalog.regclass, busy_account => 'queue', late_usage => 'settle')", ""),
+    Trapped(
+        "SELECT token_balance.note_completion(w.tableoid, w.ctid) \
+         FROM public.workflows AS w LIMIT 1",
+        "t"),
+    Trapped(
+        "SELECT token_balance.note_status('x'::pg_catalog.text, w.status, \
+         '{completed}'::pg_catalog.text[], w.tableoid, w.ctid) \
+         FROM public.workflows AS w WHERE w.id OPERATOR(pg_catalog.=) 'w3' LIMIT 1",
+        "t"),
+    Trapped(
+        "SELECT token_balance.attach('public.users'::pg_catalog.regclass, \
+         'public.token_usage'::pg_catalog.regclass, 'public.workflows'::pg_catalog.regclass, \
+         busy_account => 'queue', late_usage => 'settle')",
+        ""),
     Usual(Do(BOSS, "INSERT INTO users (id) VALUES ('cid')")),
     Trapped("INSERT INTO public.token_usage VALUES ('w3', 'cid', 3) RETURNING 1", "1"),
     // a charge that waits, since a serializable transaction made it
     Usual(Do(BOSS, "INSERT INTO token_usage VALUES ('w9', 'cid', 4)")),
-    Trapped("BEGIN ISOLATION LEVEL SERIALIZABLE; INSERT INTO public.workflows VALUES ('w9', 'cid', 'completed'); COMMIT;
-             SELECT q.tokens FROM token_balance.queue AS q", "4"),
-    Trapped("SELECT token_balance.balance('cid')", r#"{"is_overdraft": false, "token_balance": 999993}"#),
+    Trapped(
+        "BEGIN ISOLATION LEVEL SERIALIZABLE; \
+         INSERT INTO public.workflows VALUES ('w9', 'cid', 'completed'); COMMIT; \
+         SELECT q.tokens FROM token_balance.queue AS q",
+        "4"),
+    Trapped("SELECT token_balance.balance('cid')",
+        r#"{"is_overdraft": false, "token_balance": 999993}"#),
     Trapped("SELECT token_balance.balance_at('cid', '2100-01-01')", "999993"),
-    Trapped("SELECT s.amount FROM token_balance.statement('cid', '2000-01-01', '2100-01-01') AS s", "-3\n-4"),
+    Trapped("SELECT s.amount FROM token_balance.statement('cid', '2000-01-01', '2100-01-01') AS s",
+        "-3\n-4"),
     Trapped("SELECT token_balance.summary('cid') IS NULL", "f"),
     Trapped("SELECT o.user_id FROM token_balance.overdrawn AS o", ""),
-    Trapped("SELECT r.problem FROM token_balance.reconcile() AS r WHERE r.user_id OPERATOR(pg_catalog.=) 'cid'", ""),
-    Trapped("UPDATE public.users SET id = 'cyd' WHERE id OPERATOR(pg_catalog.=) 'cid' RETURNING 1", "1"),
+    Trapped(
+        "SELECT r.problem FROM token_balance.reconcile() AS r \
+         WHERE r.user_id OPERATOR(pg_catalog.=) 'cid'",
+        ""),
+    Trapped("UPDATE public.users SET id = 'cyd' WHERE id OPERATOR(pg_catalog.=) 'cid' RETURNING 1",
+        "1"),
     Trapped("SELECT token_balance.credit('cyd', 1) IS NULL", "f"),
     Trapped("SELECT q.tokens FROM token_balance.queue AS q", ""),
     Trapped("SELECT token_balance.settle_pending() IS NULL", "f"),
     Trapped("SELECT token_balance.detach()", ""),
-    Trapped("SELECT token_balance.attach('public.users'::pg_catalog.regclass, 'public.token_usage'::pg_catalog.regclass,
-             'public.workflows'::pg_catalog.regclass, create_index => true)", ""),
+    Trapped(
+        "SELECT token_balance.attach('public.users'::pg_catalog.regclass, \
+         'public.token_usage'::pg_catalog.regclass, 'public.workflows'::pg_catalog.regclass, \
+         create_index => true)",
+        ""),
     Trapped("SELECT token_balance.detach(drop_column => true)", ""),
-    Trapped("SELECT token_balance.attach('public.users'::pg_catalog.regclass, 'public.token_usage'::pg_catalog.regclass,
-             usage_created_at => NULL, existing_usage => 'charge')", ""),
+    Trapped(
+        "SELECT token_balance.attach('public.users'::pg_catalog.regclass, \
+         'public.token_usage'::pg_catalog.regclass, \
+         usage_created_at => NULL, existing_usage => 'charge')",
+        ""),
     Trapped("SELECT token_balance.detach()", ""),
     Trapped("DROP EXTENSION token_balance", ""),
     Trapped("CREATE EXTENSION token_balance SCHEMA public", ""),

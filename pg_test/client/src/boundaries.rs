@@ -11,8 +11,8 @@ use crate::database::{Result, see_ledger, what_breaks};
 
 use Step::*;
 
-/// A line of the tables. Each has a session of its own. What is expected of a statement is its rows,
-/// or the SQLSTATE of its error.
+/// A line of the tables. Each has a session of its own. What is expected of a statement is its
+/// rows, or the SQLSTATE of its error.
 enum Step {
     /// New tables: the types of tokens and of the balance.
     Tables(&'static str, &'static str),
@@ -64,7 +64,8 @@ const NOTHING: &[Step] = &[
     Settled("a sum that shrank gives nothing back", "minus", "0 already_settled"),
     Is("and is reported", PROBLEM, "usage shrank|minus|3|1"),
     Use("minus", "ann", "4"),
-    Settled("later usage is charged as far as it takes the sum above", "minus", "2 already_settled"),
+    Settled("later usage is charged as far as it takes the sum above", "minus",
+        "2 already_settled"),
     Holds("nothing, null, zero, negative"),
 ];
 
@@ -75,19 +76,24 @@ const INTEGER: &[Step] = &[
     Completed("a charge to the smallest integer", "deep", "-2147483648"),
     Use("deeper", "ann", "1"),
     Is("one more: 22003 in the function", "SELECT settle_workflow('deeper')", "22003"),
-    Warned("a warning in the trigger", "INSERT INTO workflows VALUES ('deeper', 'ann', 'completed')",
+    Warned("a warning in the trigger",
+        "INSERT INTO workflows VALUES ('deeper', 'ann', 'completed')",
         "charge of workflow \"deeper\" is out of range for the balance of account \"ann\""),
-    Is("where the row is completed", "SELECT status FROM workflows WHERE id = 'deeper'", "completed"),
+    Is("where the row is completed", "SELECT status FROM workflows WHERE id = 'deeper'",
+        "completed"),
     Is("and the usage left", PROBLEM, "unsettled usage|deeper|1|0"),
-    Is("that a refund of another", "SELECT token_balance.refund_workflow('deep', 1) ->> 'success'", "true"),
+    Is("that a refund of another", "SELECT token_balance.refund_workflow('deep', 1) ->> 'success'",
+        "true"),
     Settled("makes room for", "deeper", "1 already_settled"),
     Do("UPDATE users SET token_balance = 2147483600"),
-    Is("a credit to the largest integer", "SELECT token_balance.credit('ann', 47) ->> 'new_balance'", "2147483647"),
+    Is("a credit to the largest integer",
+        "SELECT token_balance.credit('ann', 47) ->> 'new_balance'", "2147483647"),
     Is("one more is 22003", "SELECT token_balance.credit('ann', 1)", "22003"),
     Is("so is a refund", "SELECT token_balance.refund_workflow('deep', 1)", "22003"),
     Is("from one end to the other by hand",
         "UPDATE users SET token_balance = -2147483648;
-         SELECT amount FROM token_balance.ledger WHERE user_id = 'ann' ORDER BY entry_id DESC LIMIT 1",
+         SELECT amount FROM token_balance.ledger WHERE user_id = 'ann'
+         ORDER BY entry_id DESC LIMIT 1",
         "-4294967295"),
     Holds("integer"),
 ];
@@ -104,7 +110,8 @@ const BIGINT: &[Step] = &[
         r#"{"is_overdraft": true, "token_balance": -9223372036854775808}"#),
     Use("most", "ann", "1"),
     Is("a sum past bigint: 22003 in the function", "SELECT settle_workflow('most')", "22003"),
-    Is("a refund of all of it", "SELECT token_balance.refund_workflow('most') ->> 'amount'", "9223372036854775807"),
+    Is("a refund of all of it", "SELECT token_balance.refund_workflow('most') ->> 'amount'",
+        "9223372036854775807"),
     Is("the sum past bigint still is", "SELECT settle_workflow('most')", "22003"),
     Do("DELETE FROM token_usage WHERE workflow_id = 'most' AND total_tokens = 1"),
     Use("many", "ann", "9223372036854775807"),
@@ -113,21 +120,27 @@ const BIGINT: &[Step] = &[
     Use("many", "bob", "5"),
     Is("three times the largest: 22003 in the function", "SELECT settle_workflow('many')", "22003"),
     Is("and nobody is charged", "SELECT token_balance FROM users WHERE id = 'bob'", "0"),
-    Warned("a warning in the trigger", "INSERT INTO workflows VALUES ('many', 'ann', 'completed')", OUT_OF_RANGE),
+    Warned("a warning in the trigger", "INSERT INTO workflows VALUES ('many', 'ann', 'completed')",
+        OUT_OF_RANGE),
     Is("and the other account pays",
-        "SELECT status, token_balance FROM workflows AS w, users AS u WHERE w.id = 'many' AND u.id = 'bob'",
+        "SELECT status, token_balance FROM workflows AS w, users AS u
+         WHERE w.id = 'many' AND u.id = 'bob'",
         "completed|-5"),
     Is("the rest is reported exactly", PROBLEM, "unsettled usage|many|27670116110564327421|0"),
     Warned("a sweep warns and goes on", "SELECT token_balance.settle_pending()", OUT_OF_RANGE),
     Do("DELETE FROM token_usage WHERE workflow_id = 'many' AND user_id = 'ann'"),
     Do("UPDATE users SET token_balance = 9223372036854775800 WHERE id = 'bob'"),
-    Is("a credit to the largest bigint", "SELECT token_balance.credit('bob', 7) ->> 'new_balance'", "9223372036854775807"),
+    Is("a credit to the largest bigint", "SELECT token_balance.credit('bob', 7) ->> 'new_balance'",
+        "9223372036854775807"),
     Is("one more is 22003", "SELECT token_balance.credit('bob', 1)", "22003"),
-    Is("a credit past bigint is 22003", "SELECT token_balance.credit('bob', 9223372036854775808)", "22003"),
-    Is("so is a refund past it", "SELECT token_balance.refund_workflow('most', 9223372036854775808)", "22003"),
+    Is("a credit past bigint is 22003", "SELECT token_balance.credit('bob', 9223372036854775808)",
+        "22003"),
+    Is("so is a refund past it",
+        "SELECT token_balance.refund_workflow('most', 9223372036854775808)", "22003"),
     Is("from one end to the other by hand is past the ledger's bigint: 22003",
         "UPDATE users SET token_balance = -9223372036854775808 WHERE id = 'bob'", "22003"),
-    Is("an amount of the smallest bigint is none", "SELECT token_balance.credit('bob', -9223372036854775808)", "22023"),
+    Is("an amount of the smallest bigint is none",
+        "SELECT token_balance.credit('bob', -9223372036854775808)", "22023"),
     Holds("bigint"),
 ];
 
@@ -144,7 +157,8 @@ const ACCOUNTS: &[Step] = &[
     Use("wide", "u1", "1"),
     Use("wide", "u10000", "1"),
     Is("a late one is charged to those whom it names",
-        "SELECT jsonb_agg(c -> 'user_id') FROM jsonb_array_elements(settle_workflow('wide') -> 'charges') AS c",
+        "SELECT jsonb_agg(c -> 'user_id')
+         FROM jsonb_array_elements(settle_workflow('wide') -> 'charges') AS c",
         r#"["u1", "u10000"]"#),
     Is("a refund gives each its share back",
         "SELECT jsonb_array_length(token_balance.refund_workflow('wide') -> 'refunds'),
@@ -158,7 +172,8 @@ const ACCOUNTS: &[Step] = &[
 const USAGE_ROWS: &[Step] = &[
     Do("INSERT INTO token_usage SELECT 'long', CASE g % 4 WHEN 0 THEN 'ann' ELSE 'bob' END, g % 7
         FROM generate_series(1, 1000000) AS g"),
-    Timed("it completes", "INSERT INTO workflows VALUES ('long', 'ann', 'completed') RETURNING 1", "1"),
+    Timed("it completes", "INSERT INTO workflows VALUES ('long', 'ann', 'completed') RETURNING 1",
+        "1"),
     Is("each account pays its part",
         "SELECT sum(total_tokens) FILTER (WHERE user_id = 'ann')
                 - (SELECT 1000000 - token_balance FROM users WHERE id = 'ann'),
@@ -184,10 +199,13 @@ const LONG_IDS: &[Step] = &[
 #[rustfmt::skip]
 const IDS: &[(&str, &str, bool)] = &[
     ("1,000 characters",
-        "(SELECT substr(string_agg(md5(g::text), ''), 1, 1000) FROM generate_series(1, 40) AS g)", true),
+        "(SELECT substr(string_agg(md5(g::text), ''), 1, 1000) FROM generate_series(1, 40) AS g)",
+        true),
     ("1,000 characters of two bytes",
-        "(SELECT translate(substr(string_agg(md5(g::text), ''), 1, 1000), '0123456789abcdef', 'абвгдежзийклмноп')
-          FROM generate_series(41, 80) AS g)", true),
+        "(SELECT translate(substr(string_agg(md5(g::text), ''), 1, 1000),
+              '0123456789abcdef', 'абвгдежзийклмноп')
+          FROM generate_series(41, 80) AS g)",
+        true),
     ("10,000 characters", "(SELECT repeat('0123456789', 1000))", false),
 ];
 
@@ -196,13 +214,15 @@ const IDS: &[(&str, &str, bool)] = &[
 const WITH_ID: &[(&str, &str, &str)] = &[
     ("a completion", "INSERT INTO workflows SELECT 'w' || $id, NULL, 'completed'", ""),
     ("the balance", "SELECT token_balance.balance('u' || $id) ->> 'token_balance'", "-30"),
-    ("the answer names the id", "SELECT settle_workflow('w' || $id) ->> 'workflow_id' = 'w' || $id", "t"),
+    ("the answer names the id", "SELECT settle_workflow('w' || $id) ->> 'workflow_id' = 'w' || $id",
+        "t"),
     ("a refund, a credit",
         "SELECT token_balance.refund_workflow('w' || $id, 20, repeat('r', 255)) ->> 'amount',
             token_balance.credit('u' || $id, 20, 'c') ->> 'new_balance'",
         "20|10"),
     ("the statement",
-        "SELECT string_agg(amount::text, ' ') FROM token_balance.statement('u' || $id)", "-1000030 20 20"),
+        "SELECT string_agg(amount::text, ' ') FROM token_balance.statement('u' || $id)",
+        "-1000030 20 20"),
 ];
 
 #[rustfmt::skip]
@@ -216,10 +236,12 @@ const AFTER_LONG_IDS: &[Step] = &[
 const WORKFLOWS: &[Step] = &[
     Tables("integer", "integer"),
     Do("INSERT INTO users SELECT 'u' || g FROM generate_series(0, 99) AS g;
-        INSERT INTO workflows SELECT 'w' || g, 'u' || g % 100, 'running' FROM generate_series(1, 20000) AS g;
+        INSERT INTO workflows SELECT 'w' || g, 'u' || g % 100, 'running'
+        FROM generate_series(1, 20000) AS g;
         INSERT INTO token_usage SELECT id, user_id, 5 FROM workflows"),
     Timed("no error", COMPLETE_ALL, ""),
-    Is("each is charged once", "SELECT count(*), sum(amount) FROM token_balance.ledger", "20000|-100000"),
+    Is("each is charged once", "SELECT count(*), sum(amount) FROM token_balance.ledger",
+        "20000|-100000"),
     Holds("20,000 workflows"),
 ];
 
@@ -230,11 +252,13 @@ const PAYING_WORKFLOWS: &[Step] = &[
         ALTER TABLE token_usage DROP user_id;
         CREATE INDEX ON token_usage (workflow_id) INCLUDE (total_tokens);
         SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_user => NULL);
-        INSERT INTO workflows SELECT 'x' || g, 'u' || g % 100, 'running' FROM generate_series(1, 20000) AS g;
+        INSERT INTO workflows SELECT 'x' || g, 'u' || g % 100, 'running'
+        FROM generate_series(1, 20000) AS g;
         INSERT INTO token_usage SELECT id, 5 FROM workflows"),
     Is("no error", COMPLETE_ALL, ""),
     Is("each is charged once",
-        "SELECT count(*), sum(amount) FROM token_balance.ledger WHERE workflow_id LIKE 'x%'", "20000|-100000"),
+        "SELECT count(*), sum(amount) FROM token_balance.ledger WHERE workflow_id LIKE 'x%'",
+        "20000|-100000"),
 ];
 
 pub fn run() -> Result<String> {
@@ -311,7 +335,7 @@ impl Boundaries {
             Warned(what, statement, expected) => {
                 let mut session = self.stage.session(BOSS)?;
                 session.run(statement)?;
-                let warnings = session.take_notices("WARNING").join("\n");
+                let warnings = session.take_warnings().join("\n");
                 self.stage.is(what, warnings, expected);
                 Ok(())
             }

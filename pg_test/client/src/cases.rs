@@ -1,9 +1,10 @@
 //! What the programs of checks share: a stage (a database of its own, the roles that act in it) and
-//! tables of cases on it: what is so, who acts, with which statements, and what comes of them. Each
-//! check is a line, `ok` or `FAILED`.
+//! tables of cases on it: what is so, the role that acts, its statements, and what comes of them.
+//! Each check is a line, `ok` or `FAILED`.
 
 use std::sync::{Arc, Mutex};
 
+use postgres::error::{DbError, Severity};
 use postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::database::{Result, config, describe, sqlstate};
@@ -13,9 +14,9 @@ pub const BOSS: &str = "";
 
 /// A line of a table.
 pub enum Step<'a> {
-    /// (who, SQL) makes ready: several statements, all of which must succeed.
+    /// (role, SQL) makes ready: several statements, all of which must succeed.
     Do(&'a str, &'a str),
-    /// (what, who, statements, expected), see [`Answer`].
+    /// (what, role, statements, expected), see [`Answer`].
     Is(&'a str, &'a str, &'a [&'a str], &'a str),
 }
 
@@ -90,13 +91,13 @@ impl Stage {
         ))
     }
 
-    pub fn session(&self, who: &str) -> Result<Session> {
-        Session::open(who, Some(self.database))
+    pub fn session(&self, role: &str) -> Result<Session> {
+        Session::open(role, Some(self.database))
     }
 
     /// What comes of these statements in a session of their own.
-    pub fn answer(&self, who: &str, statements: &[&str]) -> Result<Answer> {
-        Ok(self.session(who)?.answer(statements))
+    pub fn answer(&self, role: &str, statements: &[&str]) -> Result<Answer> {
+        Ok(self.session(role)?.answer(statements))
     }
 
     /// What the superuser reads in a session of its own; a query that fails is an error.
@@ -104,8 +105,8 @@ impl Stage {
         self.session(BOSS)?.value(query)
     }
 
-    pub fn run(&self, who: &str, sql: &str) -> Result<()> {
-        self.session(who)?.run(sql)
+    pub fn run(&self, role: &str, sql: &str) -> Result<()> {
+        self.session(role)?.run(sql)
     }
 
     /// The server's major version.
@@ -117,9 +118,9 @@ impl Stage {
     pub fn play(&mut self, steps: &[Step]) -> Result<()> {
         for step in steps {
             match *step {
-                Step::Do(who, sql) => self.run(who, sql)?,
-                Step::Is(what, who, statements, expected) => {
-                    self.check(what, who, statements, expected)?;
+                Step::Do(role, sql) => self.run(role, sql)?,
+                Step::Is(what, role, statements, expected) => {
+                    self.check(what, role, statements, expected)?;
                 }
             }
         }
@@ -129,11 +130,11 @@ impl Stage {
     pub fn check(
         &mut self,
         what: &str,
-        who: &str,
+        role: &str,
         statements: &[&str],
         expected: &str,
     ) -> Result<()> {
-        let got = self.answer(who, statements)?;
+        let got = self.answer(role, statements)?;
         self.is(what, got, expected);
         Ok(())
     }
@@ -202,15 +203,15 @@ impl Drop for Stage {
 /// One connection, and all that the server has said on it.
 pub struct Session {
     pub client: Client,
-    notices: Arc<Mutex<Vec<(String, String)>>>,
+    notices: Arc<Mutex<Vec<DbError>>>,
 }
 
 impl Session {
     /// In the database that the environment names, if this names none.
-    pub fn open(who: &str, database: Option<&str>) -> Result<Session> {
+    pub fn open(role: &str, database: Option<&str>) -> Result<Session> {
         let mut config = config()?;
-        if who != BOSS {
-            config.user(who);
+        if role != BOSS {
+            config.user(role);
         }
         if let Some(database) = database {
             config.dbname(database);
@@ -218,10 +219,7 @@ impl Session {
         let notices = Arc::new(Mutex::new(Vec::new()));
         config.notice_callback({
             let notices = notices.clone();
-            move |notice| {
-                let said = (notice.severity().to_owned(), notice.message().to_owned());
-                notices.lock().expect("nobody panics with it").push(said);
-            }
+            move |notice| notices.lock().expect("nobody panics with it").push(notice)
         });
         let client = config.connect(NoTls)?;
         Ok(Session { client, notices })
@@ -264,13 +262,21 @@ impl Session {
             .map_err(|error| format!("{} at {}", describe(&error), beginning(sql)).into())
     }
 
-    /// The messages of this severity since they were taken last.
-    pub fn take_notices(&mut self, severity: &str) -> Vec<String> {
-        let notices = std::mem::take(&mut *self.notices.lock().expect("nobody panics with it"));
+    /// The warnings since they were taken last.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        self.take(Severity::Warning)
+    }
+
+    /// The notices since they were taken last.
+    pub fn take_notices(&mut self) -> Vec<String> {
+        self.take(Severity::Notice)
+    }
+
+    fn take(&mut self, severity: Severity) -> Vec<String> {
+        let mut notices = self.notices.lock().expect("nobody panics with it");
         notices
-            .into_iter()
-            .filter(|notice| notice.0 == severity)
-            .map(|notice| notice.1)
+            .extract_if(.., |notice| notice.parsed_severity() == Some(severity))
+            .map(|notice| notice.message().to_owned())
             .collect()
     }
 }

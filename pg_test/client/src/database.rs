@@ -78,7 +78,8 @@ WITH entries AS (
     FROM token_balance.ledger),
 chains AS (
     SELECT user_id, max(opening) AS opening, sum(amount) AS amount,
-           bool_or(before <> previous_balance OR new_balance <> previous_balance + amount) AS has_gap
+           bool_or(before <> previous_balance OR new_balance <> previous_balance + amount)
+               AS has_gap
     FROM entries GROUP BY user_id),
 charges AS (
     SELECT workflow_id, user_id, sum(tokens) AS charged FROM (
@@ -146,10 +147,18 @@ pub fn sqlstate(error: &postgres::Error) -> String {
 
 /// The SQLSTATE and all that the server says.
 pub fn describe(error: &postgres::Error) -> String {
-    let said = error
-        .as_db_error()
-        .map(|said| (said.message(), said.detail().unwrap_or_default()));
-    format!("{} {said:?}", sqlstate(error))
+    let sqlstate = sqlstate(error);
+    match error.as_db_error() {
+        None => sqlstate,
+        Some(said) => {
+            let detail = said.detail().map(|detail| format!(" ({detail})"));
+            format!(
+                "{sqlstate} {}{}",
+                said.message(),
+                detail.unwrap_or_default()
+            )
+        }
+    }
 }
 
 /// Errors that a client retries: serialization failure, deadlock, lock timeout.

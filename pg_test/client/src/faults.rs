@@ -58,16 +58,19 @@ const MISSED: &str = "ALTER TABLE workflows DISABLE TRIGGER USER; \
 
 #[rustfmt::skip]
 const WAITS_OF_SETTLING: &[(&str, &str)] = &[
-    (USAGE, ACCESS_EXCLUSIVE), (SETTLEMENT, ACCESS_EXCLUSIVE), (SETTLEMENT, SHARE), (USERS, SHARE), (LEDGER, SHARE),
+    (USAGE, ACCESS_EXCLUSIVE), (SETTLEMENT, ACCESS_EXCLUSIVE), (SETTLEMENT, SHARE),
+    (USERS, SHARE), (LEDGER, SHARE),
 ];
 #[rustfmt::skip]
 const WAITS_OF_SWEEPING: &[(&str, &str)] = &[
-    (USAGE, ACCESS_EXCLUSIVE), (SETTLEMENT, ACCESS_EXCLUSIVE), (SETTLEMENT, SHARE), (USERS, SHARE), (LEDGER, SHARE),
+    (USAGE, ACCESS_EXCLUSIVE), (SETTLEMENT, ACCESS_EXCLUSIVE), (SETTLEMENT, SHARE),
+    (USERS, SHARE), (LEDGER, SHARE),
     (WORKFLOWS, ACCESS_EXCLUSIVE),
 ];
 #[rustfmt::skip]
 const WAITS_OF_REFUND: &[(&str, &str)] = &[
-    (SETTLEMENT, ACCESS_EXCLUSIVE), (SETTLEMENT, SHARE), (USERS, SHARE), (LEDGER, ACCESS_EXCLUSIVE), (LEDGER, SHARE),
+    (SETTLEMENT, ACCESS_EXCLUSIVE), (SETTLEMENT, SHARE), (USERS, SHARE),
+    (LEDGER, ACCESS_EXCLUSIVE), (LEDGER, SHARE),
 ];
 
 #[rustfmt::skip]
@@ -76,13 +79,13 @@ const ACTIONS: &[Waiting] = &[
     (action("complete", &[], COMPLETE), WAITS_OF_SETTLING),
     (action("deferred", &[], "BEGIN; SET CONSTRAINTS ALL DEFERRED; \
         UPDATE workflows SET status = 'completed' WHERE id = '$w'; COMMIT;"), WAITS_OF_SETTLING),
-    (action("many", &[], "SELECT * FROM token_balance.settle_workflows(ARRAY['$w']);"), WAITS_OF_SETTLING),
+    (action("many", &[], "SELECT * FROM token_balance.settle_workflows(ARRAY['$w']);"),
+        WAITS_OF_SETTLING),
     (action("sweep", &[MISSED], "SELECT token_balance.settle_pending();"), WAITS_OF_SWEEPING),
     (action("backlog", &[MISSED], "CALL token_balance.settle_backlog();"), WAITS_OF_SWEEPING),
     (action("credit", &[], CREDIT), &[(USERS, SHARE), (LEDGER, ACCESS_EXCLUSIVE), (LEDGER, SHARE)]),
     (action("refund", &[SETTLE], REFUND), WAITS_OF_REFUND),
-    (action("late", &[SETTLE, MORE], SETTLE),
-        WAITS_OF_SETTLING),
+    (action("late", &[SETTLE, MORE], SETTLE), WAITS_OF_SETTLING),
     (Action {
         name: "rename",
         before: &[SETTLE],
@@ -109,19 +112,23 @@ const HIGH: &str = "UPDATE users SET token_balance = 2147483645 WHERE id = '$a';
 const FIXED: &str =
     "UPDATE users SET token_balance = 0 WHERE id = '$a'; SELECT settle_workflow('$w');";
 
+const RECONCILE: &str = "SELECT count(*) FROM token_balance.reconcile();";
+
 /// What reads each table.
 #[rustfmt::skip]
 const READS: &[(&str, &str, &[&str])] = &[
     ("reading users", USERS, &[
         "SELECT token_balance.balance('$a');", "SELECT token_balance.summary('$a');",
-        "SELECT count(*) FROM token_balance.overdrawn_accounts();", "SELECT count(*) FROM token_balance.reconcile();",
+        "SELECT count(*) FROM token_balance.overdrawn_accounts();",
+        RECONCILE,
     ]),
-    ("reading token_usage", USAGE,
-        &["SELECT token_balance.summary('$a');", "SELECT count(*) FROM token_balance.reconcile();"]),
-    ("reading token_balance.settlement", SETTLEMENT, &["SELECT count(*) FROM token_balance.reconcile();"]),
+    ("reading token_usage", USAGE, &["SELECT token_balance.summary('$a');", RECONCILE]),
+    ("reading token_balance.settlement", SETTLEMENT, &[RECONCILE]),
     ("reading token_balance.ledger", LEDGER, &[
-        "SELECT count(*) FROM token_balance.statement('$a');", "SELECT token_balance.balance_at('$a', now());",
-        "SELECT count(*) FROM token_balance.reconcile();", "SELECT count(*) FROM token_balance.verify();",
+        "SELECT count(*) FROM token_balance.statement('$a');",
+        "SELECT token_balance.balance_at('$a', now());",
+        RECONCILE,
+        "SELECT count(*) FROM token_balance.verify();",
     ]),
 ];
 
@@ -252,30 +259,19 @@ fn faults_of_waits(action: Action, waits: &'static [(&str, &str)]) -> impl Itera
 }
 
 /// What only one action waits for.
+#[rustfmt::skip]
 fn waits_of_its_own() -> Vec<Case> {
     let same = "waits for the same workflow";
-    let settling = "SELECT settle_workflow('$w')";
-    let crediting = "SELECT token_balance.credit('$a', 1, 'c$w')";
+    let unknown = &["DELETE FROM token_usage WHERE workflow_id = '$w';"];
     vec![
-        (named("settle"), held(same, settling, "lock_timeout")),
-        (named("complete"), held(same, settling, "statement_timeout")),
-        (
-            named("credit"),
-            held("waits for the same reference", crediting, "lock_timeout"),
-        ),
-        (
-            action(
-                "settle",
-                &["DELETE FROM token_usage WHERE workflow_id = '$w';"],
-                SETTLE,
-            ),
-            locked(
-                "an id that the workflow table must know",
-                WORKFLOWS,
-                ACCESS_EXCLUSIVE,
-                "lock_timeout",
-            ),
-        ),
+        (named("settle"), held(same, "SELECT settle_workflow('$w')", "lock_timeout")),
+        (named("complete"), held(same, "SELECT settle_workflow('$w')", "statement_timeout")),
+        (named("credit"),
+            held("waits for the same reference", "SELECT token_balance.credit('$a', 1, 'c$w')",
+                "lock_timeout")),
+        (action("settle", unknown, SETTLE),
+            locked("an id that the workflow table must know", WORKFLOWS, ACCESS_EXCLUSIVE,
+                "lock_timeout")),
     ]
 }
 
@@ -312,13 +308,11 @@ fn faults_without_executor() -> Vec<Case> {
 }
 
 /// Out of range, by what is called directly; and a bad charge gives its claim back, and that fails.
+#[rustfmt::skip]
 fn out_of_range() -> Vec<Case> {
     let past = || fault("out of range", "", "", "22003");
     let fixed = |name, before: &'static [&str], act| Action {
-        name,
-        before,
-        act,
-        afterwards: FIXED,
+        name, before, act, afterwards: FIXED,
     };
     let exempted = &[
         "SELECT token_balance.detach();",
@@ -332,22 +326,15 @@ fn out_of_range() -> Vec<Case> {
         "DROP TRIGGER a_fault ON token_balance.settlement;",
         "PT402",
     );
-    let forgetting = "forgetting a first claim";
-    let taking_back = "taking back an exemption";
-    let all = "CALL token_balance.settle_backlog(existing => true);";
     vec![
         (fixed("settle", &[LOW], SETTLE), past()),
         (action("credit", &[HIGH], CREDIT), past()),
         (action("refund", &[SETTLE, HIGH], REFUND), past()),
-        (
-            fixed("complete", &[LOW], COMPLETE),
-            triggered(forgetting, SETTLEMENT, "DELETE", "raise", "PT402"),
-        ),
+        (fixed("complete", &[LOW], COMPLETE),
+            triggered("forgetting a first claim", SETTLEMENT, "DELETE", "raise", "PT402")),
         (fixed("complete", &[SETTLE, MORE, LOW], COMPLETE), releasing),
-        (
-            action("backlog", exempted, all),
-            triggered(taking_back, SETTLEMENT, "UPDATE", "raise", "PT402"),
-        ),
+        (action("backlog", exempted, "CALL token_balance.settle_backlog(existing => true);"),
+            triggered("taking back an exemption", SETTLEMENT, "UPDATE", "raise", "PT402")),
     ]
 }
 
@@ -363,69 +350,38 @@ fn faults_of_reads() -> Vec<Case> {
 }
 
 /// Each DDL statement, each write, each lock.
+#[rustfmt::skip]
 fn faults_of_attach() -> Vec<Case> {
     let attach = action("attach", &[DETACHED], ATTACH);
-    let missing = "balances that are missing";
-    let tags = [
-        "ALTER TABLE",
-        "COMMENT",
-        "CREATE TRIGGER",
-        "CREATE INDEX",
-        "GRANT",
-    ];
-    let locks = [
-        (USERS, ROW_EXCLUSIVE),
-        (USAGE, ACCESS_EXCLUSIVE),
-        (WORKFLOWS, ROW_EXCLUSIVE),
-        (SETTLEMENT, SHARE),
-    ];
-    let mut cases: Vec<_> = tags.map(|tag| (attach, forbidden(tag))).into();
-    cases.extend([
+    let credited = &["SELECT token_balance.credit('$a', 5);", DETACHED];
+    let nulls = &[DETACHED, "ALTER TABLE users ADD token_balance integer;"];
+    vec![
+        (attach, forbidden("ALTER TABLE")),
+        (attach, forbidden("COMMENT")),
+        (attach, forbidden("CREATE TRIGGER")),
+        (attach, forbidden("CREATE INDEX")),
+        (attach, forbidden("GRANT")),
         (attach, refused("the binding", BINDING)),
         (attach, refused("exempting", SETTLEMENT)),
-        (
-            action(
-                "attach",
-                &["SELECT token_balance.credit('$a', 5);", DETACHED],
-                ATTACH,
-            ),
-            refused("changes meanwhile", LEDGER),
-        ),
-        (
-            action(
-                "attach",
-                &[DETACHED, "ALTER TABLE users ADD token_balance integer;"],
-                ATTACH,
-            ),
-            triggered(missing, USERS, "UPDATE", "cancel", "57014"),
-        ),
-    ]);
-    cases.extend(locks.map(|(table, mode)| {
-        let name = format!("waits for {table}");
-        (attach, locked(&name, table, mode, "lock_timeout"))
-    }));
-    cases
+        (action("attach", credited, ATTACH), refused("changes meanwhile", LEDGER)),
+        (action("attach", nulls, ATTACH),
+            triggered("balances that are missing", USERS, "UPDATE", "cancel", "57014")),
+        (attach, locked("waits for users", USERS, ROW_EXCLUSIVE, "lock_timeout")),
+        (attach, locked("waits for token_usage", USAGE, ACCESS_EXCLUSIVE, "lock_timeout")),
+        (attach, locked("waits for workflows", WORKFLOWS, ROW_EXCLUSIVE, "lock_timeout")),
+        (attach, locked("waits for the settlements", SETTLEMENT, SHARE, "lock_timeout")),
+    ]
 }
 
+#[rustfmt::skip]
 fn faults_of_detach() -> Vec<Case> {
-    let detach = |act| Action {
-        name: "detach",
-        before: &[],
-        act,
-        afterwards: ATTACH,
-    };
-    let waits = "waits for users";
+    let detach = |act| Action { name: "detach", before: &[], act, afterwards: ATTACH };
     vec![
         (detach(DETACH), forbidden("DROP TRIGGER")),
         (detach(DETACH), forbidden("ALTER TABLE")),
-        (
-            detach("SELECT token_balance.detach();"),
-            triggered("the binding", BINDING, "DELETE", "raise", "PT402"),
-        ),
-        (
-            detach(DETACH),
-            locked(waits, USERS, ROW_EXCLUSIVE, "statement_timeout"),
-        ),
+        (detach("SELECT token_balance.detach();"),
+            triggered("the binding", BINDING, "DELETE", "raise", "PT402")),
+        (detach(DETACH), locked("waits for users", USERS, ROW_EXCLUSIVE, "statement_timeout")),
     ]
 }
 
@@ -491,10 +447,9 @@ impl Faults {
         };
         let act = own(action.act);
         self.all_succeed(LIMITS)?;
-        self.all_succeed(&own(
-            "INSERT INTO users VALUES ('$a'); INSERT INTO workflows VALUES ('$w', '$a', 'running'); \
-             INSERT INTO token_usage VALUES ('$w', '$a', 10);",
-        ))?;
+        self.all_succeed(&own("INSERT INTO users VALUES ('$a'); \
+             INSERT INTO workflows VALUES ('$w', '$a', 'running'); \
+             INSERT INTO token_usage VALUES ('$w', '$a', 10);"))?;
         self.all_succeed(&own(&action.before.concat()))?;
         let before = self.session.value("SELECT note.state()")?;
         self.all_succeed(&own(&fault.inject))?;
@@ -527,7 +482,7 @@ impl Faults {
         let process = self.session.value("SELECT pg_backend_pid()")?;
         self.stage
             .is("all of it on one connection", process, &self.process);
-        self.said.extend(self.session.take_notices("WARNING"));
+        self.said.extend(self.session.take_warnings());
         let said = internal(self.said.iter().map(String::as_str));
         self.stage.is("no internal error at the client", said, "");
         let logged = log.read()?;

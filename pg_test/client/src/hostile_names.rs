@@ -69,7 +69,7 @@ impl HostileNames {
                 }
             }
         }
-        errors.extend(self.session.take_notices("WARNING"));
+        errors.extend(self.session.take_warnings());
         let what = format!("case {case}: errors and warnings");
         self.stage.is(&what, errors.join("; "), "");
         match checks {
@@ -119,7 +119,8 @@ impl Drop for HostileNames {
 fn drop_owners() -> Result<()> {
     let mut maintenance = Session::open(BOSS, None)?;
     let owners = maintenance.client.query(
-        "SELECT format('DROP ROLE %I', rolname) FROM pg_roles WHERE rolname LIKE 'tb^_h %' ESCAPE '^'",
+        "SELECT format('DROP ROLE %I', rolname) FROM pg_roles \
+         WHERE rolname LIKE 'tb^_h %' ESCAPE '^'",
         &[],
     )?;
     for owner in &owners {

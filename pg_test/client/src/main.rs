@@ -1,9 +1,9 @@
 //! Programs that try to break the promises of docs/DESIGN.md from outside, as clients.
 //!
-//! `client PROGRAM [--seed N] [--size N]`; connects by PGHOST, PGPORT, PGUSER, PGDATABASE, and gives
-//! `attach` the options in ATTACH. Exit code 0 if all holds; the seed is printed and replays the
-//! run, or as much of it as does not hang on what meets what: the choices of each session. The
-//! programs that are tables of cases (cases.rs) choose nothing.
+//! `client PROGRAM [--seed N] [--size N]`; connects by PGHOST, PGPORT, PGUSER, PGDATABASE, and
+//! gives `attach` the options in ATTACH. Exit code 0 if all holds, 77 if it cannot be tried here. The
+//! seed is printed and replays the run, or as much of it as does not hang on what meets what: the
+//! choices of each session. The programs that are tables of cases (cases.rs) choose nothing.
 
 mod attackers;
 mod books;
