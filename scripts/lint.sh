@@ -13,10 +13,10 @@ say "cargo fmt --check"
 cargo fmt --all --check || status=1
 say "cargo clippy --all-targets -- -D warnings"
 cargo clippy --quiet --all-targets -- -D warnings || status=1
-say "the same for the trust suite's client"
-cargo fmt --manifest-path pg_test/trust/Cargo.toml --check || status=1
-cargo clippy --quiet --locked --manifest-path pg_test/trust/Cargo.toml \
-    --target-dir "${CARGO_TARGET_DIR:-$ROOT/target}/trust" -- -D warnings || status=1
+say "the same for the client of pg_test"
+cargo fmt --manifest-path pg_test/client/Cargo.toml --check || status=1
+cargo clippy --quiet --locked --manifest-path pg_test/client/Cargo.toml \
+    --target-dir "${CARGO_TARGET_DIR:-$ROOT/target}/client" -- -D warnings || status=1
 say "the same for the dashboard"
 cargo fmt --manifest-path examples/dashboard/Cargo.toml --check || status=1
 cargo clippy --quiet --locked --all-targets --manifest-path examples/dashboard/Cargo.toml \

@@ -31,7 +31,7 @@ printf '\nInterleavings\n    %d permutations in %d specs, %d of them as expected
     "$(cat "$ROOT"/pg_test/isolation/specs/*.spec | grep -c '^permutation')" \
     "$(find "$ROOT/pg_test/isolation/specs" -name '*.spec' | wc -l)" \
     "$(grep -cE '^ok +[0-9]+|\.\.\. ok( |$)' "$LOGS/isolation.log" || true)"
-figures 'Model, races and deadlocks' scripts-trust
+figures 'Model, races and deadlocks' scripts-client
 figures 'Crashes' scripts-crash
 figures 'Dump, upgrade, replicas' scripts-dump_restore scripts-pg_upgrade scripts-standby scripts-logical_replica scripts-prepared once-upgrade
 figures 'Attackers' scripts-attackers scripts-hostile_names scripts-pgspot

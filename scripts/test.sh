@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
 
 LOGS="${CARGO_TARGET_DIR:-$ROOT/target}/test-logs"
-TRUST_TARGET="${CARGO_TARGET_DIR:-$ROOT/target}/trust"
+CLIENT_TARGET="${CARGO_TARGET_DIR:-$ROOT/target}/client"
 SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
 RESULTS=()         # where|group|passed|failed|skipped|seconds
 SOAK=              # set for the scripts' long form
@@ -123,11 +123,11 @@ install_extension() {
 }
 
 # The client that loads a server from many sessions; built once for all versions.
-build_trust() {
+build_client() {
     local start=$SECONDS
-    say "the trust suite's client"
-    if ! run_logged "$LOGS/trust-build.log" cargo build --quiet --release --locked \
-        --manifest-path pg_test/trust/Cargo.toml --target-dir "$TRUST_TARGET"; then
+    say "the client of pg_test"
+    if ! run_logged "$LOGS/client-build.log" cargo build --quiet --release --locked \
+        --manifest-path pg_test/client/Cargo.toml --target-dir "$CLIENT_TARGET"; then
         record client build 0 1 0 "$start"
     fi
 }
@@ -139,7 +139,7 @@ copy_project() {
     for item in README.md README.zh-CN.md CHANGELOG.md Cargo.toml token_balance.control docs pg_test sql scripts; do
         if [ -e "$ROOT/$item" ]; then cp -R "$ROOT/$item" "$PRIVATE_DIR/project/"; fi
     done
-    cp "$TRUST_TARGET/release/token_balance_trust" "$PRIVATE_DIR/project/trust" 2>/dev/null || true
+    cp "$CLIENT_TARGET/release/token_balance_client" "$PRIVATE_DIR/project/client" 2>/dev/null || true
     chmod -R a+rX "$PRIVATE_DIR/project"
     if is_root; then chown -R "$DB_OS_USER:" "$PRIVATE_DIR/project"; fi
 }
@@ -264,7 +264,7 @@ run_client() {
         say "PostgreSQL $PG_VERSION: client $program"
         in_server_env psql -qX -c 'DROP DATABASE IF EXISTS client' -c 'CREATE DATABASE client' 2>/dev/null
         if run_logged "$log" in_server_env PGDATABASE=client ATTACH="${ATTACH:-}" \
-            "$PRIVATE_DIR/project/trust" "${arguments[@]}"; then
+            "$PRIVATE_DIR/project/client" "${arguments[@]}"; then
             passed=$((passed + 1))
         else
             failed=$((failed + 1))
@@ -356,7 +356,7 @@ main() {
     clean_up_on_exit
     mkdir -p "$LOGS"
     if [ -n "$lint" ]; then run_lint; fi
-    if wanted scripts client once; then build_trust; fi
+    if wanted scripts client once; then build_client; fi
     for version in "${versions[@]}"; do test_version "$version"; done
     print_table
     say "$((SECONDS / 60)) min $((SECONDS % 60)) s in all; logs are in $LOGS"

@@ -135,14 +135,14 @@ suite() {
     read_log "$title"
 }
 
-# load PROGRAM SIZE-OF-THE-SHORT-FORM [ATTACH]: a program of the trust suite's client, then amcheck on what it left.
+# load PROGRAM SIZE-OF-THE-SHORT-FORM [ATTACH]: a program of pg_test/client, then amcheck on what it left.
 load() {
     local program=$1 size=(--size "$2") title="$1${3:+ with both options}" status=0 begun=$SECONDS
     if [ -n "${SOAK:-}" ]; then size=(); fi
     psql postgres 'DROP DATABASE IF EXISTS tb_load WITH (FORCE)' 2>/dev/null
     psql postgres 'CREATE DATABASE tb_load'
     in_server_env PGDATABASE=tb_load ATTACH="${3:-}" timeout -k 10 "$PART_TIMEOUT" \
-        "$PROJECT/trust" "$program" "${size[@]}" >"$WORK/load.log" 2>&1 || status=$?
+        "$PROJECT/client" "$program" "${size[@]}" >"$WORK/load.log" 2>&1 || status=$?
     if [ "$status" = 0 ]; then
         passed "$title"
         sed "s/^/$PG_VERSION: /; \$s/\$/ ($((SECONDS - begun)) s)/" "$WORK/load.log"

@@ -52,10 +52,10 @@ run_test() {
     isolation) run_regress isolation/pg_isolation_regress "$kind" "$name" ;;
     regress) run_regress regress/pg_regress "$kind" "$name" ;;
     script) in_server_env WORK="$work" PROJECT="$PROJECT" timeout 120 "$PROJECT/pg_test/scripts/$name.sh" ;;
-    trust)
+    client)
         in_server_env dropdb --if-exists tb_mutations 2>/dev/null
         in_server_env createdb tb_mutations
-        in_server_env PGDATABASE=tb_mutations timeout 120 "$PROJECT/trust" "$name" "${@:3}"
+        in_server_env PGDATABASE=tb_mutations timeout 120 "$PROJECT/client" "$name" "${@:3}"
         ;;
     *) die "no test is of the kind $kind" ;;
     esac

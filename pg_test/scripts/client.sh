@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Many sessions against one server, and a random history against an oracle: the programs of
-# pg_test/trust, each with a seed that it prints. In a soak with the programs' own sizes: 10,000
+# pg_test/client, each with a seed that it prints. In a soak with the programs' own sizes: 10,000
 # operations, 200 rounds, 60 seconds, 20,000 settlements, 2 times 100 rounds, 60 seconds of chaos,
 # 4 sweeps of 8,000 runs, 5 rounds of late usage, 24 meetings in one run, 300 layouts of tables.
 # (DESIGN E1, E2, E3, P2, R1, W3)
 set -euo pipefail
 
-trust="$PROJECT/trust"
-[ -x "$trust" ] || { echo "the client was not built"; exit 1; }
-dropdb --if-exists trust 2>/dev/null
-createdb trust
-export PGDATABASE=trust
+client="$PROJECT/client"
+[ -x "$client" ] || { echo "the client was not built"; exit 1; }
+dropdb --if-exists client 2>/dev/null
+createdb client
+export PGDATABASE=client
 run() { # PROGRAM SIZE OF THE SHORT FORM
-    if [ -n "${SOAK:-}" ]; then "$trust" "$1"; else "$trust" "$1" --size "$2"; fi
+    if [ -n "${SOAK:-}" ]; then "$client" "$1"; else "$client" "$1" --size "$2"; fi
 }
 run model 3000
 run one-workflow 20
@@ -34,4 +34,4 @@ run bulk 8
 run chaos 8
 run sweep 2000
 run layout 5
-dropdb trust
+dropdb client

@@ -7,13 +7,23 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + S
 pub const OPENING: i64 = 1_000_000;
 
 pub fn connect() -> Result<Client> {
-    let variable = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.into());
-    Ok(Config::new()
+    Ok(config()?.connect(NoTls)?)
+}
+
+/// Where the environment leads.
+pub fn config() -> Result<Config> {
+    let mut config = Config::new();
+    config
         .host(&variable("PGHOST", "/tmp"))
         .port(variable("PGPORT", "5432").parse()?)
         .user(&variable("PGUSER", "postgres"))
-        .dbname(&variable("PGDATABASE", "postgres"))
-        .connect(NoTls)?)
+        .dbname(&variable("PGDATABASE", "postgres"));
+    Ok(config)
+}
+
+/// One of the environment.
+pub fn variable(name: &str, usual: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| usual.into())
 }
 
 /// More arguments for `attach`, from the environment: `busy_account => 'queue'`, say.
@@ -68,7 +78,8 @@ WITH entries AS (
     FROM token_balance.ledger),
 chains AS (
     SELECT user_id, max(opening) AS opening, sum(amount) AS amount,
-           bool_or(before IS NOT NULL AND before <> previous_balance) AS has_gap
+           bool_or(before <> previous_balance OR new_balance <> previous_balance + amount)
+               AS has_gap
     FROM entries GROUP BY user_id),
 charges AS (
     SELECT workflow_id, user_id, sum(tokens) AS charged FROM (
@@ -89,30 +100,42 @@ WHERE w.status = 'completed' AND $2::boolean AND g.tokens <> coalesce(s.usage_to
 UNION ALL
 SELECT 'I4 entry ' || gone.entry_id FROM (TABLE seen_ledger EXCEPT TABLE token_balance.ledger) AS gone
 UNION ALL
-SELECT 'I5 ' || r.problem FROM token_balance.reconcile() AS r
+SELECT 'I5 ' || r.problem || coalesce(' ' || r.workflow_id, '') FROM token_balance.reconcile() AS r
 WHERE $2::boolean OR r.problem <> 'unsettled usage'";
 
 /// I4: what the ledger had at the last check by this connection is there unchanged.
+const KEEP_LEDGER: &str =
+    "CREATE TEMPORARY TABLE IF NOT EXISTS seen_ledger (LIKE token_balance.ledger)";
 const SEE_LEDGER: &str = "
 INSERT INTO seen_ledger SELECT l.* FROM token_balance.ledger AS l
 WHERE NOT EXISTS (SELECT FROM seen_ledger AS s WHERE s.entry_id = l.entry_id)";
 
 /// Err with what is broken. `all_settled` is whether late usage would be a fault.
 pub fn check_invariants(client: &mut Client, all_settled: bool) -> Result<()> {
-    let all_settled = all_settled || settles_late_usage();
-    client.batch_execute(
-        "CREATE TEMPORARY TABLE IF NOT EXISTS seen_ledger (LIKE token_balance.ledger)",
-    )?;
-    let broken: Vec<String> = client
-        .query(INVARIANTS, &[&OPENING, &all_settled])?
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
-    client.execute(SEE_LEDGER, &[])?;
+    let broken = what_breaks(client, all_settled)?;
     match broken.is_empty() {
         true => Ok(()),
         false => Err(format!("broken: {}", broken.join(", ")).into()),
     }
+}
+
+/// What breaks an invariant; the ledger was seen then.
+pub fn what_breaks(client: &mut Client, all_settled: bool) -> Result<Vec<String>> {
+    let all_settled = all_settled || settles_late_usage();
+    client.batch_execute(KEEP_LEDGER)?;
+    let broken = client
+        .query(INVARIANTS, &[&OPENING, &all_settled])?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    see_ledger(client)?;
+    Ok(broken)
+}
+
+/// Keeps what the ledger has, for the checks to come by this connection.
+pub fn see_ledger(client: &mut Client) -> Result<()> {
+    client.batch_execute(KEEP_LEDGER)?;
+    Ok(client.batch_execute(SEE_LEDGER)?)
 }
 
 /// The SQLSTATE of a database error.
@@ -124,10 +147,18 @@ pub fn sqlstate(error: &postgres::Error) -> String {
 
 /// The SQLSTATE and all that the server says.
 pub fn describe(error: &postgres::Error) -> String {
-    let said = error
-        .as_db_error()
-        .map(|said| (said.message(), said.detail().unwrap_or_default()));
-    format!("{} {said:?}", sqlstate(error))
+    let sqlstate = sqlstate(error);
+    match error.as_db_error() {
+        None => sqlstate,
+        Some(said) => {
+            let detail = said.detail().map(|detail| format!(" ({detail})"));
+            format!(
+                "{sqlstate} {}{}",
+                said.message(),
+                detail.unwrap_or_default()
+            )
+        }
+    }
 }
 
 /// Errors that a client retries: serialization failure, deadlock, lock timeout.
