@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Rules that no test names, each with the reason.
-const UNCITED: [(&str, &str); 4] = [
+const UNCITED: [(&str, &str); 3] = [
     (
         "H6",
         "no test: which locks attach holds while it reads the usage is not looked at",
@@ -17,7 +17,6 @@ const UNCITED: [(&str, &str); 4] = [
         "O6",
         "no test: a table would have to change hands between two looks of one call",
     ),
-    ("U7", "pg_test/once_per_run/mounted.sh tests it"),
     (
         "K5",
         "no test: the answers of a summary are tested, and the bench measures it",

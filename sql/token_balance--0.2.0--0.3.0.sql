@@ -220,6 +220,8 @@ ALTER TABLE token_balance.binding ADD COLUMN search_path name[];
 
 -- Comments.
 
+COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row per check, with what to do where it is not ok.';
+COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again.';
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[]) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account and late_usage, and the search_path where one is given.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
 

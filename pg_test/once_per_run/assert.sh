@@ -257,7 +257,7 @@ settle_without_caches() {
 # The regress files but those that settle hundreds of runs, which would take hours: a run takes seconds.
 names_without_bulk() {
     sed -nE 's/^test: //p' "$PROJECT/pg_test/regress/schedule" |
-        grep -vxE 'archive|attach_options|bulk|once_a_statement|reconcile|sweep'
+        grep -vxE 'archive|attach_options|bulk|once_per_statement|reconcile|sweep'
 }
 
 run_suites() {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a folder outside of the server (18), as container images mount extensions: extension_control_path and
 # dynamic_library_path name it, and nothing of the extension is in the server's own folders. It is created and settles, also
-# in new sessions; and a database that was at 0.2.0 when the server had that one itself is updated.
+# in new sessions; and a database that was at 0.2.0 when the server had that one itself is updated. (DESIGN U7)
 set -euo pipefail
 : "${ROOT:?}" "${WORK:?}" "${PG_VERSION:?}"
 # shellcheck source-path=SCRIPTDIR/../../scripts

@@ -2,12 +2,12 @@
 -- is a transaction of its own and is flushed to disk.
 \pset footer off
 
-SELECT demo.start('one UPDATE a run') \g /dev/null
+SELECT demo.start('one UPDATE per run') \g /dev/null
 SET ROLE platform;
 SELECT format('UPDATE workflows SET status = ''completed'', completed_at = now() WHERE id = %L', workflow_id)
 FROM demo.run WHERE way = 'update' ORDER BY n \gexec
 RESET ROLE;
-SELECT demo.finish('one UPDATE a run') \g /dev/null
+SELECT demo.finish('one UPDATE per run') \g /dev/null
 
 SELECT demo.start('settle_workflow(), then UPDATE') \g /dev/null
 SET ROLE platform;

@@ -53,7 +53,7 @@ pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
     cursor.close()
 }
 
-/// One row a workflow and account: what they used so far. Sums past bigint are cut off there: such
+/// One row per workflow and account: what they used so far. Sums past bigint are cut off there: such
 /// usage could not be charged anyway.
 fn existing_usage_sql(binding: &Binding) -> String {
     let workflow = format!("u.{}", binding.usage_workflow.sql());

@@ -319,7 +319,7 @@ impl Values {
 
 fn execute(plan: pg_sys::SPIPlanPtr, args: &[Arg], snapshot: Snapshot) -> Result<Outcome> {
     let mut values = Values::of(args);
-    // SAFETY: SPI is connected, the plan is valid, and values and nulls hold one item a parameter
+    // SAFETY: SPI is connected, the plan is valid, and values and nulls hold one item per parameter
     // and outlive the call. SPI copies the snapshot before it changes it (unless read_only). The
     // tuple table is read before anything else can replace it.
     unsafe {

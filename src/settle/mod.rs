@@ -49,7 +49,8 @@ pub(crate) struct Workflow {
 /// Settle workflows, given by canonical id, in whatever order and how often. Everything that they have used
 /// and that was not charged yet is charged.
 ///
-/// Locks are taken in one order by everybody: workflows, settlements, accounts, each by id.
+/// Locks are taken in one order by everybody: workflows, settlements, accounts; workflows by
+/// the hash of their id, the others by id.
 pub(crate) fn settle(
     bound: &Bound,
     mut workflows: Vec<String>,

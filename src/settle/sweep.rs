@@ -269,7 +269,7 @@ pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayComm
     pending.cursor.close()
 }
 
-/// Take back the exemption of usage from before the extension, a batch a commit.
+/// Take back the exemption of usage from before the extension, one batch per commit.
 fn include_exempted(bound: &Bound, batch_size: usize, commits: MayCommit) -> Result<()> {
     let owner = bound.binding.extension_owner;
     let mut last: Option<(String, String)> = None;

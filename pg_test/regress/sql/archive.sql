@@ -119,7 +119,7 @@ CREATE TABLE newer_rest PARTITION OF newer DEFAULT;
 SELECT clock_timestamp() AS later \gset
 SELECT token_balance.archive_ledger(:'later', 'newer');
 SELECT tableoid::regclass, period, user_id, kind, amount, previous_balance, new_balance FROM newer ORDER BY user_id, entry_id;
--- one opening entry an account
+-- one opening entry per account
 TABLE entries ORDER BY user_id, entry_id;
 TABLE problems;
 -- reconcile still sees a settlement that was changed by hand, also one that is gone

@@ -12,7 +12,7 @@ RESET client_min_messages;
 INSERT INTO workflows VALUES ('w1', 'ann'), ('w2', 'ann'), ('w3', 'bob'), ('empty', 'bob');
 INSERT INTO token_usage VALUES ('w1', 'ann', 1), ('w1', 'bob', 2), ('w2', 'ann', 4), ('w3', 'bob', 8), ('only usage', 'bob', 16), ('w3', NULL, 99);
 
--- one row a charge; an id twice is one; without usage is no row
+-- one row per charge; an id twice is one; without usage is no row
 SELECT * FROM token_balance.settle_workflows('{w3,w1,w1,empty,"only usage"}') ORDER BY user_id COLLATE "C", new_balance DESC;
 SELECT * FROM token_balance.settle_workflows('{w3,w1}');
 SELECT * FROM users ORDER BY id;

@@ -9,7 +9,7 @@ CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
 CREATE TABLE workflows (id integer PRIMARY KEY, user_id integer, status text DEFAULT 'running');
 INSERT INTO users SELECT generate_series(1, 200);
 CREATE EXTENSION token_balance SCHEMA bk;
--- nine usage rows a run, every fifth run with a second account
+-- nine usage rows per run, every fifth run with a second account
 INSERT INTO workflows SELECT w, w % 200 + 1 FROM generate_series(1, 3000) w;
 INSERT INTO token_usage (workflow_id, user_id, total_tokens)
 SELECT w, CASE WHEN w % 5 = 0 AND i > 6 THEN (w * 7) % 200 + 1 ELSE w % 200 + 1 END, (w * 31 + i * 17) % 1000 FROM generate_series(1, 3000) w, generate_series(1, 9) i;

@@ -110,7 +110,7 @@ SELECT * FROM state;
 SET client_min_messages = warning;
 CALL token_balance.settle_backlog();
 SELECT * FROM state;
--- a commit a batch: ten pairs of workflow and account are in one transaction, no more
+-- one commit per batch: ten pairs of workflow and account are in one transaction, no more
 INSERT INTO token_usage SELECT 'k' || i, CASE WHEN i % 2 = 0 THEN 'ann' ELSE 'bob' END, 1 FROM generate_series(1, 95) i;
 SELECT complete(VARIADIC ARRAY(SELECT 'k' || i FROM generate_series(1, 95) i));
 SELECT max(entry_id) AS last FROM token_balance.ledger \gset

@@ -330,7 +330,7 @@ impl Index {
 
     /// The table's columns in it, numbered from 1; 0 stands for an expression.
     fn columns(&self) -> &[pg_sys::AttrNumber] {
-        // SAFETY: the relation is open; the vector has an item a column.
+        // SAFETY: the relation is open; the vector has one item per column.
         unsafe {
             let index = (*self.relation).rd_index;
             std::slice::from_raw_parts((*index).indkey.values.as_ptr(), (*index).indnatts as usize)

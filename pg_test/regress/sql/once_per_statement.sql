@@ -29,7 +29,7 @@ INSERT INTO os.workflows SELECT name || g, 'running', 1 + g % 2 FROM generate_se
 INSERT INTO os.token_usage SELECT name || g, u, 10 FROM generate_series(1, runs) g, unnest('{ann,bob}'::text[]) u;
 $$;
 
--- several runs, several partitions, the rows against the order of ids: one UPDATE an account
+-- several runs, several partitions, the rows against the order of ids: one UPDATE per account
 SELECT fill('a', 3);
 UPDATE workflows SET status = 'completed';
 SELECT * FROM state();
