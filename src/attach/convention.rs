@@ -7,8 +7,9 @@ use pgrx::pg_sys;
 use super::attach::attach_for;
 use super::search_path::Attacher;
 use crate::binding::{BALANCE_COLUMN, Binding, Completion, Options, Payer, Spec};
-use crate::error::{Error, Result, notice};
+use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Table};
+use crate::postgres::notice::notice;
 
 pub(crate) const COMPLETED_STATUSES: [&str; 5] =
     ["completed", "succeeded", "success", "finished", "done"];
