@@ -7,8 +7,9 @@ use pgrx::pg_sys;
 use super::attach::attach_for;
 use super::search_path::Attacher;
 use crate::binding::{BALANCE_COLUMN, Binding, Completion, Payer, Relation, Spec};
-use crate::error::{Error, Result, notice};
+use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Table};
+use crate::postgres::notice::notice;
 
 const WORKFLOW_TABLES: [&str; 3] = ["workflows", "workflow_runs", "workflow_executions"];
 const COMPLETION_TABLE: &str = "workflow_completions";

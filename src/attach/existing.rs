@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use crate::binding::{BALANCE_COLUMN, Binding, Payer};
-use crate::error::{Result, notice};
+use crate::error::Result;
 use crate::ledger::change::Kind;
 use crate::postgres::catalog::{self, Table};
 use crate::postgres::cursor::{Cursor, Life};
+use crate::postgres::notice::notice;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;

@@ -3,10 +3,12 @@
 //! it is the same in every version.
 
 use pgrx::callconv::{BoxRet, FcInfo};
+use pgrx::pg_sys;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
-use pgrx::{PgSqlErrorCode, ereport, pg_sys};
+
+use crate::error::Error;
 
 /// A value that a function returns.
 pub(crate) struct Jsonb(pub(crate) pg_sys::Datum);
@@ -139,13 +141,7 @@ fn align(bytes: &mut Vec<u8>) {
 fn checked_length(length: usize) -> u32 {
     match u32::try_from(length) {
         Ok(length) if length <= LENGTH => length,
-        _ => {
-            ereport!(
-                ERROR,
-                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-                "the answer is too large for jsonb"
-            );
-        }
+        _ => Error::AnswerTooLarge.raise(),
     }
 }
 

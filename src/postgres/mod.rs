@@ -14,6 +14,7 @@ pub(crate) mod invalidation;
 pub(crate) mod jsonb;
 pub(crate) mod key;
 pub(crate) mod lock;
+pub(crate) mod notice;
 mod raw;
 pub(crate) mod security;
 pub(crate) mod sequence;

@@ -29,6 +29,7 @@ pub(crate) fn charge(
     mut claims: Vec<Claim>,
     occasion: &Occasion,
 ) -> Result<Vec<Charge>> {
+    debug_assert!(claims.iter().all(|claim| claim.tokens > 0));
     claims.sort_unstable();
     // One for all accounts: each statement finds it in force.
     let _path = (!claims.is_empty()).then(|| SearchPath::of_tables(&bound.binding.paths));
