@@ -42,11 +42,6 @@ pub(super) unsafe fn attribute(
 
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
 server_functions! {
-    fn heap_form_tuple(
-        descriptor: pg_sys::TupleDesc,
-        values: *mut pg_sys::Datum,
-        nulls: *mut bool,
-    ) -> pg_sys::HeapTuple;
     fn index_beginscan(
         table: pg_sys::Relation,
         index: pg_sys::Relation,
@@ -58,11 +53,6 @@ server_functions! {
 
 #[cfg(feature = "pg18")]
 server_functions! {
-    fn heap_form_tuple(
-        descriptor: pg_sys::TupleDesc,
-        values: *const pg_sys::Datum,
-        nulls: *const bool,
-    ) -> pg_sys::HeapTuple;
     fn index_beginscan(
         table: pg_sys::Relation,
         index: pg_sys::Relation,
@@ -71,6 +61,24 @@ server_functions! {
         keys: i32,
         orders: i32,
     ) -> pg_sys::IndexScanDesc;
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+server_functions! {
+    fn heap_form_tuple(
+        descriptor: pg_sys::TupleDesc,
+        values: *mut pg_sys::Datum,
+        nulls: *mut bool,
+    ) -> pg_sys::HeapTuple;
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+server_functions! {
+    fn heap_form_tuple(
+        descriptor: pg_sys::TupleDesc,
+        values: *const pg_sys::Datum,
+        nulls: *const bool,
+    ) -> pg_sys::HeapTuple;
 }
 
 /// A scan of an index by one key, with nothing looked for yet.

@@ -152,8 +152,11 @@ unsafe fn is_plain(table: pg_sys::Relation, owner: pg_sys::Oid) -> bool {
             && (*table).rd_rules.is_null()
             && (*class).relowner == owner
             && !has_shards()
-            && pg_sys::pg_class_aclcheck((*table).rd_id, owner, pg_sys::ACL_SELECT.into())
-                == pg_sys::AclResult::ACLCHECK_OK
+            && pg_sys::pg_class_aclcheck(
+                (*table).rd_id,
+                owner,
+                pg_sys::ACL_SELECT as pg_sys::AclMode,
+            ) == pg_sys::AclResult::ACLCHECK_OK
     }
 }
 
