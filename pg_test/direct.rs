@@ -14,11 +14,11 @@ mod tests {
     use crate::tests::fixture::*;
 
     fn writes_settlements() -> bool {
-        settlement::open(&bound().expect("attached")).is_some()
+        settlement::open(&bound().expect("attached").book).is_some()
     }
 
     fn writes_ledger() -> bool {
-        entries::open(&bound().expect("attached")).is_some()
+        entries::open(&bound().expect("attached").book).is_some()
     }
 
     fn reads_usage() -> bool {

@@ -112,7 +112,7 @@ mod tests {
         let (workflows, leaf) = (oid("workflows"), oid("leaf"));
         let is_part = || {
             let bound = bound().expect("attached");
-            bound.is_part_of(leaf, workflows).expect("an answer")
+            bound.book.is_part_of(leaf, workflows).expect("an answer")
         };
         assert!(is_part() && is_part());
         // Neither the root nor the leaf is altered by name.
@@ -122,7 +122,13 @@ mod tests {
         assert!(is_part());
         run("ALTER TABLE middle DETACH PARTITION leaf");
         assert!(!is_part());
-        assert!(!bound().unwrap().is_part_of(leaf, oid("users")).unwrap());
+        assert!(
+            !bound()
+                .unwrap()
+                .book
+                .is_part_of(leaf, oid("users"))
+                .unwrap()
+        );
     }
 
     /// The type of each column is that of the table as it is opened, whatever was said of it.

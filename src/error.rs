@@ -38,6 +38,13 @@ pub(crate) enum Error {
     },
 
     // What is bound, or is to be.
+    /// Of a relation that was bound.
+    RelationDropped {
+        what: &'static str,
+        name: String,
+        is_name_taken: bool,
+        hint: String,
+    },
     RelationMissing {
         what: &'static str,
         name: String,
@@ -232,6 +239,19 @@ impl Error {
         )
     }
 
+    /// Whether something has become of a bound table that keeps the binding from being used.
+    pub(crate) fn is_broken_binding(&self) -> bool {
+        matches!(
+            self,
+            Error::RelationDropped { .. }
+                | Error::WrongRelationKind { .. }
+                | Error::Distributed { .. }
+                | Error::ColumnMissing { .. }
+                | Error::WrongColumnType { .. }
+                | Error::UnsupportedCollation { .. }
+        )
+    }
+
     /// Report at `level`; at ERROR this does not return.
     pub(crate) fn report(self, level: PgLogLevel) {
         ErrorReport::from(self).report(level);
@@ -299,6 +319,21 @@ impl From<Error> for ErrorReport {
             .set_hint("Call token_balance.detach() first."),
 
             // What is bound, or is to be.
+            Error::RelationDropped {
+                what,
+                name,
+                is_name_taken,
+                hint,
+            } => new_report(
+                ERRCODE_UNDEFINED_TABLE,
+                format!("{what} {name} does not exist"),
+            )
+            .set_detail(if is_name_taken {
+                "It was dropped, and another table has its name now."
+            } else {
+                "It was dropped."
+            })
+            .set_hint(hint),
             Error::RelationMissing { what, name } => new_report(
                 ERRCODE_UNDEFINED_TABLE,
                 format!("{what} {name} does not exist"),

@@ -8,7 +8,7 @@ use pgrx::{AnyNumeric, JsonB};
 use serde::Serialize;
 
 use super::common::{refuse_read_only, required, to_json, tokens};
-use crate::binding::{Bound, bound, bound_and_users_locked};
+use crate::binding::{Book, book, book_and_users_locked, bound, bound_and_users_locked};
 use crate::error::{Error, Result};
 use crate::ledger::account;
 use crate::ledger::credit::{self, Given, Remarks};
@@ -72,8 +72,8 @@ impl From<Given> for AccountRefund {
 }
 
 /// The canonical account that a caller named. A malformed id is its type's own error.
-fn account_id(bound: &Bound, user_id: &str) -> String {
-    bound.binding.user_key.key_type.canonical_or_raise(user_id)
+fn account_id(book: &Book, user_id: &str) -> String {
+    book.accounts.user_key.key_type.canonical_or_raise(user_id)
 }
 
 /// `token_balance.balance(text) → jsonb`: the balance of an account.
@@ -83,10 +83,9 @@ fn account_id(bound: &Bound, user_id: &str) -> String {
 fn balance(user_id: Option<&str>) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.balance";
     let id = required(function, "user_id", user_id)?;
-    let bound = bound()?;
-    let account = account_id(&bound, id);
-    let balance =
-        account::balance_of(&bound, &account)?.ok_or(Error::UnknownAccount { account })?;
+    let book = book()?;
+    let account = account_id(&book, id);
+    let balance = account::balance_of(&book, &account)?.ok_or(Error::UnknownAccount { account })?;
     Ok(to_json(&Balance {
         token_balance: balance,
         is_overdraft: balance < 0,
@@ -112,9 +111,9 @@ fn credit(
     let amount = tokens("amount", &required(function, "amount", amount)?)?;
     let remarks = remarks(reference, note)?;
     refuse_read_only(c"token_balance.credit()");
-    let bound = bound_and_users_locked()?;
-    let account = account_id(&bound, user_id);
-    let outcome = credit::credit(&bound, &account, amount, &remarks)?;
+    let book = book_and_users_locked()?;
+    let account = account_id(&book, user_id);
+    let outcome = credit::credit(&book, &account, amount, &remarks)?;
     let given = outcome.given.into_iter().next();
     let given = given.ok_or(Error::UnknownAccount { account })?;
     Ok(to_json(&Credit {
@@ -227,9 +226,9 @@ fn statement(
         }
         .into());
     }
-    let bound = bound()?;
-    let account = account_id(&bound, user_id);
-    let lines = statement::statement(&bound, &account, since, until)?;
+    let book = book()?;
+    let account = account_id(&book, user_id);
+    let lines = statement::statement(&book, &account, since, until)?;
     Ok(TableIterator::new(lines.into_iter().map(|line| {
         (
             line.entry_id,
@@ -262,9 +261,9 @@ fn balance_at(
     let function = "token_balance.balance_at";
     let user_id = required(function, "user_id", user_id)?;
     let at = required(function, "at", at)?;
-    let bound = bound()?;
-    let account = account_id(&bound, user_id);
-    Ok(statement::balance_at(&bound, &account, at.into())?)
+    let book = book()?;
+    let account = account_id(&book, user_id);
+    Ok(statement::balance_at(&book, &account, at.into())?)
 }
 
 /// `token_balance.summary(text, integer) → jsonb`: an account's usage of the last days, by stage and
@@ -286,7 +285,7 @@ fn summary(user_id: Option<&str>, days: Option<i32>) -> Result<JsonB, ErrorRepor
         .into());
     }
     let bound = bound()?;
-    let account = account_id(&bound, user_id);
+    let account = account_id(&bound.book, user_id);
     Ok(to_json(&summary::summary(&bound, &account, days)?)?)
 }
 
@@ -306,7 +305,7 @@ fn overdrawn_accounts() -> Result<
     >,
     ErrorReport,
 > {
-    let accounts = overdrawn::overdrawn(&*bound()?)?;
+    let accounts = overdrawn::overdrawn(&*book()?)?;
     Ok(TableIterator::new(accounts.into_iter().map(|account| {
         (
             account.account,

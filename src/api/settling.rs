@@ -110,7 +110,7 @@ fn answer(bound: &Bound, workflow: Workflow, charges: Vec<Charge>) -> Result<Set
     let (previous_balance, new_balance) = match (&charges[..], &workflow.accounts[..]) {
         ([only], _) => (Some(only.previous_balance), Some(only.new_balance)),
         ([], [only]) => {
-            let balance = account::balance_now(bound, only)?;
+            let balance = account::balance_now(&bound.book, only)?;
             (balance, balance)
         }
         _ => (None, None),

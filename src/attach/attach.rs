@@ -7,10 +7,11 @@ use super::existing::{exempt_existing_usage, record_changes_while_detached};
 use super::grants::grant_everyday_functions;
 use super::search_path::{self, Attacher};
 use super::trigger_ddl::drop_late_usage;
-use crate::binding::{BALANCE_COLUMN, Binding, LateUsage, Spec, bound, lock_out_settlements};
+use crate::binding::{BALANCE_COLUMN, Binding, LateUsage, Spec, book, lock_out_settlements};
 use crate::error::{Error, Result};
 use crate::ledger::busy;
 use crate::postgres::catalog::{self, Column};
+use crate::postgres::notice::notice;
 use crate::postgres::security::{self, Following, RunAs};
 use crate::postgres::spi;
 use crate::postgres::value::Arg;
@@ -41,16 +42,16 @@ pub(super) fn attach_for(attacher: Attacher, spec: Spec, with_index: bool) -> Re
     let mut binding = check(spec)?;
     check_ownership(&binding)?;
     let present = Spec::load()?;
-    let is_new = check_not_bound_elsewhere(present.as_ref(), &binding)?;
-    let kept = present.as_ref().filter(|_| !is_new);
+    let standing = standing(present.as_ref(), &binding)?;
+    let kept = present.as_ref().filter(|_| standing != Standing::New);
     binding.choose_search_path(kept, attacher)?;
     // The tables' triggers may fire from here on. A settlement that they ask for goes by what is
     // stored.
-    let _following = Following::start(&binding.paths);
+    let _following = Following::start(&binding.accounts.paths);
 
     check_existing_balances(&binding)?;
     // Nothing was changed so far; attach by convention counts on that for every error of ours.
-    if is_new {
+    if standing == Standing::New {
         binding.spec.store(security::current_user())?;
         if binding.spec.existing_usage == "exempt" {
             exempt_existing_usage(&binding)?;
@@ -59,26 +60,32 @@ pub(super) fn attach_for(attacher: Attacher, spec: Spec, with_index: bool) -> Re
         change_options(&binding)?;
         change_search_path(&binding)?;
     }
+    if standing == Standing::GoesOn {
+        go_on(&binding)?;
+    }
     if with_index {
         create_index(&binding)?;
     }
     // The strong locks come last, so that they are held for milliseconds and not for the scan.
-    as_owner(binding.users.owner, || prepare_balance(&binding))?;
+    as_owner(binding.accounts.users.owner, || prepare_balance(&binding))?;
     let is_balance = |column: &Column| column.name == BALANCE_COLUMN && column.is_not_null;
-    if !catalog::columns(binding.users.oid)?.iter().any(is_balance) {
+    if !catalog::columns(binding.accounts.users.oid)?
+        .iter()
+        .any(is_balance)
+    {
         // Another table had the name by then.
         return Err(Error::ConcurrentRename);
     }
-    let _owner = RunAs::owner(binding.extension_owner);
+    let _owner = RunAs::owner(binding.accounts.extension_owner);
     for trigger in binding.triggers() {
         trigger.create()?;
     }
-    if is_new {
+    if standing == Standing::New {
         record_changes_while_detached(&binding)?;
         // What the binding before left there, since it was broken when it was detached.
-        busy::drain_all(&*bound()?)?;
+        busy::drain_all(&*book()?)?;
     }
-    grant_everyday_functions(binding.users.owner)?;
+    grant_everyday_functions(binding.accounts.users.owner)?;
     Ok(binding)
 }
 
@@ -91,8 +98,8 @@ fn change_options(binding: &Binding) -> Result<()> {
         return Ok(());
     }
     // Settlements that run still go by the old options.
-    lock_out_settlements(binding.users.oid);
-    busy::drain_all(&*bound()?)?;
+    lock_out_settlements(binding.accounts.users.oid);
+    busy::drain_all(&*book()?)?;
     binding.spec.store_changes()?;
     tell_other_sessions()?;
     match present.options.late_usage {
@@ -122,23 +129,60 @@ fn tell_other_sessions() -> Result<()> {
     Ok(())
 }
 
-/// True if there is no binding yet, or only one whose tables were dropped.
-fn check_not_bound_elsewhere(present: Option<&Spec>, binding: &Binding) -> Result<bool> {
+/// How the binding that is asked for stands to the one that is there.
+#[derive(Clone, Copy, PartialEq)]
+enum Standing {
+    /// There is none, or only one whose users or usage table was dropped.
+    New,
+    /// It is that one, to be repaired.
+    Same,
+    /// It is that one with another workflow table, since its own was dropped: nothing is forgotten.
+    GoesOn,
+}
+
+/// Error 55000 if it is none of them.
+fn standing(present: Option<&Spec>, binding: &Binding) -> Result<Standing> {
     let Some(present) = present else {
-        return Ok(true);
+        return Ok(Standing::New);
     };
     let differences = present.differences(&binding.spec);
     if differences.is_empty() {
-        return Ok(false);
+        return Ok(Standing::Same);
+    }
+    let is_of_workflows = |name: &str| name.starts_with("workflow") || name == "completed_statuses";
+    if let Some(workflows) = &present.workflows
+        && catalog::table(workflows.oid)?.is_none()
+        && differences.iter().all(|(name, _)| is_of_workflows(name))
+    {
+        return Ok(Standing::GoesOn);
     }
     for relation in present.relations() {
         if catalog::table(relation.oid)?.is_none() {
-            return Ok(true);
+            return Ok(Standing::New);
         }
     }
+    let differences: Vec<_> = differences.into_iter().map(|(_, both)| both).collect();
     Err(Error::AlreadyAttached {
         detail: format!("{}.", differences.join("; ")),
     })
+}
+
+/// Bind another workflow table in place of one that was dropped.
+fn go_on(binding: &Binding) -> Result<()> {
+    binding.spec.store(security::current_user())?;
+    tell_other_sessions()?;
+    notice(
+        format!(
+            "token_balance goes on with {}",
+            binding
+                .workflows
+                .as_ref()
+                .map_or("no workflow table", |workflows| &workflows.table.sql)
+        ),
+        Some("The workflow table was dropped. What its runs have used is as it was.".into()),
+        Some("Call token_balance.settle_pending() for runs that have completed meanwhile.".into()),
+    );
+    Ok(())
 }
 
 fn create_index(binding: &Binding) -> Result<()> {
@@ -146,7 +190,7 @@ fn create_index(binding: &Binding) -> Result<()> {
         return Ok(());
     }
     // The server runs the build as the table's owner.
-    as_owner(binding.extension_owner, || {
+    as_owner(binding.accounts.extension_owner, || {
         spi::command(&format!(
             "CREATE INDEX ON {} {}",
             binding.usage.sql,
@@ -158,9 +202,9 @@ fn create_index(binding: &Binding) -> Result<()> {
 
 /// Add the column, or make one that is there NOT NULL with the default.
 fn prepare_balance(binding: &Binding) -> Result<()> {
-    let users = &binding.users.sql;
+    let users = &binding.accounts.users.sql;
     let initial = binding.spec.initial_balance;
-    match &binding.balance {
+    match &binding.accounts.balance {
         None => {
             let balance_type = if binding.spec.balance_type == pg_sys::INT8OID {
                 "bigint"
@@ -205,7 +249,7 @@ fn has_default(binding: &Binding, column: &Column) -> Result<bool> {
          AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
          AND pg_catalog.pg_get_expr(d.adbin, d.adrelid) OPERATOR(pg_catalog.=) $3",
         &[
-            Arg::Int8(binding.users.oid.to_u32().into()),
+            Arg::Int8(binding.accounts.users.oid.to_u32().into()),
             Arg::Text(&column.name),
             Arg::Text(&binding.spec.initial_balance.to_string()),
         ],
@@ -215,7 +259,7 @@ fn has_default(binding: &Binding, column: &Column) -> Result<bool> {
 fn fill_missing_balances(binding: &Binding) -> Result<()> {
     spi::command(&format!(
         "UPDATE {} SET {BALANCE_COLUMN} = {} WHERE {BALANCE_COLUMN} IS NULL",
-        binding.users.sql, binding.spec.initial_balance
+        binding.accounts.users.sql, binding.spec.initial_balance
     ))
     .map(|_| ())
 }

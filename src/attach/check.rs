@@ -98,18 +98,18 @@ fn is_within(balance: i64, smallest: i64) -> bool {
 }
 
 fn check_keys(binding: &Binding) -> Result<()> {
-    let users = &binding.users;
-    if !catalog::is_unique(users.oid, &binding.user_key.column.name)? {
+    let users = &binding.accounts.users;
+    if !catalog::is_unique(users.oid, &binding.accounts.user_key.column.name)? {
         return Err(Error::NoUniqueKey {
             relation: users.sql.clone(),
-            column: binding.user_key.column.name.clone(),
+            column: binding.accounts.user_key.column.name.clone(),
         });
     }
     let (payer_table, payer) = match (&binding.payer, &binding.workflows) {
         (Payer::Workflow(key), Some(workflows)) => (&workflows.table, key),
         (Payer::Usage(key) | Payer::Workflow(key), _) => (&binding.usage, key),
     };
-    if !payer.key_type.matches(binding.user_key.key_type) {
+    if !payer.key_type.matches(binding.accounts.user_key.key_type) {
         return Err(wrong_type(
             payer_table,
             &payer.column,
@@ -170,12 +170,12 @@ fn check_statuses(binding: &Binding) -> Result<()> {
 }
 
 fn check_balance(binding: &Binding) -> Result<()> {
-    let Some(column) = &binding.balance else {
+    let Some(column) = &binding.accounts.balance else {
         return Ok(());
     };
     if column.is_generated {
         return Err(Error::GeneratedColumn {
-            relation: binding.users.sql.clone(),
+            relation: binding.accounts.users.sql.clone(),
             column: column.name.clone(),
         });
     }
@@ -186,19 +186,19 @@ fn check_balance(binding: &Binding) -> Result<()> {
     };
     if !is_whole {
         return Err(wrong_type(
-            &binding.users,
+            &binding.accounts.users,
             column,
             "smallint, integer, bigint and numeric without a fraction",
         ));
     }
-    let smallest = binding.smallest_balance();
+    let smallest = binding.accounts.smallest_balance();
     let initial = binding.spec.initial_balance;
     if !is_within(initial, smallest) {
         return Err(Error::InvalidArgument {
             message: format!("initial_balance {initial} is out of range for the balance column"),
             detail: Some(format!(
                 "Column \"{}\" of table {} is of type {}.",
-                column.name, binding.users.sql, column.type_name
+                column.name, binding.accounts.users.sql, column.type_name
             )),
             hint: Some("Name a smaller initial_balance, or give the column a wider type.".into()),
         });
@@ -213,11 +213,11 @@ pub(super) fn check_ownership(binding: &Binding) -> Result<()> {
     check_caller_owns(&tables)?;
     for table in tables {
         // Policies would hide usage from the queries that read several tables.
-        let hides_rows = table.has_policies && table.owner != binding.users.owner;
-        if hides_rows || !catalog::can_read(binding.users.owner, table.oid)? {
+        let hides_rows = table.has_policies && table.owner != binding.accounts.users.owner;
+        if hides_rows || !catalog::can_read(binding.accounts.users.owner, table.oid)? {
             return Err(Error::UnreadableRelation {
                 relation: table.sql.clone(),
-                role: catalog::role_name(binding.users.owner),
+                role: catalog::role_name(binding.accounts.users.owner),
             });
         }
     }
@@ -240,10 +240,10 @@ pub(super) fn check_caller_owns(tables: &[Table]) -> Result<()> {
 /// A `numeric` column may hold what is no number of tokens.
 pub(super) fn check_existing_balances(binding: &Binding) -> Result<()> {
     let is_numeric = |column: &Column| column.base_type == pg_sys::NUMERICOID;
-    if !binding.balance.as_ref().is_some_and(is_numeric) {
+    if !binding.accounts.balance.as_ref().is_some_and(is_numeric) {
         return Ok(());
     }
-    let _owner = RunAs::owner(binding.users.owner);
+    let _owner = RunAs::owner(binding.accounts.users.owner);
     let balance = format!("a.{BALANCE_COLUMN}");
     let odd = spi::query(
         &format!(
@@ -251,8 +251,8 @@ pub(super) fn check_existing_balances(binding: &Binding) -> Result<()> {
              WHERE {balance} OPERATOR(pg_catalog.<>) pg_catalog.trunc({balance}) \
              OR {balance} OPERATOR(pg_catalog.>) {max}::pg_catalog.numeric \
              OR {balance} OPERATOR(pg_catalog.<) '{min}'::pg_catalog.numeric LIMIT 1",
-            key = binding.user_key.sql(),
-            users = binding.users.sql,
+            key = binding.accounts.user_key.sql(),
+            users = binding.accounts.users.sql,
             max = i64::MAX,
             min = i64::MIN,
         ),

@@ -240,9 +240,9 @@ fn tell_not_attached(detail: String) {
 fn tell_attached(binding: &Binding) {
     let mut lines = vec![format!(
         "Accounts are {}.{}, balances {}.{}.",
-        binding.users.sql,
-        binding.user_key.sql(),
-        binding.users.sql,
+        binding.accounts.users.sql,
+        binding.accounts.user_key.sql(),
+        binding.accounts.users.sql,
         BALANCE_COLUMN
     )];
     let tokens: Vec<_> = binding
@@ -279,7 +279,10 @@ fn tell_attached(binding: &Binding) {
         ));
     }
     notice(
-        format!("token_balance is attached to {}", binding.users.sql),
+        format!(
+            "token_balance is attached to {}",
+            binding.accounts.users.sql
+        ),
         Some(lines.join("\n")),
         Some("Check it with SELECT * FROM token_balance.verify().".into()),
     );

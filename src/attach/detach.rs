@@ -6,7 +6,7 @@ use super::check::check_caller_owns;
 use super::grants::change_grants;
 use super::trigger_ddl;
 use crate::binding::own::extension_owner;
-use crate::binding::{BALANCE_COLUMN, BusyAccount, Spec, bound, lock_out_settlements};
+use crate::binding::{BALANCE_COLUMN, BusyAccount, Spec, book, lock_out_settlements};
 use crate::error::{Error, Result};
 use crate::ledger::busy;
 use crate::postgres::catalog::{self, Table};
@@ -29,7 +29,7 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
     drain_queue(&spec)?;
 
     // What DDL sets off runs with the search_path of the binding, if that is not broken.
-    let _ = bound();
+    let _ = book();
     let _owner = RunAs::owner(extension_owner()?);
     for table in &tables {
         trigger_ddl::drop_from(table)?;
@@ -46,7 +46,7 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
     Spec::forget()
 }
 
-/// Charges that wait are paid before nobody is left to apply them. Where the binding is broken they
+/// Charges that wait are paid before nobody is left to apply them. Where the users table is broken they
 /// stay: the next attach pays them, and reconcile() tells what no account can pay.
 fn drain_queue(spec: &Spec) -> Result<()> {
     if spec.options.busy_account == BusyAccount::Wait {
@@ -54,8 +54,8 @@ fn drain_queue(spec: &Spec) -> Result<()> {
     }
     // Settlements that run may still queue.
     lock_out_settlements(spec.users.oid);
-    match bound() {
-        Ok(bound) => busy::drain_all(&bound).map(|_| ()),
+    match book() {
+        Ok(book) => busy::drain_all(&book).map(drop),
         Err(_) => Ok(()),
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
     let mut recorded = 0_usize;
     let cursor = read_as_users_owner(binding, &binding.usage, &existing_usage_sql(binding))?;
     while let Some(batch) = next_batch(&cursor)? {
-        let _owner = RunAs::owner(binding.extension_owner);
+        let _owner = RunAs::owner(binding.accounts.extension_owner);
         spi::query(
             "INSERT INTO token_balance.settlement AS s \
              (workflow_id, user_id, usage_tokens, charged_tokens, refunded_tokens, \
@@ -98,12 +98,12 @@ pub(super) fn record_changes_while_detached(binding: &Binding) -> Result<()> {
     }
     let accounts = format!(
         "SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a",
-        binding.user_key.sql(),
-        binding.users.sql
+        binding.accounts.user_key.sql(),
+        binding.accounts.users.sql
     );
-    let cursor = read_as_users_owner(binding, &binding.users, &accounts)?;
+    let cursor = read_as_users_owner(binding, &binding.accounts.users, &accounts)?;
     while let Some(batch) = next_batch(&cursor)? {
-        let actor = catalog::role_name(binding.extension_owner);
+        let actor = catalog::role_name(binding.accounts.extension_owner);
         spi::query(
             &format!(
                 "INSERT INTO token_balance.ledger \
@@ -129,7 +129,7 @@ pub(super) fn record_changes_while_detached(binding: &Binding) -> Result<()> {
 }
 
 fn read_as_users_owner(binding: &Binding, table: &Table, sql: &str) -> Result<Cursor> {
-    let owner = binding.users.owner;
+    let owner = binding.accounts.users.owner;
     let relations = [table.oid];
     Cursor::open(
         owner,

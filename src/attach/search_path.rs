@@ -84,7 +84,11 @@ impl Binding {
                 None => Some(self.usual_search_path(attacher)?),
             };
         }
-        self.paths = paths(&self.spec, &self.table_refs(), self.extension_owner)?;
+        self.accounts.paths = paths(
+            &self.spec,
+            &self.table_refs(),
+            self.accounts.extension_owner,
+        )?;
         Ok(())
     }
 

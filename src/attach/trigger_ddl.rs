@@ -74,7 +74,7 @@ impl Binding {
         // No WHEN and no column list: either would forbid ALTER COLUMN ... TYPE on the balance.
         triggers.push(Trigger {
             name: LEDGER,
-            table: &self.users,
+            table: &self.accounts.users,
             events: "INSERT OR UPDATE",
             column: None,
             condition: None,

@@ -33,7 +33,7 @@ fn renew(binding: Binding) -> Result<()> {
     // Triggers and grants are the application's, not the extension's.
     let _not_creating = NotCreatingExtension::start();
     {
-        let _owner = RunAs::owner(binding.extension_owner);
+        let _owner = RunAs::owner(binding.accounts.extension_owner);
         for trigger in binding.triggers() {
             if trigger.has_condition() {
                 trigger.renew()?;

@@ -164,9 +164,9 @@ impl Spec {
         format!("token_balance.attach({})", arguments.join(", "))
     }
 
-    /// The arguments in which another spec is another binding, in words; the relations' present names do
-    /// not count.
-    pub(crate) fn differences(&self, other: &Spec) -> Vec<String> {
+    /// The arguments in which another spec is another binding, each with both values in words; the
+    /// relations' present names do not count.
+    pub(crate) fn differences(&self, other: &Spec) -> Vec<(&'static str, String)> {
         let refused = ARGUMENTS
             .iter()
             .filter(|argument| argument.again == Again::Refused);
@@ -174,11 +174,10 @@ impl Spec {
             .map(|argument| (argument, (argument.get)(self), (argument.get)(other)))
             .filter(|(_, old, new)| !old.is_same(new))
             .map(|(argument, old, new)| {
-                format!(
-                    "{} is {}, not {}",
+                let (old, new) = (old.in_words(), new.in_words());
+                (
                     argument.name,
-                    old.in_words(),
-                    new.in_words()
+                    format!("{} is {old}, not {new}", argument.name),
                 )
             })
             .collect()

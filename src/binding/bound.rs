@@ -18,9 +18,10 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::model::{Binding, Payer};
+use super::model::{Accounts, Binding, Payer};
 use super::own::{self, OwnTables};
-use crate::error::Result;
+use super::spec::Spec;
+use crate::error::{Error, Result};
 use crate::postgres::catalog;
 use crate::postgres::datum::c_string;
 use crate::postgres::invalidation::{
@@ -29,17 +30,41 @@ use crate::postgres::invalidation::{
 use crate::postgres::lock::lock_relations;
 use crate::postgres::security;
 
-/// The binding, and what is kept with it.
-pub(crate) struct Bound {
-    pub(crate) binding: Binding,
+/// The accounts, and what is kept with them. There whatever has become of the other bound tables.
+pub(crate) struct Book {
+    pub(crate) accounts: Accounts,
     pub(crate) own: OwnTables,
-    kept: RefCell<Vec<Rc<dyn Any>>>,
+    kept: Store,
     parts: RefCell<Parts>,
 }
 
-/// What a room makes of a binding once, such as its statements, and keeps as long as it is the binding.
-pub(crate) trait Kept: 'static {
-    fn of(bound: &Bound) -> Self;
+/// The binding, and what is kept with it.
+pub(crate) struct Bound {
+    pub(crate) book: Rc<Book>,
+    pub(crate) binding: Binding,
+    kept: Store,
+}
+
+/// What a room makes of accounts or of a binding once, such as its statements, and keeps as long as they
+/// are the ones.
+pub(crate) trait Kept<Of>: 'static {
+    fn of(of: &Of) -> Self;
+}
+
+/// One value per type, as the server keeps `rd_amcache` with a relation: nobody here knows the rooms above.
+#[derive(Default)]
+struct Store(RefCell<Vec<Rc<dyn Any>>>);
+
+impl Store {
+    fn get<T: Kept<Of>, Of>(&self, of: &Of) -> Rc<T> {
+        let known = self.0.borrow().iter().find(|kept| kept.is::<T>()).cloned();
+        if let Some(kept) = known.and_then(|kept| kept.downcast().ok()) {
+            return kept;
+        }
+        let kept = Rc::new(T::of(of));
+        self.0.borrow_mut().push(kept.clone());
+        kept
+    }
 }
 
 /// Partitions that are known to be parts of the bound tables: (partition, bound table). Each is watched
@@ -50,22 +75,10 @@ struct Parts {
     known: HashSet<(pg_sys::Oid, pg_sys::Oid)>,
 }
 
-impl Bound {
-    /// What the room of `T` keeps with this binding, made at its first use. One value per type, as the
-    /// server keeps `rd_amcache` with a relation: the binding knows none of the rooms above it.
-    pub(crate) fn kept<T: Kept>(&self) -> Rc<T> {
-        let known = self
-            .kept
-            .borrow()
-            .iter()
-            .find(|kept| kept.is::<T>())
-            .cloned();
-        if let Some(kept) = known.and_then(|kept| kept.downcast().ok()) {
-            return kept;
-        }
-        let kept = Rc::new(T::of(self));
-        self.kept.borrow_mut().push(kept.clone());
-        kept
+impl Book {
+    /// What the room of `T` keeps with these accounts, made at its first use.
+    pub(crate) fn kept<T: Kept<Book>>(&self) -> Rc<T> {
+        self.kept.get(self)
     }
 
     /// Whether `relation` is the bound table `root` or one of its partitions.
@@ -98,6 +111,13 @@ impl Bound {
         }
         Ok(is_part)
     }
+}
+
+impl Bound {
+    /// What the room of `T` keeps with this binding, made at its first use.
+    pub(crate) fn kept<T: Kept<Bound>>(&self) -> Rc<T> {
+        self.kept.get(self)
+    }
 
     /// The bound tables, in the order in which their locks are taken.
     fn tables(&self) -> [pg_sys::Oid; 3] {
@@ -105,51 +125,86 @@ impl Bound {
         [
             workflows.map_or(pg_sys::InvalidOid, |workflows| workflows.table.oid),
             self.binding.usage.oid,
-            self.binding.users.oid,
+            self.binding.accounts.users.oid,
         ]
     }
 }
 
+/// What is bound, as far as it is whole.
+#[derive(Clone)]
+struct Present {
+    book: Rc<Book>,
+    /// None if it is not whole: it is looked at again at each use, which says what is wrong.
+    bound: Option<Rc<Bound>>,
+}
+
 thread_local! {
-    static BOUND: RefCell<Option<Rc<Bound>>> = const { RefCell::new(None) };
+    static PRESENT: RefCell<Option<Present>> = const { RefCell::new(None) };
 }
 
-/// The binding as it is now, and its search paths in force. Error 55000 if there is none.
+/// The binding as it is now, and its search paths in force. Error 55000 if there is none, or what is wrong
+/// with it.
 pub(crate) fn bound() -> Result<Rc<Bound>> {
-    let bound = present()?;
-    security::follow(&bound.binding.paths);
-    Ok(bound)
-}
-
-fn present() -> Result<Rc<Bound>> {
-    if !invalidation::is_stale()
-        && let Some(bound) = BOUND.with_borrow(Clone::clone)
-    {
-        return Ok(bound);
-    }
-    let reading = Reading::begin();
-    let binding = Binding::load()?;
-    let own = own::own_tables()?;
-    watch_all(&binding, &own);
-    let known = BOUND.with_borrow(Clone::clone);
+    let known = known().and_then(|present| present.bound);
     let bound = match known {
-        Some(bound) if bound.binding == binding && bound.own == own => bound,
-        _ => Rc::new(Bound::new(binding, own)),
+        Some(bound) => bound,
+        None => read()?.1?,
     };
-    BOUND.set(Some(bound.clone()));
-    reading.end();
+    security::follow(&bound.book.accounts.paths);
     Ok(bound)
 }
 
-impl Bound {
-    fn new(binding: Binding, own: OwnTables) -> Self {
-        Bound {
-            kept: RefCell::default(),
-            parts: RefCell::default(),
-            binding,
-            own,
-        }
+/// The accounts as they are now, and the binding's search paths in force: what a change of a balance wants
+/// that has nothing to do with usage. Error 55000 if there are none, or what is wrong with their table.
+pub(crate) fn book() -> Result<Rc<Book>> {
+    let book = match known() {
+        Some(present) => present.book,
+        None => read()?.0,
+    };
+    security::follow(&book.accounts.paths);
+    Ok(book)
+}
+
+fn known() -> Option<Present> {
+    match invalidation::is_stale() {
+        true => None,
+        false => PRESENT.with_borrow(Clone::clone),
     }
+}
+
+/// Read the binding anew. What was kept stays if it is of what is the same still.
+fn read() -> Result<(Rc<Book>, Result<Rc<Bound>>)> {
+    let reading = Reading::begin();
+    let spec = Spec::load()?.ok_or(Error::NotAttached)?;
+    let own = own::own_tables()?;
+    watch_all(&spec, &own);
+    let accounts = Accounts::resolve(&spec)?;
+    let before = PRESENT.with_borrow(Clone::clone);
+    let book = match before.as_ref().map(|present| &present.book) {
+        Some(book) if book.accounts == accounts && book.own == own => book.clone(),
+        _ => Rc::new(Book {
+            accounts: accounts.clone(),
+            own,
+            kept: Store::default(),
+            parts: RefCell::default(),
+        }),
+    };
+    let bound = Binding::resolve_with(spec, accounts).map(|binding| {
+        match before.and_then(|present| present.bound) {
+            Some(bound) if bound.binding == binding && Rc::ptr_eq(&bound.book, &book) => bound,
+            _ => Rc::new(Bound {
+                book: book.clone(),
+                binding,
+                kept: Store::default(),
+            }),
+        }
+    });
+    PRESENT.set(Some(Present {
+        book: book.clone(),
+        bound: bound.as_ref().ok().cloned(),
+    }));
+    reading.end();
+    Ok((book, bound))
 }
 
 /// The binding, with the bound tables locked as a settlement uses them: the users table as an UPDATE
@@ -170,12 +225,27 @@ pub(crate) fn bound_and_locked() -> Result<Rc<Bound>> {
     })
 }
 
-/// The binding, with the users table locked as an UPDATE locks it: for changes of a balance that have
-/// nothing to do with usage.
+/// The binding, with the users table locked as an UPDATE locks it: for a refund, which does not read the
+/// usage.
 pub(crate) fn bound_and_users_locked() -> Result<Rc<Bound>> {
-    bound_with_locks(|bound| {
-        lock_relations(&[(bound.binding.users.oid, pg_sys::RowExclusiveLock)]);
-    })
+    bound_with_locks(|bound| lock_users(&bound.book))
+}
+
+/// The accounts, with the users table locked as an UPDATE locks it.
+pub(crate) fn book_and_users_locked() -> Result<Rc<Book>> {
+    let mut before = book()?;
+    loop {
+        lock_users(&before);
+        let now = book()?;
+        if now.accounts.users.oid == before.accounts.users.oid {
+            return Ok(now);
+        }
+        before = now;
+    }
+}
+
+fn lock_users(book: &Book) {
+    lock_relations(&[(book.accounts.users.oid, pg_sys::RowExclusiveLock)]);
 }
 
 /// Waiting for a lock takes in the invalidations of whoever held it, so the binding is looked at again
@@ -200,15 +270,15 @@ pub(crate) fn lock_out_settlements(users: pg_sys::Oid) {
     lock_relations(&[(users, pg_sys::ShareRowExclusiveLock)]);
 }
 
-fn watch_all(binding: &Binding, own: &OwnTables) {
-    let tables = binding.tables();
-    watch(tables.iter().map(|table| table.oid));
+/// Also what is not there any more, or not of a kind that can be bound.
+fn watch_all(spec: &Spec, own: &OwnTables) {
+    watch(spec.relations().map(|relation| relation.oid));
     watch([own.binding, own.settlement, own.ledger, own.queue]);
-    for table in &tables {
-        // SAFETY: a look-up in a system cache.
-        watch_schema(unsafe { pg_sys::get_rel_namespace(table.oid) });
+    for relation in spec.relations() {
+        // SAFETY: a look-up in a system cache; InvalidOid for a relation that is gone.
+        watch_schema(unsafe { pg_sys::get_rel_namespace(relation.oid) });
     }
-    for schema in binding.spec.search_path.iter().flatten() {
+    for schema in spec.search_path.iter().flatten() {
         // SAFETY: as above; with `true` a schema that is gone is no error.
         watch_schema(unsafe { pg_sys::get_namespace_oid(c_string(schema).as_ptr(), true) });
     }

@@ -2,7 +2,8 @@
 //!
 //! A [`Spec`] is what `attach` was told and what the table `token_balance.binding` keeps. A
 //! [`Binding`] is a spec held against the catalogs. A [`Bound`] is the binding as a backend keeps it, with
-//! what the rooms above have made of it; this room knows none of them.
+//! what the rooms above have made of it; this room knows none of them. Its [`Book`] is the part of it that is of
+//! accounts alone: whatever becomes of the other tables, balances go on.
 
 pub(crate) mod attach_arguments;
 mod bound;
@@ -16,7 +17,8 @@ mod spec;
 mod stored;
 
 pub(crate) use bound::{
-    Bound, Kept, bound, bound_and_locked, bound_and_users_locked, lock_out_settlements,
+    Book, Bound, Kept, book, book_and_users_locked, bound, bound_and_locked,
+    bound_and_users_locked, lock_out_settlements,
 };
 pub(crate) use model::{BALANCE_COLUMN, Binding, Completion, Key, Payer, Workflows, numeric_scale};
 pub(crate) use options::{BusyAccount, LateUsage};

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::options::BusyAccount;
 use super::spec::Spec;
 use crate::postgres::catalog::{Column, Table};
 use crate::postgres::key::KeyType;
@@ -63,31 +64,38 @@ pub(crate) struct Details {
     pub(crate) created_at: Option<Column>,
 }
 
-/// A spec held against the catalogs.
+/// The accounts: the users table and its balances.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Binding {
-    pub(crate) spec: Spec,
+pub(crate) struct Accounts {
     /// The owner of the extension's own tables.
     pub(crate) extension_owner: pg_sys::Oid,
     pub(crate) users: Table,
     pub(crate) user_key: Key,
     /// None until attach has added it.
     pub(crate) balance: Option<Column>,
+    pub(crate) busy_account: BusyAccount,
+    /// With which search_path statements run as another role.
+    pub(crate) paths: Rc<SearchPaths>,
+}
+
+/// A spec held against the catalogs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Binding {
+    pub(crate) spec: Spec,
+    pub(crate) accounts: Accounts,
     pub(crate) usage: Table,
     pub(crate) usage_workflow: Key,
     pub(crate) usage_tokens: Vec<Column>,
     pub(crate) details: Details,
     pub(crate) workflows: Option<Workflows>,
     pub(crate) payer: Payer,
-    /// With which search_path statements run as somebody else.
-    pub(crate) paths: Rc<SearchPaths>,
 }
 
 impl Binding {
     /// The bound relations: users, usage, workflows, as people name them.
     pub(crate) fn table_refs(&self) -> Vec<&Table> {
         let workflows = self.workflows.iter().map(|workflows| &workflows.table);
-        [&self.users, &self.usage]
+        [&self.accounts.users, &self.usage]
             .into_iter()
             .chain(workflows)
             .collect()
@@ -98,7 +106,7 @@ impl Binding {
         self.workflows
             .iter()
             .map(|workflows| &workflows.table)
-            .chain([&self.usage, &self.users])
+            .chain([&self.usage, &self.accounts.users])
             .cloned()
             .collect()
     }
@@ -127,8 +135,10 @@ impl Binding {
     /// SQL for the canonical account of a row, or of the workflow that it belongs to.
     pub(crate) fn account_sql(&self, alias: &str) -> String {
         let (Payer::Usage(key) | Payer::Workflow(key)) = &self.payer;
-        key.key_type
-            .canonical_sql(&format!("{alias}.{}", key.sql()), self.user_key.key_type)
+        key.key_type.canonical_sql(
+            &format!("{alias}.{}", key.sql()),
+            self.accounts.user_key.key_type,
+        )
     }
 
     /// SQL for the workflow id of a row of the workflow table, as the usage spells it.
@@ -160,7 +170,9 @@ impl Binding {
             included.join(", ")
         )
     }
+}
 
+impl Accounts {
     /// The largest balance that the column can hold: integers reach as far above zero as below.
     pub(crate) fn largest_balance(&self) -> i64 {
         -(self.smallest_balance() + 1)

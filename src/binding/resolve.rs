@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use super::model::{BALANCE_COLUMN, Binding, Completion, Details, Key, Payer, Workflows};
+use super::model::{Accounts, BALANCE_COLUMN, Binding, Completion, Details, Key, Payer, Workflows};
 use super::own::{distributed, extension_owner};
 use super::search_path::paths;
 use super::spec::{Relation, Spec};
@@ -20,23 +20,20 @@ impl Binding {
 
     /// Look everything up that the spec names.
     pub(crate) fn resolve(spec: Spec) -> Result<Self> {
-        let users = existing_table("users table", &spec.users)?;
-        let usage = existing_table("usage table", &spec.usage)?;
+        let accounts = Accounts::resolve(&spec)?;
+        Self::resolve_with(spec, accounts)
+    }
+
+    /// Look everything up that the spec names besides its accounts.
+    pub(crate) fn resolve_with(spec: Spec, accounts: Accounts) -> Result<Self> {
+        let usage = existing_table(&spec, "usage table", &spec.usage)?;
         let workflows_table = spec
             .workflows
             .as_ref()
-            .map(|workflows| existing_table("workflow table", workflows))
+            .map(|workflows| existing_table(&spec, "workflow table", workflows))
             .transpose()?;
-        let relations: Vec<_> = spec.relations().map(|relation| relation.oid).collect();
-        if let Some(table) = distributed(&relations)? {
-            return Err(Error::Distributed {
-                relation: table.sql,
-            });
-        }
-        let users_columns = catalog::columns(users.oid)?;
+        refuse_distributed(spec.relations())?;
         let usage_columns = catalog::columns(usage.oid)?;
-
-        let user_key = key(&users, &users_columns, &spec.user_key, "user_key")?;
         let usage_workflow = key(
             &usage,
             &usage_columns,
@@ -75,23 +72,9 @@ impl Binding {
         };
 
         let details = details(&spec, &usage, &usage_columns)?;
-        let extension_owner = extension_owner()?;
-        let tables: Vec<_> = [&users, &usage]
-            .into_iter()
-            .chain(workflows.iter().map(|workflows| &workflows.table))
-            .collect();
-        let paths = paths(&spec, &tables, extension_owner)?;
-
         Ok(Binding {
-            extension_owner,
-            paths,
-            balance: users_columns
-                .iter()
-                .find(|column| column.name == BALANCE_COLUMN)
-                .cloned(),
             spec,
-            users,
-            user_key,
+            accounts,
             usage,
             details,
             usage_workflow,
@@ -102,11 +85,50 @@ impl Binding {
     }
 }
 
-/// A relation that a caller named by its regclass.
+impl Accounts {
+    /// Look up what the spec says of accounts. What has become of the other tables is no matter.
+    pub(crate) fn resolve(spec: &Spec) -> Result<Self> {
+        let users = existing_table(spec, "users table", &spec.users)?;
+        refuse_distributed([&spec.users].into_iter())?;
+        let columns = catalog::columns(users.oid)?;
+        let user_key = key(&users, &columns, &spec.user_key, "user_key")?;
+        let mut tables = vec![users.clone()];
+        for relation in [Some(&spec.usage), spec.workflows.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            tables.extend(catalog::table(relation.oid)?);
+        }
+        let extension_owner = extension_owner()?;
+        Ok(Accounts {
+            extension_owner,
+            paths: paths(spec, &tables.iter().collect::<Vec<_>>(), extension_owner)?,
+            balance: columns
+                .into_iter()
+                .find(|column| column.name == BALANCE_COLUMN),
+            busy_account: spec.options.busy_account,
+            users,
+            user_key,
+        })
+    }
+}
+
+fn refuse_distributed<'a>(relations: impl Iterator<Item = &'a Relation>) -> Result<()> {
+    let relations: Vec<_> = relations.map(|relation| relation.oid).collect();
+    match distributed(&relations)? {
+        Some(table) => Err(Error::Distributed {
+            relation: table.sql,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// A relation that a caller named by its regclass. Error 42P01 if there is none any more.
 pub(crate) fn relation_of(oid: pg_sys::Oid) -> Result<Relation> {
-    let name = oid.to_u32().to_string();
-    let relation = Relation { oid, name };
-    let table = existing_relation("relation with OID", &relation)?;
+    let table = catalog::table(oid)?.ok_or_else(|| Error::RelationMissing {
+        what: "relation with OID",
+        name: oid.to_u32().to_string(),
+    })?;
     Ok(Relation {
         oid,
         name: table.sql,
@@ -115,8 +137,10 @@ pub(crate) fn relation_of(oid: pg_sys::Oid) -> Result<Relation> {
 
 /// A table that can be bound. Checked at each load: before PostgreSQL 16 a rule can turn a table
 /// into a view.
-fn existing_table(what: &'static str, relation: &Relation) -> Result<Table> {
-    let table = existing_relation(what, relation)?;
+fn existing_table(spec: &Spec, what: &'static str, relation: &Relation) -> Result<Table> {
+    let Some(table) = catalog::table(relation.oid)? else {
+        return Err(dropped(spec, what, relation));
+    };
     match table.unsupported_kind() {
         Some(kind) => Err(Error::WrongRelationKind {
             name: table.sql,
@@ -126,11 +150,29 @@ fn existing_table(what: &'static str, relation: &Relation) -> Result<Table> {
     }
 }
 
-fn existing_relation(what: &'static str, relation: &Relation) -> Result<Table> {
-    catalog::table(relation.oid)?.ok_or_else(|| Error::RelationMissing {
+fn dropped(spec: &Spec, what: &'static str, relation: &Relation) -> Error {
+    let is_name_taken = catalog::is_taken(&relation.name).unwrap_or(false);
+    let is_of_workflows = spec.workflows.as_ref() == Some(relation);
+    let hint = match (is_of_workflows, is_name_taken) {
+        (true, true) => format!(
+            "Call {}: it goes on with that table, and what is not charged yet can be.",
+            spec.attach_call()
+        ),
+        (true, false) => {
+            "Call token_balance.attach() with another workflow table: it goes on with \
+                          that one, and what is not charged yet can be."
+                .into()
+        }
+        (false, _) => "Call token_balance.detach(), then token_balance.attach() with the tables \
+                       that exist."
+            .into(),
+    };
+    Error::RelationDropped {
         what,
         name: relation.name.clone(),
-    })
+        is_name_taken,
+        hint,
+    }
 }
 
 fn column<'a>(

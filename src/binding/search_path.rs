@@ -116,7 +116,7 @@ impl Binding {
             &[],
         )?;
         let mut trusted = self.owners();
-        trusted.push(self.extension_owner);
+        trusted.push(self.accounts.extension_owner);
         trusted.extend(outcome.rows.iter().map(|row| row.oid(0)));
         Ok(trusted)
     }

@@ -9,14 +9,14 @@ use pgrx::pg_sys::{INT8OID, TEXTOID};
 
 use super::change::{Announcement, Change, Changed};
 use super::queue;
-use crate::binding::{BALANCE_COLUMN, Bound, Kept};
+use crate::binding::{BALANCE_COLUMN, Book, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::{FreshSnapshot, Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi::Statement;
 use crate::postgres::value::Arg;
 
-/// The statements on one account, for one binding.
+/// The statements on one account, for one accounts.
 pub(crate) struct Statements {
     take: Statement,
     give: Statement,
@@ -24,14 +24,14 @@ pub(crate) struct Statements {
     row: Statement,
 }
 
-impl Kept for Statements {
-    fn of(bound: &Bound) -> Self {
-        let binding = &bound.binding;
-        let users = &binding.users.sql;
+impl Kept<Book> for Statements {
+    fn of(book: &Book) -> Self {
+        let accounts = &book.accounts;
+        let users = &accounts.users.sql;
         let is_account = format!(
             "a.{} OPERATOR(pg_catalog.=) $1::{}",
-            binding.user_key.sql(),
-            binding.user_key.key_type.sql()
+            accounts.user_key.sql(),
+            accounts.user_key.key_type.sql()
         );
         // A change that would leave the column's range updates no row instead of failing: $3 is the
         // balance with which it just stays inside.
@@ -39,16 +39,16 @@ impl Kept for Statements {
         // Never FOR UPDATE before it: a child row's foreign-key check holds KEY SHARE on the
         // account, and the upgrade deadlocks. A plain UPDATE of a column that is no key goes
         // along with it.
-        let change = |bound: &str| {
+        let change = |book: &str| {
             Statement::new(
                 &format!(
                     "UPDATE {users} AS a \
                      SET {BALANCE_COLUMN} = a.{BALANCE_COLUMN} OPERATOR(pg_catalog.+) $2 \
-                     WHERE {is_account} AND a.{BALANCE_COLUMN} {bound} $3"
+                     WHERE {is_account} AND a.{BALANCE_COLUMN} {book} $3"
                 ),
                 &[TEXTOID, INT8OID, INT8OID],
             )
-            .of(&[binding.users.oid])
+            .of(&[accounts.users.oid])
         };
         Statements {
             take: change("OPERATOR(pg_catalog.>=)"),
@@ -57,7 +57,7 @@ impl Kept for Statements {
                 &format!("SELECT a.{BALANCE_COLUMN}::bigint FROM {users} AS a WHERE {is_account}"),
                 &[TEXTOID],
             )
-            .of(&[binding.users.oid]),
+            .of(&[accounts.users.oid]),
             row: Statement::new(
                 &format!(
                     "SELECT a.{BALANCE_COLUMN}::bigint, pg_catalog.format('%s %s %s', a.tableoid, \
@@ -65,7 +65,7 @@ impl Kept for Statements {
                 ),
                 &[TEXTOID],
             )
-            .of(&[binding.users.oid]),
+            .of(&[accounts.users.oid]),
         }
     }
 }
@@ -85,15 +85,15 @@ const MAX_ROWS: usize = 10;
 ///
 /// Errors: 40001 if the account is not what the transaction's snapshot has, 27000 if a trigger, rule or
 /// policy suppressed the update; whatever the update raises.
-pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed, Refusal>> {
+pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, Refusal>> {
     let Some(amount) = change.amount() else {
         return Ok(Err(Refusal::OutOfRange));
     };
-    let binding = &bound.binding;
-    let (smallest, largest) = (binding.smallest_balance(), binding.largest_balance());
+    let accounts = &book.accounts;
+    let (smallest, largest) = (accounts.smallest_balance(), accounts.largest_balance());
     let lowest = smallest.saturating_sub(amount.min(0));
     let highest = largest.saturating_sub(amount.max(0));
-    let statements = bound.kept::<Statements>();
+    let statements = book.kept::<Statements>();
     let (statement, limit) = match amount {
         ..0 => (&statements.take, lowest),
         _ => (&statements.give, highest),
@@ -107,18 +107,18 @@ pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed
     let mut passed_over = Vec::new();
     loop {
         let outcome = {
-            let _owner = RunAs::owner(binding.users.owner);
+            let _owner = RunAs::owner(accounts.users.owner);
             statement.run(&args, Snapshot::Statement)?
         };
         let is_made = outcome.processed == 1;
         if is_made && let Some(changed) = announcement.changed() {
             return Ok(Ok(changed));
         }
-        let row = row_of(bound, &change.account, Snapshot::Latest)?;
+        let row = row_of(book, &change.account, Snapshot::Latest)?;
         if !is_made && row.is_some() && uses_transaction_snapshot() {
             // The statement went by a snapshot that has not the row as it is: an account that is
             // newer, one that has changed, or all of them after an ALTER TABLE that rewrites.
-            let seen = row_of(bound, &change.account, Snapshot::Statement)?;
+            let seen = row_of(book, &change.account, Snapshot::Statement)?;
             if seen != row {
                 return Err(Error::ConcurrentChange {
                     account: change.account.clone(),
@@ -145,7 +145,7 @@ pub(crate) fn change(bound: &Bound, change: Rc<Change>) -> Result<Result<Changed
             }
             Some(_) => {
                 return Err(Error::ChargeSuppressed {
-                    relation: binding.users.sql.clone(),
+                    relation: accounts.users.sql.clone(),
                     account: change.account.clone(),
                 });
             }
@@ -160,9 +160,9 @@ struct AccountRow {
     balance: i64,
 }
 
-fn row_of(bound: &Bound, account: &str, snapshot: Snapshot) -> Result<Option<AccountRow>> {
-    let _owner = RunAs::owner(bound.binding.users.owner);
-    let outcome = bound
+fn row_of(book: &Book, account: &str, snapshot: Snapshot) -> Result<Option<AccountRow>> {
+    let _owner = RunAs::owner(book.accounts.users.owner);
+    let outcome = book
         .kept::<Statements>()
         .row
         .run(&[Arg::Text(account)], snapshot)?;
@@ -176,42 +176,40 @@ fn row_of(bound: &Bound, account: &str, snapshot: Snapshot) -> Result<Option<Acc
 }
 
 /// The column of an account, by canonical id; None if there is no such account. Tokens.
-pub(crate) fn column_of(bound: &Bound, account: &str) -> Result<Option<i64>> {
-    read_column(bound, account, Snapshot::Statement)
+pub(crate) fn column_of(book: &Book, account: &str) -> Result<Option<i64>> {
+    read_column(book, account, Snapshot::Statement)
 }
 
 /// The same as it is now, whatever the transaction's snapshot.
-pub(crate) fn column_now(bound: &Bound, account: &str) -> Result<Option<i64>> {
-    read_column(bound, account, Snapshot::Latest)
+pub(crate) fn column_now(book: &Book, account: &str) -> Result<Option<i64>> {
+    read_column(book, account, Snapshot::Latest)
 }
 
 /// The balance of an account: the column, less what waits in the queue. None if there is no such
 /// account. Tokens.
-pub(crate) fn balance_of(bound: &Bound, account: &str) -> Result<Option<i64>> {
-    if !queue::is_used(&bound.binding) {
-        return column_of(bound, account);
+pub(crate) fn balance_of(book: &Book, account: &str) -> Result<Option<i64>> {
+    if !queue::is_used(book) {
+        return column_of(book, account);
     }
     // Both of one snapshot, or a charge that is just applied would count twice or not at all.
-    match read_column(bound, account, Snapshot::Caller)? {
-        Some(balance) => Ok(Some(
-            balance.saturating_sub(queue::waiting(bound, account)?),
-        )),
+    match read_column(book, account, Snapshot::Caller)? {
+        Some(balance) => Ok(Some(balance.saturating_sub(queue::waiting(book, account)?))),
         None => Ok(None),
     }
 }
 
 /// The same as of now, the own transaction's changes included.
-pub(crate) fn balance_now(bound: &Bound, account: &str) -> Result<Option<i64>> {
+pub(crate) fn balance_now(book: &Book, account: &str) -> Result<Option<i64>> {
     let _fresh = FreshSnapshot::push();
-    balance_of(bound, account)
+    balance_of(book, account)
 }
 
-fn read_column(bound: &Bound, account: &str, snapshot: Snapshot) -> Result<Option<i64>> {
-    if bound.binding.user_key.key_type.canonical(account).is_none() {
+fn read_column(book: &Book, account: &str, snapshot: Snapshot) -> Result<Option<i64>> {
+    if book.accounts.user_key.key_type.canonical(account).is_none() {
         return Ok(None);
     }
-    let _owner = RunAs::owner(bound.binding.users.owner);
-    let outcome = bound
+    let _owner = RunAs::owner(book.accounts.users.owner);
+    let outcome = book
         .kept::<Statements>()
         .balance
         .run(&[Arg::Text(account)], snapshot)?;

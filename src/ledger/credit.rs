@@ -7,7 +7,7 @@ use pgrx::pg_sys::TEXTOID;
 use super::account::{self, Refusal};
 use super::busy;
 use super::change::{Change, Changed, Kind, Line, actor};
-use crate::binding::{Bound, Kept};
+use crate::binding::{Book, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::lock::{EXCLUSIVE, Object, hash, lock};
 use crate::postgres::security::RunAs;
@@ -23,8 +23,8 @@ struct Statements {
     by_reference: Statement,
 }
 
-impl Kept for Statements {
-    fn of(_bound: &Bound) -> Self {
+impl Kept<Book> for Statements {
+    fn of(_book: &Book) -> Self {
         Statements {
             by_reference: Statement::new(
                 "SELECT l.kind, l.amount, l.previous_balance, l.new_balance, l.workflow_id \
@@ -85,7 +85,7 @@ pub(crate) struct Outcome {
 
 /// Give `amount` tokens to an account, by canonical id.
 pub(crate) fn credit(
-    bound: &Bound,
+    book: &Book,
     account: &str,
     amount: i64,
     remarks: &Remarks,
@@ -93,7 +93,7 @@ pub(crate) fn credit(
     if let Some(reference) = &remarks.reference {
         // Two calls with one reference take turns: the second one finds the first one's entry.
         lock_reference(account, reference);
-        if let Some(earlier) = entry_with(bound, account, reference)? {
+        if let Some(earlier) = entry_with(book, account, reference)? {
             if earlier.kind != Kind::Credit.name() || earlier.given.amount != amount {
                 return Err(earlier.conflict(account, reference));
             }
@@ -103,7 +103,7 @@ pub(crate) fn credit(
             });
         }
     }
-    let given = give(bound, Kind::Credit, account, amount, None, remarks)?;
+    let given = give(book, Kind::Credit, account, amount, None, remarks)?;
     Ok(Outcome {
         given: vec![given],
         replayed: false,
@@ -112,14 +112,14 @@ pub(crate) fn credit(
 
 /// Give tokens to an account, whose queued charges are paid first.
 pub(crate) fn give(
-    bound: &Bound,
+    book: &Book,
     kind: Kind,
     account: &str,
     amount: i64,
     workflow: Option<&str>,
     remarks: &Remarks,
 ) -> Result<Given> {
-    busy::drain(bound, account)?;
+    busy::drain(book, account)?;
     let change = Change {
         kind,
         account: account.to_owned(),
@@ -131,7 +131,7 @@ pub(crate) fn give(
         reference: remarks.reference.clone(),
         note: remarks.note.clone(),
     };
-    match account::change(bound, Rc::new(change))? {
+    match account::change(book, Rc::new(change))? {
         Ok(Changed { previous, new }) => Ok(Given {
             account: account.to_owned(),
             amount,
@@ -169,13 +169,13 @@ impl Referenced {
 
 /// The entry of the account with this reference, wherever it is by now.
 pub(crate) fn entry_with(
-    bound: &Bound,
+    book: &Book,
     account: &str,
     reference: &str,
 ) -> Result<Option<Referenced>> {
-    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let _owner = RunAs::owner(book.accounts.extension_owner);
     let args = [Arg::Text(account), Arg::Text(reference)];
-    let outcome = bound
+    let outcome = book
         .kept::<Statements>()
         .by_reference
         .run(&args, Snapshot::Latest)?;

@@ -3,7 +3,7 @@
 use pgrx::pg_sys::TEXTOID;
 use serde::Serialize;
 
-use crate::binding::{Bound, Kept};
+use crate::binding::{Book, Kept};
 use crate::error::Result;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
@@ -16,8 +16,8 @@ pub(crate) struct Statements {
     notify: Statement,
 }
 
-impl Kept for Statements {
-    fn of(_bound: &Bound) -> Self {
+impl Kept<Book> for Statements {
+    fn of(_book: &Book) -> Self {
         Statements {
             notify: Statement::new(
                 "SELECT pg_catalog.pg_notify('token_balance', $1)",
@@ -38,7 +38,7 @@ struct Crossing<'a> {
 }
 
 /// Notify the listeners if a change takes the account below zero or back; delivered at commit.
-pub(crate) fn notify_crossing(bound: &Bound, account: &str, previous: i64, new: i64) -> Result<()> {
+pub(crate) fn notify_crossing(book: &Book, account: &str, previous: i64, new: i64) -> Result<()> {
     if (previous < 0) == (new < 0) {
         return Ok(());
     }
@@ -61,8 +61,7 @@ pub(crate) fn notify_crossing(bound: &Bound, account: &str, previous: i64, new: 
     let text = Some(payload(Some(account)))
         .filter(|text| text.len() < LONGEST_PAYLOAD)
         .unwrap_or_else(|| payload(None));
-    bound
-        .kept::<Statements>()
+    book.kept::<Statements>()
         .notify
         .run(&[Arg::Text(&text)], Snapshot::Statement)
         .map(|_| ())

@@ -7,7 +7,7 @@
 use pgrx::pg_sys::{INT8OID, InvalidOid, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use super::change::{Changed, Kind, Line, actor, take_announced};
-use crate::binding::{Bound, Kept};
+use crate::binding::{Book, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::clock::now;
 use crate::postgres::direct::{Conflict, OpenTable, Shape};
@@ -125,11 +125,11 @@ fn given() -> impl Iterator<Item = &'static Column> {
 }
 
 /// The table open for entries; None if SQL must write it.
-pub(crate) fn open(bound: &Bound) -> Option<OpenTable> {
-    if bound.own.entry_ids == InvalidOid {
+pub(crate) fn open(book: &Book) -> Option<OpenTable> {
+    if book.own.entry_ids == InvalidOid {
         return None;
     }
-    OpenTable::open(bound.own.ledger, &SHAPE)
+    OpenTable::open(book.own.ledger, &SHAPE)
 }
 
 /// The ledger's own statements.
@@ -138,8 +138,8 @@ pub(crate) struct Statements {
     last_balance: Statement,
 }
 
-impl Kept for Statements {
-    fn of(_bound: &Bound) -> Self {
+impl Kept<Book> for Statements {
+    fn of(_book: &Book) -> Self {
         let types: Vec<_> = given().map(Column::type_oid).collect();
         Statements {
             insert: Statement::new(&insert_sql(), &types),
@@ -185,15 +185,15 @@ struct Entry<'a> {
 }
 
 impl Entries<'_> {
-    fn write(&self, bound: &Bound) -> Result<()> {
-        let _owner = RunAs::owner(bound.binding.extension_owner);
-        if let Some(table) = open(bound) {
-            let entries = self.chain(|| sequence::next_value(bound.own.entry_ids))?;
+    fn write(&self, book: &Book) -> Result<()> {
+        let _owner = RunAs::owner(book.accounts.extension_owner);
+        if let Some(table) = open(book) {
+            let entries = self.chain(|| sequence::next_value(book.own.entry_ids))?;
             let rows: Vec<_> = entries.iter().map(Entry::values).collect();
             table.insert(&rows, Conflict::Error);
             return Ok(());
         }
-        let statements = bound.kept::<Statements>();
+        let statements = book.kept::<Statements>();
         for entry in self.chain(|| 0)? {
             let args: Vec<_> = given().map(|column| column.of(&entry)).collect();
             statements.insert.run(&args, Snapshot::Statement)?;
@@ -238,9 +238,9 @@ impl<'a> Entry<'a> {
 
 /// An account's balance is another one. What was announced of it is written with its kind; the rest is an
 /// adjustment.
-pub(crate) fn record_change(bound: &Bound, account: &str, previous: i64, new: i64) -> Result<()> {
+pub(crate) fn record_change(book: &Book, account: &str, previous: i64, new: i64) -> Result<()> {
     let Some(change) = take_announced(account, Changed { previous, new }) else {
-        return adjust(bound, account, previous, new, None);
+        return adjust(book, account, previous, new, None);
     };
     Entries {
         account,
@@ -250,7 +250,7 @@ pub(crate) fn record_change(bound: &Bound, account: &str, previous: i64, new: i6
         reference: change.reference.as_deref(),
         note: change.note.as_deref(),
     }
-    .write(bound)?;
+    .write(book)?;
     // A BEFORE trigger of the application may have changed the amount: that part is its own.
     let note = "changed by a trigger on the users table";
     let made = change
@@ -258,14 +258,14 @@ pub(crate) fn record_change(bound: &Bound, account: &str, previous: i64, new: i6
         .iter()
         .try_fold(previous, |balance, line| balance.checked_add(line.amount));
     // The chain of the lines has just been written, so it is within bigint.
-    adjust(bound, account, made.unwrap_or(new), new, Some(note))
+    adjust(book, account, made.unwrap_or(new), new, Some(note))
 }
 
 /// A new account has no entry: its first one carries its opening balance. But an id that had an
 /// account before goes on with that one's chain.
-pub(crate) fn record_insert(bound: &Bound, account: &str, new: i64) -> Result<()> {
-    match last_balance(bound, account)? {
-        Some(last) => adjust(bound, account, last, new, Some("account created again")),
+pub(crate) fn record_insert(book: &Book, account: &str, new: i64) -> Result<()> {
+    match last_balance(book, account)? {
+        Some(last) => adjust(book, account, last, new, Some("account created again")),
         None => Ok(()),
     }
 }
@@ -273,28 +273,28 @@ pub(crate) fn record_insert(bound: &Bound, account: &str, new: i64) -> Result<()
 /// An account has another id. Entries are never changed: the old id's chain ends at 0 and the new one's
 /// begins there.
 pub(crate) fn record_rename(
-    bound: &Bound,
+    book: &Book,
     (old_account, previous): (&str, i64),
     (account, new): (&str, i64),
 ) -> Result<()> {
     let note = format!("account id changed to {account}");
-    adjust(bound, old_account, previous, 0, Some(&note))?;
+    adjust(book, old_account, previous, 0, Some(&note))?;
     // An id without entries begins at 0, too.
-    let last = last_balance(bound, account)?.unwrap_or(0);
+    let last = last_balance(book, account)?.unwrap_or(0);
     let note = format!("account id changed from {old_account}");
-    adjust(bound, account, last, new, Some(&note))
+    adjust(book, account, last, new, Some(&note))
 }
 
-fn last_balance(bound: &Bound, account: &str) -> Result<Option<i64>> {
-    let _owner = RunAs::owner(bound.binding.extension_owner);
-    let last = bound
+fn last_balance(book: &Book, account: &str) -> Result<Option<i64>> {
+    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let last = book
         .kept::<Statements>()
         .last_balance
         .run(&[Arg::Text(account)], Snapshot::Latest)?;
     last.rows.first().map(|row| row.amount(0)).transpose()
 }
 
-fn adjust(bound: &Bound, account: &str, previous: i64, new: i64, note: Option<&str>) -> Result<()> {
+fn adjust(book: &Book, account: &str, previous: i64, new: i64, note: Option<&str>) -> Result<()> {
     if previous == new {
         return Ok(());
     }
@@ -316,5 +316,5 @@ fn adjust(bound: &Bound, account: &str, previous: i64, new: i64, note: Option<&s
         reference: None,
         note,
     }
-    .write(bound)
+    .write(book)
 }

@@ -7,7 +7,7 @@
 use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use super::change::Line;
-use crate::binding::{Binding, Bound, BusyAccount, Kept};
+use crate::binding::{Book, BusyAccount, Kept};
 use crate::error::Result;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
@@ -27,8 +27,8 @@ pub(super) struct Statements {
     rename: Statement,
 }
 
-impl Kept for Statements {
-    fn of(_bound: &Bound) -> Self {
+impl Kept<Book> for Statements {
+    fn of(_book: &Book) -> Self {
         Statements {
             add: Statement::new(
                 "INSERT INTO token_balance.queue (user_id, workflow_id, tokens, actor) \
@@ -76,9 +76,9 @@ impl Kept for Statements {
     }
 }
 
-/// Whether charges of this binding may be in the queue.
-pub(crate) fn is_used(binding: &Binding) -> bool {
-    binding.spec.options.busy_account == BusyAccount::Queue
+/// Whether charges of these accounts may be in the queue.
+pub(crate) fn is_used(book: &Book) -> bool {
+    book.accounts.busy_account == BusyAccount::Queue
 }
 
 /// A charge that waits for its account. Tokens; the time is in the server's count.
@@ -91,9 +91,9 @@ pub(crate) struct Queued {
 }
 
 /// Put charges of one account into the queue.
-pub(super) fn add(bound: &Bound, account: &str, lines: &[Line]) -> Result<()> {
-    let _owner = RunAs::owner(bound.binding.extension_owner);
-    let statements = bound.kept::<Statements>();
+pub(super) fn add(book: &Book, account: &str, lines: &[Line]) -> Result<()> {
+    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let statements = book.kept::<Statements>();
     for line in lines {
         let args = [
             Arg::Text(account),
@@ -108,9 +108,9 @@ pub(super) fn add(bound: &Bound, account: &str, lines: &[Line]) -> Result<()> {
 
 /// Take the account's charges out of the queue, in the order in which they came. Only the holder of its
 /// row may.
-pub(super) fn take(bound: &Bound, account: &str) -> Result<Vec<Queued>> {
-    let _owner = RunAs::owner(bound.binding.extension_owner);
-    let outcome = bound
+pub(super) fn take(book: &Book, account: &str) -> Result<Vec<Queued>> {
+    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let outcome = book
         .kept::<Statements>()
         .take
         .run(&[Arg::Text(account)], Snapshot::Statement)?;
@@ -133,8 +133,8 @@ fn queued_of(rows: &[Row]) -> Result<Vec<Queued>> {
         .collect()
 }
 
-pub(super) fn put_back(bound: &Bound, account: &str, queued: &[Queued]) -> Result<()> {
-    let _owner = RunAs::owner(bound.binding.extension_owner);
+pub(super) fn put_back(book: &Book, account: &str, queued: &[Queued]) -> Result<()> {
+    let _owner = RunAs::owner(book.accounts.extension_owner);
     for queued in queued {
         let args = [
             Arg::Text(account),
@@ -144,8 +144,7 @@ pub(super) fn put_back(bound: &Bound, account: &str, queued: &[Queued]) -> Resul
             Arg::Text(&queued.actor),
             Arg::OptionalTimestamp(Some(queued.queued_at)),
         ];
-        bound
-            .kept::<Statements>()
+        book.kept::<Statements>()
             .put_back
             .run(&args, Snapshot::Statement)?;
     }
@@ -153,12 +152,12 @@ pub(super) fn put_back(bound: &Bound, account: &str, queued: &[Queued]) -> Resul
 }
 
 /// What the queue has for an account, as the calling statement sees it. Tokens.
-pub(crate) fn waiting(bound: &Bound, account: &str) -> Result<i64> {
-    if !is_used(&bound.binding) {
+pub(crate) fn waiting(book: &Book, account: &str) -> Result<i64> {
+    if !is_used(book) {
         return Ok(0);
     }
-    let _owner = RunAs::owner(bound.binding.extension_owner);
-    let outcome = bound
+    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let outcome = book
         .kept::<Statements>()
         .waiting
         .run(&[Arg::Text(account)], Snapshot::Caller)?;
@@ -169,16 +168,16 @@ pub(crate) fn waiting(bound: &Bound, account: &str) -> Result<i64> {
 }
 
 /// What the queue has, by account, as the calling statement sees it. Tokens.
-pub(crate) fn totals(bound: &Bound) -> Result<(Vec<String>, Vec<i64>)> {
-    totals_as_of(bound, Snapshot::Caller)
+pub(crate) fn totals(book: &Book) -> Result<(Vec<String>, Vec<i64>)> {
+    totals_as_of(book, Snapshot::Caller)
 }
 
-pub(super) fn totals_as_of(bound: &Bound, snapshot: Snapshot) -> Result<(Vec<String>, Vec<i64>)> {
+pub(super) fn totals_as_of(book: &Book, snapshot: Snapshot) -> Result<(Vec<String>, Vec<i64>)> {
     // The catalog of 0.1.0, before it is updated, has no queue.
-    if bound.own.queue == pg_sys::InvalidOid {
+    if book.own.queue == pg_sys::InvalidOid {
         return Ok((Vec::new(), Vec::new()));
     }
-    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let _owner = RunAs::owner(book.accounts.extension_owner);
     let outcome = spi::query_as_of(
         "SELECT q.user_id, pg_catalog.sum(q.tokens)::bigint FROM token_balance.queue AS q \
          GROUP BY 1",
@@ -190,12 +189,12 @@ pub(super) fn totals_as_of(bound: &Bound, snapshot: Snapshot) -> Result<(Vec<Str
 }
 
 /// The charges that wait for an account, in order, as the calling statement sees them.
-pub(crate) fn entries(bound: &Bound, account: &str) -> Result<Vec<Queued>> {
-    if !is_used(&bound.binding) {
+pub(crate) fn entries(book: &Book, account: &str) -> Result<Vec<Queued>> {
+    if !is_used(book) {
         return Ok(Vec::new());
     }
-    let _owner = RunAs::owner(bound.binding.extension_owner);
-    let outcome = bound
+    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let outcome = book
         .kept::<Statements>()
         .entries
         .run(&[Arg::Text(account)], Snapshot::Caller)?;
@@ -203,14 +202,13 @@ pub(crate) fn entries(bound: &Bound, account: &str) -> Result<Vec<Queued>> {
 }
 
 /// The account's id was changed.
-pub(crate) fn rename(bound: &Bound, old_account: &str, account: &str) -> Result<()> {
-    if !is_used(&bound.binding) {
+pub(crate) fn rename(book: &Book, old_account: &str, account: &str) -> Result<()> {
+    if !is_used(book) {
         return Ok(());
     }
-    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let _owner = RunAs::owner(book.accounts.extension_owner);
     let ids = [Arg::Text(old_account), Arg::Text(account)];
-    bound
-        .kept::<Statements>()
+    book.kept::<Statements>()
         .rename
         .run(&ids, Snapshot::Statement)
         .map(|_| ())

@@ -126,6 +126,16 @@ pub(crate) fn table_named(schema: &str, name: &str) -> Result<Option<Table>> {
     }
 }
 
+/// Whether a relation has this name, quoted and with its schema.
+pub(crate) fn is_taken(name: &str) -> Result<bool> {
+    exists(
+        "SELECT 1 FROM pg_catalog.pg_class AS c \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+         WHERE pg_catalog.format('%I.%I', n.nspname, c.relname) OPERATOR(pg_catalog.=) $1",
+        &[Arg::Text(name)],
+    )
+}
+
 pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
     let outcome = query(
         "SELECT a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod), \

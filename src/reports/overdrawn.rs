@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use crate::binding::{BALANCE_COLUMN, Bound};
+use crate::binding::{BALANCE_COLUMN, Book};
 use crate::error::Result;
 use crate::ledger::queue;
 use crate::postgres::security::RunAs;
@@ -19,11 +19,11 @@ pub(crate) struct Overdrawn {
 }
 
 /// All accounts below zero, deepest first.
-pub(crate) fn overdrawn(bound: &Bound) -> Result<Vec<Overdrawn>> {
-    let binding = &bound.binding;
-    let (queued_accounts, queued_tokens) = queue::totals(bound)?;
+pub(crate) fn overdrawn(book: &Book) -> Result<Vec<Overdrawn>> {
+    let accounts = &book.accounts;
+    let (queued_accounts, queued_tokens) = queue::totals(book)?;
     let accounts = {
-        let _owner = RunAs::owner(binding.users.owner);
+        let _owner = RunAs::owner(accounts.users.owner);
         let balance =
             format!("(a.{BALANCE_COLUMN}::bigint OPERATOR(pg_catalog.-) COALESCE(q.tokens, 0))");
         let sql = format!(
@@ -31,17 +31,17 @@ pub(crate) fn overdrawn(bound: &Bound) -> Result<Vec<Overdrawn>> {
              LEFT JOIN ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) \
              AS q (id, tokens) ON q.id OPERATOR(pg_catalog.=) a.{key}::pg_catalog.text \
              WHERE {balance} OPERATOR(pg_catalog.<) 0 ORDER BY 2, 1",
-            key = binding.user_key.sql(),
-            users = binding.users.sql
+            key = accounts.user_key.sql(),
+            users = accounts.users.sql
         );
         let args = [
             Arg::TextArray(&queued_accounts),
             Arg::Int8Array(queued_tokens),
         ];
-        spi::query_of(&[binding.users.oid], &sql, &args, Snapshot::Caller)?.rows
+        spi::query_of(&[accounts.users.oid], &sql, &args, Snapshot::Caller)?.rows
     };
     let ids = texts(&accounts, 0);
-    let _owner = RunAs::owner(binding.extension_owner);
+    let _owner = RunAs::owner(book.accounts.extension_owner);
     let crossings = spi::query_as_of(
         &format!(
             "SELECT {} \

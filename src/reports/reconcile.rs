@@ -13,7 +13,7 @@ use pgrx::pg_sys;
 
 use super::verify::{Check, ledger_guard, ledger_sequence, verify_triggers};
 use crate::binding::own::extension_owner;
-use crate::binding::{BALANCE_COLUMN, Binding, Bound, Payer, bound, completed};
+use crate::binding::{BALANCE_COLUMN, Binding, Book, Bound, Payer, book, bound, completed};
 use crate::error::{Error, Result};
 use crate::ledger::change::Kind;
 use crate::ledger::{account, queue};
@@ -48,14 +48,17 @@ pub(crate) fn reconcile() -> Result<impl Iterator<Item = Result<Problem>>> {
         Box::new(move || settlements(owner)),
         Box::new(|| Ok(failed(vec![ledger_guard()?, ledger_sequence()?]))),
     ];
+    // Balances are there whatever has become of the other tables.
+    if let Ok(book) = book() {
+        let balances = book.clone();
+        checks.push(Box::new(move || columns(&balances)));
+        checks.push(Box::new(move || queued(&book)));
+    }
     match bound() {
         Ok(bound) => {
-            let (structure, balances, waiting, usage) =
-                (bound.clone(), bound.clone(), bound.clone(), bound);
+            let structure = bound.clone();
             checks.push(Box::new(move || triggers(&structure.binding)));
-            checks.push(Box::new(move || columns(&balances)));
-            checks.push(Box::new(move || queued(&waiting)));
-            checks.push(Box::new(move || used_and_settled(usage)));
+            checks.push(Box::new(move || used_and_settled(bound)));
         }
         Err(error) => checks.push(Box::new(move || Ok(one(broken_binding(error))))),
     }
@@ -223,21 +226,20 @@ fn failed(checks: Vec<Check>) -> Problems {
 }
 
 /// The balance column against the last entry of each account that has one.
-fn columns(bound: &Bound) -> Result<Problems> {
-    let binding = &bound.binding;
-    let extension_owner = binding.extension_owner;
-    let accounts = Rows::open(
-        binding.users.owner,
-        &[binding.users.oid],
+fn columns(book: &Book) -> Result<Problems> {
+    let accounts = &book.accounts;
+    let extension_owner = accounts.extension_owner;
+    let rows = Rows::open(
+        accounts.users.owner,
+        &[accounts.users.oid],
         &format!(
             "SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a",
-            binding.user_key.sql(),
-            binding.users.sql
+            accounts.user_key.sql(),
+            accounts.users.sql
         ),
     )?;
     let batches = std::iter::from_fn(move || {
-        accounts
-            .cursor
+        rows.cursor
             .fetch(BATCH)
             .and_then(|batch| match batch.is_empty() {
                 true => Ok(None),
@@ -252,11 +254,11 @@ fn columns(bound: &Bound) -> Result<Problems> {
 }
 
 /// Charges in the queue that no account can pay, or that nobody is going to apply.
-fn queued(bound: &Bound) -> Result<Problems> {
-    let (accounts, tokens) = queue::totals(bound)?;
+fn queued(book: &Book) -> Result<Problems> {
+    let (accounts, tokens) = queue::totals(book)?;
     let mut problems = Vec::new();
     for (account, tokens) in accounts.into_iter().zip(tokens) {
-        if account::column_of(bound, &account)?.is_none() {
+        if account::column_of(book, &account)?.is_none() {
             problems.push(Ok(Problem {
                 problem: "queued for an unknown account".into(),
                 account: Some(account),
@@ -267,7 +269,7 @@ fn queued(bound: &Bound) -> Result<Problems> {
                         .into(),
                 ..Problem::default()
             }));
-        } else if !queue::is_used(&bound.binding) {
+        } else if !queue::is_used(book) {
             problems.push(Ok(Problem {
                 problem: "left in the queue".into(),
                 account: Some(account),
@@ -346,7 +348,7 @@ struct Merge {
 fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
     let binding = &bound.binding;
     let usage = Rows::open(
-        binding.users.owner,
+        binding.accounts.users.owner,
         &[binding.usage.oid],
         &ordered_usage_sql(binding),
     )?;
@@ -356,7 +358,7 @@ fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
         Payer::Workflow(_) => "''::pg_catalog.text",
     };
     let settlements = Rows::open(
-        binding.extension_owner,
+        binding.accounts.extension_owner,
         &[],
         &format!(
             "SELECT s.workflow_id, {user_id}, pg_catalog.sum(s.usage_tokens), \
@@ -380,9 +382,9 @@ fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
 }
 
 fn ordered_usage_sql(binding: &Binding) -> String {
-    let key = binding.user_key.key_type.canonical_sql(
-        &format!("a.{}", binding.user_key.sql()),
-        binding.user_key.key_type,
+    let key = binding.accounts.user_key.key_type.canonical_sql(
+        &format!("a.{}", binding.accounts.user_key.sql()),
+        binding.accounts.user_key.key_type,
     );
     let account_exists = match &binding.payer {
         Payer::Usage(_) => "k.id IS NOT NULL",
@@ -409,7 +411,7 @@ fn ordered_usage_sql(binding: &Binding) -> String {
          ORDER BY g.workflow_id COLLATE pg_catalog.\"C\", \
          COALESCE(g.user_id, '') COLLATE pg_catalog.\"C\"",
         groups = usage_groups_sql(binding, &[]),
-        users = binding.users.sql,
+        users = binding.accounts.users.sql,
     )
 }
 

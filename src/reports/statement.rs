@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys::{TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
-use crate::binding::{Bound, Kept};
+use crate::binding::{Book, Kept};
 use crate::error::{Error, Result};
 use crate::ledger::account::{balance_of, column_of};
 use crate::ledger::change::Kind;
@@ -18,8 +18,8 @@ struct Statements {
     opening: Statement,
 }
 
-impl Kept for Statements {
-    fn of(_bound: &Bound) -> Self {
+impl Kept<Book> for Statements {
+    fn of(_book: &Book) -> Self {
         Statements {
             statement: Statement::new(
                 &format!(
@@ -73,33 +73,32 @@ pub(crate) struct Line {
 /// The entries of an account from `since` on and before `until`. Errors: P0002 for an account that
 /// has neither a row nor an entry, 22023 for a period that is archived.
 pub(crate) fn statement(
-    bound: &Bound,
+    book: &Book,
     account: &str,
     since: Option<TimestampTz>,
     until: Option<TimestampTz>,
 ) -> Result<Vec<Line>> {
-    let queued = queue::entries(bound, account)?;
+    let queued = queue::entries(book, account)?;
     let outcome = {
-        let _owner = RunAs::owner(bound.binding.extension_owner);
+        let _owner = RunAs::owner(book.accounts.extension_owner);
         let args = [
             Arg::Text(account),
             Arg::OptionalTimestamp(since),
             Arg::OptionalTimestamp(until),
         ];
-        bound
-            .kept::<Statements>()
+        book.kept::<Statements>()
             .statement
-            .run(&args, snapshot(bound))?
+            .run(&args, snapshot(book))?
     };
     if outcome.rows.is_empty()
-        && let Some(beginning) = beginning(bound, account)?
+        && let Some(beginning) = beginning(book, account)?
         && until.is_some_and(|until| until <= beginning.at)
     {
         beginning.refuse_archived(account)?;
     }
     let mut lines: Vec<_> = outcome.rows.iter().map(line).collect::<Result<_>>()?;
     lines.extend(
-        lines_of_queue(bound, account, queued)?
+        lines_of_queue(book, account, queued)?
             .into_iter()
             .filter(|line| since.is_none_or(|since| since <= line.created_at))
             .filter(|line| until.is_none_or(|until| line.created_at < until)),
@@ -123,8 +122,8 @@ fn line(row: &Row) -> Result<Line> {
 }
 
 /// Where charges may wait in the queue, they and the ledger are read as of one moment.
-fn snapshot(bound: &Bound) -> Snapshot {
-    if queue::is_used(&bound.binding) {
+fn snapshot(book: &Book) -> Snapshot {
+    if queue::is_used(book) {
         Snapshot::Caller
     } else {
         Snapshot::Statement
@@ -132,12 +131,12 @@ fn snapshot(bound: &Bound) -> Snapshot {
 }
 
 /// The entries that the queue's charges are going to be, after the last one that there is.
-fn lines_of_queue(bound: &Bound, account: &str, queued: Vec<Queued>) -> Result<Vec<Line>> {
+fn lines_of_queue(book: &Book, account: &str, queued: Vec<Queued>) -> Result<Vec<Line>> {
     if queued.is_empty() {
         return Ok(Vec::new());
     }
     let waiting: i64 = queued.iter().map(|queued| queued.tokens).sum();
-    let mut balance = known(account, balance_of(bound, account)?)?.saturating_add(waiting);
+    let mut balance = known(account, balance_of(book, account)?)?.saturating_add(waiting);
     let line = |queued: Queued| {
         let previous_balance = balance;
         balance -= queued.tokens;
@@ -160,36 +159,36 @@ fn lines_of_queue(bound: &Bound, account: &str, queued: Vec<Queued>) -> Result<V
 /// The balance of an account at a moment: after its last entry until then, or its opening balance.
 /// Errors: P0002 for an account that has neither a row nor an entry, 22023 for a moment whose entries
 /// are archived.
-pub(crate) fn balance_at(bound: &Bound, account: &str, at: TimestampTz) -> Result<i64> {
-    let queued = queue::entries(bound, account)?;
+pub(crate) fn balance_at(book: &Book, account: &str, at: TimestampTz) -> Result<i64> {
+    let queued = queue::entries(book, account)?;
     let waiting = queued
         .iter()
         .filter(|queued| queued.queued_at <= at)
         .map(|queued| queued.tokens)
         .sum::<i64>();
-    Ok(ledger_balance_at(bound, account, at)?.saturating_sub(waiting))
+    Ok(ledger_balance_at(book, account, at)?.saturating_sub(waiting))
 }
 
-fn ledger_balance_at(bound: &Bound, account: &str, at: TimestampTz) -> Result<i64> {
+fn ledger_balance_at(book: &Book, account: &str, at: TimestampTz) -> Result<i64> {
     let found = {
-        let _owner = RunAs::owner(bound.binding.extension_owner);
+        let _owner = RunAs::owner(book.accounts.extension_owner);
         let args = [Arg::Text(account), Arg::OptionalTimestamp(Some(at))];
-        let outcome = bound
+        let outcome = book
             .kept::<Statements>()
             .balance_at
-            .run(&args, snapshot(bound))?;
+            .run(&args, snapshot(book))?;
         let row = outcome.rows.first();
         row.map(|row| row.amount(0)).transpose()?
     };
     if let Some(balance) = found {
         return Ok(balance);
     }
-    match beginning(bound, account)? {
+    match beginning(book, account)? {
         Some(beginning) => {
             beginning.refuse_archived(account)?;
             Ok(beginning.balance)
         }
-        None => known_balance(bound, account),
+        None => known_balance(book, account),
     }
 }
 
@@ -216,16 +215,15 @@ impl Beginning {
 }
 
 /// None for an account without entries. Error P0002 if it has no row either.
-fn beginning(bound: &Bound, account: &str) -> Result<Option<Beginning>> {
+fn beginning(book: &Book, account: &str) -> Result<Option<Beginning>> {
     let outcome = {
-        let _owner = RunAs::owner(bound.binding.extension_owner);
-        bound
-            .kept::<Statements>()
+        let _owner = RunAs::owner(book.accounts.extension_owner);
+        book.kept::<Statements>()
             .opening
             .run(&[Arg::Text(account)], Snapshot::Statement)?
     };
     let Some(row) = outcome.rows.first() else {
-        known_balance(bound, account)?;
+        known_balance(book, account)?;
         return Ok(None);
     };
     Ok(Some(Beginning {
@@ -235,8 +233,8 @@ fn beginning(bound: &Bound, account: &str) -> Result<Option<Beginning>> {
     }))
 }
 
-fn known_balance(bound: &Bound, account: &str) -> Result<i64> {
-    known(account, column_of(bound, account)?)
+fn known_balance(book: &Book, account: &str) -> Result<i64> {
+    known(account, column_of(book, account)?)
 }
 
 fn known(account: &str, balance: Option<i64>) -> Result<i64> {

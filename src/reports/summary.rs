@@ -76,7 +76,7 @@ struct Statements {
     summary: Statement,
 }
 
-impl Kept for Statements {
+impl Kept<Bound> for Statements {
     fn of(bound: &Bound) -> Self {
         let binding = &bound.binding;
         Statements {
@@ -88,14 +88,14 @@ impl Kept for Statements {
 
 /// The account's summary over the last `days` days. Error P0002 for an unknown account.
 pub(crate) fn summary(bound: &Bound, account: &str, days: i32) -> Result<Summary> {
-    let balance = balance_of(bound, account)?.ok_or_else(|| Error::UnknownAccount {
+    let balance = balance_of(&bound.book, account)?.ok_or_else(|| Error::UnknownAccount {
         account: account.to_owned(),
     })?;
     let rows = {
         let owner = match &bound.binding.payer {
             Payer::Usage(_) => bound.binding.usage.owner,
             // This one reads two tables.
-            Payer::Workflow(_) => bound.binding.users.owner,
+            Payer::Workflow(_) => bound.binding.accounts.users.owner,
         };
         let _owner = RunAs::owner(owner);
         let args = [Arg::Text(account), Arg::Int4(days)];
@@ -229,7 +229,7 @@ fn rows_sql(binding: &Binding) -> String {
     let is_account = |alias: &str, payer: &Key| {
         payer.key_type.equals_sql(
             &format!("{alias}.{}", payer.sql()),
-            binding.user_key.key_type,
+            binding.accounts.user_key.key_type,
             "$1",
         )
     };

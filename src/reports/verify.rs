@@ -147,9 +147,12 @@ fn names(binding: &Binding) -> Check {
 }
 
 fn key(binding: &Binding) -> Result<Check> {
-    let users = &binding.users.sql;
-    let key = binding.user_key.sql();
-    let ok = catalog::is_unique(binding.users.oid, &binding.user_key.column.name)?;
+    let users = &binding.accounts.users.sql;
+    let key = binding.accounts.user_key.sql();
+    let ok = catalog::is_unique(
+        binding.accounts.users.oid,
+        &binding.accounts.user_key.column.name,
+    )?;
     Ok(Check::new(
         &format!("key {users}.{key}"),
         ok,
@@ -159,8 +162,8 @@ fn key(binding: &Binding) -> Result<Check> {
 }
 
 fn balance(binding: &Binding) -> Check {
-    let name = format!("column {}.{BALANCE_COLUMN}", binding.users.sql);
-    match &binding.balance {
+    let name = format!("column {}.{BALANCE_COLUMN}", binding.accounts.users.sql);
+    match &binding.accounts.balance {
         None => Check::new(
             &name,
             false,
@@ -190,7 +193,7 @@ fn balance(binding: &Binding) -> Check {
 }
 
 fn readable(binding: &Binding) -> Result<Check> {
-    let owner = binding.users.owner;
+    let owner = binding.accounts.users.owner;
     let role = catalog::role_name(owner);
     for table in binding.tables() {
         if !catalog::can_read(owner, table.oid)? {
@@ -200,7 +203,7 @@ fn readable(binding: &Binding) -> Result<Check> {
                 format!("role \"{role}\" cannot read table {}", table.sql),
                 format!(
                     "GRANT SELECT ON {} to the owner of {}.",
-                    table.sql, binding.users.sql
+                    table.sql, binding.accounts.users.sql
                 ),
             ));
         }
@@ -214,12 +217,12 @@ fn readable(binding: &Binding) -> Result<Check> {
 }
 
 fn granted(binding: &Binding) -> Result<Check> {
-    let role = catalog::role_name(binding.users.owner);
+    let role = catalog::role_name(binding.accounts.users.owner);
     let call = format!("{}.settle_workflow(pg_catalog.text)", extension_schema()?);
     let ok = catalog::exists(
         "SELECT 1 WHERE pg_catalog.has_function_privilege($1::pg_catalog.oid, $2, 'EXECUTE')",
         &[
-            Arg::Int8(binding.users.owner.to_u32().into()),
+            Arg::Int8(binding.accounts.users.owner.to_u32().into()),
             Arg::Text(&call),
         ],
     )?;
@@ -235,7 +238,7 @@ fn granted(binding: &Binding) -> Result<Check> {
 /// In which schemas the code on the bound tables finds names that it does not qualify. It matters
 /// which roles may create in them if there is such code. None on the catalog of an older version.
 fn search_path(binding: &Binding) -> Result<Option<Check>> {
-    let Some(path) = &binding.paths.of_tables else {
+    let Some(path) = &binding.accounts.paths.of_tables else {
         return Ok(None);
     };
     let path = path.to_string_lossy().into_owned();
@@ -292,7 +295,7 @@ fn repairs_of_path(binding: &Binding, untrusted: &[Untrusted]) -> Vec<String> {
                 repairs.push(format!("REVOKE CREATE ON SCHEMA {sql} FROM {role};"));
             }
             Who::Owner(_) if is_bound(schema) => {
-                let owner = quote_identifier(catalog::role_name(binding.users.owner));
+                let owner = quote_identifier(catalog::role_name(binding.accounts.users.owner));
                 repairs.push(format!("ALTER SCHEMA {sql} OWNER TO {owner};"));
             }
             Who::Owner(_) | Who::Anybody => leaving.push(schema),
@@ -366,7 +369,7 @@ fn tables(binding: &Binding) -> Vec<i64> {
 /// The triggers on users that a charge may leave to the end of the transaction, when neither this
 /// path nor this role is in force any more, and whose function has no search_path of its own.
 fn deferrable_triggers(binding: &Binding) -> Result<Vec<Check>> {
-    let Some(path) = &binding.paths.of_tables else {
+    let Some(path) = &binding.accounts.paths.of_tables else {
         return Ok(Vec::new());
     };
     // So that regprocedure names the schema.
@@ -381,7 +384,9 @@ fn deferrable_triggers(binding: &Binding) -> Result<Vec<Check>> {
              AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid AND {LOOKS_UP} \
              ORDER BY t.tgrelid, t.tgname"
         ),
-        &[Arg::Int8Array(vec![binding.users.oid.to_u32().into()])],
+        &[Arg::Int8Array(vec![
+            binding.accounts.users.oid.to_u32().into(),
+        ])],
     )?;
     let path = path.to_string_lossy();
     let mut checks = Vec::new();

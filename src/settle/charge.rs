@@ -32,7 +32,7 @@ pub(crate) fn charge(
     debug_assert!(claims.iter().all(|claim| claim.tokens > 0));
     claims.sort_unstable();
     // One for all accounts: each statement finds it in force.
-    let _path = (!claims.is_empty()).then(|| SearchPath::of_tables(&bound.binding.paths));
+    let _path = (!claims.is_empty()).then(|| SearchPath::of_tables(&bound.binding.accounts.paths));
     let mut charges = Vec::with_capacity(claims.len());
     for claims in claims.chunk_by(|a, b| a.account == b.account) {
         charge_account(bound, claims, occasion, &mut charges)?;
@@ -46,13 +46,13 @@ fn charge_account(
     occasion: &Occasion,
     charges: &mut Vec<Charge>,
 ) -> Result<()> {
-    if queue::is_used(&bound.binding)
+    if queue::is_used(&bound.book)
         && let Some(first) = claims.first()
     {
-        if !busy::hold_unless_busy(bound, &first.account)? {
+        if !busy::hold_unless_busy(&bound.book, &first.account)? {
             return leave_in_queue(bound, &first.account, claims, occasion, charges);
         }
-        busy::apply(bound, &first.account)?;
+        busy::apply(&bound.book, &first.account)?;
     }
     match deduct(bound, claims)? {
         Ok(changed) => {
@@ -80,13 +80,13 @@ fn leave_in_queue(
     occasion: &Occasion,
     charges: &mut Vec<Charge>,
 ) -> Result<()> {
-    if let Err(refusal) = busy::leave(bound, account, &lines_of(claims))? {
+    if let Err(refusal) = busy::leave(&bound.book, account, &lines_of(claims))? {
         return claims
             .iter()
             .try_for_each(|claim| refuse(bound, claim, refusal, occasion));
     }
     let tokens: i64 = claims.iter().map(|claim| claim.tokens).sum();
-    let balance = account::balance_now(bound, account)?;
+    let balance = account::balance_now(&bound.book, account)?;
     let new = balance.ok_or_else(|| Error::UnknownAccount {
         account: account.to_owned(),
     })?;
@@ -104,7 +104,7 @@ fn deduct(bound: &Bound, claims: &[Claim]) -> Result<Result<Changed, Refusal>> {
         return Ok(Err(Refusal::UnknownAccount));
     };
     let change = Change::settlement(&first.account, lines_of(claims));
-    account::change(bound, change)
+    account::change(&bound.book, change)
 }
 
 fn lines_of(claims: &[Claim]) -> Vec<Line> {

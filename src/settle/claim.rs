@@ -26,12 +26,12 @@ struct Statements {
     forget: Statement,
 }
 
-impl Kept for Statements {
+impl Kept<Bound> for Statements {
     fn of(bound: &Bound) -> Self {
         Statements {
             settled_lookup: Lookup::new(Some(Wanted {
-                table: bound.own.settlement,
-                owner: bound.binding.extension_owner,
+                table: bound.book.own.settlement,
+                owner: bound.binding.accounts.extension_owner,
                 key: "workflow_id".into(),
                 key_type: KeyType::Text,
                 columns: vec![
@@ -137,7 +137,7 @@ pub(crate) fn accounted_for(settled: &Accounted, account: Option<&str>) -> i128 
 
 /// What is accounted for of each of `workflows`.
 pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Accounted>> {
-    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
     let statements = bound.kept::<Statements>();
     if let Some(mut reader) = statements.settled_lookup.reader() {
         let mut all = vec![Accounted::new(); workflows.len()];
@@ -179,7 +179,7 @@ pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Ac
 /// Write claims, in their order. Those come back whose settlement row was not as it was read: who
 /// comes second must look again.
 pub(crate) fn write(bound: &Bound, claims: Vec<Claim>) -> Result<(Vec<Claim>, Vec<Claim>)> {
-    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
     let mut is_written = Vec::with_capacity(claims.len());
     for claims in claims.chunk_by(|a, b| a.settled.is_none() == b.settled.is_none()) {
         let mut rest = claims;
@@ -208,7 +208,7 @@ fn insert(bound: &Bound, claims: &[Claim]) -> usize {
     if claims.iter().any(|claim| claim.settled.is_some()) {
         return 0;
     }
-    let Some(table) = settlement::open(bound) else {
+    let Some(table) = settlement::open(&bound.book) else {
         return 0;
     };
     let rows: Vec<_> = claims
@@ -272,6 +272,6 @@ pub(crate) fn release(bound: &Bound, claim: &Claim) -> Result<()> {
         Arg::Text(&claim.account),
         Arg::Int8(claim.tokens),
     ];
-    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
     statement.run(&args, Snapshot::Statement).map(|_| ())
 }

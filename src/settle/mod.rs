@@ -190,7 +190,7 @@ fn checked_claim(
     settled: &Accounted,
 ) -> Result<Claim> {
     let workflow = workflow.to_owned();
-    let Some(account) = bound.binding.user_key.key_type.canonical(&account) else {
+    let Some(account) = bound.binding.accounts.user_key.key_type.canonical(&account) else {
         return Err(Error::UsageOfUnknownAccount {
             workflow,
             account,

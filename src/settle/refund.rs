@@ -20,7 +20,7 @@ struct Statements {
     refund: Statement,
 }
 
-impl Kept for Statements {
+impl Kept<Bound> for Statements {
     fn of(_bound: &Bound) -> Self {
         Statements {
             charged: Statement::new(
@@ -81,7 +81,7 @@ pub(crate) fn refund(
         if share > 0 {
             let account = &payment.account;
             given.push(give(
-                bound,
+                &bound.book,
                 Kind::Refund,
                 account,
                 share,
@@ -111,7 +111,7 @@ impl Payment {
 
 /// In the order of accounts.
 fn read_payments(bound: &Bound, workflow: &str) -> Result<Vec<Payment>> {
-    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
     let outcome = bound
         .kept::<Statements>()
         .charged
@@ -157,7 +157,7 @@ fn write_refund(bound: &Bound, workflow: &str, account: &str, share: i64) -> Res
     if share == 0 {
         return Ok(());
     }
-    let _owner = RunAs::owner(bound.binding.extension_owner);
+    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
     let args = [Arg::Text(workflow), Arg::Text(account), Arg::Int8(share)];
     match bound
         .kept::<Statements>()
@@ -184,7 +184,7 @@ fn refunds_with(
     let mut found = HashMap::new();
     for Payment { account, .. } in payments {
         lock_reference(account, reference);
-        let Some(entry) = entry_with(bound, account, reference)? else {
+        let Some(entry) = entry_with(&bound.book, account, reference)? else {
             continue;
         };
         if entry.kind != Kind::Refund.name() || entry.workflow.as_deref() != Some(workflow) {

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys::{INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
-use crate::binding::{Bound, Kept};
+use crate::binding::{Book, Kept};
 use crate::error::Result;
 use crate::postgres::clock::now;
 use crate::postgres::direct::{OpenTable, Shape};
@@ -115,8 +115,8 @@ impl<'a> FirstClaim<'a> {
 }
 
 /// The table open for first claims; None if SQL must write it.
-pub(crate) fn open(bound: &Bound) -> Option<OpenTable> {
-    OpenTable::open(bound.own.settlement, &SHAPE)
+pub(crate) fn open(book: &Book) -> Option<OpenTable> {
+    OpenTable::open(book.own.settlement, &SHAPE)
 }
 
 /// SQL for "the workflow was settled once", of its canonical id: where no workflow table says that a run is
@@ -132,8 +132,8 @@ struct Statements {
     rename: Statement,
 }
 
-impl Kept for Statements {
-    fn of(_bound: &Bound) -> Self {
+impl Kept<Book> for Statements {
+    fn of(_book: &Book) -> Self {
         Statements {
             rename: Statement::new(&rename_sql(), &[TEXTOID, TEXTOID]),
         }
@@ -177,11 +177,10 @@ fn rename_sql() -> String {
 }
 
 /// An account has another id. What an earlier account of that id has paid for is added up.
-pub(crate) fn rename_account(bound: &Bound, old_account: &str, account: &str) -> Result<()> {
-    let _owner = RunAs::owner(bound.binding.extension_owner);
+pub(crate) fn rename_account(book: &Book, old_account: &str, account: &str) -> Result<()> {
+    let _owner = RunAs::owner(book.accounts.extension_owner);
     let ids = [Arg::Text(old_account), Arg::Text(account)];
-    bound
-        .kept::<Statements>()
+    book.kept::<Statements>()
         .rename
         .run(&ids, Snapshot::Statement)
         .map(drop)

@@ -125,7 +125,7 @@ struct Pending {
 impl Pending {
     fn find(bound: &Bound, since: Option<TimestampTz>, which: Which, life: Life) -> Result<Self> {
         let sql = usage_of_completed_sql(&bound.binding);
-        let owner = bound.binding.users.owner;
+        let owner = bound.binding.accounts.users.owner;
         let usage = [bound.binding.usage.oid];
         let args = [Arg::OptionalTimestamp(since)];
         let cursor = Cursor::open(owner, &usage, &sql, &args, Snapshot::Statement, life)?;
@@ -140,7 +140,7 @@ impl Pending {
         }
         let mut workflows = unsettled(bound, &groups)?;
         if self.which == Which::SettledBefore {
-            let _owner = RunAs::owner(bound.binding.extension_owner);
+            let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
             let outcome = spi::query(&settled_before_sql(), &[Arg::TextArray(&workflows)])?;
             workflows = texts(&outcome.rows, 0);
         }
@@ -181,7 +181,7 @@ pub(crate) fn settle_pending(since: Option<TimestampTz>, max_workflows: usize) -
     let mut room = max_workflows;
     let mut is_all = pending.gather(&bound, &mut found, room)?;
     lock_workflows(&first(&found, room), &bound.binding);
-    swept.applied = busy::drain_all(&bound)?;
+    swept.applied = busy::drain_all(&bound.book)?;
     while !found.is_empty() && room > 0 {
         let workflows = first(&found, room);
         found.retain(|workflow| workflows.binary_search(workflow).is_err());
@@ -246,7 +246,7 @@ pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayComm
         left_over.close()?;
     }
     let bound = bound_and_locked()?;
-    busy::drain_all(&bound)?;
+    busy::drain_all(&bound.book)?;
     let which = if existing {
         include_exempted(&bound, batch_size, commits)?;
         Which::Completed
@@ -272,7 +272,7 @@ pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayComm
 
 /// Take back the exemption of usage from before the extension, one batch per commit.
 fn include_exempted(bound: &Bound, batch_size: usize, commits: MayCommit) -> Result<()> {
-    let owner = bound.binding.extension_owner;
+    let owner = bound.binding.accounts.extension_owner;
     let mut last: Option<(String, String)> = None;
     loop {
         // Along the primary key, so that no batch reads what an earlier one has read.

@@ -22,7 +22,7 @@ pub(crate) struct Statements {
     workflow_exists: Option<Statement>,
 }
 
-impl Kept for Statements {
+impl Kept<Bound> for Statements {
     fn of(bound: &Bound) -> Self {
         let binding = &bound.binding;
         let of_workflows = |sql: Option<String>| {
@@ -46,7 +46,7 @@ fn wanted(binding: &Binding) -> Option<Wanted> {
     let is_integer = |column: &Column| matches!(column.base_type, INT2OID | INT4OID | INT8OID);
     let account = match &binding.payer {
         // The text of such a key is the canonical one.
-        Payer::Usage(key) if key.key_type.spells_as(binding.user_key.key_type) => {
+        Payer::Usage(key) if key.key_type.spells_as(binding.accounts.user_key.key_type) => {
             Some((key.column.name.clone(), Holds::Key(key.key_type)))
         }
         Payer::Usage(_) => return None,

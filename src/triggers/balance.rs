@@ -1,7 +1,7 @@
 //! The trigger on the users table: each change of a balance becomes an entry of the ledger.
 
 use super::older;
-use crate::binding::{BALANCE_COLUMN, Bound, bound};
+use crate::binding::{BALANCE_COLUMN, Book, book};
 use crate::error::{Error, Result};
 use crate::ledger::change::is_idle;
 use crate::ledger::crossing::notify_crossing;
@@ -26,29 +26,28 @@ fn record_balance_change(call: &TriggerCall) -> Result<()> {
         return Ok(());
     }
     let row = call.row()?;
-    let bound = match bound() {
-        Ok(bound) => bound,
+    let book = match book() {
+        Ok(book) => book,
         // In a restore the rows may come before the binding.
         Err(Error::NotAttached) if !row.changes(BALANCE_COLUMN) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let binding = &bound.binding;
-    if !bound.is_part_of(call.relation(), binding.users.oid)? {
+    if !book.is_part_of(call.relation(), book.accounts.users.oid)? {
         return Err(call.foreign());
     }
-    let key = &binding.user_key.column.name;
+    let key = &book.accounts.user_key.column.name;
     // A key column is unique, but may be null: such a row is nobody's account.
     let account = row.new_text(key).unwrap_or_default();
     let new = balance(row.new_text(BALANCE_COLUMN), &account)?;
     match row.old_text(key) {
-        None => entries::record_insert(&bound, &account, new),
+        None => entries::record_insert(&book, &account, new),
         Some(old_account) => {
             let previous = balance(row.old_text(BALANCE_COLUMN), &old_account)?;
             if old_account == account {
-                notify_crossing(&bound, &account, previous, new)?;
-                entries::record_change(&bound, &account, previous, new)
+                notify_crossing(&book, &account, previous, new)?;
+                entries::record_change(&book, &account, previous, new)
             } else {
-                rename(&bound, (&old_account, previous), (&account, new))
+                rename(&book, (&old_account, previous), (&account, new))
             }
         }
     }
@@ -56,10 +55,10 @@ fn record_balance_change(call: &TriggerCall) -> Result<()> {
 
 /// What an account has used and paid follows it to its new id (usage by the application's own ON UPDATE
 /// CASCADE), or it would be charged again.
-fn rename(bound: &Bound, old: (&str, i64), new: (&str, i64)) -> Result<()> {
-    entries::record_rename(bound, old, new)?;
-    queue::rename(bound, old.0, new.0)?;
-    settlement::rename_account(bound, old.0, new.0)
+fn rename(book: &Book, old: (&str, i64), new: (&str, i64)) -> Result<()> {
+    entries::record_rename(book, old, new)?;
+    queue::rename(book, old.0, new.0)?;
+    settlement::rename_account(book, old.0, new.0)
 }
 
 /// The balance in a row. NULL, possible only while the column is being made, counts as 0.

@@ -77,13 +77,19 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
     let bound = bound_and_locked()?;
     let binding = &bound.binding;
     let workflows = match &binding.workflows {
-        Some(workflows) if bound.is_part_of(call.relation(), workflows.table.oid)? => workflows,
+        Some(workflows)
+            if bound
+                .book
+                .is_part_of(call.relation(), workflows.table.oid)? =>
+        {
+            workflows
+        }
         _ => return Err(call.foreign()),
     };
     let mut runs = Runs::default();
     runs.add(binding, workflows, |column| row.new_text(column));
     let also = take_noted(&row.place(), |table| {
-        bound.is_part_of(table, workflows.table.oid)
+        bound.book.is_part_of(table, workflows.table.oid)
     })?;
     runs.add_noted(binding, workflows, &also);
     let ids = runs.payers.keys().cloned().collect();

@@ -12,14 +12,16 @@
 
 use std::collections::BTreeSet;
 
+use pgrx::PgLogLevel;
 use pgrx::pg_sys::TEXTOID;
 
 use super::notes::{is_done, read_noted, remember_done, take_noted};
 use crate::binding::{Binding, Bound, Kept, LateUsage, bound, bound_and_locked, completed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
+use crate::postgres::stored_row::RowPlace;
 use crate::postgres::trigger::{TriggerCall, trigger_function};
 use crate::postgres::value::Arg;
 use crate::settle::lock::lock_written;
@@ -31,7 +33,7 @@ struct Statements {
     is_over: Statement,
 }
 
-impl Kept for Statements {
+impl Kept<Bound> for Statements {
     fn of(bound: &Bound) -> Self {
         let binding = &bound.binding;
         let workflows = binding.workflows.iter();
@@ -70,28 +72,42 @@ trigger_function!(
 /// Trigger on the usage table, AFTER INSERT FOR EACH ROW: settle the row's workflow if that is over,
 /// and with it those of all rows that are noted.
 ///
-/// A charge that is bad (unknown account, out of range) is a WARNING and stays unsettled. Errors:
-/// 39P01 if fired otherwise, 42809 on any other table, 55000 if nothing is attached.
+/// A charge that is bad (unknown account, out of range) is a WARNING and stays unsettled; so is all usage
+/// while the workflow table, say, is gone. Errors: 39P01 if fired otherwise, 42809 on any other table, 55000 if nothing is attached.
 fn settle_late_usage(call: &TriggerCall) -> Result<()> {
     let row = call.row()?;
     if is_done(&row.place()) {
         return Ok(());
     }
-    let bound = bound()?;
+    let bound = match bound() {
+        Ok(bound) => bound,
+        Err(error) if error.is_broken_binding() => {
+            return leave_unsettled(call, &row.place(), error);
+        }
+        Err(error) => return Err(error),
+    };
     let binding = &bound.binding;
-    if !bound.is_part_of(call.relation(), binding.usage.oid)? {
+    if !bound.book.is_part_of(call.relation(), binding.usage.oid)? {
         return Err(call.foreign());
     }
     if binding.spec.options.late_usage != LateUsage::Settle {
         return Ok(());
     }
     let also = take_noted(&row.place(), |table| {
-        bound.is_part_of(table, binding.usage.oid)
+        bound.book.is_part_of(table, binding.usage.oid)
     })?;
     let column = &binding.usage_workflow.column.name;
     let mut workflows = BTreeSet::from_iter(row.new_text(column));
     read_noted(&also, |row| workflows.extend(row.text(column)));
     settle_what_is_over(&bound, workflows)?;
+    remember_done(also);
+    Ok(())
+}
+
+/// Usage is not refused because another table has gone: it waits for the sweep. One warning per statement.
+fn leave_unsettled(call: &TriggerCall, firing: &RowPlace, error: Error) -> Result<()> {
+    let also = take_noted(firing, |table| Ok(table == call.relation()))?;
+    error.report(PgLogLevel::WARNING);
     remember_done(also);
     Ok(())
 }
@@ -139,7 +155,7 @@ fn partition_over(bound: &Bound, workflows: Vec<String>) -> Result<(Vec<String>,
 fn is_over(bound: &Bound, workflow: &str) -> Result<bool> {
     let owner = match &bound.binding.workflows {
         Some(workflows) => workflows.table.owner,
-        None => bound.binding.extension_owner,
+        None => bound.binding.accounts.extension_owner,
     };
     let _owner = RunAs::owner(owner);
     let outcome = bound
