@@ -44,6 +44,7 @@ ORDER BY relation COLLATE "C", name;
 SELECT distribute('token_usage');
 SELECT name, ok, detail, hint FROM token_balance.verify() WHERE NOT ok;
 SELECT pg_temp.outcome('SELECT token_balance.settle_pending()');
+-- a credit reads no usage
 SELECT pg_temp.outcome($$SELECT token_balance.credit('ann', 5)$$);
 -- undistributed again
 SELECT undistribute('token_usage');
