@@ -176,28 +176,27 @@ fn known() -> Option<Present> {
 fn read() -> Result<(Rc<Book>, Result<Rc<Bound>>)> {
     let reading = Reading::begin();
     let spec = Spec::load()?.ok_or(Error::NotAttached)?;
+    let accounts = Accounts::resolve(&spec)?;
+    let binding = Binding::resolve_with(spec.clone(), accounts.clone());
     let own = own::own_tables()?;
     watch_all(&spec, &own);
-    let accounts = Accounts::resolve(&spec)?;
     let before = PRESENT.with_borrow(Clone::clone);
     let book = match before.as_ref().map(|present| &present.book) {
         Some(book) if book.accounts == accounts && book.own == own => book.clone(),
         _ => Rc::new(Book {
-            accounts: accounts.clone(),
+            accounts,
             own,
             kept: Store::default(),
             parts: RefCell::default(),
         }),
     };
-    let bound = Binding::resolve_with(spec, accounts).map(|binding| {
-        match before.and_then(|present| present.bound) {
-            Some(bound) if bound.binding == binding && Rc::ptr_eq(&bound.book, &book) => bound,
-            _ => Rc::new(Bound {
-                book: book.clone(),
-                binding,
-                kept: Store::default(),
-            }),
-        }
+    let bound = binding.map(|binding| match before.and_then(|present| present.bound) {
+        Some(bound) if bound.binding == binding && Rc::ptr_eq(&bound.book, &book) => bound,
+        _ => Rc::new(Bound {
+            book: book.clone(),
+            binding,
+            kept: Store::default(),
+        }),
     });
     PRESENT.set(Some(Present {
         book: book.clone(),

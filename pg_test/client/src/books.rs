@@ -37,6 +37,8 @@ pub struct Books {
     pub runs: Vec<Run>,
     pub credits: BTreeMap<String, i64>,
     pub settled: u64,
+    /// How often usage was written while the binding was broken: it waits for a sweep.
+    pub left: u64,
     pub errors: BTreeMap<String, u64>,
 }
 
@@ -47,6 +49,7 @@ impl Books {
             *self.credits.entry(account).or_default() += tokens;
         }
         self.settled += other.settled;
+        self.left += other.left;
         for (code, count) in other.errors {
             *self.errors.entry(code).or_default() += count;
         }
