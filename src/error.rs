@@ -35,6 +35,7 @@ pub(crate) enum Error {
     /// To other tables, or with other options.
     AlreadyAttached {
         detail: String,
+        is_same_usage: bool,
     },
 
     // What is bound, or is to be.
@@ -311,12 +312,20 @@ impl From<Error> for ErrorReport {
                 "token_balance is not attached to any tables",
             )
             .set_hint("Call token_balance.attach(users => ..., usage => ...)."),
-            Error::AlreadyAttached { detail } => new_report(
+            Error::AlreadyAttached {
+                detail,
+                is_same_usage,
+            } => new_report(
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "token_balance is already attached",
             )
             .set_detail(detail)
-            .set_hint("Call token_balance.detach() first."),
+            .set_hint(if is_same_usage {
+                "Call token_balance.detach() first, then attach with existing_usage => 'charge': it \
+                 goes on where it was."
+            } else {
+                "Call token_balance.detach() first."
+            }),
 
             // What is bound, or is to be.
             Error::RelationDropped {
@@ -334,16 +343,16 @@ impl From<Error> for ErrorReport {
                 "It was dropped."
             })
             .set_hint(hint),
-            Error::RelationMissing { what, name } => new_report(
-                ERRCODE_UNDEFINED_TABLE,
-                format!("{what} {name} does not exist"),
-            )
-            .set_hint(if what == "archive" {
-                MAKE_ARCHIVE
-            } else {
-                "Call token_balance.detach(), then token_balance.attach() with the tables that \
-                 exist."
-            }),
+            Error::RelationMissing { what, name } => {
+                let report = new_report(
+                    ERRCODE_UNDEFINED_TABLE,
+                    format!("{what} {name} does not exist"),
+                );
+                match what {
+                    "archive" => report.set_hint(MAKE_ARCHIVE),
+                    _ => report,
+                }
+            }
             Error::SchemaMissing { schema } => new_report(
                 ERRCODE_INVALID_SCHEMA_NAME,
                 format!("schema \"{schema}\" does not exist"),

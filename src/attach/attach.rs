@@ -164,6 +164,7 @@ fn standing(present: Option<&Spec>, binding: &Binding) -> Result<Standing> {
     let differences: Vec<_> = differences.into_iter().map(|(_, both)| both).collect();
     Err(Error::AlreadyAttached {
         detail: format!("{}.", differences.join("; ")),
+        is_same_usage: present.usage.oid == binding.spec.usage.oid,
     })
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Trigger<'a> {
     events: &'static str,
     /// The column whose change it waits for.
     column: Option<&'a Column>,
+    /// The column that its condition reads.
+    reads: Option<&'a Column>,
     condition: Option<Condition>,
     is_deferrable: bool,
     function: &'static str,
@@ -38,6 +40,9 @@ pub(crate) struct Standing {
     pub(crate) state: String,
     /// Whether only an UPDATE that names its column fires it.
     names_column: bool,
+    /// Whether its condition reads the column that says so now: one that was renamed goes on to be read, and
+    /// another may have got its name.
+    pub(crate) reads_its_column: bool,
 }
 
 /// AFTER triggers of a row fire in the order of their names. An application's own AFTER trigger may
@@ -63,6 +68,7 @@ impl Binding {
                 table: &self.usage,
                 events: "INSERT",
                 column: None,
+                reads: None,
                 condition: Some(Condition {
                     noting: "token_balance.note_completion(NEW.tableoid, NEW.ctid)".into(),
                     plain: "true".into(),
@@ -77,6 +83,7 @@ impl Binding {
             table: &self.accounts.users,
             events: "INSERT OR UPDATE",
             column: None,
+            reads: None,
             condition: None,
             is_deferrable: false,
             function: "record_balance_change",
@@ -87,7 +94,7 @@ impl Binding {
 
 /// The INSERT one also catches a row that moves between partitions, which fires no UPDATE trigger.
 fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<Trigger<'a>> {
-    let column = match &workflows.completion {
+    let reads = match &workflows.completion {
         Completion::Timestamp(column) | Completion::Status(column) => Some(column),
         Completion::Row => None,
     };
@@ -96,13 +103,14 @@ fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<T
         table: &workflows.table,
         events,
         column,
+        reads,
         condition: Some(condition(binding, workflows, old)),
         is_deferrable: true,
         function: "settle_on_completion",
     };
     let mut triggers = vec![trigger(COMPLETED_BY_INSERT, "INSERT", None, None)];
-    if column.is_some() {
-        triggers.push(trigger(COMPLETED_BY_UPDATE, "UPDATE", column, Some("OLD")));
+    if reads.is_some() {
+        triggers.push(trigger(COMPLETED_BY_UPDATE, "UPDATE", reads, Some("OLD")));
     }
     triggers
 }
@@ -136,10 +144,12 @@ impl Trigger<'_> {
         self.condition.is_some()
     }
 
-    /// Make it, or make it again where its column list is not what it should be now.
+    /// Make it, or make it again where its column list, or the column that it reads, is not what it should be
+    /// now.
     pub(crate) fn create(&self) -> Result<()> {
         let present = self.standing()?;
         if let Some(present) = &present
+            && present.reads_its_column
             && present.names_column == self.may_name_column()?
         {
             return Ok(());
@@ -256,7 +266,7 @@ impl Trigger<'_> {
 
     /// How it stands; None if it is missing.
     pub(crate) fn standing(&self) -> Result<Option<Standing>> {
-        standing(self.table.oid, self.name)
+        standing(self.table.oid, self.name, self.reads)
     }
 
     /// Make it stand as `state` says; it is `O` when it was just made.
@@ -304,24 +314,37 @@ pub(crate) fn drop_late_usage(usage: &Table) -> Result<()> {
         "DROP TRIGGER IF EXISTS \"{LATE_USAGE}\" ON {}",
         usage.sql
     ))?;
-    match standing(usage.oid, LATE_USAGE)? {
+    match standing(usage.oid, LATE_USAGE, None)? {
         Some(_) => Err(Error::ConcurrentRename),
         None => Ok(()),
     }
 }
 
 /// How a trigger of the table stands; None if it is missing.
-fn standing(table: pg_sys::Oid, name: &str) -> Result<Option<Standing>> {
+fn standing(table: pg_sys::Oid, name: &str, reads: Option<&Column>) -> Result<Option<Standing>> {
     let outcome = spi::query(
-        "SELECT t.tgenabled, pg_catalog.cardinality(t.tgattr::smallint[]) \
-         OPERATOR(pg_catalog.>) 0 FROM pg_catalog.pg_trigger AS t \
+        "SELECT t.tgenabled, \
+         pg_catalog.cardinality(t.tgattr::smallint[]) OPERATOR(pg_catalog.>) 0, \
+         $3 IS NULL OR EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d \
+         JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) d.refobjid \
+         AND a.attnum::integer OPERATOR(pg_catalog.=) d.refobjsubid \
+         WHERE d.classid OPERATOR(pg_catalog.=) \
+         'pg_catalog.pg_trigger'::pg_catalog.regclass::pg_catalog.oid \
+         AND d.objid OPERATOR(pg_catalog.=) t.oid AND d.refobjid OPERATOR(pg_catalog.=) t.tgrelid \
+         AND a.attname OPERATOR(pg_catalog.=) $3::pg_catalog.name) \
+         FROM pg_catalog.pg_trigger AS t \
          WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
          AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
-        &[Arg::Int8(table.to_u32().into()), Arg::Text(name)],
+        &[
+            Arg::Int8(table.to_u32().into()),
+            Arg::Text(name),
+            Arg::OptionalText(reads.map(|column| column.name.as_str())),
+        ],
     )?;
     Ok(outcome.rows.first().map(|row| Standing {
         state: row.text(0).to_owned(),
         names_column: row.is_true(1),
+        reads_its_column: row.is_true(2),
     }))
 }
 

@@ -155,16 +155,16 @@ fn dropped(spec: &Spec, what: &'static str, relation: &Relation) -> Error {
     let is_of_workflows = spec.workflows.as_ref() == Some(relation);
     let hint = match (is_of_workflows, is_name_taken) {
         (true, true) => format!(
-            "Call {}: it goes on with that table, and what is not charged yet can be.",
+            "Call {}: it goes on with that table where it was.",
             spec.attach_call()
         ),
         (true, false) => {
             "Call token_balance.attach() with another workflow table: it goes on with \
-                          that one, and what is not charged yet can be."
+                          that one where it was."
                 .into()
         }
         (false, _) => "Call token_balance.detach(), then token_balance.attach() with the tables \
-                       that exist."
+                       that exist and existing_usage => 'charge': it goes on where it was."
             .into(),
     };
     Error::RelationDropped {

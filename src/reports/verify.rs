@@ -86,6 +86,10 @@ fn of_trigger(trigger: &Trigger, binding: &Binding) -> Result<Check> {
     let Some(standing) = trigger.standing()? else {
         return Ok(Check::new(&name, false, "missing", attach));
     };
+    if !standing.reads_its_column {
+        let detail = "reads a column that has another name now";
+        return Ok(Check::new(&name, false, detail, attach));
+    }
     let state = standing.state.as_str();
     let mut disabled = trigger.disabled_partitions()?;
     if state != "O" {
@@ -142,7 +146,10 @@ fn names(binding: &Binding) -> Check {
         "binding",
         ok,
         detail,
-        "If these are the right tables, call token_balance.detach() and attach() again.",
+        format!(
+            "If these are the right tables, call token_balance.detach(), then {}: it goes on where it was.",
+            spec.attach_call_with("existing_usage => 'charge'")
+        ),
     )
 }
 
