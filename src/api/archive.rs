@@ -1,12 +1,15 @@
 //! archive_ledger.
 
+use pgrx::pg_sys::TimestampTz;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, pg_sys};
 use serde::Serialize;
 
 use super::common::{refuse_read_only, required, to_json};
+use crate::error::Error;
 use crate::ledger::archive;
+use crate::postgres::clock::now;
 
 /// The answer of `archive_ledger`.
 #[derive(Serialize)]
@@ -32,8 +35,19 @@ fn archive_ledger(
     let function = "token_balance.archive_ledger";
     let before = required(function, "before", before)?;
     let archive = required(function, "archive", archive)?;
+    let before = TimestampTz::from(before);
+    if before > now() {
+        return Err(Error::InvalidArgument {
+            message: "before is in the future".into(),
+            detail: None,
+            hint: Some(
+                "Entries are still to come that would be older: use a time that is past.".into(),
+            ),
+        }
+        .into());
+    }
     refuse_read_only(c"token_balance.archive_ledger()");
-    let archived = archive::archive_ledger(before.into(), archive)?;
+    let archived = archive::archive_ledger(before, archive)?;
     Ok(to_json(&Archived {
         accounts: archived.accounts,
         entries: archived.entries,

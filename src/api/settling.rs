@@ -211,8 +211,8 @@ fn settle_backlog(
 ) -> Result<(), ErrorReport> {
     let function = "token_balance.settle_backlog";
     let batch_size = required(function, "batch_size", batch_size)?;
-    let batch_size = at_least_one("batch_size", batch_size)?;
     let existing = required(function, "existing", existing)?;
+    let batch_size = at_least_one("batch_size", batch_size)?;
     // SAFETY: the server's own fcinfo.
     let commits = unsafe { MayCommit::of(fcinfo) }.ok_or(Error::InTransaction { function })?;
     refuse_read_only(c"token_balance.settle_backlog()");

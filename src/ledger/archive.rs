@@ -21,7 +21,6 @@ use super::entries::COLUMNS;
 use crate::binding::{own, path_of};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
-use crate::postgres::clock::now;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::security::{self, RunAs};
 use crate::postgres::snapshot::Snapshot;
@@ -40,19 +39,10 @@ pub(crate) struct Archived {
 
 /// Move the entries before `before` to the table `archive`, in this transaction.
 ///
-/// Errors: 22023 for a time that is to come, 42P01, 42809 and 42P16 for a table that cannot take
+/// Errors: 42P01, 42809 and 42P16 for a table that cannot take
 /// entries, 42501 for one that the caller does not own, 27000 where a trigger, rule or policy on it
 /// keeps entries out, 40001 to be retried.
 pub(crate) fn archive_ledger(before: TimestampTz, archive: pg_sys::Oid) -> Result<Archived> {
-    if before > now() {
-        return Err(Error::InvalidArgument {
-            message: "before is in the future".into(),
-            detail: None,
-            hint: Some(
-                "Entries are still to come that would be older: use a time that is past.".into(),
-            ),
-        });
-    }
     let owner = own::extension_owner()?;
     let archive = locked(archive)?;
     take_turns()?;

@@ -209,8 +209,10 @@ fn readable(binding: &Binding) -> Result<Check> {
                 false,
                 format!("role \"{role}\" cannot read table {}", table.sql),
                 format!(
-                    "GRANT SELECT ON {} to the owner of {}.",
-                    table.sql, binding.accounts.users.sql
+                    "GRANT USAGE ON SCHEMA {} TO {sql}; GRANT SELECT ON {} TO {sql};",
+                    quote_identifier(&table.schema),
+                    table.sql,
+                    sql = quote_identifier(&role),
                 ),
             ));
         }

@@ -1,4 +1,4 @@
--- Each mistake gives one clear error: the column or table named, a SQLSTATE, a hint; and nothing is half done (DESIGN F9, O7).
+-- Each mistake gives one clear error: the column or table named, a SQLSTATE, a hint; and nothing is half done (DESIGN F13, F9, O7).
 \set SHOW_CONTEXT never
 CREATE SCHEMA ae;
 SET search_path = ae, public;
@@ -20,6 +20,32 @@ CALL pg_temp.try($$SELECT * FROM token_balance.settle_workflows('{w}')$$);
 CALL pg_temp.try($$SELECT token_balance.balance('ann')$$);
 CALL pg_temp.try($$SELECT token_balance.detach()$$);
 SELECT name, ok FROM token_balance.verify();
+-- all functions answer in one order: nulls, arguments that make no sense, a read-only transaction, that nothing is attached
+CREATE FUNCTION pg_temp.state(statement text) RETURNS text STRICT LANGUAGE plpgsql AS $$
+BEGIN
+  EXECUTE statement;
+  RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+  RETURN SQLSTATE;
+END $$;
+CREATE TEMPORARY TABLE calls (call text, with_null text, senseless text, right_one text);
+INSERT INTO calls VALUES
+  ('settle_workflow', 'SELECT settle_workflow(NULL::text)', NULL, $$SELECT settle_workflow('w')$$),
+  ('settle_workflows', 'SELECT token_balance.settle_workflows(NULL)', NULL, $$SELECT token_balance.settle_workflows('{w}')$$),
+  ('settle_pending', 'SELECT token_balance.settle_pending(NULL, NULL)', 'SELECT token_balance.settle_pending(NULL, 0)', 'SELECT token_balance.settle_pending()'),
+  ('settle_backlog', 'CALL token_balance.settle_backlog(0, NULL)', 'CALL token_balance.settle_backlog(0)', NULL),
+  ('balance', 'SELECT token_balance.balance(NULL)', NULL, $$SELECT token_balance.balance('a')$$),
+  ('credit', 'SELECT token_balance.credit(NULL, 0)', $$SELECT token_balance.credit('a', 0)$$, $$SELECT token_balance.credit('a', 1)$$),
+  ('refund_workflow', 'SELECT token_balance.refund_workflow(NULL, 0)', $$SELECT token_balance.refund_workflow('w', 0)$$, $$SELECT token_balance.refund_workflow('w')$$),
+  ('statement', 'SELECT token_balance.statement(NULL)', $$SELECT token_balance.statement('a', now(), now() - interval '1 day')$$, $$SELECT token_balance.statement('a')$$),
+  ('balance_at', 'SELECT token_balance.balance_at(NULL, now())', NULL, $$SELECT token_balance.balance_at('a', now())$$),
+  ('summary', 'SELECT token_balance.summary(NULL, 0)', $$SELECT token_balance.summary('a', 0)$$, $$SELECT token_balance.summary('a')$$),
+  ('archive_ledger', $$SELECT token_balance.archive_ledger('infinity', NULL)$$, $$SELECT token_balance.archive_ledger('infinity', 'acc')$$, NULL),
+  ('detach', 'SELECT token_balance.detach(NULL)', NULL, 'SELECT token_balance.detach()');
+SELECT call, pg_temp.state(with_null) AS with_null, pg_temp.state(senseless) AS senseless, pg_temp.state(right_one) AS right_one FROM calls;
+BEGIN READ ONLY;
+SELECT call, pg_temp.state(with_null) AS with_null, pg_temp.state(senseless) AS senseless, pg_temp.state(right_one) AS right_one FROM calls;
+ROLLBACK;
 
 -- arguments that are not there
 CALL pg_temp.try($$SELECT token_balance.attach(NULL, 'usage', 'runs')$$);
