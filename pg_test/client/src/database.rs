@@ -163,5 +163,15 @@ pub fn describe(error: &postgres::Error) -> String {
 
 /// Errors that a client retries: serialization failure, deadlock, lock timeout.
 pub fn is_retried(error: &postgres::Error) -> bool {
-    ["40001", "40P01", "55P03"].contains(&sqlstate(error).as_str())
+    ["40001", "40P01", "55P03"].contains(&sqlstate(error).as_str()) || is_multixact_race(error)
+}
+
+/// A race of the server's own between an UPDATE and another one's abort, which is marked in the commit log
+/// before the transaction leaves the list of those in progress. In between, `DoesMultiXactIdConflict` takes
+/// the other for aborted and does not wait, and `MultiXactIdExpand` for in progress and keeps it beside the
+/// new one: `MultiXactIdCreateFromMembers` then finds two. The statement fails; nothing was written.
+pub fn is_multixact_race(error: &postgres::Error) -> bool {
+    let said = error.as_db_error().map_or("", |said| said.message());
+    sqlstate(error) == "XX000"
+        && said.starts_with("new multixact has more than one updating member")
 }
