@@ -1,4 +1,4 @@
-//! What a backend keeps between calls (src/cache.rs, src/direct), and what drops it (DESIGN K8,
+//! What a backend keeps between calls (src/binding/bound.rs, src/postgres/direct), and what drops it (DESIGN K8,
 //! K11).
 
 use pgrx::prelude::*;

@@ -106,7 +106,7 @@ objcopy --decompress-debug-sections "$debug" "$WORK/dbgsym/plain"
 is 'no RPATH, no RUNPATH' "$(readelf -d "$WORK/deb/$library" | grep -cE 'RPATH|RUNPATH')" 0
 is 'no debug sections' "$(readelf -SW "$WORK/deb/$library" | grep -cF '.debug_')" 0
 is 'the symbols are those of the library' "$(build_id "$debug")" "$(build_id "$WORK/deb/$library")"
-is 'lines of the sources are in them' "$(grep -qaF 'settle.rs' "$WORK/dbgsym/plain" && echo yes)" yes
+is 'lines of the sources are in them' "$(grep -qaF 'charge.rs' "$WORK/dbgsym/plain" && echo yes)" yes
 
 find "$WORK/deb" "$WORK/dashboard" "$WORK/tar" -name '*.gz' -exec gunzip {} +
 for path in "$ROOT/" "$target/" "$DEV_HOME/" "$HOME/" "${CARGO_HOME:-$HOME/.cargo}/" "$WORK/"; do

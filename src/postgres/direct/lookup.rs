@@ -33,7 +33,7 @@ impl Lookup {
         }
     }
 
-    /// Reads with a snapshot of now, whatever the isolation level ([`crate::spi::Snapshot::Latest`]).
+    /// Reads with a snapshot of now, whatever the isolation level ([`Snapshot::Latest`]).
     /// None if SQL must do it.
     pub(crate) fn reader(&self) -> Option<Reader> {
         let wanted = self.wanted.as_ref()?;

@@ -19,7 +19,7 @@ END $$;
 CREATE FUNCTION fault_of_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
 BEGIN IF tg_tag = current_setting('tb.fault', true) THEN RAISE EXCEPTION 'a fault' USING ERRCODE = 'PT402'; END IF; END $$;
 CREATE EVENT TRIGGER fault ON ddl_command_start EXECUTE FUNCTION fault_of_ddl();
--- An index that orders by this is kept without an executor (src/direct): a fault in the middle of that.
+-- An index that orders by this is kept without an executor (src/postgres/direct): a fault in the middle of that.
 CREATE FUNCTION fault_order(a bigint, b bigint) RETURNS integer LANGUAGE plpgsql AS $$
 BEGIN
     CASE current_setting('tb.in_index', true)
