@@ -164,7 +164,9 @@ fn standing(present: Option<&Spec>, binding: &Binding) -> Result<Standing> {
     let differences: Vec<_> = differences.into_iter().map(|(_, both)| both).collect();
     Err(Error::AlreadyAttached {
         detail: format!("{}.", differences.join("; ")),
-        is_same_usage: present.usage.oid == binding.spec.usage.oid,
+        // Or one that was made anew, and has its name.
+        is_same_usage: present.usage.oid == binding.spec.usage.oid
+            || present.usage.name == binding.spec.usage.name,
     })
 }
 

@@ -232,31 +232,31 @@ pub(crate) fn bound_and_users_locked() -> Result<Rc<Bound>> {
 
 /// The accounts, with the users table locked as an UPDATE locks it.
 pub(crate) fn book_and_users_locked() -> Result<Rc<Book>> {
-    let mut before = book()?;
-    loop {
-        lock_users(&before);
-        let now = book()?;
-        if now.accounts.users.oid == before.accounts.users.oid {
-            return Ok(now);
-        }
-        before = now;
-    }
+    look_until_locked(book, lock_users, |book| book.accounts.users.oid)
 }
 
 fn lock_users(book: &Book) {
     lock_relations(&[(book.accounts.users.oid, pg_sys::RowExclusiveLock)]);
 }
 
-/// Waiting for a lock takes in the invalidations of whoever held it, so the binding is looked at again
+fn bound_with_locks(lock: impl Fn(&Bound)) -> Result<Rc<Bound>> {
+    look_until_locked(bound, lock, Bound::tables)
+}
+
+/// Waiting for a lock takes in the invalidations of whoever held it, so what is bound is looked at again
 /// with the locks held. It is the one to use if it is of the tables that are locked: what else it
 /// says of them cannot change any more. From `RangeVarGetRelidExtended`, which also looks again until
 /// the answer is the same, and not until nothing was invalidated: there may always be something.
-fn bound_with_locks(lock: impl Fn(&Bound)) -> Result<Rc<Bound>> {
-    let mut before = bound()?;
+fn look_until_locked<T, Tables: PartialEq>(
+    look: impl Fn() -> Result<Rc<T>>,
+    lock: impl Fn(&T),
+    tables: impl Fn(&T) -> Tables,
+) -> Result<Rc<T>> {
+    let mut before = look()?;
     loop {
         lock(&before);
-        let now = bound()?;
-        if now.tables() == before.tables() {
+        let now = look()?;
+        if tables(&now) == tables(&before) {
             return Ok(now);
         }
         before = now;

@@ -120,7 +120,7 @@ fn drain_account(book: &Book, account: &str) -> Result<usize> {
 }
 
 /// Drain the queue of all accounts, in order. How many charges that were. Whatever the option says:
-/// charges may be left from when it was another, or from an earlier accounts.
+/// charges may be left from when it was another, or from an earlier binding.
 pub(crate) fn drain_all(book: &Book) -> Result<usize> {
     let (mut accounts, _) = queue::totals_as_of(book, Snapshot::Statement)?;
     accounts.sort_unstable();

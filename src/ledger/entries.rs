@@ -133,7 +133,7 @@ pub(crate) fn open(book: &Book) -> Option<OpenTable> {
 }
 
 /// The ledger's own statements.
-pub(crate) struct Statements {
+struct Statements {
     insert: Statement,
     last_balance: Statement,
 }
@@ -185,20 +185,23 @@ struct Entry<'a> {
 }
 
 impl Entries<'_> {
-    fn write(&self, book: &Book) -> Result<()> {
+    /// The balance after the last of them. Tokens.
+    fn write(&self, book: &Book) -> Result<i64> {
         let _owner = RunAs::owner(book.accounts.extension_owner);
+        let end = |entries: &[Entry]| entries.last().map_or(self.previous, |entry| entry.new);
         if let Some(table) = open(book) {
             let entries = self.chain(|| sequence::next_value(book.own.entry_ids))?;
             let rows: Vec<_> = entries.iter().map(Entry::values).collect();
             table.insert(&rows, Conflict::Error);
-            return Ok(());
+            return Ok(end(&entries));
         }
         let statements = book.kept::<Statements>();
-        for entry in self.chain(|| 0)? {
-            let args: Vec<_> = given().map(|column| column.of(&entry)).collect();
+        let entries = self.chain(|| 0)?;
+        for entry in &entries {
+            let args: Vec<_> = given().map(|column| column.of(entry)).collect();
             statements.insert.run(&args, Snapshot::Statement)?;
         }
-        Ok(())
+        Ok(end(&entries))
     }
 
     /// Each line with the balance before and after it.
@@ -242,7 +245,7 @@ pub(crate) fn record_change(book: &Book, account: &str, previous: i64, new: i64)
     let Some(change) = take_announced(account, Changed { previous, new }) else {
         return adjust(book, account, previous, new, None);
     };
-    Entries {
+    let made = Entries {
         account,
         kind: change.kind,
         previous,
@@ -253,12 +256,7 @@ pub(crate) fn record_change(book: &Book, account: &str, previous: i64, new: i64)
     .write(book)?;
     // A BEFORE trigger of the application may have changed the amount: that part is its own.
     let note = "changed by a trigger on the users table";
-    let made = change
-        .lines
-        .iter()
-        .try_fold(previous, |balance, line| balance.checked_add(line.amount));
-    // The chain of the lines has just been written, so it is within bigint.
-    adjust(book, account, made.unwrap_or(new), new, Some(note))
+    adjust(book, account, made, new, Some(note))
 }
 
 /// A new account has no entry: its first one carries its opening balance. But an id that had an
@@ -317,4 +315,5 @@ fn adjust(book: &Book, account: &str, previous: i64, new: i64, note: Option<&str
         note,
     }
     .write(book)
+    .map(drop)
 }

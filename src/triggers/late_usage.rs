@@ -73,7 +73,8 @@ trigger_function!(
 /// and with it those of all rows that are noted.
 ///
 /// A charge that is bad (unknown account, out of range) is a WARNING and stays unsettled; so is all usage
-/// while the workflow table, say, is gone. Errors: 39P01 if fired otherwise, 42809 on any other table, 55000 if nothing is attached.
+/// while the workflow table, say, is gone. Errors: 39P01 if fired otherwise, 42809 on any other table,
+/// 55000 if nothing is attached.
 fn settle_late_usage(call: &TriggerCall) -> Result<()> {
     let row = call.row()?;
     if is_done(&row.place()) {

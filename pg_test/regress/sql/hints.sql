@@ -92,6 +92,17 @@ SELECT token_balance.detach();
 SELECT token_balance.attach('users', 'token_usage', 'workflows', existing_usage => 'charge');
 SELECT outcome('workflows');
 ROLLBACK;
+-- usage is rebuilt beside the old table, which is renamed away
+BEGIN;
+CALL platform();
+CREATE TABLE rebuilt AS TABLE token_usage;
+ALTER TABLE token_usage RENAME TO token_usage_old;
+ALTER TABLE rebuilt RENAME TO token_usage;
+SELECT hint_of($$SELECT token_balance.attach('users', 'token_usage', 'workflows')$$);
+SELECT token_balance.detach();
+SELECT token_balance.attach('users', 'token_usage', 'workflows', existing_usage => 'charge');
+SELECT outcome('workflows');
+ROLLBACK;
 -- another usage table is another binding: no word of going on
 BEGIN;
 CALL platform();
