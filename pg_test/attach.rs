@@ -17,7 +17,7 @@ mod tests {
                  pg_get_function_arg_default(p.oid, a.at::integer))
              FROM pg_proc AS p,
                  unnest(p.proargnames, p.proargtypes::oid[]) WITH ORDINALITY AS a (name, type, at)
-             WHERE p.oid = 'token_balance.attach'::regproc AND a.name <> 'create_index'",
+             WHERE p.oid = 'token_balance.attach'::regproc AND a.name <> ALL ('{create_index,usage_ids,accounts}')",
         )
         .iter()
         .map(|line| {
@@ -267,9 +267,9 @@ mod tests {
                 "initial_balance",
             ),
             (
-                "'users', 'token_usage', existing_usage => NULL",
-                "22004",
-                "existing_usage",
+                "'users', 'token_usage', accounts => 'others'",
+                "22023",
+                "accounts",
             ),
             ("4294967295, 'token_usage'", "42P01", "4294967295"),
             ("'no_such_table', 'token_usage'", "42P01", "no_such_table"),

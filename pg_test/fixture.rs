@@ -209,7 +209,9 @@ pub(super) fn assert_ledger_is_whole() {
              SELECT l.*, lag(new_balance) OVER w AS before, lead(new_balance) OVER w AS after,
                  lead(true) OVER w IS NULL AS is_last, u.token_balance
              FROM token_balance.ledger AS l LEFT JOIN users AS u ON u.id::text = l.user_id
-             WINDOW w AS (PARTITION BY user_id ORDER BY entry_id)) AS l
+             AND l.accounts_id = (
+                     SELECT accounts_id FROM token_balance.binding ORDER BY binding_id DESC LIMIT 1)
+             WINDOW w AS (PARTITION BY l.accounts_id, user_id ORDER BY entry_id)) AS l
          WHERE before <> previous_balance OR (is_last AND new_balance <> token_balance)
              OR new_balance - previous_balance <> amount OR (amount = 0) <> (kind = 'opening')",
     );

@@ -148,6 +148,7 @@ mod tests {
             let lookup = Lookup::new(Some(Wanted {
                 table: pg_sys::Oid::from(table),
                 owner,
+                scope: None,
                 key: "id".into(),
                 key_type: KeyType::Text,
                 columns: vec![(column.into(), holds)],

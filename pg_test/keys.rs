@@ -56,7 +56,8 @@ mod tests {
         ));
     }
 
-    const ATTACH: &str = "SELECT token_balance.attach('users', 'token_usage', 'workflows')";
+    const ATTACH: &str =
+        "SELECT token_balance.attach('users', 'token_usage', 'workflows', accounts => 'new')";
 
     /// One run by the function and one by the trigger.
     fn check_settling(account: &str, called: &str, completed: &str, what: &str) {

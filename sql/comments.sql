@@ -5,8 +5,8 @@ COMMENT ON FUNCTION @extschema@.settle_workflow(bigint) IS 'Charge the accounts 
 COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text).';
 COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[]) IS 'Settle several workflows in one go; one row for each charge.';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}.';
-COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[]) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account and late_usage, and the search_path where one is given.';
-COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers and the binding. Balances, settlements and ledger stay; the column too, unless drop_column.';
+COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account and late_usage, and the search_path where one is given. Usage that was attached before goes on where it was.';
+COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column.';
 COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row per check, with what to do where it is not ok.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage. Returns workflows, charges, tokens_used and more.';
 COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again.';
@@ -31,8 +31,8 @@ COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on
 
 COMMENT ON FUNCTION token_balance.refuse_foreign_write() IS 'Trigger function on the extension''s tables: only their owner writes them.';
 
-COMMENT ON TABLE token_balance.binding IS 'The tables and columns of this database that the extension works on; one row. Written by token_balance.attach().';
-COMMENT ON COLUMN token_balance.binding.singleton IS 'Always true: there is one binding.';
+COMMENT ON TABLE token_balance.binding IS 'The tables and columns of this database that the extension works on: a row per binding, also of those that were detached. Written by token_balance.attach().';
+COMMENT ON COLUMN token_balance.binding.singleton IS 'True in a row that a dump of an older version has brought, until its references are taken over; else null.';
 COMMENT ON COLUMN token_balance.binding.users IS 'Table of accounts; it has the column token_balance.';
 COMMENT ON COLUMN token_balance.binding.users_name IS 'Its name when it was attached.';
 COMMENT ON COLUMN token_balance.binding.user_key IS 'Its key column.';
@@ -62,6 +62,12 @@ COMMENT ON COLUMN token_balance.binding.busy_account IS 'What a settlement does 
 COMMENT ON COLUMN token_balance.binding.late_usage IS 'Usage written after its workflow was settled is pending until the next settlement, or a trigger settles it at once.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
 
+COMMENT ON COLUMN token_balance.binding.binding_id IS 'Number of the binding; settlements have it.';
+COMMENT ON COLUMN token_balance.binding.name IS 'Name of the binding.';
+COMMENT ON COLUMN token_balance.binding.accounts_id IS 'Number of the accounts that it charges: bindings with one users table have the same.';
+COMMENT ON COLUMN token_balance.binding.detached_at IS 'When it was detached; null while it is attached.';
+COMMENT ON INDEX token_balance.binding_attached IS 'A name is that of one attached binding.';
+
 COMMENT ON TABLE token_balance.settlement IS 'What was accounted for and charged, for each workflow and account. Amounts are tokens.';
 COMMENT ON COLUMN token_balance.settlement.workflow_id IS 'Workflow id, as text.';
 COMMENT ON COLUMN token_balance.settlement.user_id IS 'Account, as text.';
@@ -72,10 +78,11 @@ COMMENT ON COLUMN token_balance.settlement.first_settled_at IS 'First charge; nu
 COMMENT ON COLUMN token_balance.settlement.last_settled_at IS 'Last charge; null if all of it is exempt.';
 COMMENT ON COLUMN token_balance.settlement.archived_charged_tokens IS 'What archived ledger entries took from the balance.';
 COMMENT ON COLUMN token_balance.settlement.archived_refunded_tokens IS 'What archived ledger entries gave back.';
+COMMENT ON COLUMN token_balance.settlement.binding_id IS 'Binding whose usage it is.';
 
 COMMENT ON TABLE token_balance.ledger IS 'Every change of every balance, append-only. For each account the entries form a chain: previous_balance is the new_balance of the entry before. Amounts are tokens.';
 COMMENT ON COLUMN token_balance.ledger.user_id IS 'Account, as text.';
-COMMENT ON COLUMN token_balance.ledger.entry_id IS 'Number of the entry; rising within an account.';
+COMMENT ON COLUMN token_balance.ledger.entry_id IS 'Number of the entry; rising by one within an account.';
 COMMENT ON COLUMN token_balance.ledger.kind IS 'settlement, credit, refund, adjustment (a change that was not made by the extension), or opening (the entries before it are archived).';
 COMMENT ON COLUMN token_balance.ledger.amount IS 'new_balance less previous_balance; negative for a charge, 0 in an opening entry.';
 COMMENT ON COLUMN token_balance.ledger.previous_balance IS 'Balance before; in the first entry of an account, its opening balance.';
@@ -85,10 +92,21 @@ COMMENT ON COLUMN token_balance.ledger.reference IS 'The caller''s own id of a c
 COMMENT ON COLUMN token_balance.ledger.note IS 'Free text.';
 COMMENT ON COLUMN token_balance.ledger.actor IS 'Role that made the change.';
 COMMENT ON COLUMN token_balance.ledger.created_at IS 'When the change was made (not when it was committed).';
-COMMENT ON SEQUENCE token_balance.ledger_entry_id_seq IS 'The ledger''s entry ids.';
-COMMENT ON INDEX token_balance.ledger_reference IS 'A reference is used once for an account.';
+COMMENT ON COLUMN token_balance.ledger.accounts_id IS 'Accounts of which user_id is one.';
+COMMENT ON COLUMN token_balance.ledger.binding_id IS 'Binding whose workflow was settled or refunded.';
+COMMENT ON SEQUENCE token_balance.ledger_entry_id_seq IS 'Gives no numbers: entries are numbered by account. Older dumps set it.';
 
-COMMENT ON TABLE token_balance.archived_reference IS 'Archived ledger entries that have a reference: it stays used. Amounts are tokens.';
+COMMENT ON TABLE token_balance.reference IS 'What credits and refunds with a reference did: a reference is used once for an account. Amounts are tokens.';
+COMMENT ON COLUMN token_balance.reference.accounts_id IS 'Accounts of which user_id is one.';
+COMMENT ON COLUMN token_balance.reference.user_id IS 'Account, as text.';
+COMMENT ON COLUMN token_balance.reference.reference IS 'The caller''s own id of a credit or refund.';
+COMMENT ON COLUMN token_balance.reference.kind IS 'credit or refund.';
+COMMENT ON COLUMN token_balance.reference.amount IS 'What was given.';
+COMMENT ON COLUMN token_balance.reference.previous_balance IS 'Balance before.';
+COMMENT ON COLUMN token_balance.reference.new_balance IS 'Balance after.';
+COMMENT ON COLUMN token_balance.reference.workflow_id IS 'Workflow that was refunded.';
+
+COMMENT ON TABLE token_balance.archived_reference IS 'Empty: where a dump of an older version brings its archived references, until they are taken into token_balance.reference.';
 COMMENT ON COLUMN token_balance.archived_reference.user_id IS 'Account, as text.';
 COMMENT ON COLUMN token_balance.archived_reference.reference IS 'The caller''s own id of a credit or refund.';
 COMMENT ON COLUMN token_balance.archived_reference.kind IS 'credit or refund.';
@@ -99,9 +117,11 @@ COMMENT ON COLUMN token_balance.archived_reference.workflow_id IS 'Workflow that
 
 COMMENT ON TABLE token_balance.queue IS 'Charges that wait for their account''s row, with busy_account => ''queue''. The balance is the column less what waits here.';
 COMMENT ON COLUMN token_balance.queue.user_id IS 'Account, as text.';
-COMMENT ON COLUMN token_balance.queue.charge_id IS 'Number of the charge; they are applied in this order.';
+COMMENT ON COLUMN token_balance.queue.charge_id IS 'Number of the charge, by the time at which it was queued; they are applied in this order.';
 COMMENT ON COLUMN token_balance.queue.workflow_id IS 'Workflow that was settled.';
 COMMENT ON COLUMN token_balance.queue.tokens IS 'Tokens to be charged.';
 COMMENT ON COLUMN token_balance.queue.actor IS 'Role that settled the workflow.';
 COMMENT ON COLUMN token_balance.queue.queued_at IS 'When it was settled.';
-COMMENT ON SEQUENCE token_balance.queue_charge_id_seq IS 'The numbers of queued charges.';
+COMMENT ON COLUMN token_balance.queue.accounts_id IS 'Accounts of which user_id is one.';
+COMMENT ON COLUMN token_balance.queue.binding_id IS 'Binding whose workflow was settled.';
+COMMENT ON SEQUENCE token_balance.queue_charge_id_seq IS 'Gives no numbers. Older dumps set it.';

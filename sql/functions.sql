@@ -118,7 +118,7 @@ CREATE FUNCTION token_balance.attach(
     completed_statuses pg_catalog.text[] DEFAULT '{completed,succeeded,success,finished,done}',
     initial_balance bigint DEFAULT 1000000,
     balance_type pg_catalog.regtype DEFAULT 'integer',
-    existing_usage pg_catalog.text DEFAULT 'exempt',
+    existing_usage pg_catalog.text DEFAULT NULL,
     create_index boolean DEFAULT false,
     usage_prompt_tokens pg_catalog.name DEFAULT 'prompt_tokens',
     usage_completion_tokens pg_catalog.name DEFAULT 'completion_tokens',
@@ -127,7 +127,9 @@ CREATE FUNCTION token_balance.attach(
     usage_created_at pg_catalog.name DEFAULT 'created_at',
     busy_account pg_catalog.text DEFAULT 'wait',
     late_usage pg_catalog.text DEFAULT 'pending',
-    search_path pg_catalog.name[] DEFAULT NULL)
+    search_path pg_catalog.name[] DEFAULT NULL,
+    usage_ids pg_catalog.text DEFAULT NULL,
+    accounts pg_catalog.text DEFAULT NULL)
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
@@ -149,7 +151,8 @@ REVOKE ALL ON FUNCTION
         pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype,
         pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name,
-        pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[]),
+        pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[],
+        pg_catalog.text, pg_catalog.text),
     token_balance.detach(boolean),
     token_balance.verify(),
     token_balance.settle_pending(timestamp with time zone, integer),

@@ -2,8 +2,10 @@
 -- it could hold somebody else's objects.
 CREATE SCHEMA token_balance;
 
+-- What comes later than 0.1.0 goes to the end of a table, as ALTER TABLE puts it, and has a default: a dump of an older
+-- version has not those columns, and its rows are of the only binding that there was.
 CREATE TABLE token_balance.binding (
-    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    singleton boolean,
     users pg_catalog.regclass NOT NULL,
     users_name pg_catalog.text NOT NULL,
     user_key pg_catalog.name NOT NULL,
@@ -23,8 +25,7 @@ CREATE TABLE token_balance.binding (
     existing_usage pg_catalog.text NOT NULL,
     attached_by pg_catalog.text NOT NULL,
     attached_at timestamp with time zone NOT NULL DEFAULT pg_catalog.now(),
-    -- Since 0.2.0. What comes later goes to the end, as ALTER TABLE puts it, and may be left out by a
-    -- dump of an older version.
+    -- Since 0.2.0.
     balance_type pg_catalog.regtype NOT NULL DEFAULT 'integer',
     usage_prompt_tokens pg_catalog.name,
     usage_completion_tokens pg_catalog.name,
@@ -34,8 +35,15 @@ CREATE TABLE token_balance.binding (
     busy_account pg_catalog.text NOT NULL DEFAULT 'wait',
     late_usage pg_catalog.text NOT NULL DEFAULT 'pending',
     -- Since 0.3.0.
-    search_path pg_catalog.name[]
+    search_path pg_catalog.name[],
+    binding_id smallint NOT NULL DEFAULT 1,
+    name pg_catalog.name NOT NULL DEFAULT 'default',
+    accounts_id smallint NOT NULL DEFAULT 1,
+    detached_at timestamp with time zone,
+    PRIMARY KEY (binding_id)
 );
+
+CREATE UNIQUE INDEX binding_attached ON token_balance.binding (name) WHERE detached_at IS NULL;
 
 CREATE TABLE token_balance.settlement (
     workflow_id pg_catalog.text NOT NULL,
@@ -47,7 +55,8 @@ CREATE TABLE token_balance.settlement (
     last_settled_at timestamp with time zone,
     archived_charged_tokens bigint NOT NULL DEFAULT 0,
     archived_refunded_tokens bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (workflow_id, user_id)
+    binding_id smallint NOT NULL DEFAULT 1,
+    PRIMARY KEY (binding_id, workflow_id, user_id)
 );
 
 CREATE TABLE token_balance.ledger (
@@ -62,7 +71,9 @@ CREATE TABLE token_balance.ledger (
     note pg_catalog.text,
     actor pg_catalog.text NOT NULL,
     created_at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    PRIMARY KEY (user_id, entry_id),
+    accounts_id smallint NOT NULL DEFAULT 1,
+    binding_id smallint DEFAULT 1,
+    PRIMARY KEY (accounts_id, user_id, entry_id),
     CONSTRAINT ledger_kind CHECK (
         kind OPERATOR(pg_catalog.=) ANY (
             ARRAY['settlement', 'credit', 'refund', 'adjustment', 'opening']::pg_catalog.text[])),
@@ -70,11 +81,21 @@ CREATE TABLE token_balance.ledger (
         new_balance OPERATOR(pg_catalog.=) (previous_balance OPERATOR(pg_catalog.+) amount))
 );
 
--- A credit or refund with a reference is made once.
-CREATE UNIQUE INDEX ledger_reference ON token_balance.ledger (user_id, reference)
-    WHERE reference IS NOT NULL;
+-- A credit or refund with a reference is made once: what the first call did. It goes with its account when that gets
+-- another id, which entries of the ledger do not.
+CREATE TABLE token_balance.reference (
+    accounts_id smallint NOT NULL,
+    user_id pg_catalog.text NOT NULL,
+    reference pg_catalog.text NOT NULL,
+    kind pg_catalog.text NOT NULL,
+    amount bigint NOT NULL,
+    previous_balance bigint NOT NULL,
+    new_balance bigint NOT NULL,
+    workflow_id pg_catalog.text,
+    PRIMARY KEY (accounts_id, user_id, reference)
+);
 
--- What archived entries with a reference were: a retry is still answered, and not made again.
+-- Empty: a dump of 0.2.0 brings its archived references here, from where they are taken into the table above.
 CREATE TABLE token_balance.archived_reference (
     user_id pg_catalog.text NOT NULL,
     reference pg_catalog.text NOT NULL,
@@ -94,13 +115,16 @@ CREATE TABLE token_balance.queue (
     tokens bigint NOT NULL,
     actor pg_catalog.text NOT NULL,
     queued_at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    PRIMARY KEY (user_id, charge_id)
+    accounts_id smallint NOT NULL DEFAULT 1,
+    binding_id smallint NOT NULL DEFAULT 1,
+    PRIMARY KEY (accounts_id, user_id, charge_id)
 );
 
--- What a dump must carry: the rows of these tables, and the next entry id.
+-- What a dump must carry: the rows of these tables. The sequences give no numbers any more; an older dump sets them.
 SELECT pg_catalog.pg_extension_config_dump('token_balance.binding', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.settlement', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger', '');
+SELECT pg_catalog.pg_extension_config_dump('token_balance.reference', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.archived_reference', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger_entry_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.queue', '');

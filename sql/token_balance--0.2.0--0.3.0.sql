@@ -125,7 +125,7 @@ CREATE OR REPLACE FUNCTION token_balance.archive_ledger(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_ledger_wrapper';
 
--- attach has one argument more. The grants of the old function go to the new one. The C function reads
+-- attach has more arguments. The grants of the old function go to the new one. The C function reads
 -- the arguments by their names; it has a name of its own, so a session with the old library cannot call that
 -- library's.
 
@@ -144,7 +144,7 @@ CREATE FUNCTION token_balance.attach(
     completed_statuses pg_catalog.text[] DEFAULT '{completed,succeeded,success,finished,done}',
     initial_balance bigint DEFAULT 1000000,
     balance_type pg_catalog.regtype DEFAULT 'integer',
-    existing_usage pg_catalog.text DEFAULT 'exempt',
+    existing_usage pg_catalog.text DEFAULT NULL,
     create_index boolean DEFAULT false,
     usage_prompt_tokens pg_catalog.name DEFAULT 'prompt_tokens',
     usage_completion_tokens pg_catalog.name DEFAULT 'completion_tokens',
@@ -153,13 +153,15 @@ CREATE FUNCTION token_balance.attach(
     usage_created_at pg_catalog.name DEFAULT 'created_at',
     busy_account pg_catalog.text DEFAULT 'wait',
     late_usage pg_catalog.text DEFAULT 'pending',
-    search_path pg_catalog.name[] DEFAULT NULL)
+    search_path pg_catalog.name[] DEFAULT NULL,
+    usage_ids pg_catalog.text DEFAULT NULL,
+    accounts pg_catalog.text DEFAULT NULL)
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
 REVOKE ALL ON FUNCTION token_balance.attach(
     regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-    text, boolean, name, name, name, name, name, text, text, name[])
+    text, boolean, name, name, name, name, name, text, text, name[], text, text)
 FROM PUBLIC;
 
 CREATE FUNCTION token_balance.upgrade_grants(before regprocedure, after regprocedure) RETURNS void
@@ -171,7 +173,7 @@ SELECT token_balance.upgrade_grants(
         text, boolean, name, name, name, name, name, text, text)',
     'token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-        text, boolean, name, name, name, name, name, text, text, name[])');
+        text, boolean, name, name, name, name, name, text, text, name[], text, text)');
 
 DROP FUNCTION token_balance.upgrade_grants(regprocedure, regprocedure);
 
@@ -214,16 +216,100 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_status_wrapper';
 
 -- Tables.
 
+-- Settlements, then the ledger, as whoever settles takes them.
+LOCK TABLE token_balance.settlement, token_balance.ledger, token_balance.queue IN ACCESS EXCLUSIVE MODE;
+
 -- In which schemas the owner's triggers find names that they do not qualify. NULL: none was chosen, and only the
 -- bound tables' schemas are searched.
-ALTER TABLE token_balance.binding ADD COLUMN search_path name[];
+ALTER TABLE token_balance.binding
+    ADD COLUMN search_path name[],
+    ADD COLUMN binding_id smallint NOT NULL DEFAULT 1,
+    ADD COLUMN name name NOT NULL DEFAULT 'default',
+    ADD COLUMN accounts_id smallint NOT NULL DEFAULT 1,
+    ADD COLUMN detached_at timestamp with time zone,
+    DROP CONSTRAINT binding_pkey,
+    DROP CONSTRAINT binding_singleton_check,
+    ALTER COLUMN singleton DROP NOT NULL,
+    ALTER COLUMN singleton DROP DEFAULT;
+ALTER TABLE token_balance.binding ADD PRIMARY KEY (binding_id);
+CREATE UNIQUE INDEX binding_attached ON token_balance.binding (name) WHERE detached_at IS NULL;
+
+-- All that there is, is of one binding and of its accounts. The tables are not rewritten, their keys are made anew.
+ALTER TABLE token_balance.settlement
+    ADD COLUMN binding_id smallint NOT NULL DEFAULT 1,
+    DROP CONSTRAINT settlement_pkey,
+    ADD PRIMARY KEY (binding_id, workflow_id, user_id);
+ALTER TABLE token_balance.ledger
+    ADD COLUMN accounts_id smallint NOT NULL DEFAULT 1,
+    ADD COLUMN binding_id smallint DEFAULT 1,
+    DROP CONSTRAINT ledger_pkey,
+    ADD PRIMARY KEY (accounts_id, user_id, entry_id);
+ALTER TABLE token_balance.queue
+    ADD COLUMN accounts_id smallint NOT NULL DEFAULT 1,
+    ADD COLUMN binding_id smallint NOT NULL DEFAULT 1,
+    DROP CONSTRAINT queue_pkey,
+    ADD PRIMARY KEY (accounts_id, user_id, charge_id);
+
+-- References are no longer the ledger's: they go with their account when that gets another id.
+CREATE TABLE token_balance.reference (
+    accounts_id smallint NOT NULL,
+    user_id text NOT NULL,
+    reference text NOT NULL,
+    kind text NOT NULL,
+    amount bigint NOT NULL,
+    previous_balance bigint NOT NULL,
+    new_balance bigint NOT NULL,
+    workflow_id text,
+    PRIMARY KEY (accounts_id, user_id, reference)
+);
+SELECT pg_extension_config_dump('token_balance.reference', '');
+INSERT INTO token_balance.reference
+SELECT 1, user_id, reference, kind, amount, previous_balance, new_balance, workflow_id
+FROM token_balance.archived_reference
+UNION ALL
+SELECT 1, user_id, reference, kind, amount, previous_balance, new_balance, workflow_id
+FROM token_balance.ledger WHERE reference IS NOT NULL;
+DELETE FROM token_balance.archived_reference;
+UPDATE token_balance.binding SET singleton = NULL;
+DROP INDEX token_balance.ledger_reference;
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.reference
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+ALTER TABLE token_balance.reference ENABLE ALWAYS TRIGGER owner_only;
 
 -- Comments.
 
 COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row per check, with what to do where it is not ok.';
 COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again.';
-COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[]) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account and late_usage, and the search_path where one is given.';
+COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column.';
+COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account and late_usage, and the search_path where one is given. Usage that was attached before goes on where it was.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
+
+COMMENT ON TABLE token_balance.binding IS 'The tables and columns of this database that the extension works on: a row per binding, also of those that were detached. Written by token_balance.attach().';
+COMMENT ON COLUMN token_balance.binding.singleton IS 'True in a row that a dump of an older version has brought, until its references are taken over; else null.';
+COMMENT ON COLUMN token_balance.binding.binding_id IS 'Number of the binding; settlements have it.';
+COMMENT ON COLUMN token_balance.binding.name IS 'Name of the binding.';
+COMMENT ON COLUMN token_balance.binding.accounts_id IS 'Number of the accounts that it charges: bindings with one users table have the same.';
+COMMENT ON COLUMN token_balance.binding.detached_at IS 'When it was detached; null while it is attached.';
+COMMENT ON INDEX token_balance.binding_attached IS 'A name is that of one attached binding.';
+COMMENT ON COLUMN token_balance.settlement.binding_id IS 'Binding whose usage it is.';
+COMMENT ON COLUMN token_balance.ledger.entry_id IS 'Number of the entry; rising by one within an account.';
+COMMENT ON COLUMN token_balance.ledger.accounts_id IS 'Accounts of which user_id is one.';
+COMMENT ON COLUMN token_balance.ledger.binding_id IS 'Binding whose workflow was settled or refunded.';
+COMMENT ON SEQUENCE token_balance.ledger_entry_id_seq IS 'Gives no numbers: entries are numbered by account. Older dumps set it.';
+COMMENT ON TABLE token_balance.reference IS 'What credits and refunds with a reference did: a reference is used once for an account. Amounts are tokens.';
+COMMENT ON COLUMN token_balance.reference.accounts_id IS 'Accounts of which user_id is one.';
+COMMENT ON COLUMN token_balance.reference.user_id IS 'Account, as text.';
+COMMENT ON COLUMN token_balance.reference.reference IS 'The caller''s own id of a credit or refund.';
+COMMENT ON COLUMN token_balance.reference.kind IS 'credit or refund.';
+COMMENT ON COLUMN token_balance.reference.amount IS 'What was given.';
+COMMENT ON COLUMN token_balance.reference.previous_balance IS 'Balance before.';
+COMMENT ON COLUMN token_balance.reference.new_balance IS 'Balance after.';
+COMMENT ON COLUMN token_balance.reference.workflow_id IS 'Workflow that was refunded.';
+COMMENT ON TABLE token_balance.archived_reference IS 'Empty: where a dump of an older version brings its archived references, until they are taken into token_balance.reference.';
+COMMENT ON COLUMN token_balance.queue.charge_id IS 'Number of the charge, by the time at which it was queued; they are applied in this order.';
+COMMENT ON COLUMN token_balance.queue.accounts_id IS 'Accounts of which user_id is one.';
+COMMENT ON COLUMN token_balance.queue.binding_id IS 'Binding whose workflow was settled.';
+COMMENT ON SEQUENCE token_balance.queue_charge_id_seq IS 'Gives no numbers. Older dumps set it.';
 
 -- The bound tables: their triggers and their owner's grants. The function is of use only here.
 

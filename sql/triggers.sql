@@ -54,6 +54,9 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.ledger
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.reference
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
 CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.archived_reference
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
@@ -63,5 +66,6 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 ALTER TABLE token_balance.binding ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.settlement ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.ledger ENABLE ALWAYS TRIGGER owner_only;
+ALTER TABLE token_balance.reference ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.archived_reference ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.queue ENABLE ALWAYS TRIGGER owner_only;

@@ -32,6 +32,22 @@ pub(crate) enum Error {
 
     // Whether tables are bound.
     NotAttached,
+    /// The library is newer than the catalog: ALTER EXTENSION was not called yet.
+    OlderCatalog,
+    TooManyBindings,
+    /// A table that was bound was dropped, and another one has its name.
+    MadeAnew {
+        what: &'static str,
+        relation: String,
+        argument: &'static str,
+        detail: String,
+    },
+    /// Of a binding that goes on.
+    WouldForgive {
+        relation: String,
+        pairs: usize,
+        tokens: i128,
+    },
     /// To other tables, or with other options.
     AlreadyAttached {
         detail: String,
@@ -307,6 +323,42 @@ impl From<Error> for ErrorReport {
             ),
 
             // Whether tables are bound.
+            Error::OlderCatalog => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "the extension token_balance is not updated yet",
+            )
+            .set_hint("Call ALTER EXTENSION token_balance UPDATE."),
+            Error::TooManyBindings => new_report(
+                ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                "there are too many bindings",
+            )
+            .set_detail("Their numbers end at 32767."),
+            Error::MadeAnew {
+                what,
+                relation,
+                argument,
+                detail,
+            } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("{what} {relation} was made anew, and may have other ids than before"),
+            )
+            .set_detail(detail)
+            .set_hint(format!(
+                "Call attach with {argument} => 'same' if the ids mean what they meant, and it goes on where \
+                 it was; with {argument} => 'new' if they do not."
+            )),
+            Error::WouldForgive {
+                relation,
+                pairs,
+                tokens,
+            } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("existing_usage => 'exempt' would forgive usage of {relation}"),
+            )
+            .set_detail(format!(
+                "It was attached before. {tokens} tokens of {pairs} pairs of workflow and account wait to be charged."
+            ))
+            .set_hint("Leave existing_usage out: it decides when usage is attached for the first time."),
             Error::NotAttached => new_report(
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "token_balance is not attached to any tables",
@@ -321,8 +373,7 @@ impl From<Error> for ErrorReport {
             )
             .set_detail(detail)
             .set_hint(if is_same_usage {
-                "Call token_balance.detach() first, then attach with existing_usage => 'charge': it \
-                 goes on where it was."
+                "Call token_balance.detach() first, then attach: it goes on where it was."
             } else {
                 "Call token_balance.detach() first."
             }),

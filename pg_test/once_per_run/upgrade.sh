@@ -191,8 +191,9 @@ check_update() { # OLD
     # The open session, in the middle of a transaction.
     ask 'BEGIN'
     ask "UPDATE app.workflows SET status = 'completed' WHERE id = 'w9'"
-    last=$(value "$db" 'SELECT max(entry_id) FROM token_balance.ledger')
-    entries="SELECT md5(string_agg(l::text, '|' ORDER BY entry_id)) FROM token_balance.ledger AS l WHERE entry_id <= $last"
+    last=$(value "$db" 'SELECT max(created_at) FROM token_balance.ledger')
+    entries="SELECT md5(string_agg(concat_ws('|', user_id, entry_id, kind, amount, previous_balance, new_balance, workflow_id, actor, created_at),
+        ';' ORDER BY user_id, entry_id)) FROM token_balance.ledger WHERE created_at <= '$last'"
     kept_entries=$(value "$db" "$entries")
     psql -d "$db" -c 'SET ROLE dba' -c "SET application_name = 'update'" -c 'ALTER EXTENSION token_balance UPDATE' >"$WORK/update.log" 2>&1 &
     update=$!
@@ -200,14 +201,7 @@ check_update() { # OLD
     ask "UPDATE app.workflows SET status = 'completed' WHERE id = 'w10'"
     is 'which can go on' "$answer" ''
     ask 'COMMIT'
-    # From 0.1.0 it waits for what settles, too: it changes the settlements' table.
-    if [ "$old" != 0.1.0 ]; then
-        for _ in $(seq 100); do
-            [ "$(version_of "$db")" != "$version" ] || break
-            sleep 0.1
-        done
-        is 'the update does not wait for what settles' "$(version_of "$db") $(waiting settles)" "$version 1"
-    fi
+    # It waits for what settles, too: it changes the settlements' table.
     value postgres "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder'" >/dev/null
     status=0
     wait "$update" || status=$?

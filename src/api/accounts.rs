@@ -11,7 +11,8 @@ use super::common::{refuse_read_only, required, to_json, tokens};
 use crate::binding::{Book, book, book_and_users_locked, bound, bound_and_users_locked};
 use crate::error::{Error, Result};
 use crate::ledger::account;
-use crate::ledger::credit::{self, Given, Remarks};
+use crate::ledger::change::Given;
+use crate::ledger::credit::{self, Remarks};
 use crate::reports::{overdrawn, statement, summary};
 use crate::settle::{refund, usage};
 

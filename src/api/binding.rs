@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use pgrx::{AnyNumeric, pg_sys};
 
 use super::common::{refuse_read_only, required};
-use crate::attach;
+use crate::attach::{self, Identity, Said};
 use crate::binding::attach_arguments::{Argument, Kind, Value};
 use crate::binding::{Spec, relation_of};
 use crate::error::{Error, Result};
@@ -31,9 +31,30 @@ fn attach_by_name(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
         Some(None) => Ok(Some(Value::Null)),
         None => Ok(None),
     })?;
+    let mut identity = |argument| match given.remove(argument) {
+        Some(Some(Given::Text(word))) => identity(argument, &word).map(Some),
+        _ => Ok(None),
+    };
+    let said = Said {
+        usage_ids: identity("usage_ids")?,
+        accounts: identity("accounts")?,
+    };
     refuse_read_only(c"token_balance.attach()");
-    attach::attach(spec.normalized(), create_index)?;
+    attach::attach(spec.normalized(), create_index, said)?;
     Ok(())
+}
+
+/// Error 22023 for a word that it does not know.
+fn identity(argument: &'static str, word: &str) -> Result<Identity> {
+    match word {
+        "same" => Ok(Identity::Same),
+        "new" => Ok(Identity::New),
+        _ => Err(Error::InvalidArgument {
+            message: format!("{argument} is \"{word}\""),
+            detail: None,
+            hint: Some("Use 'same' or 'new'.".into()),
+        }),
+    }
 }
 
 /// Errors: 22004 for a null in an array, 42P01 for a relation that does not exist.

@@ -3,13 +3,20 @@
 use pgrx::pg_sys;
 
 use super::check::{check, check_existing_balances, check_ownership};
-use super::existing::{exempt_existing_usage, record_changes_while_detached};
+use super::detach::let_go;
+use super::existing::{
+    Outstanding, exempt_existing_usage, outstanding, record_changes_while_detached,
+};
 use super::grants::grant_everyday_functions;
+use super::remembered::{Said, Standing, standing};
 use super::search_path::{self, Attacher};
 use super::trigger_ddl::drop_late_usage;
-use crate::binding::{BALANCE_COLUMN, Binding, LateUsage, Spec, book, lock_out_settlements};
+use crate::binding::own::tell_other_sessions;
+use crate::binding::{
+    BALANCE_COLUMN, Binding, LateUsage, Spec, Stored, book, lock_out_settlements, take_turns,
+};
 use crate::error::{Error, Result};
-use crate::ledger::busy;
+use crate::ledger::{busy, reference};
 use crate::postgres::catalog::{self, Column};
 use crate::postgres::notice::notice;
 use crate::postgres::security::{self, Following, RunAs};
@@ -20,15 +27,20 @@ use crate::postgres::value::Arg;
 const SHARE_UPDATE_EXCLUSIVE: i32 = pg_sys::ShareUpdateExclusiveLock as i32;
 
 /// Bind `spec`, as the caller asks, which may be the script of an extension.
-pub(crate) fn attach(spec: Spec, with_index: bool) -> Result<Binding> {
+pub(crate) fn attach(spec: Spec, with_index: bool, said: Said) -> Result<Binding> {
     // SAFETY: reads a backend variable.
     let is_in_script = unsafe { pg_sys::creating_extension };
-    attach_for(Attacher::of(is_in_script), spec, with_index)
+    attach_for(Attacher::of(is_in_script), spec, with_index, said)
 }
 
-/// Bind `spec`. Idempotent: an equal binding is only repaired (a missing trigger, column or grant);
-/// its usage is not exempted again.
-pub(super) fn attach_for(attacher: Attacher, spec: Spec, with_index: bool) -> Result<Binding> {
+/// Bind `spec`. Idempotent: an equal binding is only repaired (a missing trigger, column or grant). One that was
+/// attached before goes on where it was; nothing is exempted again.
+pub(super) fn attach_for(
+    attacher: Attacher,
+    spec: Spec,
+    with_index: bool,
+    said: Said,
+) -> Result<Binding> {
     if let Some(names) = &spec.search_path {
         search_path::check(names)?;
     }
@@ -38,30 +50,57 @@ pub(super) fn attach_for(attacher: Attacher, spec: Spec, with_index: bool) -> Re
         // SAFETY: locks an OID; a table that is gone by then is found by the check below.
         unsafe { pg_sys::LockRelationOid(table.oid, SHARE_UPDATE_EXCLUSIVE) };
     }
+    take_turns()?;
     // Owner, kind and columns may have changed before the locks were granted.
     let mut binding = check(spec)?;
     check_ownership(&binding)?;
-    let present = Spec::load()?;
-    let standing = standing(present.as_ref(), &binding)?;
-    let kept = present.as_ref().filter(|_| standing != Standing::New);
-    binding.choose_search_path(kept, attacher)?;
+    let stored = Stored::all()?;
+    let standing = standing(&stored, &binding, said)?;
+    binding.spec.ids = standing.ids();
+    binding.accounts.ids = standing.ids();
+    let kept = stored.iter().find(|stored| match &standing {
+        Standing::New(_) => false,
+        _ => stored.spec.ids == binding.spec.ids,
+    });
+    binding.choose_search_path(kept.map(|stored| &stored.spec), attacher)?;
     // The tables' triggers may fire from here on. A settlement that they ask for goes by what is
     // stored.
     let _following = Following::start(&binding.accounts.paths);
 
     check_existing_balances(&binding)?;
+    if let Standing::GoesOn(_) = standing
+        && binding.spec.existing_usage.as_deref() == Some("exempt")
+    {
+        refuse_to_forgive(&binding)?;
+    }
     // Nothing was changed so far; attach by convention counts on that for every error of ours.
-    if standing == Standing::New {
+    if binding.spec.ids.is_some()
+        && (stored.is_empty() || stored.iter().any(|stored| stored.spec.is_of_older_dump))
+    {
+        let _owner = RunAs::owner(binding.accounts.extension_owner);
+        reference::take_in_all()?;
+    }
+    for stored in stored.iter().filter(|stored| stored.is_attached) {
+        let_go(&stored.spec, &binding)?;
+    }
+    if standing.is_attached() {
+        change_options(&binding)?;
+        change_search_path_and_names(&binding)?;
+    } else {
+        for stored in stored.iter().filter(|stored| stored.is_attached) {
+            stored.spec.detached()?;
+        }
         binding.spec.store(security::current_user())?;
-        if binding.spec.existing_usage == "exempt" {
+    }
+    match standing {
+        Standing::New(_) if binding.spec.existing_usage.as_deref() != Some("charge") => {
             exempt_existing_usage(&binding)?;
         }
-    } else {
-        change_options(&binding)?;
-        change_search_path(&binding)?;
-    }
-    if standing == Standing::GoesOn {
-        go_on(&binding)?;
+        Standing::OtherWorkflows(_) => {
+            binding.spec.store(security::current_user())?;
+            tell_other_sessions()?;
+        }
+        _ => {}
     }
     if with_index {
         create_index(&binding)?;
@@ -76,17 +115,54 @@ pub(super) fn attach_for(attacher: Attacher, spec: Spec, with_index: bool) -> Re
         // Another table had the name by then.
         return Err(Error::ConcurrentRename);
     }
-    let _owner = RunAs::owner(binding.accounts.extension_owner);
-    for trigger in binding.triggers() {
-        trigger.create()?;
+    {
+        let _owner = RunAs::owner(binding.accounts.extension_owner);
+        for trigger in binding.triggers() {
+            trigger.create()?;
+        }
+        if !standing.is_attached() {
+            record_changes_while_detached(&binding)?;
+            // What the binding before left there, since it was broken when it was detached.
+            busy::drain_all(&*book()?)?;
+        }
+        grant_everyday_functions(binding.accounts.users.owner)?;
     }
-    if standing == Standing::New {
-        record_changes_while_detached(&binding)?;
-        // What the binding before left there, since it was broken when it was detached.
-        busy::drain_all(&*book()?)?;
+    if let Standing::GoesOn(_) | Standing::OtherWorkflows(_) = standing {
+        tell_that_it_goes_on(&binding)?;
     }
-    grant_everyday_functions(binding.accounts.users.owner)?;
     Ok(binding)
+}
+
+/// Error 55000 if usage waits to be charged, of a binding that goes on.
+fn refuse_to_forgive(binding: &Binding) -> Result<()> {
+    let outstanding = outstanding(binding)?;
+    match outstanding.completed.0 + outstanding.open.0 {
+        0 => Ok(()),
+        pairs => Err(Error::WouldForgive {
+            relation: binding.usage.sql.clone(),
+            pairs,
+            tokens: outstanding.completed.1 + outstanding.open.1,
+        }),
+    }
+}
+
+/// What waits, of a binding that goes on.
+fn tell_that_it_goes_on(binding: &Binding) -> Result<()> {
+    let Outstanding { completed, open } = outstanding(binding)?;
+    let hint = "Call token_balance.settle_pending() for runs that have completed meanwhile.";
+    notice(
+        format!(
+            "token_balance goes on with {} where it was",
+            binding.usage.sql
+        ),
+        Some(format!(
+            "Not charged yet: {} tokens of completed runs ({} pairs of workflow and account), \
+             {} tokens of others ({}).",
+            completed.1, completed.0, open.1, open.0
+        )),
+        (completed.0 > 0).then(|| hint.into()),
+    );
+    Ok(())
 }
 
 /// Give the binding that is there the options of `binding`.
@@ -108,84 +184,21 @@ fn change_options(binding: &Binding) -> Result<()> {
     }
 }
 
-/// Give the binding that is there the search_path of `binding`. Settlements that run go on by the
-/// earlier one.
-fn change_search_path(binding: &Binding) -> Result<()> {
+/// Give the binding that is there the search_path of `binding`, and its tables' names. Settlements that run go on
+/// by the earlier path.
+fn change_search_path_and_names(binding: &Binding) -> Result<()> {
+    let named =
+        |spec: &Spec| Vec::from_iter(spec.relations().map(|relation| relation.name.clone()));
     match Spec::load()? {
-        Some(present) if present.search_path != binding.spec.search_path => {
+        Some(present)
+            if present.search_path != binding.spec.search_path
+                || named(&present) != named(&binding.spec) =>
+        {
             binding.spec.store_changes()?;
             tell_other_sessions()
         }
         _ => Ok(()),
     }
-}
-
-/// An UPDATE of the binding alone would stay unknown to sessions that have read it (`Bound`).
-fn tell_other_sessions() -> Result<()> {
-    if let Some(table) = catalog::table_named("token_balance", "binding")? {
-        // SAFETY: an invalidation of an OID, sent at commit.
-        unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table.oid) };
-    }
-    Ok(())
-}
-
-/// How the binding that is asked for stands to the one that is there.
-#[derive(Clone, Copy, PartialEq)]
-enum Standing {
-    /// There is none, or only one whose users or usage table was dropped.
-    New,
-    /// It is that one, to be repaired.
-    Same,
-    /// It is that one with another workflow table, since its own was dropped: nothing is forgotten.
-    GoesOn,
-}
-
-/// Error 55000 if it is none of them.
-fn standing(present: Option<&Spec>, binding: &Binding) -> Result<Standing> {
-    let Some(present) = present else {
-        return Ok(Standing::New);
-    };
-    let differences = present.differences(&binding.spec);
-    if differences.is_empty() {
-        return Ok(Standing::Same);
-    }
-    let is_of_workflows = |name: &str| name.starts_with("workflow") || name == "completed_statuses";
-    if let Some(workflows) = &present.workflows
-        && catalog::table(workflows.oid)?.is_none()
-        && differences.iter().all(|(name, _)| is_of_workflows(name))
-    {
-        return Ok(Standing::GoesOn);
-    }
-    for relation in present.relations() {
-        if catalog::table(relation.oid)?.is_none() {
-            return Ok(Standing::New);
-        }
-    }
-    let differences: Vec<_> = differences.into_iter().map(|(_, both)| both).collect();
-    Err(Error::AlreadyAttached {
-        detail: format!("{}.", differences.join("; ")),
-        // Or one that was made anew, and has its name.
-        is_same_usage: present.usage.oid == binding.spec.usage.oid
-            || present.usage.name == binding.spec.usage.name,
-    })
-}
-
-/// Bind another workflow table in place of one that was dropped.
-fn go_on(binding: &Binding) -> Result<()> {
-    binding.spec.store(security::current_user())?;
-    tell_other_sessions()?;
-    notice(
-        format!(
-            "token_balance goes on with {}",
-            binding
-                .workflows
-                .as_ref()
-                .map_or("no workflow table", |workflows| &workflows.table.sql)
-        ),
-        Some("The workflow table was dropped. What its runs have used is as it was.".into()),
-        Some("Call token_balance.settle_pending() for runs that have completed meanwhile.".into()),
-    );
-    Ok(())
 }
 
 fn create_index(binding: &Binding) -> Result<()> {

@@ -48,9 +48,11 @@ fn check_values(spec: &Spec) -> Result<()> {
             "Name at least one column.",
         );
     }
-    if !["exempt", "charge"].contains(&spec.existing_usage.as_str()) {
+    if let Some(existing_usage) = &spec.existing_usage
+        && !["exempt", "charge"].contains(&existing_usage.as_str())
+    {
         return invalid(
-            format!("existing_usage is \"{}\"", spec.existing_usage),
+            format!("existing_usage is \"{existing_usage}\""),
             "Use 'exempt' or 'charge'.",
         );
     }

@@ -5,6 +5,7 @@
 use pgrx::pg_sys;
 
 use super::attach::attach_for;
+use super::remembered::Said;
 use super::search_path::Attacher;
 use crate::binding::{BALANCE_COLUMN, Binding, Completion, Payer, Relation, Spec};
 use crate::error::{Error, Result};
@@ -33,7 +34,7 @@ pub(crate) fn attach_by_convention(schema: &str) -> Result<()> {
             return Ok(());
         }
     };
-    match attach_for(attacher, spec, false) {
+    match attach_for(attacher, spec, false, Said::default()) {
         Ok(binding) => tell_attached(&binding),
         // attach checks before it changes anything.
         Err(error) => tell_not_attached(reason(error)),

@@ -6,14 +6,16 @@ use super::check::check_caller_owns;
 use super::grants::change_grants;
 use super::trigger_ddl;
 use crate::binding::own::extension_owner;
-use crate::binding::{BALANCE_COLUMN, BusyAccount, Spec, book, lock_out_settlements};
+use crate::binding::{
+    BALANCE_COLUMN, Binding, BusyAccount, Spec, book, lock_out_settlements, take_turns,
+};
 use crate::error::{Error, Result};
 use crate::ledger::busy;
 use crate::postgres::catalog::{self, Table};
 use crate::postgres::security::RunAs;
 use crate::postgres::spi;
 
-/// Drop the triggers and the binding. Balances, settlements and the ledger stay; so does the column
+/// Drop the triggers. The binding is remembered; balances, settlements and the ledger stay, and the column does
 /// unless `drop_column`. Works also where some of the bound tables or columns are gone.
 pub(crate) fn detach(drop_column: bool) -> Result<()> {
     let spec = Spec::load()?.ok_or(Error::NotAttached)?;
@@ -28,6 +30,7 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
     check_caller_owns(&tables)?;
     drain_queue(&spec)?;
 
+    take_turns()?;
     // What DDL sets off runs with the search_path of the binding, if that is not broken.
     let _ = book();
     let _owner = RunAs::owner(extension_owner()?);
@@ -43,7 +46,22 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
         }
         change_grants("REVOKE", "FROM", users.owner)?;
     }
-    Spec::forget()
+    spec.detached()
+}
+
+/// Another binding takes the place of one whose tables were dropped or renamed away: on those that are left, and
+/// are not `next`'s, nothing of it stays.
+pub(super) fn let_go(spec: &Spec, next: &Binding) -> Result<()> {
+    let mut left = remaining_tables(spec)?;
+    left.retain(|table| next.tables().iter().all(|bound| bound.oid != table.oid));
+    check_caller_owns(&left)?;
+    let _owner = RunAs::owner(extension_owner()?);
+    for table in &left {
+        // SAFETY: locks an OID.
+        unsafe { pg_sys::LockRelationOid(table.oid, pg_sys::ShareUpdateExclusiveLock as i32) };
+        trigger_ddl::drop_from(table)?;
+    }
+    Ok(())
 }
 
 /// Charges that wait are paid before nobody is left to apply them. Where the users table is broken they

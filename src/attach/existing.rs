@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::binding::{BALANCE_COLUMN, Binding, Payer};
+use crate::binding::{BALANCE_COLUMN, Binding, Payer, completed};
 use crate::error::Result;
 use crate::ledger::change::Kind;
 use crate::postgres::catalog::{self, Table};
@@ -25,16 +25,22 @@ pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
     let cursor = read_as_users_owner(binding, &binding.usage, &existing_usage_sql(binding))?;
     while let Some(batch) = next_batch(&cursor)? {
         let _owner = RunAs::owner(binding.accounts.extension_owner);
+        let (column, id) = match binding.spec.ids {
+            Some(ids) => (", binding_id", format!(", {}", ids.binding)),
+            None => ("", String::new()),
+        };
         spi::query(
-            "INSERT INTO token_balance.settlement AS s \
-             (workflow_id, user_id, usage_tokens, charged_tokens, refunded_tokens, \
-             first_settled_at, last_settled_at) \
-             SELECT e.workflow_id, e.user_id, e.usage_tokens, 0, 0, NULL, NULL \
-             FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
-             pg_catalog.unnest($3::bigint[])) AS e (workflow_id, user_id, usage_tokens) \
-             ON CONFLICT (workflow_id, user_id) DO UPDATE \
-             SET usage_tokens = EXCLUDED.usage_tokens \
-             WHERE s.usage_tokens OPERATOR(pg_catalog.<) EXCLUDED.usage_tokens",
+            &format!(
+                "INSERT INTO token_balance.settlement AS s \
+                 (workflow_id, user_id, usage_tokens, charged_tokens, refunded_tokens, \
+                 first_settled_at, last_settled_at{column}) \
+                 SELECT e.workflow_id, e.user_id, e.usage_tokens, 0, 0, NULL, NULL{id} \
+                 FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
+                 pg_catalog.unnest($3::bigint[])) AS e (workflow_id, user_id, usage_tokens) \
+                 ON CONFLICT (workflow_id, user_id{column}) DO UPDATE \
+                 SET usage_tokens = EXCLUDED.usage_tokens \
+                 WHERE s.usage_tokens OPERATOR(pg_catalog.<) EXCLUDED.usage_tokens"
+            ),
             &[
                 Arg::TextArray(&texts(&batch, 0)),
                 Arg::TextArray(&texts(&batch, 1)),
@@ -56,7 +62,7 @@ pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
 
 /// One row per workflow and account: what they used so far. Sums past bigint are cut off there: such
 /// usage could not be charged anyway.
-fn existing_usage_sql(binding: &Binding) -> String {
+pub(super) fn existing_usage_sql(binding: &Binding) -> String {
     let workflow = format!("u.{}", binding.usage_workflow.sql());
     let tokens = format!(
         "LEAST(({})::pg_catalog.numeric, {}::pg_catalog.numeric)::bigint",
@@ -90,33 +96,109 @@ fn existing_usage_sql(binding: &Binding) -> String {
     }
 }
 
+/// What of the usage is not accounted for.
+#[derive(Default)]
+pub(super) struct Outstanding {
+    /// Of runs that are completed: pairs of workflow and account, and tokens.
+    pub(super) completed: (usize, i128),
+    /// Of others.
+    pub(super) open: (usize, i128),
+}
+
+/// Of a binding that goes on.
+pub(super) fn outstanding(binding: &Binding) -> Result<Outstanding> {
+    let completed = match &binding.workflows {
+        Some(workflows) => format!(
+            "EXISTS (SELECT 1 FROM {} AS w WHERE {} OPERATOR(pg_catalog.=) g.workflow_id AND {})",
+            workflows.table.sql,
+            binding.workflow_key_sql(workflows, "w"),
+            completed::sql(binding, "w")
+        ),
+        None => "false".into(),
+    };
+    let sql = format!(
+        "SELECT g.workflow_id, g.user_id, g.tokens, {completed} FROM ({}) AS g (workflow_id, user_id, tokens)",
+        existing_usage_sql(binding)
+    );
+    // Where the workflow's account pays, all that was settled of it counts.
+    let is_settled = match &binding.payer {
+        Payer::Usage(_) => "AND s.user_id OPERATOR(pg_catalog.=) e.user_id",
+        Payer::Workflow(_) => "",
+    };
+    let sum = format!(
+        "SELECT e.is_completed, pg_catalog.count(*), pg_catalog.sum(e.tokens OPERATOR(pg_catalog.-) e.settled) \
+         FROM (SELECT e.is_completed, e.tokens, COALESCE((SELECT pg_catalog.sum(s.usage_tokens) \
+         FROM token_balance.settlement AS s WHERE {} s.workflow_id OPERATOR(pg_catalog.=) e.workflow_id \
+         {is_settled}), 0) AS settled FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
+         pg_catalog.unnest($3::bigint[]), pg_catalog.unnest($4::boolean[])) \
+         AS e (workflow_id, user_id, tokens, is_completed)) AS e \
+         WHERE e.tokens OPERATOR(pg_catalog.>) e.settled GROUP BY 1",
+        binding.own("s")
+    );
+    let mut outstanding = Outstanding::default();
+    let cursor = read_as_users_owner(binding, &binding.usage, &sql)?;
+    while let Some(batch) = next_batch(&cursor)? {
+        let _owner = RunAs::owner(binding.accounts.extension_owner);
+        let columns: Vec<_> = (0..4).map(|column| texts(&batch, column)).collect();
+        let args: Vec<_> = columns
+            .iter()
+            .map(|column| Arg::TextArray(column))
+            .collect();
+        for row in &spi::query(&sum, &args)?.rows {
+            let (pairs, tokens) = match row.is_true(0) {
+                true => &mut outstanding.completed,
+                false => &mut outstanding.open,
+            };
+            *pairs += row.amount::<usize>(1)?;
+            *tokens += row.amount::<i128>(2)?;
+        }
+    }
+    cursor.close()?;
+    Ok(outstanding)
+}
+
+pub(super) fn balances_sql(binding: &Binding) -> String {
+    format!(
+        "SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a \
+         WHERE a.{BALANCE_COLUMN} IS NOT NULL",
+        binding.accounts.user_key.sql(),
+        binding.accounts.users.sql
+    )
+}
+
 /// Accounts that have a ledger from an earlier binding and whose balance has changed since get an
 /// entry for the difference: the chain goes on. The trigger's lock keeps balances still meanwhile.
 pub(super) fn record_changes_while_detached(binding: &Binding) -> Result<()> {
     if !catalog::exists("SELECT 1 FROM token_balance.ledger LIMIT 1", &[])? {
         return Ok(());
     }
-    let accounts = format!(
-        "SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a",
-        binding.accounts.user_key.sql(),
-        binding.accounts.users.sql
-    );
-    let cursor = read_as_users_owner(binding, &binding.accounts.users, &accounts)?;
+    let cursor = read_as_users_owner(binding, &binding.accounts.users, &balances_sql(binding))?;
+    let (columns, ids) = match binding.spec.ids {
+        Some(ids) => (
+            ", accounts_id, binding_id, entry_id",
+            format!(
+                ", {}, NULL, l.entry_id OPERATOR(pg_catalog.+) 1",
+                ids.accounts
+            ),
+        ),
+        None => ("", String::new()),
+    };
     while let Some(batch) = next_batch(&cursor)? {
         let actor = catalog::role_name(binding.accounts.extension_owner);
         spi::query(
             &format!(
                 "INSERT INTO token_balance.ledger \
-             (user_id, kind, amount, previous_balance, new_balance, note, actor) \
-             SELECT a.user_id, {adjustment}, a.balance OPERATOR(pg_catalog.-) l.new_balance, \
-             l.new_balance, a.balance, 'changed while token_balance was not attached', $3 \
+             (user_id, kind, amount, previous_balance, new_balance, note, actor{columns}) \
+             OVERRIDING SYSTEM VALUE SELECT a.user_id, {adjustment}, a.balance OPERATOR(pg_catalog.-) l.new_balance, \
+             l.new_balance, a.balance, 'changed while token_balance was not attached', $3{ids} \
              FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
              AS a (user_id, balance) \
-             CROSS JOIN LATERAL (SELECT e.new_balance FROM token_balance.ledger AS e \
-             WHERE e.user_id OPERATOR(pg_catalog.=) a.user_id \
+             CROSS JOIN LATERAL (SELECT e.entry_id, e.new_balance FROM token_balance.ledger AS e \
+             WHERE {own} e.user_id OPERATOR(pg_catalog.=) a.user_id \
              ORDER BY e.entry_id DESC LIMIT 1) AS l \
              WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance",
-                adjustment = Kind::Adjustment.sql()
+                adjustment = Kind::Adjustment.sql(),
+                own = binding.accounts.own("e"),
             ),
             &[
                 Arg::TextArray(&texts(&batch, 0)),
@@ -128,7 +210,7 @@ pub(super) fn record_changes_while_detached(binding: &Binding) -> Result<()> {
     cursor.close()
 }
 
-fn read_as_users_owner(binding: &Binding, table: &Table, sql: &str) -> Result<Cursor> {
+pub(super) fn read_as_users_owner(binding: &Binding, table: &Table, sql: &str) -> Result<Cursor> {
     let owner = binding.accounts.users.owner;
     let relations = [table.oid];
     Cursor::open(
@@ -141,7 +223,7 @@ fn read_as_users_owner(binding: &Binding, table: &Table, sql: &str) -> Result<Cu
     )
 }
 
-fn next_batch(cursor: &Cursor) -> Result<Option<Vec<Row>>> {
+pub(super) fn next_batch(cursor: &Cursor) -> Result<Option<Vec<Row>>> {
     let batch = cursor.fetch(BATCH)?;
     Ok(Some(batch).filter(|batch| !batch.is_empty()))
 }

@@ -6,6 +6,7 @@ use pgrx::prelude::PgLogLevel;
 use super::attach::attach_for;
 use super::check::check;
 use super::convention::NotCreatingExtension;
+use super::remembered::Said;
 use super::search_path::Attacher;
 use crate::binding::{Binding, Spec};
 use crate::error::Result;
@@ -40,7 +41,7 @@ fn renew(binding: Binding) -> Result<()> {
             }
         }
     }
-    attach_for(Attacher::Update, binding.spec, false).map(|_| ())
+    attach_for(Attacher::Update, binding.spec, false, Said::default()).map(|_| ())
 }
 
 /// Grant the function `after`, which takes the place of `before`, to those who were granted that one.

@@ -24,4 +24,5 @@ pub(crate) use model::{BALANCE_COLUMN, Binding, Completion, Key, Payer, Workflow
 pub(crate) use options::{BusyAccount, LateUsage};
 pub(crate) use resolve::{relation_of, wrong_type};
 pub(crate) use search_path::path_of;
-pub(crate) use spec::{Relation, Spec};
+pub(crate) use spec::{Ids, Relation, Spec};
+pub(crate) use stored::{Stored, new_ids, take_turns};

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::options::BusyAccount;
-use super::spec::Spec;
+use super::spec::{Ids, Spec};
 use crate::postgres::catalog::{Column, Table};
 use crate::postgres::key::KeyType;
 use crate::postgres::security::SearchPaths;
@@ -67,6 +67,8 @@ pub(crate) struct Details {
 /// The accounts: the users table and its balances.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Accounts {
+    pub(crate) ids: Option<Ids>,
+    pub(crate) is_of_older_dump: bool,
     /// The owner of the extension's own tables.
     pub(crate) extension_owner: pg_sys::Oid,
     pub(crate) users: Table,
@@ -92,6 +94,11 @@ pub(crate) struct Binding {
 }
 
 impl Binding {
+    /// SQL for "the settlement is of this binding", to stand before other conditions.
+    pub(crate) fn own(&self, alias: &str) -> String {
+        Ids::of_binding(self.spec.ids, alias)
+    }
+
     /// The bound relations: users, usage, workflows, as people name them.
     pub(crate) fn table_refs(&self) -> Vec<&Table> {
         let workflows = self.workflows.iter().map(|workflows| &workflows.table);
@@ -173,6 +180,11 @@ impl Binding {
 }
 
 impl Accounts {
+    /// SQL for "the row is of these accounts", to stand before other conditions.
+    pub(crate) fn own(&self, alias: &str) -> String {
+        Ids::of_accounts(self.ids, alias)
+    }
+
     /// The largest balance that the column can hold: integers reach as far above zero as below.
     pub(crate) fn largest_balance(&self) -> i64 {
         -(self.smallest_balance() + 1)

@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
 use crate::error::{Error, Result};
-use crate::postgres::catalog::{Table, query, table, table_named};
+use crate::postgres::catalog::{Table, columns, query, table, table_named};
 use crate::postgres::value::Arg;
 
 /// The owner of the extension's tables. Error 55000 if the extension is not complete.
@@ -20,24 +20,20 @@ pub(crate) struct OwnTables {
     pub(crate) binding: pg_sys::Oid,
     pub(crate) settlement: pg_sys::Oid,
     pub(crate) ledger: pg_sys::Oid,
-    /// The sequence of the ledger's entry ids. Another one is another identity column, which is an
-    /// ALTER of the ledger.
-    pub(crate) entry_ids: pg_sys::Oid,
     pub(crate) queue: pg_sys::Oid,
 }
 
-/// Where a table is not there, or has no identity column, InvalidOid stands for it.
+/// Where a table is not there, or is no member of an extension, InvalidOid stands for it.
 pub(crate) fn own_tables() -> Result<OwnTables> {
     let outcome = query(
-        "SELECT c.relname, c.oid, d.objid \
+        "SELECT c.relname, c.oid \
          FROM pg_catalog.pg_class AS c \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
-         LEFT JOIN pg_catalog.pg_depend AS d ON d.refobjid OPERATOR(pg_catalog.=) c.oid \
-         AND d.refclassid OPERATOR(pg_catalog.=) \
+         JOIN pg_catalog.pg_depend AS d ON d.objid OPERATOR(pg_catalog.=) c.oid \
+         AND d.classid OPERATOR(pg_catalog.=) \
          'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid \
-         AND d.classid OPERATOR(pg_catalog.=) d.refclassid \
-         AND d.refobjsubid OPERATOR(pg_catalog.>) 0 \
-         AND d.deptype OPERATOR(pg_catalog.=) 'i'::pg_catalog.\"char\" \
+         AND d.objsubid OPERATOR(pg_catalog.=) 0 \
+         AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\" \
          WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
          AND c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['binding', 'settlement', 'ledger', \
          'queue']::pg_catalog.name[])",
@@ -49,10 +45,42 @@ pub(crate) fn own_tables() -> Result<OwnTables> {
             "binding" => own.binding = row.oid(1),
             "settlement" => own.settlement = row.oid(1),
             "queue" => own.queue = row.oid(1),
-            _ => (own.ledger, own.entry_ids) = (row.oid(1), row.oid(2)),
+            _ => own.ledger = row.oid(1),
         }
     }
     Ok(own)
+}
+
+/// SQL for the number of a row's binding or accounts. In the catalog of an older version there is one of each.
+pub(crate) fn id(alias: &str, column: &str) -> Result<String> {
+    Ok(match has_ids()? {
+        true => format!("{alias}.{column}"),
+        false => "1::smallint".into(),
+    })
+}
+
+/// Error 55000 in the catalog of an older version.
+pub(crate) fn refuse_older_catalog() -> Result<()> {
+    match has_ids()? {
+        true => Ok(()),
+        false => Err(Error::OlderCatalog),
+    }
+}
+
+/// Whether the extension's tables know more than one binding.
+fn has_ids() -> Result<bool> {
+    let table = table_named("token_balance", "settlement")?.ok_or(Error::NotAttached)?;
+    let columns = columns(table.oid)?;
+    Ok(columns.iter().any(|column| column.name == "binding_id"))
+}
+
+/// An UPDATE of the binding alone would stay unknown to sessions that have read it (`Bound`).
+pub(crate) fn tell_other_sessions() -> Result<()> {
+    if let Some(table) = table_named("token_balance", "binding")? {
+        // SAFETY: an invalidation of an OID, sent at commit.
+        unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table.oid) };
+    }
+    Ok(())
 }
 
 /// The schema that holds settle_workflow, quoted.

@@ -101,6 +101,8 @@ impl Accounts {
         }
         let extension_owner = extension_owner()?;
         Ok(Accounts {
+            ids: spec.ids,
+            is_of_older_dump: spec.is_of_older_dump,
             extension_owner,
             paths: paths(spec, &tables.iter().collect::<Vec<_>>(), extension_owner)?,
             balance: columns
@@ -154,7 +156,7 @@ fn dropped(spec: &Spec, what: &'static str, relation: &Relation) -> Error {
     let is_name_taken = catalog::is_taken(&relation.name).unwrap_or(false);
     let is_of_workflows = spec.workflows.as_ref() == Some(relation);
     let hint = match (is_of_workflows, is_name_taken) {
-        (true, true) => format!(
+        (_, true) => format!(
             "Call {}: it goes on with that table where it was.",
             spec.attach_call()
         ),
@@ -163,9 +165,7 @@ fn dropped(spec: &Spec, what: &'static str, relation: &Relation) -> Error {
                           that one where it was."
                 .into()
         }
-        (false, _) => "Call token_balance.detach(), then token_balance.attach() with the tables \
-                       that exist and existing_usage => 'charge': it goes on where it was."
-            .into(),
+        (false, false) => "Call token_balance.attach() with the tables that exist.".into(),
     };
     Error::RelationDropped {
         what,

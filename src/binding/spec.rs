@@ -6,6 +6,8 @@ use super::options::Options;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Spec {
+    /// None until it is stored; and in the catalog of an older version, which has one binding.
+    pub(crate) ids: Option<Ids>,
     pub(crate) users: Relation,
     pub(crate) user_key: String,
     pub(crate) usage: Relation,
@@ -26,13 +28,45 @@ pub(crate) struct Spec {
     pub(crate) initial_balance: i64,
     /// The type of the column, if attach adds it.
     pub(crate) balance_type: pg_sys::Oid,
-    pub(crate) existing_usage: String,
+    /// None: exempt.
+    pub(crate) existing_usage: Option<String>,
     pub(crate) options: Options,
     /// The schemas in which the tables' triggers look names up; None: nothing is kept, or attach was
     /// told nothing.
     pub(crate) search_path: Option<Vec<String>>,
     /// The catalog has no place for one, until the extension is updated.
     pub(crate) is_of_older_catalog: bool,
+    /// The row came with a dump of an older version, in which the ledger had the references.
+    pub(crate) is_of_older_dump: bool,
+}
+
+/// The numbers by which the extension's tables know a binding, and the accounts that it charges: bindings of
+/// one users table share these.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Ids {
+    pub(crate) binding: i16,
+    pub(crate) accounts: i16,
+}
+
+impl Ids {
+    /// SQL for "the row of the ledger, the queue or the references is of these accounts", to stand before other
+    /// conditions.
+    pub(crate) fn of_accounts(ids: Option<Self>, alias: &str) -> String {
+        condition(alias, "accounts_id", ids.map(|ids| ids.accounts))
+    }
+
+    /// SQL for "the settlement is of this binding", to stand before other conditions.
+    pub(crate) fn of_binding(ids: Option<Self>, alias: &str) -> String {
+        condition(alias, "binding_id", ids.map(|ids| ids.binding))
+    }
+}
+
+/// Empty where the catalog has no such column.
+fn condition(alias: &str, column: &str, id: Option<i16>) -> String {
+    match id {
+        Some(id) => format!("{alias}.{column} OPERATOR(pg_catalog.=) {id}::smallint AND "),
+        None => String::new(),
+    }
 }
 
 /// A relation, and its quoted name when it was bound.
@@ -54,6 +88,7 @@ impl Spec {
         };
         let named = |name: &str| Some(name.to_owned());
         Spec {
+            ids: None,
             users: no_relation.clone(),
             user_key: "id".into(),
             usage: no_relation,
@@ -73,10 +108,11 @@ impl Spec {
             completed_statuses: COMPLETED_STATUSES.map(str::to_owned).into(),
             initial_balance: 1_000_000,
             balance_type: pg_sys::INT4OID,
-            existing_usage: "exempt".into(),
+            existing_usage: None,
             options: Options::default(),
             search_path: None,
             is_of_older_catalog: false,
+            is_of_older_dump: false,
         }
     }
 

@@ -1,4 +1,4 @@
-//! The row of `token_balance.binding`, which keeps what `attach` was told.
+//! The rows of `token_balance.binding`, which keep what `attach` was told, also of bindings that are detached.
 //!
 //! It is read and written by way of JSON: until `ALTER EXTENSION ... UPDATE` the library works on the
 //! catalog of an older version, which has not all of its columns.
@@ -8,61 +8,68 @@ use serde_json::{Map, Value};
 
 use super::attach_arguments::changeable;
 use super::own::extension_owner;
-use super::spec::Spec;
+use super::spec::{Ids, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
+use crate::postgres::lock::lock_relations;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::Arg;
 
+/// The name of a binding that was given none.
+const DEFAULT_NAME: &str = "default";
+
+/// A row: a binding, attached or remembered.
+pub(crate) struct Stored {
+    pub(crate) spec: Spec,
+    pub(crate) is_attached: bool,
+}
+
 impl Spec {
     /// What is bound in this database, if anything is.
     pub(crate) fn load() -> Result<Option<Self>> {
-        let _owner = RunAs::owner(extension_owner()?);
-        // The names that regclass and regtype give depend on the search_path; their numbers do not.
-        let outcome = spi::query_as_of(
-            "SELECT pg_catalog.to_jsonb(b) OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object( \
-             'users', b.users::pg_catalog.oid::bigint, \
-             'usage', b.usage::pg_catalog.oid::bigint, \
-             'workflows', b.workflows::pg_catalog.oid::bigint, \
-             'balance_type', (pg_catalog.to_jsonb(b) OPERATOR(pg_catalog.->>) 'balance_type') \
-             ::pg_catalog.regtype::pg_catalog.oid::bigint) FROM token_balance.binding AS b",
-            &[],
-            // With the catalogs', or an old snapshot would have it bound as it no longer is.
-            Snapshot::Latest,
-        )?;
-        let Some(row) = outcome.rows.first() else {
-            return Ok(None);
-        };
-        let row: Map<String, Value> =
-            serde_json::from_str(row.text(0)).map_err(|error| Error::Spi {
-                code: error.to_string(),
-            })?;
-        let mut spec = Spec::of_row(&row)?;
-        spec.is_of_older_catalog = !row.contains_key("search_path");
-        Ok(Some(spec))
+        let attached = Stored::all()?.into_iter().find(|stored| stored.is_attached);
+        Ok(attached.map(|stored| stored.spec))
     }
 
-    /// Make it the binding of this database, in place of one that there was.
+    /// Make it a binding of this database, in place of what is stored of it.
     pub(crate) fn store(&self, attached_by: pg_sys::Oid) -> Result<()> {
         let _owner = RunAs::owner(extension_owner()?);
-        delete_rows()?;
+        match self.ids {
+            Some(ids) => delete_row(ids)?,
+            None => delete_rows()?,
+        }
         let attached_by = catalog::role_name(attached_by);
+        let mut row = self.to_row();
+        let existing_usage = self.existing_usage.as_deref().unwrap_or("exempt");
+        row.insert("existing_usage".into(), existing_usage.into());
+        match self.ids {
+            Some(ids) => {
+                row.insert("binding_id".into(), ids.binding.into());
+                row.insert("accounts_id".into(), ids.accounts.into());
+                row.insert("name".into(), DEFAULT_NAME.into());
+            }
+            None => drop(row.insert("singleton".into(), true.into())),
+        }
         spi::query(
             "INSERT INTO token_balance.binding SELECT r.* \
              FROM pg_catalog.jsonb_populate_record(NULL::token_balance.binding, \
              $1::pg_catalog.jsonb OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object( \
-             'singleton', true, 'attached_by', $2, 'attached_at', pg_catalog.now())) AS r",
-            &[Arg::Text(&self.row_text()), Arg::Text(&attached_by)],
+             'attached_by', $2, 'attached_at', pg_catalog.now())) AS r",
+            &[
+                Arg::Text(&Value::Object(row).to_string()),
+                Arg::Text(&attached_by),
+            ],
         )
         .map(drop)
     }
 
-    /// Give the binding that is there what it can be given anew: the options and the search_path.
+    /// Give the binding that is there what it can be given anew: the options, the search_path, and the names that
+    /// its tables have by now.
     pub(crate) fn store_changes(&self) -> Result<()> {
         let mut changes = Vec::new();
-        for name in changeable() {
+        for name in changeable().chain(["users_name", "usage_name", "workflows_name"]) {
             if has_column(name)? {
                 changes.push(format!("{name} = r.{name}"));
             }
@@ -71,19 +78,17 @@ impl Spec {
             return Ok(());
         }
         let _owner = RunAs::owner(extension_owner()?);
+        let row = Value::Object(self.to_row()).to_string();
         spi::query(
             &format!(
-                "UPDATE token_balance.binding SET {} FROM pg_catalog.jsonb_populate_record( \
-                 NULL::token_balance.binding, $1::pg_catalog.jsonb) AS r",
-                changes.join(", ")
+                "UPDATE token_balance.binding AS b SET {} FROM pg_catalog.jsonb_populate_record( \
+                 NULL::token_balance.binding, $1::pg_catalog.jsonb) AS r WHERE {} true",
+                changes.join(", "),
+                Ids::of_binding(self.ids, "b"),
             ),
-            &[Arg::Text(&self.row_text())],
+            &[Arg::Text(&row)],
         )
         .map(drop)
-    }
-
-    fn row_text(&self) -> String {
-        Value::Object(self.to_row()).to_string()
     }
 
     /// Whether the catalog has a place for a search_path.
@@ -91,10 +96,96 @@ impl Spec {
         has_column("search_path")
     }
 
-    pub(crate) fn forget() -> Result<()> {
+    /// It is no longer attached, and is remembered: a binding of the same usage goes on where it was.
+    pub(crate) fn detached(&self) -> Result<()> {
         let _owner = RunAs::owner(extension_owner()?);
-        delete_rows()
+        let Some(ids) = self.ids else {
+            return delete_rows();
+        };
+        spi::command(&format!(
+            "UPDATE token_balance.binding AS b SET detached_at = pg_catalog.now() WHERE {} true",
+            Ids::of_binding(Some(ids), "b")
+        ))
+        .map(drop)
     }
+}
+
+impl Stored {
+    /// All of them, the latest first.
+    pub(crate) fn all() -> Result<Vec<Self>> {
+        let _owner = RunAs::owner(extension_owner()?);
+        // The names that regclass and regtype give depend on the search_path; their numbers do not.
+        let outcome = spi::query_as_of(
+            "SELECT pg_catalog.to_jsonb(b) OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object( \
+             'users', b.users::pg_catalog.oid::bigint, \
+             'usage', b.usage::pg_catalog.oid::bigint, \
+             'workflows', b.workflows::pg_catalog.oid::bigint, \
+             'balance_type', (pg_catalog.to_jsonb(b) OPERATOR(pg_catalog.->>) 'balance_type') \
+             ::pg_catalog.regtype::pg_catalog.oid::bigint) FROM token_balance.binding AS b \
+             ORDER BY b.attached_at DESC, b.ctid DESC",
+            &[],
+            // With the catalogs', or an old snapshot would have it bound as it no longer is.
+            Snapshot::Latest,
+        )?;
+        outcome
+            .rows
+            .iter()
+            .map(|row| Stored::of_row(row.text(0)))
+            .collect()
+    }
+
+    fn of_row(row: &str) -> Result<Self> {
+        let row: Map<String, Value> = serde_json::from_str(row).map_err(|error| Error::Spi {
+            code: error.to_string(),
+        })?;
+        let mut spec = Spec::of_row(&row)?;
+        spec.is_of_older_catalog = !row.contains_key("search_path");
+        let id = |name| row.get(name)?.as_i64()?.try_into().ok();
+        if let (Some(binding), Some(accounts)) = (id("binding_id"), id("accounts_id")) {
+            spec.ids = Some(Ids { binding, accounts });
+            spec.is_of_older_dump = row.get("singleton") == Some(&Value::Bool(true));
+        }
+        Ok(Stored {
+            spec,
+            is_attached: row.get("detached_at").is_none_or(Value::is_null),
+        })
+    }
+}
+
+/// Those who change what is bound take turns; who reads it goes on.
+pub(crate) fn take_turns() -> Result<()> {
+    if let Some(table) = catalog::table_named("token_balance", "binding")? {
+        lock_relations(&[(table.oid, pg_sys::ShareRowExclusiveLock)]);
+    }
+    Ok(())
+}
+
+/// Numbers for what is bound for the first time. None in the catalog of an older version, which has no place for
+/// them.
+pub(crate) fn new_ids(stored: &[Stored], accounts: Option<i16>) -> Result<Option<Ids>> {
+    if !has_column("binding_id")? {
+        return Ok(None);
+    }
+    let next = |id: fn(Ids) -> i16| {
+        let ids = stored.iter().filter_map(|stored| stored.spec.ids);
+        ids.map(id).max().unwrap_or(0).checked_add(1)
+    };
+    let accounts = match accounts {
+        Some(accounts) => Some(accounts),
+        None => next(|ids| ids.accounts),
+    };
+    match (next(|ids| ids.binding), accounts) {
+        (Some(binding), Some(accounts)) => Ok(Some(Ids { binding, accounts })),
+        _ => Err(Error::TooManyBindings),
+    }
+}
+
+fn delete_row(ids: Ids) -> Result<()> {
+    spi::command(&format!(
+        "DELETE FROM token_balance.binding AS b WHERE {} true",
+        Ids::of_binding(Some(ids), "b")
+    ))
+    .map(drop)
 }
 
 fn delete_rows() -> Result<()> {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
 use super::change::{Announcement, Change, Changed};
-use super::queue;
+use super::{entries, queue};
 use crate::binding::{BALANCE_COLUMN, Book, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::security::RunAs;
@@ -127,10 +127,13 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
         }
         match row {
             None => return Ok(Err(Refusal::UnknownAccount)),
-            // Without the ledger's trigger (its owner may have disabled it) arithmetic must do.
+            // The ledger's trigger is off: its owner has disabled it, or the session is a replica's. What
+            // the extension itself does has its entries all the same.
             Some(row) if is_made => {
+                let previous = row.balance.saturating_sub(amount);
+                entries::record_change(book, &change.account, previous, row.balance)?;
                 return Ok(Ok(Changed {
-                    previous: row.balance.saturating_sub(amount),
+                    previous,
                     new: row.balance,
                 }));
             }

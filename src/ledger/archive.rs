@@ -3,8 +3,8 @@
 //! Of each account the entries before a moment leave, and its last one of them stays as its opening
 //! entry: the same id and time, no amount, no workflow and no reference. So the chain begins there.
 //! What left is not forgotten: each settlement keeps the sum of its archived entries, by which
-//! `reconcile` goes on checking it, and a credit's or refund's reference moves to
-//! `archived_reference`, so a retry is still answered as the first time.
+//! `reconcile` goes on checking it. References are no entries (`reference`): a retry is still answered as the
+//! first time.
 //!
 //! A settlement meanwhile adds entries at the end of a chain, and only its beginning is moved: none
 //! waits for the other but on one settlement row. Those rows are locked in the order in which
@@ -22,6 +22,7 @@ use crate::binding::{own, path_of};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::cursor::{Cursor, Life};
+use crate::postgres::lock::{EXCLUSIVE, Object, lock};
 use crate::postgres::security::{self, RunAs};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
@@ -44,8 +45,9 @@ pub(crate) struct Archived {
 /// keeps entries out, 40001 to be retried.
 pub(crate) fn archive_ledger(before: TimestampTz, archive: pg_sys::Oid) -> Result<Archived> {
     let owner = own::extension_owner()?;
+    own::refuse_older_catalog()?;
     let archive = locked(archive)?;
-    take_turns()?;
+    take_turns();
     let path = path_of(&archive)?;
     let mut archived = Archived {
         archive: archive.sql.clone(),
@@ -156,13 +158,13 @@ fn flaw(columns: &[Column], name: &str, type_oid: pg_sys::Oid) -> Option<String>
     None
 }
 
-/// Two archivers take turns, until the transaction ends. Nobody else writes this table.
-fn take_turns() -> Result<()> {
-    let table = catalog::table_named("token_balance", "archived_reference")?;
-    let table = table.ok_or(Error::NotAttached)?;
-    // SAFETY: locks an OID. The mode stands against itself and against no reader.
-    unsafe { pg_sys::LockRelationOid(table.oid, pg_sys::ShareRowExclusiveLock as i32) };
-    Ok(())
+/// Two archivers take turns, until the transaction ends.
+fn take_turns() {
+    let archivers = Object {
+        space: 0x7465,
+        key: 0,
+    };
+    lock(archivers, EXCLUSIVE);
 }
 
 /// The entries that leave, each as JSON, and whether it is its account's last one that does. The
@@ -177,12 +179,13 @@ fn leaving_sql() -> String {
         .collect();
     format!(
         "SELECT pg_catalog.row_to_json(m), m.is_last FROM (SELECT {columns}, \
-         e.entry_id OPERATOR(pg_catalog.=) pg_catalog.max(e.entry_id) OVER (PARTITION BY e.user_id) \
+         e.entry_id OPERATOR(pg_catalog.=) pg_catalog.max(e.entry_id) OVER (PARTITION BY e.accounts_id, e.user_id) \
          AS is_last \
          FROM token_balance.ledger AS e \
-         LEFT JOIN (SELECT k.user_id, pg_catalog.min(k.entry_id) AS entry_id \
-         FROM token_balance.ledger AS k WHERE k.created_at OPERATOR(pg_catalog.>=) $1 GROUP BY 1) \
+         LEFT JOIN (SELECT k.accounts_id, k.user_id, pg_catalog.min(k.entry_id) AS entry_id \
+         FROM token_balance.ledger AS k WHERE k.created_at OPERATOR(pg_catalog.>=) $1 GROUP BY 1, 2) \
          AS stays ON stays.user_id OPERATOR(pg_catalog.=) e.user_id \
+         AND stays.accounts_id OPERATOR(pg_catalog.=) e.accounts_id \
          WHERE e.created_at OPERATOR(pg_catalog.<) $1 \
          AND e.kind OPERATOR(pg_catalog.<>) {opening} \
          AND (stays.entry_id IS NULL OR e.entry_id OPERATOR(pg_catalog.<) stays.entry_id)) AS m \
@@ -234,29 +237,20 @@ impl Batch {
         self.run(
             &format!(
                 "INSERT INTO token_balance.settlement AS s \
-                 (workflow_id, user_id, usage_tokens, archived_charged_tokens, \
+                 (workflow_id, user_id, binding_id, usage_tokens, archived_charged_tokens, \
                  archived_refunded_tokens) \
-                 SELECT e.workflow_id, e.user_id, 0, \
+                 SELECT e.workflow_id, e.user_id, e.binding_id, 0, \
                  COALESCE(OPERATOR(pg_catalog.-) pg_catalog.sum(e.amount) \
                  FILTER (WHERE e.kind OPERATOR(pg_catalog.=) {settlement}), 0), \
                  COALESCE(pg_catalog.sum(e.amount) \
                  FILTER (WHERE e.kind OPERATOR(pg_catalog.=) {refund}), 0) \
-                 FROM {entries} WHERE e.workflow_id IS NOT NULL GROUP BY 1, 2 \
+                 FROM {entries} WHERE e.workflow_id IS NOT NULL GROUP BY 1, 2, 3 \
                  ORDER BY e.workflow_id COLLATE pg_catalog.\"C\", e.user_id COLLATE pg_catalog.\"C\" \
-                 ON CONFLICT (workflow_id, user_id) DO UPDATE SET \
+                 ON CONFLICT (binding_id, workflow_id, user_id) DO UPDATE SET \
                  archived_charged_tokens = s.archived_charged_tokens \
                  OPERATOR(pg_catalog.+) EXCLUDED.archived_charged_tokens, \
                  archived_refunded_tokens = s.archived_refunded_tokens \
                  OPERATOR(pg_catalog.+) EXCLUDED.archived_refunded_tokens"
-            ),
-            &[],
-        )?;
-        self.run(
-            &format!(
-                "INSERT INTO token_balance.archived_reference \
-                 (user_id, reference, kind, amount, previous_balance, new_balance, workflow_id) \
-                 SELECT e.user_id, e.reference, e.kind, e.amount, e.previous_balance, \
-                 e.new_balance, e.workflow_id FROM {entries} WHERE e.reference IS NOT NULL"
             ),
             &[],
         )?;
@@ -268,7 +262,8 @@ impl Batch {
         let entries = entries_sql();
         let opening = Kind::Opening.sql();
         let _permission = Permission::give();
-        let same = "l.user_id OPERATOR(pg_catalog.=) e.user_id \
+        let same = "l.accounts_id OPERATOR(pg_catalog.=) e.accounts_id \
+                    AND l.user_id OPERATOR(pg_catalog.=) e.user_id \
                     AND l.entry_id OPERATOR(pg_catalog.=) e.entry_id";
         let opened = self.run(
             &format!(
@@ -324,7 +319,8 @@ fn drop_earlier_openings() -> Result<()> {
     spi::command(&format!(
         "DELETE FROM token_balance.ledger AS o WHERE o.kind OPERATOR(pg_catalog.=) {opening} \
          AND EXISTS (SELECT 1 FROM token_balance.ledger AS n \
-         WHERE n.user_id OPERATOR(pg_catalog.=) o.user_id \
+         WHERE n.accounts_id OPERATOR(pg_catalog.=) o.accounts_id \
+         AND n.user_id OPERATOR(pg_catalog.=) o.user_id \
          AND n.kind OPERATOR(pg_catalog.=) {opening} \
          AND n.entry_id OPERATOR(pg_catalog.>) o.entry_id)"
     ))?;

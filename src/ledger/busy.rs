@@ -75,8 +75,8 @@ pub(crate) fn apply(book: &Book, account: &str) -> Result<usize> {
         return Ok(queued.len());
     }
     let mut applied = 0;
-    for queued in queued.chunks(1) {
-        if deduct(book, account, queued)? {
+    for queued in queued {
+        if deduct(book, account, std::slice::from_ref(&queued))? {
             applied += 1;
         } else {
             queue::put_back(book, account, queued)?;
@@ -90,6 +90,7 @@ fn deduct(book: &Book, account: &str, queued: &[Queued]) -> Result<bool> {
     let lines = queued.iter().map(|queued| Line {
         amount: -queued.tokens,
         workflow: Some(queued.workflow.clone()),
+        binding: queued.binding,
         actor: queued.actor.as_str().into(),
     });
     let change = Change::settlement(account, lines.collect());

@@ -64,6 +64,8 @@ pub(crate) struct Line {
     /// Tokens; negative for a charge.
     pub(crate) amount: i64,
     pub(crate) workflow: Option<String>,
+    /// The number of the workflow's binding.
+    pub(crate) binding: Option<i16>,
     /// The name of the role that asked for it.
     pub(crate) actor: Rc<str>,
 }
@@ -93,6 +95,15 @@ impl Change {
 pub(crate) struct Changed {
     pub(crate) previous: i64,
     pub(crate) new: i64,
+}
+
+/// What was given to one account. Tokens.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
+    pub(crate) account: String,
+    pub(crate) amount: i64,
+    pub(crate) previous_balance: i64,
+    pub(crate) new_balance: i64,
 }
 
 /// The name of the role that the caller acts as, for the ledger.

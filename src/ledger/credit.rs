@@ -2,45 +2,15 @@
 
 use std::rc::Rc;
 
-use pgrx::pg_sys::TEXTOID;
-
 use super::account::{self, Refusal};
 use super::busy;
-use super::change::{Change, Changed, Kind, Line, actor};
-use crate::binding::{Book, Kept};
+use super::change::{Change, Changed, Given, Kind, Line, actor};
+use super::reference;
+use crate::binding::Book;
 use crate::error::{Error, Result};
-use crate::postgres::lock::{EXCLUSIVE, Object, hash, lock};
-use crate::postgres::security::RunAs;
-use crate::postgres::snapshot::Snapshot;
-use crate::postgres::spi::Statement;
-use crate::postgres::value::Arg;
 
 /// A reference is the caller's own id: a payment's, a ticket's.
 const LONGEST_REFERENCE: usize = 255;
-
-/// The statement of references.
-struct Statements {
-    by_reference: Statement,
-}
-
-impl Kept<Book> for Statements {
-    fn of(_book: &Book) -> Self {
-        Statements {
-            by_reference: Statement::new(
-                "SELECT l.kind, l.amount, l.previous_balance, l.new_balance, l.workflow_id \
-                 FROM token_balance.ledger AS l \
-                 WHERE l.user_id OPERATOR(pg_catalog.=) $1 \
-                 AND l.reference OPERATOR(pg_catalog.=) $2 \
-                 UNION ALL \
-                 SELECT r.kind, r.amount, r.previous_balance, r.new_balance, r.workflow_id \
-                 FROM token_balance.archived_reference AS r \
-                 WHERE r.user_id OPERATOR(pg_catalog.=) $1 \
-                 AND r.reference OPERATOR(pg_catalog.=) $2",
-                &[TEXTOID, TEXTOID],
-            ),
-        }
-    }
-}
 
 /// What the caller says about a credit or refund.
 pub(crate) struct Remarks {
@@ -68,15 +38,6 @@ impl Remarks {
     }
 }
 
-/// What was given to one account. Tokens.
-#[derive(Clone, Debug)]
-pub(crate) struct Given {
-    pub(crate) account: String,
-    pub(crate) amount: i64,
-    pub(crate) previous_balance: i64,
-    pub(crate) new_balance: i64,
-}
-
 /// What a call gave, or what an earlier one with the same reference did.
 pub(crate) struct Outcome {
     pub(crate) given: Vec<Given>,
@@ -91,9 +52,8 @@ pub(crate) fn credit(
     remarks: &Remarks,
 ) -> Result<Outcome> {
     if let Some(reference) = &remarks.reference {
-        // Two calls with one reference take turns: the second one finds the first one's entry.
-        lock_reference(account, reference);
-        if let Some(earlier) = entry_with(book, account, reference)? {
+        reference::lock_reference(account, reference);
+        if let Some(earlier) = reference::find(book, account, reference)? {
             if earlier.kind != Kind::Credit.name() || earlier.given.amount != amount {
                 return Err(earlier.conflict(account, reference));
             }
@@ -103,101 +63,69 @@ pub(crate) fn credit(
             });
         }
     }
-    let given = give(book, Kind::Credit, account, amount, None, remarks)?;
+    let of = Of {
+        kind: Kind::Credit,
+        workflow: None,
+        binding: None,
+    };
+    let given = give(book, of, account, amount, remarks)?;
     Ok(Outcome {
         given: vec![given],
         replayed: false,
     })
 }
 
-/// Give tokens to an account, whose queued charges are paid first.
+/// What tokens are given for.
+#[derive(Clone, Copy)]
+pub(crate) struct Of<'a> {
+    pub(crate) kind: Kind,
+    /// The workflow that is refunded, and the number of its binding.
+    pub(crate) workflow: Option<&'a str>,
+    pub(crate) binding: Option<i16>,
+}
+
+/// Give tokens to an account, whose queued charges are paid first. A reference is remembered with it.
 pub(crate) fn give(
     book: &Book,
-    kind: Kind,
+    of: Of,
     account: &str,
     amount: i64,
-    workflow: Option<&str>,
     remarks: &Remarks,
 ) -> Result<Given> {
     busy::drain(book, account)?;
     let change = Change {
-        kind,
+        kind: of.kind,
         account: account.to_owned(),
         lines: vec![Line {
             amount,
-            workflow: workflow.map(str::to_owned),
+            workflow: of.workflow.map(str::to_owned),
+            binding: of.binding,
             actor: actor(),
         }],
         reference: remarks.reference.clone(),
         note: remarks.note.clone(),
     };
-    match account::change(book, Rc::new(change))? {
-        Ok(Changed { previous, new }) => Ok(Given {
+    let given = match account::change(book, Rc::new(change))? {
+        Ok(Changed { previous, new }) => Given {
             account: account.to_owned(),
             amount,
             previous_balance: previous,
             new_balance: new,
-        }),
-        Err(Refusal::UnknownAccount) => Err(Error::UnknownAccount {
-            account: account.to_owned(),
-        }),
-        Err(Refusal::OutOfRange) => Err(Error::CreditOutOfRange {
-            account: account.to_owned(),
-            amount,
-        }),
-    }
-}
-
-/// A ledger entry that has a reference.
-pub(crate) struct Referenced {
-    pub(crate) kind: String,
-    pub(crate) workflow: Option<String>,
-    pub(crate) given: Given,
-}
-
-impl Referenced {
-    /// The error (23505) for another use of the reference.
-    pub(crate) fn conflict(&self, account: &str, reference: &str) -> Error {
-        Error::ReferenceUsed {
-            account: account.to_owned(),
-            reference: reference.to_owned(),
-            kind: self.kind.clone(),
-            amount: self.given.amount,
-        }
-    }
-}
-
-/// The entry of the account with this reference, wherever it is by now.
-pub(crate) fn entry_with(
-    book: &Book,
-    account: &str,
-    reference: &str,
-) -> Result<Option<Referenced>> {
-    let _owner = RunAs::owner(book.accounts.extension_owner);
-    let args = [Arg::Text(account), Arg::Text(reference)];
-    let outcome = book
-        .kept::<Statements>()
-        .by_reference
-        .run(&args, Snapshot::Latest)?;
-    let Some(row) = outcome.rows.first() else {
-        return Ok(None);
-    };
-    Ok(Some(Referenced {
-        kind: row.text(0).to_owned(),
-        workflow: row.owned(4),
-        given: Given {
-            account: account.to_owned(),
-            amount: row.amount(1)?,
-            previous_balance: row.amount(2)?,
-            new_balance: row.amount(3)?,
         },
-    }))
-}
-
-/// Wait for the lock on a credit's or refund's reference and hold it until the transaction ends: two calls
-/// with one reference take turns.
-pub(crate) fn lock_reference(account: &str, reference: &str) {
-    // Two pairs that give the same text only wait for each other.
-    let key = hash(&format!("{account}\u{1}{reference}"));
-    lock(Object { space: 0x7463, key }, EXCLUSIVE);
+        Err(Refusal::UnknownAccount) => {
+            return Err(Error::UnknownAccount {
+                account: account.to_owned(),
+            });
+        }
+        Err(Refusal::OutOfRange) => {
+            return Err(Error::CreditOutOfRange {
+                account: account.to_owned(),
+                amount,
+            });
+        }
+    };
+    if let Some(reference) = &remarks.reference {
+        reference::remember(book, reference, of.kind, &given, of.workflow)?;
+    }
+    Ok(given)
 }

@@ -4,15 +4,15 @@
 //! whoever changes a balance, and however, leaves an entry. What the extension does itself it
 //! announces first (`change`); every other change is an adjustment.
 
-use pgrx::pg_sys::{INT8OID, InvalidOid, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
+use pgrx::pg_sys::{INT2OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use super::change::{Changed, Kind, Line, actor, take_announced};
 use crate::binding::{Book, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::clock::now;
-use crate::postgres::direct::{Conflict, OpenTable, Shape};
+use crate::postgres::direct::{Conflict, Holds, Lookup, OpenTable, Shape, Wanted};
+use crate::postgres::key::KeyType;
 use crate::postgres::security::RunAs;
-use crate::postgres::sequence;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::value::Arg;
@@ -22,6 +22,8 @@ pub(crate) struct Column {
     pub(crate) name: &'static str,
     value: Value,
     is_nullable: bool,
+    /// Whether the table of 0.2.0 does not have it, or has it by default.
+    is_new: bool,
     /// Whether the table has a default for it, to which SQL leaves it.
     has_default: bool,
 }
@@ -31,16 +33,17 @@ pub(crate) struct Column {
 enum Value {
     Text(for<'a> fn(&Entry<'a>) -> Option<&'a str>),
     Bigint(fn(&Entry) -> i64),
+    Smallint(fn(&Entry) -> Option<i16>),
     Timestamp(fn(&Entry) -> TimestampTz),
 }
 
 /// The columns of the ledger, in order. What writes entries, with SQL or without, and what archives them
 /// is made from this list.
 pub(crate) static COLUMNS: &[Column] = {
-    use Value::{Bigint, Text, Timestamp};
+    use Value::{Bigint, Smallint, Text, Timestamp};
     &[
         Column::new("user_id", Text(|entry| Some(entry.of.account))),
-        Column::new("entry_id", Bigint(|entry| entry.id)).with_default(),
+        Column::new("entry_id", Bigint(|entry| entry.id)).new_in_0_3(),
         Column::new("kind", Text(|entry| Some(entry.of.kind.name()))),
         Column::new("amount", Bigint(|entry| entry.line.amount)),
         Column::new("previous_balance", Bigint(|entry| entry.previous)),
@@ -50,6 +53,10 @@ pub(crate) static COLUMNS: &[Column] = {
         Column::new("note", Text(|entry| entry.of.note)).nullable(),
         Column::new("actor", Text(|entry| Some(&entry.line.actor))),
         Column::new("created_at", Timestamp(|entry| entry.at)).with_default(),
+        Column::new("accounts_id", Smallint(|entry| entry.of.accounts)).new_in_0_3(),
+        Column::new("binding_id", Smallint(|entry| entry.line.binding))
+            .nullable()
+            .new_in_0_3(),
     ]
 };
 
@@ -75,6 +82,7 @@ impl Column {
             name,
             value,
             is_nullable: false,
+            is_new: false,
             has_default: false,
         }
     }
@@ -82,6 +90,13 @@ impl Column {
     const fn nullable(self) -> Self {
         Column {
             is_nullable: true,
+            ..self
+        }
+    }
+
+    const fn new_in_0_3(self) -> Self {
+        Column {
+            is_new: true,
             ..self
         }
     }
@@ -97,6 +112,7 @@ impl Column {
         match self.value {
             Value::Text(_) => TEXTOID,
             Value::Bigint(_) => INT8OID,
+            Value::Smallint(_) => INT2OID,
             Value::Timestamp(_) => TIMESTAMPTZOID,
         }
     }
@@ -106,6 +122,7 @@ impl Column {
         match self.value {
             Value::Text(_) => "pg_catalog.text",
             Value::Bigint(_) => "bigint",
+            Value::Smallint(_) => "smallint",
             Value::Timestamp(_) => "timestamp with time zone",
         }
     }
@@ -114,50 +131,63 @@ impl Column {
         match self.value {
             Value::Text(value) => Arg::OptionalText(value(entry)),
             Value::Bigint(value) => Arg::Int8(value(entry)),
+            Value::Smallint(value) => Arg::OptionalInt2(value(entry)),
             Value::Timestamp(value) => Arg::OptionalTimestamp(Some(value(entry))),
         }
     }
 }
 
 /// The columns whose values SQL is given.
-fn given() -> impl Iterator<Item = &'static Column> {
-    COLUMNS.iter().filter(|column| !column.has_default)
+fn given(book: &Book) -> impl Iterator<Item = &'static Column> {
+    let is_older = book.accounts.ids.is_none();
+    COLUMNS
+        .iter()
+        .filter(move |column| !(column.has_default || is_older && column.is_new))
 }
 
 /// The table open for entries; None if SQL must write it.
 pub(crate) fn open(book: &Book) -> Option<OpenTable> {
-    if book.own.entry_ids == InvalidOid {
-        return None;
-    }
     OpenTable::open(book.own.ledger, &SHAPE)
 }
 
 /// The ledger's own statements.
 struct Statements {
     insert: Statement,
-    last_balance: Statement,
+    last_lookup: Lookup,
+    last: Statement,
 }
 
 impl Kept<Book> for Statements {
-    fn of(_book: &Book) -> Self {
-        let types: Vec<_> = given().map(Column::type_oid).collect();
+    fn of(book: &Book) -> Self {
+        let types: Vec<_> = given(book).map(Column::type_oid).collect();
         Statements {
-            insert: Statement::new(&insert_sql(), &types),
-            last_balance: Statement::new(
-                "SELECT l.new_balance FROM token_balance.ledger AS l \
-                 WHERE l.user_id OPERATOR(pg_catalog.=) $1 ORDER BY l.entry_id DESC LIMIT 1",
+            insert: Statement::new(&insert_sql(book), &types),
+            last_lookup: Lookup::new(book.accounts.ids.map(|ids| Wanted {
+                table: book.own.ledger,
+                owner: book.accounts.extension_owner,
+                scope: Some(("accounts_id", ids.accounts)),
+                key: "user_id".into(),
+                key_type: KeyType::Text,
+                columns: vec![("entry_id".into(), Holds::Integer)],
+            })),
+            last: Statement::new(
+                &format!(
+                    "SELECT l.entry_id, l.new_balance FROM token_balance.ledger AS l \
+                     WHERE {} l.user_id OPERATOR(pg_catalog.=) $1 ORDER BY l.entry_id DESC LIMIT 1",
+                    book.accounts.own("l")
+                ),
                 &[TEXTOID],
             ),
         }
     }
 }
 
-/// `INSERT INTO token_balance.ledger (user_id, kind, …) VALUES ($1, $2, …)`
-fn insert_sql() -> String {
-    let names: Vec<_> = given().map(|column| column.name).collect();
+/// `INSERT INTO token_balance.ledger (user_id, entry_id, kind, …) VALUES ($1, $2, $3, …)`
+fn insert_sql(book: &Book) -> String {
+    let names: Vec<_> = given(book).map(|column| column.name).collect();
     let values: Vec<_> = (1..=names.len()).map(|n| format!("${n}")).collect();
     format!(
-        "INSERT INTO token_balance.ledger ({}) VALUES ({})",
+        "INSERT INTO token_balance.ledger ({}) OVERRIDING SYSTEM VALUE VALUES ({})",
         names.join(", "),
         values.join(", ")
     )
@@ -165,6 +195,7 @@ fn insert_sql() -> String {
 
 /// Entries to be: what they share, and the lines of a chain.
 struct Entries<'a> {
+    accounts: Option<i16>,
     account: &'a str,
     kind: Kind,
     previous: i64,
@@ -179,33 +210,32 @@ struct Entry<'a> {
     line: &'a Line,
     previous: i64,
     new: i64,
-    /// Given here only where SQL does not write it.
     id: i64,
     at: TimestampTz,
 }
 
 impl Entries<'_> {
     /// The balance after the last of them. Tokens.
+    ///
+    /// The account's row is locked by this transaction, so nobody else numbers its entries now.
     fn write(&self, book: &Book) -> Result<i64> {
         let _owner = RunAs::owner(book.accounts.extension_owner);
-        let end = |entries: &[Entry]| entries.last().map_or(self.previous, |entry| entry.new);
+        let entries = self.chain(last_id(book, self.account)?)?;
         if let Some(table) = open(book) {
-            let entries = self.chain(|| sequence::next_value(book.own.entry_ids))?;
             let rows: Vec<_> = entries.iter().map(Entry::values).collect();
             table.insert(&rows, Conflict::Error);
-            return Ok(end(&entries));
+        } else {
+            let insert = &book.kept::<Statements>().insert;
+            for entry in &entries {
+                let args: Vec<_> = given(book).map(|column| column.of(entry)).collect();
+                insert.run(&args, Snapshot::Statement)?;
+            }
         }
-        let statements = book.kept::<Statements>();
-        let entries = self.chain(|| 0)?;
-        for entry in &entries {
-            let args: Vec<_> = given().map(|column| column.of(entry)).collect();
-            statements.insert.run(&args, Snapshot::Statement)?;
-        }
-        Ok(end(&entries))
+        Ok(entries.last().map_or(self.previous, |entry| entry.new))
     }
 
     /// Each line with the balance before and after it.
-    fn chain(&self, mut next_id: impl FnMut() -> i64) -> Result<Vec<Entry<'_>>> {
+    fn chain(&self, last_id: i64) -> Result<Vec<Entry<'_>>> {
         let mut balance = self.previous;
         let entry = |line: &'_ Line| {
             let previous = balance;
@@ -221,12 +251,13 @@ impl Entries<'_> {
         let balances: Vec<_> = self.lines.iter().map(entry).collect::<Result<_>>()?;
         let lines = self.lines.iter().zip(balances);
         Ok(lines
-            .map(|(line, (previous, new))| Entry {
+            .zip(last_id + 1..)
+            .map(|((line, (previous, new)), id)| Entry {
                 of: self,
                 line,
                 previous,
                 new,
-                id: next_id(),
+                id,
                 at: now(),
             })
             .collect())
@@ -246,6 +277,7 @@ pub(crate) fn record_change(book: &Book, account: &str, previous: i64, new: i64)
         return adjust(book, account, previous, new, None);
     };
     let made = Entries {
+        accounts: accounts(book),
         account,
         kind: change.kind,
         previous,
@@ -283,13 +315,47 @@ pub(crate) fn record_rename(
     adjust(book, account, last, new, Some(&note))
 }
 
-fn last_balance(book: &Book, account: &str) -> Result<Option<i64>> {
+fn accounts(book: &Book) -> Option<i16> {
+    book.accounts.ids.map(|ids| ids.accounts)
+}
+
+/// The number of the account's last entry; 0 if it has none. With the latest snapshot: what others have written for
+/// the account is committed, since they had its row.
+fn last_id(book: &Book, account: &str) -> Result<i64> {
+    if let Some(mut reader) = book.kept::<Statements>().last_lookup.reader() {
+        let last = reader.last(account, |row| row.integer(0));
+        return Ok(last.flatten().unwrap_or(0));
+    }
+    match book.accounts.ids {
+        Some(_) => Ok(last(book, account)?.map_or(0, |last| last.id)),
+        // The catalog of an older version, where a sequence gives the numbers.
+        None => Ok(0),
+    }
+}
+
+/// The last entry of an account.
+struct Last {
+    id: i64,
+    balance: i64,
+}
+
+fn last(book: &Book, account: &str) -> Result<Option<Last>> {
     let _owner = RunAs::owner(book.accounts.extension_owner);
     let last = book
         .kept::<Statements>()
-        .last_balance
+        .last
         .run(&[Arg::Text(account)], Snapshot::Latest)?;
-    last.rows.first().map(|row| row.amount(0)).transpose()
+    let last = last.rows.first().map(|row| {
+        Ok(Last {
+            id: row.amount(0)?,
+            balance: row.amount(1)?,
+        })
+    });
+    last.transpose()
+}
+
+fn last_balance(book: &Book, account: &str) -> Result<Option<i64>> {
+    Ok(last(book, account)?.map(|last| last.balance))
 }
 
 fn adjust(book: &Book, account: &str, previous: i64, new: i64, note: Option<&str>) -> Result<()> {
@@ -303,12 +369,14 @@ fn adjust(book: &Book, account: &str, previous: i64, new: i64, note: Option<&str
             balance: new.to_string(),
         })?;
     Entries {
+        accounts: accounts(book),
         account,
         kind: Kind::Adjustment,
         previous,
         lines: &[Line {
             amount,
             workflow: None,
+            binding: None,
             actor: actor(),
         }],
         reference: None,

@@ -9,3 +9,4 @@ pub(crate) mod credit;
 pub(crate) mod crossing;
 pub(crate) mod entries;
 pub(crate) mod queue;
+pub(crate) mod reference;

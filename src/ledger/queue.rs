@@ -4,11 +4,12 @@
 //! A row of `token_balance.queue` is a charge that its workflow's settlement has claimed and that no
 //! balance has paid yet. It is written in the same transaction as the claim.
 
-use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID, TimestampTz};
+use pgrx::pg_sys::{self, INT2OID, INT8OID, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use super::change::Line;
 use crate::binding::{Book, BusyAccount, Kept};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::postgres::clock::now;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Statement};
@@ -17,60 +18,88 @@ use crate::postgres::value::{Arg, Row, moment_sql, texts};
 /// The most charges that one UPDATE applies.
 pub(super) const BATCH: usize = 10_000;
 
+/// How many numbers are tried for a charge: others may have been queued for the account at the same time.
+const MOST_TRIES: usize = 1_000;
+
 /// The statements on the queue.
 pub(super) struct Statements {
-    add: Statement,
+    insert: Statement,
     take: Statement,
-    put_back: Statement,
     waiting: Statement,
     entries: Statement,
-    rename: Statement,
 }
 
 impl Kept<Book> for Statements {
-    fn of(_book: &Book) -> Self {
+    fn of(book: &Book) -> Self {
+        let own = |alias| book.accounts.own(alias);
+        let queued = |alias: &str| {
+            format!(
+                "{alias}.charge_id, {alias}.workflow_id, {alias}.tokens, {alias}.actor, {}, {}",
+                moment_sql(&format!("{alias}.queued_at")),
+                match book.accounts.ids {
+                    Some(_) => format!("{alias}.binding_id"),
+                    None => "NULL".into(),
+                }
+            )
+        };
+        let insert = match book.accounts.ids {
+            Some(ids) => format!(
+                "INSERT INTO token_balance.queue (user_id, charge_id, workflow_id, tokens, actor, \
+                 queued_at, binding_id, accounts_id) OVERRIDING SYSTEM VALUE \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, {}) ON CONFLICT DO NOTHING",
+                ids.accounts
+            ),
+            // The catalog of an older version.
+            None => {
+                "INSERT INTO token_balance.queue (user_id, charge_id, workflow_id, tokens, actor, \
+                     queued_at) OVERRIDING SYSTEM VALUE SELECT $1, $2, $3, $4, $5, $6 \
+                     WHERE $7 IS NULL OR true ON CONFLICT DO NOTHING"
+                    .into()
+            }
+        };
         Statements {
-            add: Statement::new(
-                "INSERT INTO token_balance.queue (user_id, workflow_id, tokens, actor) \
-                 VALUES ($1, $2, $3, $4)",
-                &[TEXTOID, TEXTOID, INT8OID, TEXTOID],
+            insert: Statement::new(
+                &insert,
+                &[
+                    TEXTOID,
+                    INT8OID,
+                    TEXTOID,
+                    INT8OID,
+                    TEXTOID,
+                    TIMESTAMPTZOID,
+                    INT2OID,
+                ],
             ),
             take: Statement::new(
                 &format!(
                     "DELETE FROM token_balance.queue AS q \
-                     WHERE q.user_id OPERATOR(pg_catalog.=) $1 AND q.charge_id \
+                     WHERE {} q.user_id OPERATOR(pg_catalog.=) $1 AND q.charge_id \
                      OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT f.charge_id \
-                     FROM token_balance.queue AS f \
-                     WHERE f.user_id OPERATOR(pg_catalog.=) $1 ORDER BY f.charge_id LIMIT {BATCH})) \
-                     RETURNING q.charge_id, q.workflow_id, q.tokens, q.actor, {}",
-                    moment_sql("q.queued_at")
+                     FROM token_balance.queue AS f WHERE {} \
+                     f.user_id OPERATOR(pg_catalog.=) $1 ORDER BY f.charge_id LIMIT {BATCH})) \
+                     RETURNING {}",
+                    own("q"),
+                    own("f"),
+                    queued("q")
                 ),
                 &[TEXTOID],
             ),
-            put_back: Statement::new(
-                "INSERT INTO token_balance.queue \
-                 (user_id, charge_id, workflow_id, tokens, actor, queued_at) \
-                 OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6)",
-                &[TEXTOID, INT8OID, TEXTOID, INT8OID, TEXTOID, TIMESTAMPTZOID],
-            ),
             waiting: Statement::new(
-                "SELECT COALESCE(pg_catalog.sum(q.tokens), 0) FROM token_balance.queue AS q \
-                 WHERE q.user_id OPERATOR(pg_catalog.=) $1",
+                &format!(
+                    "SELECT COALESCE(pg_catalog.sum(q.tokens), 0) FROM token_balance.queue AS q \
+                     WHERE {} q.user_id OPERATOR(pg_catalog.=) $1",
+                    own("q")
+                ),
                 &[TEXTOID],
             ),
             entries: Statement::new(
                 &format!(
-                    "SELECT q.charge_id, q.workflow_id, q.tokens, q.actor, {} \
-                     FROM token_balance.queue AS q \
-                     WHERE q.user_id OPERATOR(pg_catalog.=) $1 ORDER BY q.charge_id",
-                    moment_sql("q.queued_at")
+                    "SELECT {} FROM token_balance.queue AS q \
+                     WHERE {} q.user_id OPERATOR(pg_catalog.=) $1 ORDER BY q.charge_id",
+                    queued("q"),
+                    own("q")
                 ),
                 &[TEXTOID],
-            ),
-            rename: Statement::new(
-                "UPDATE token_balance.queue AS q SET user_id = $2 \
-                 WHERE q.user_id OPERATOR(pg_catalog.=) $1",
-                &[TEXTOID, TEXTOID],
             ),
         }
     }
@@ -83,7 +112,10 @@ pub(crate) fn is_used(book: &Book) -> bool {
 
 /// A charge that waits for its account. Tokens; the time is in the server's count.
 pub(crate) struct Queued {
+    /// The time, unless another one had that number; an older version numbered them from 1.
     charge_id: i64,
+    /// The number of the workflow's binding.
+    pub(super) binding: Option<i16>,
     pub(crate) workflow: String,
     pub(crate) tokens: i64,
     pub(crate) actor: String,
@@ -92,16 +124,48 @@ pub(crate) struct Queued {
 
 /// Put charges of one account into the queue.
 pub(super) fn add(book: &Book, account: &str, lines: &[Line]) -> Result<()> {
+    let queued = lines.iter().map(|line| {
+        let queued_at = now();
+        Queued {
+            charge_id: queued_at,
+            binding: line.binding,
+            workflow: line.workflow.clone().unwrap_or_default(),
+            tokens: -line.amount,
+            actor: line.actor.to_string(),
+            queued_at,
+        }
+    });
+    put(book, account, queued)
+}
+
+fn put(book: &Book, account: &str, queued: impl Iterator<Item = Queued>) -> Result<()> {
     let _owner = RunAs::owner(book.accounts.extension_owner);
-    let statements = book.kept::<Statements>();
-    for line in lines {
-        let args = [
-            Arg::Text(account),
-            Arg::OptionalText(line.workflow.as_deref()),
-            Arg::Int8(-line.amount),
-            Arg::Text(&line.actor),
-        ];
-        statements.add.run(&args, Snapshot::Statement)?;
+    let insert = &book.kept::<Statements>().insert;
+    'charges: for mut queued in queued {
+        let is_new = |queued: &Queued| {
+            let args = [
+                Arg::Text(account),
+                Arg::Int8(queued.charge_id),
+                Arg::Text(&queued.workflow),
+                Arg::Int8(queued.tokens),
+                Arg::Text(&queued.actor),
+                Arg::OptionalTimestamp(Some(queued.queued_at)),
+                Arg::OptionalInt2(queued.binding),
+            ];
+            let outcome = insert.run(&args, Snapshot::Statement)?;
+            Result::Ok(outcome.processed == 1)
+        };
+        // Nobody gives numbers out: sessions share no sequence, which could be behind after a switch-over.
+        for _ in 0..MOST_TRIES {
+            if is_new(&queued)? {
+                continue 'charges;
+            }
+            queued.charge_id += 1;
+        }
+        return Err(Error::ChargeSuppressed {
+            relation: "token_balance.queue".into(),
+            account: account.to_owned(),
+        });
     }
     Ok(())
 }
@@ -128,27 +192,15 @@ fn queued_of(rows: &[Row]) -> Result<Vec<Queued>> {
                 tokens: row.amount(2)?,
                 actor: row.text(3).to_owned(),
                 queued_at: row.amount(4)?,
+                binding: row.number(5),
             })
         })
         .collect()
 }
 
-pub(super) fn put_back(book: &Book, account: &str, queued: &[Queued]) -> Result<()> {
-    let _owner = RunAs::owner(book.accounts.extension_owner);
-    for queued in queued {
-        let args = [
-            Arg::Text(account),
-            Arg::Int8(queued.charge_id),
-            Arg::Text(&queued.workflow),
-            Arg::Int8(queued.tokens),
-            Arg::Text(&queued.actor),
-            Arg::OptionalTimestamp(Some(queued.queued_at)),
-        ];
-        book.kept::<Statements>()
-            .put_back
-            .run(&args, Snapshot::Statement)?;
-    }
-    Ok(())
+/// Put back what was taken and cannot be paid.
+pub(super) fn put_back(book: &Book, account: &str, queued: Queued) -> Result<()> {
+    put(book, account, std::iter::once(queued))
 }
 
 /// What the queue has for an account, as the calling statement sees it. Tokens.
@@ -179,8 +231,11 @@ pub(super) fn totals_as_of(book: &Book, snapshot: Snapshot) -> Result<(Vec<Strin
     }
     let _owner = RunAs::owner(book.accounts.extension_owner);
     let outcome = spi::query_as_of(
-        "SELECT q.user_id, pg_catalog.sum(q.tokens)::bigint FROM token_balance.queue AS q \
-         GROUP BY 1",
+        &format!(
+            "SELECT q.user_id, pg_catalog.sum(q.tokens)::bigint FROM token_balance.queue AS q \
+             WHERE {} true GROUP BY 1",
+            book.accounts.own("q")
+        ),
         &[],
         snapshot,
     )?;
@@ -206,10 +261,11 @@ pub(crate) fn rename(book: &Book, old_account: &str, account: &str) -> Result<()
     if !is_used(book) {
         return Ok(());
     }
-    let _owner = RunAs::owner(book.accounts.extension_owner);
-    let ids = [Arg::Text(old_account), Arg::Text(account)];
-    book.kept::<Statements>()
-        .rename
-        .run(&ids, Snapshot::Statement)
-        .map(|_| ())
+    loop {
+        let queued = take(book, old_account)?;
+        if queued.is_empty() {
+            return Ok(());
+        }
+        put(book, account, queued.into_iter())?;
+    }
 }

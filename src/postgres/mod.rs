@@ -17,7 +17,6 @@ pub(crate) mod lock;
 pub(crate) mod notice;
 mod raw;
 pub(crate) mod security;
-pub(crate) mod sequence;
 pub(crate) mod snapshot;
 pub(crate) mod spi;
 pub(crate) mod stored_row;

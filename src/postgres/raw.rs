@@ -88,10 +88,9 @@ server_functions! {
     fn SetUserIdAndSecContext(user: Oid, context: i32);
 }
 
-// In headers that pgrx does not bind: predicate.h and sequence.h, the same from 14 to 18.
+// In a header that pgrx does not bind: predicate.h, the same from 14 to 18.
 unsafe extern "C-unwind" {
     pub(crate) fn PredicateLockPage(relation: Relation, block: BlockNumber, snapshot: Snapshot);
-    pub(crate) fn nextval_internal(sequence: Oid, check_permissions: bool) -> i64;
 }
 
 /// As the inline function `ExecClearTuple`.

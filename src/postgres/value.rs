@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 pub(crate) enum Arg<'a> {
     Text(&'a str),
     OptionalText(Option<&'a str>),
+    OptionalInt2(Option<i16>),
     Int4(i32),
     Int8(i64),
     /// A timestamp with time zone, in microseconds since 2000 (UTC) as the server counts.
@@ -20,6 +21,7 @@ impl Arg<'_> {
     pub(super) fn type_oid(&self) -> pg_sys::Oid {
         match self {
             Arg::Text(_) | Arg::OptionalText(_) => pg_sys::TEXTOID,
+            Arg::OptionalInt2(_) => pg_sys::INT2OID,
             Arg::Int4(_) => pg_sys::INT4OID,
             Arg::Int8(_) => pg_sys::INT8OID,
             Arg::OptionalTimestamp(_) => pg_sys::TIMESTAMPTZOID,
@@ -32,6 +34,7 @@ impl Arg<'_> {
         match self {
             Arg::Text(text) => text.into_datum(),
             Arg::OptionalText(text) => text.into_datum(),
+            Arg::OptionalInt2(number) => number.into_datum(),
             Arg::Int4(number) => number.into_datum(),
             Arg::Int8(number) => number.into_datum(),
             Arg::OptionalTimestamp(moment) => moment.map(pg_sys::Datum::from),

@@ -89,13 +89,14 @@ pub(super) unsafe fn begin_scan(
     table: pg_sys::Relation,
     index: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
+    keys: i32,
 ) -> pg_sys::IndexScanDesc {
     // SAFETY: as the caller promises.
     unsafe {
         #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
-        return index_beginscan(table, index, snapshot, 1, 0);
+        return index_beginscan(table, index, snapshot, keys, 0);
         #[cfg(feature = "pg18")]
-        return index_beginscan(table, index, snapshot, std::ptr::null_mut(), 1, 0);
+        return index_beginscan(table, index, snapshot, std::ptr::null_mut(), keys, 0);
     }
 }
 

@@ -47,11 +47,12 @@ pub(crate) fn overdrawn(book: &Book) -> Result<Vec<Overdrawn>> {
             "SELECT {} \
          FROM pg_catalog.unnest($1) WITH ORDINALITY AS a (user_id, position) \
          LEFT JOIN LATERAL (SELECT e.created_at FROM token_balance.ledger AS e \
-         WHERE e.user_id OPERATOR(pg_catalog.=) a.user_id \
+         WHERE {own} e.user_id OPERATOR(pg_catalog.=) a.user_id \
          AND e.new_balance OPERATOR(pg_catalog.<) 0 \
          AND e.previous_balance OPERATOR(pg_catalog.>=) 0 \
          ORDER BY e.entry_id DESC LIMIT 1) AS l ON true ORDER BY a.position",
-            moment_sql("l.created_at")
+            moment_sql("l.created_at"),
+            own = book.accounts.own("e"),
         ),
         &[Arg::TextArray(&ids)],
         Snapshot::Caller,

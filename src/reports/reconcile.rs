@@ -11,8 +11,8 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::verify::{Check, ledger_guard, ledger_sequence, verify_triggers};
-use crate::binding::own::extension_owner;
+use super::verify::{Check, ledger_guard, verify_triggers};
+use crate::binding::own::{self, extension_owner};
 use crate::binding::{BALANCE_COLUMN, Binding, Book, Bound, Payer, book, bound, completed};
 use crate::error::{Error, Result};
 use crate::ledger::change::Kind;
@@ -46,7 +46,7 @@ pub(crate) fn reconcile() -> Result<impl Iterator<Item = Result<Problem>>> {
     let mut checks: Vec<Look> = vec![
         Box::new(move || chain(owner)),
         Box::new(move || settlements(owner)),
-        Box::new(|| Ok(failed(vec![ledger_guard()?, ledger_sequence()?]))),
+        Box::new(|| Ok(failed(vec![ledger_guard()?]))),
     ];
     // Balances are there whatever has become of the other tables.
     if let Ok(book) = book() {
@@ -128,11 +128,14 @@ fn chain(owner: pg_sys::Oid) -> Result<Problems> {
     let rows = Rows::open(
         owner,
         &[],
-        "SELECT c.user_id, c.entry_id, c.expected, c.previous_balance \
-         FROM (SELECT l.user_id, l.entry_id, l.previous_balance, \
-         pg_catalog.lag(l.new_balance) OVER (PARTITION BY l.user_id ORDER BY l.entry_id) \
-         AS expected FROM token_balance.ledger AS l) AS c \
-         WHERE c.previous_balance OPERATOR(pg_catalog.<>) c.expected",
+        &format!(
+            "SELECT c.user_id, c.entry_id, c.expected, c.previous_balance \
+             FROM (SELECT l.user_id, l.entry_id, l.previous_balance, \
+             pg_catalog.lag(l.new_balance) OVER (PARTITION BY {}, l.user_id ORDER BY l.entry_id) \
+             AS expected FROM token_balance.ledger AS l) AS c \
+             WHERE c.previous_balance OPERATOR(pg_catalog.<>) c.expected",
+            own::id("l", "accounts_id")?
+        ),
     )?;
     Ok(Box::new(rows.map(|row| {
         let row = row?;
@@ -165,25 +168,30 @@ fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
          AS in_ledger, COALESCE(s.refunded, 0) AS refunded, \
          COALESCE(l.refunded, 0) OPERATOR(pg_catalog.+) COALESCE(s.archived_refunded, 0) \
          AS back_in_ledger \
-         FROM (SELECT t.workflow_id, pg_catalog.sum(t.usage_tokens) AS used, \
+         FROM (SELECT t.workflow_id, {of_settlement} AS binding_id, \
+         pg_catalog.sum(t.usage_tokens) AS used, \
          pg_catalog.sum(t.charged_tokens) AS charged, \
          pg_catalog.sum(t.refunded_tokens) AS refunded, \
          pg_catalog.sum(t.archived_charged_tokens) AS archived_charged, \
          pg_catalog.sum(t.archived_refunded_tokens) AS archived_refunded \
-         FROM token_balance.settlement AS t GROUP BY 1) AS s \
-         FULL JOIN (SELECT e.workflow_id, \
+         FROM token_balance.settlement AS t GROUP BY 1, 2) AS s \
+         FULL JOIN (SELECT e.workflow_id, e.binding_id, \
          OPERATOR(pg_catalog.-) COALESCE(pg_catalog.sum(e.amount) \
          FILTER (WHERE e.kind OPERATOR(pg_catalog.=) {settlement}), 0) AS charged, \
          COALESCE(pg_catalog.sum(e.amount) \
          FILTER (WHERE e.kind OPERATOR(pg_catalog.=) {refund}), 0) AS refunded \
-         FROM (SELECT d.workflow_id, d.kind, d.amount FROM token_balance.ledger AS d \
-         WHERE d.workflow_id IS NOT NULL UNION ALL \
-         SELECT q.workflow_id, {settlement}, OPERATOR(pg_catalog.-) q.tokens \
-         FROM token_balance.queue AS q) AS e GROUP BY 1) AS l \
-         ON l.workflow_id OPERATOR(pg_catalog.=) s.workflow_id) AS c \
+         FROM (SELECT d.workflow_id, {of_entry} AS binding_id, d.kind, d.amount \
+         FROM token_balance.ledger AS d WHERE d.workflow_id IS NOT NULL UNION ALL \
+         SELECT q.workflow_id, {of_queued}, {settlement}, OPERATOR(pg_catalog.-) q.tokens \
+         FROM token_balance.queue AS q) AS e GROUP BY 1, 2) AS l \
+         ON l.workflow_id OPERATOR(pg_catalog.=) s.workflow_id \
+         AND l.binding_id OPERATOR(pg_catalog.=) s.binding_id) AS c \
          WHERE c.charged OPERATOR(pg_catalog.<>) c.in_ledger \
          OR c.refunded OPERATOR(pg_catalog.<>) c.back_in_ledger \
          OR c.charged OPERATOR(pg_catalog.>) c.used",
+            of_settlement = own::id("t", "binding_id")?,
+            of_entry = own::id("d", "binding_id")?,
+            of_queued = own::id("q", "binding_id")?,
             settlement = Kind::Settlement.sql(),
             refund = Kind::Refund.sql()
         ),
@@ -228,7 +236,7 @@ fn failed(checks: Vec<Check>) -> Problems {
 /// The balance column against the last entry of each account that has one.
 fn columns(book: &Book) -> Result<Problems> {
     let accounts = &book.accounts;
-    let extension_owner = accounts.extension_owner;
+    let (extension_owner, own) = (accounts.extension_owner, accounts.own("e"));
     let rows = Rows::open(
         accounts.users.owner,
         &[accounts.users.oid],
@@ -243,7 +251,7 @@ fn columns(book: &Book) -> Result<Problems> {
             .fetch(BATCH)
             .and_then(|batch| match batch.is_empty() {
                 true => Ok(None),
-                false => column_problems(extension_owner, &batch).map(Some),
+                false => column_problems(extension_owner, &own, &batch).map(Some),
             })
             .transpose()
     });
@@ -285,16 +293,22 @@ fn queued(book: &Book) -> Result<Problems> {
     Ok(Box::new(problems.into_iter()))
 }
 
-fn column_problems(extension_owner: pg_sys::Oid, accounts: &[Row]) -> Result<Vec<Problem>> {
+fn column_problems(
+    extension_owner: pg_sys::Oid,
+    own: &str,
+    accounts: &[Row],
+) -> Result<Vec<Problem>> {
     let _owner = RunAs::owner(extension_owner);
     let outcome = spi::query_as_of(
-        "SELECT a.user_id, l.new_balance, a.balance \
-         FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
-         AS a (user_id, balance) \
-         CROSS JOIN LATERAL (SELECT e.new_balance FROM token_balance.ledger AS e \
-         WHERE e.user_id OPERATOR(pg_catalog.=) a.user_id \
-         ORDER BY e.entry_id DESC LIMIT 1) AS l \
-         WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance",
+        &format!(
+            "SELECT a.user_id, l.new_balance, a.balance \
+             FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
+             AS a (user_id, balance) \
+             CROSS JOIN LATERAL (SELECT e.new_balance FROM token_balance.ledger AS e \
+             WHERE {own} e.user_id OPERATOR(pg_catalog.=) a.user_id \
+             ORDER BY e.entry_id DESC LIMIT 1) AS l \
+             WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance"
+        ),
         &[
             Arg::TextArray(&texts(accounts, 0)),
             Arg::TextArray(&texts(accounts, 1)),
@@ -364,8 +378,9 @@ fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
             "SELECT s.workflow_id, {user_id}, pg_catalog.sum(s.usage_tokens), \
              pg_catalog.bool_or(pg_catalog.count(s.first_settled_at) OPERATOR(pg_catalog.>) 0) \
              OVER (PARTITION BY s.workflow_id) \
-             FROM token_balance.settlement AS s GROUP BY 1, 2 \
-             ORDER BY s.workflow_id COLLATE pg_catalog.\"C\", {user_id} COLLATE pg_catalog.\"C\""
+             FROM token_balance.settlement AS s WHERE {} true GROUP BY 1, 2 \
+             ORDER BY s.workflow_id COLLATE pg_catalog.\"C\", {user_id} COLLATE pg_catalog.\"C\"",
+            binding.own("s")
         ),
     )?;
     let mut merge = Merge {

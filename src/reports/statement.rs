@@ -19,7 +19,8 @@ struct Statements {
 }
 
 impl Kept<Book> for Statements {
-    fn of(_book: &Book) -> Self {
+    fn of(book: &Book) -> Self {
+        let own = book.accounts.own("l");
         Statements {
             statement: Statement::new(
                 &format!(
@@ -27,7 +28,7 @@ impl Kept<Book> for Statements {
                  l.kind, l.amount, l.previous_balance, l.new_balance, \
                  l.workflow_id, l.reference, l.note, l.actor \
                  FROM token_balance.ledger AS l \
-                 WHERE l.user_id OPERATOR(pg_catalog.=) $1 \
+                 WHERE {own} l.user_id OPERATOR(pg_catalog.=) $1 \
                  AND ($2 IS NULL OR l.created_at OPERATOR(pg_catalog.>=) $2) \
                  AND ($3 IS NULL OR l.created_at OPERATOR(pg_catalog.<) $3) \
                  ORDER BY l.entry_id",
@@ -37,16 +38,18 @@ impl Kept<Book> for Statements {
             ),
             // Along the chain: two entries may have one timestamp.
             balance_at: Statement::new(
-                "SELECT l.new_balance FROM token_balance.ledger AS l \
-                 WHERE l.user_id OPERATOR(pg_catalog.=) $1 \
-                 AND l.created_at OPERATOR(pg_catalog.<=) $2 \
-                 ORDER BY l.entry_id DESC LIMIT 1",
+                &format!(
+                    "SELECT l.new_balance FROM token_balance.ledger AS l \
+                     WHERE {own} l.user_id OPERATOR(pg_catalog.=) $1 \
+                     AND l.created_at OPERATOR(pg_catalog.<=) $2 \
+                     ORDER BY l.entry_id DESC LIMIT 1"
+                ),
                 &[TEXTOID, TIMESTAMPTZOID],
             ),
             opening: Statement::new(
                 &format!(
                     "SELECT l.previous_balance, {}, l.kind, l.note FROM token_balance.ledger AS l \
-                     WHERE l.user_id OPERATOR(pg_catalog.=) $1 ORDER BY l.entry_id LIMIT 1",
+                     WHERE {own} l.user_id OPERATOR(pg_catalog.=) $1 ORDER BY l.entry_id LIMIT 1",
                     moment_sql("l.created_at")
                 ),
                 &[TEXTOID],

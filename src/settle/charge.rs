@@ -80,7 +80,7 @@ fn leave_in_queue(
     occasion: &Occasion,
     charges: &mut Vec<Charge>,
 ) -> Result<()> {
-    if let Err(refusal) = busy::leave(&bound.book, account, &lines_of(claims))? {
+    if let Err(refusal) = busy::leave(&bound.book, account, &lines_of(bound, claims))? {
         return claims
             .iter()
             .try_for_each(|claim| refuse(bound, claim, refusal, occasion));
@@ -103,15 +103,17 @@ fn deduct(bound: &Bound, claims: &[Claim]) -> Result<Result<Changed, Refusal>> {
     let Some(first) = claims.first() else {
         return Ok(Err(Refusal::UnknownAccount));
     };
-    let change = Change::settlement(&first.account, lines_of(claims));
+    let change = Change::settlement(&first.account, lines_of(bound, claims));
     account::change(&bound.book, change)
 }
 
-fn lines_of(claims: &[Claim]) -> Vec<Line> {
+fn lines_of(bound: &Bound, claims: &[Claim]) -> Vec<Line> {
     let actor = actor();
+    let binding = bound.binding.spec.ids.map(|ids| ids.binding);
     let line = |claim: &Claim| Line {
         amount: -claim.tokens,
         workflow: Some(claim.workflow.clone()),
+        binding,
         actor: actor.clone(),
     };
     claims.iter().map(line).collect()

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 
 use super::settlement::{self, FirstClaim};
-use crate::binding::{Bound, Kept};
+use crate::binding::{Bound, Ids, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::direct::{Conflict, Holds, Lookup, Wanted};
 use crate::postgres::key::KeyType;
@@ -28,10 +28,13 @@ struct Statements {
 
 impl Kept<Bound> for Statements {
     fn of(bound: &Bound) -> Self {
+        let own = |alias| bound.binding.own(alias);
+        let ids = bound.binding.spec.ids;
         Statements {
             settled_lookup: Lookup::new(Some(Wanted {
                 table: bound.book.own.settlement,
                 owner: bound.binding.accounts.extension_owner,
+                scope: ids.map(|ids| ("binding_id", ids.binding)),
                 key: "workflow_id".into(),
                 key_type: KeyType::Text,
                 columns: vec![
@@ -40,41 +43,56 @@ impl Kept<Bound> for Statements {
                 ],
             })),
             settled: Statement::new(
-                "SELECT s.user_id, s.usage_tokens FROM token_balance.settlement AS s \
-                 WHERE s.workflow_id OPERATOR(pg_catalog.=) $1",
+                &format!(
+                    "SELECT s.user_id, s.usage_tokens FROM token_balance.settlement AS s \
+                     WHERE {} s.workflow_id OPERATOR(pg_catalog.=) $1",
+                    own("s")
+                ),
                 &[TEXTOID],
             ),
             settled_of_many: Statement::new(
                 // OFFSET 0: each id is looked up in the index, also with a plan that was made while the
                 // table was empty.
-                "SELECT s.workflow_id, s.user_id, s.usage_tokens \
-                 FROM pg_catalog.unnest($1) AS k (id) \
-                 CROSS JOIN LATERAL (SELECT t.workflow_id, t.user_id, t.usage_tokens \
-                 FROM token_balance.settlement AS t \
-                 WHERE t.workflow_id OPERATOR(pg_catalog.=) k.id OFFSET 0) AS s",
+                &format!(
+                    "SELECT s.workflow_id, s.user_id, s.usage_tokens \
+                     FROM pg_catalog.unnest($1) AS k (id) \
+                     CROSS JOIN LATERAL (SELECT t.workflow_id, t.user_id, t.usage_tokens \
+                     FROM token_balance.settlement AS t \
+                     WHERE {} t.workflow_id OPERATOR(pg_catalog.=) k.id OFFSET 0) AS s",
+                    own("t")
+                ),
                 &[TEXTARRAYOID],
             ),
             claim: Statement::new(
-                &claim_sql("VALUES ($1, $2, $3, $4"),
+                &claim_sql(ids, "VALUES ($1, $2, $3, $4"),
                 &[TEXTOID, TEXTOID, INT8OID, INT8OID],
             ),
             claim_many: Statement::new(
-                &claim_sql("SELECT c.workflow_id, c.user_id, c.usage_tokens, c.charged_tokens"),
+                &claim_sql(
+                    ids,
+                    "SELECT c.workflow_id, c.user_id, c.usage_tokens, c.charged_tokens",
+                ),
                 &[TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID],
             ),
             forget: Statement::new(
-                "DELETE FROM token_balance.settlement AS s \
-                 WHERE s.workflow_id OPERATOR(pg_catalog.=) $1 \
-                 AND s.user_id OPERATOR(pg_catalog.=) $2 \
-                 AND s.usage_tokens OPERATOR(pg_catalog.=) $3",
+                &format!(
+                    "DELETE FROM token_balance.settlement AS s \
+                     WHERE {} s.workflow_id OPERATOR(pg_catalog.=) $1 \
+                     AND s.user_id OPERATOR(pg_catalog.=) $2 \
+                     AND s.usage_tokens OPERATOR(pg_catalog.=) $3",
+                    own("s")
+                ),
                 &[TEXTOID, TEXTOID, INT8OID],
             ),
             release: Statement::new(
-                "UPDATE token_balance.settlement AS s \
-                 SET usage_tokens = s.usage_tokens OPERATOR(pg_catalog.-) $3, \
-                 charged_tokens = s.charged_tokens OPERATOR(pg_catalog.-) $3 \
-                 WHERE s.workflow_id OPERATOR(pg_catalog.=) $1 \
-                 AND s.user_id OPERATOR(pg_catalog.=) $2",
+                &format!(
+                    "UPDATE token_balance.settlement AS s \
+                     SET usage_tokens = s.usage_tokens OPERATOR(pg_catalog.-) $3, \
+                     charged_tokens = s.charged_tokens OPERATOR(pg_catalog.-) $3 \
+                     WHERE {} s.workflow_id OPERATOR(pg_catalog.=) $1 \
+                     AND s.user_id OPERATOR(pg_catalog.=) $2",
+                    own("s")
+                ),
                 &[TEXTOID, TEXTOID, INT8OID],
             ),
         }
@@ -83,7 +101,7 @@ impl Kept<Bound> for Statements {
 
 /// Insert, or add to what is there if that is still as it was read: one statement either way, so
 /// that rows are locked in the order in which they are given.
-fn claim_sql(values: &str) -> String {
+fn claim_sql(ids: Option<Ids>, values: &str) -> String {
     let from = if values.starts_with("SELECT") {
         " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
          pg_catalog.unnest($3), pg_catalog.unnest($4)) \
@@ -91,11 +109,15 @@ fn claim_sql(values: &str) -> String {
     } else {
         ")"
     };
+    let (column, id) = match ids {
+        Some(ids) => (", binding_id", format!(", {}", ids.binding)),
+        None => ("", String::new()),
+    };
     format!(
-        "INSERT INTO token_balance.settlement AS s \
-         (workflow_id, user_id, usage_tokens, charged_tokens, first_settled_at, last_settled_at) \
-         {values}, pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(){from} \
-         ON CONFLICT (workflow_id, user_id) DO UPDATE \
+        "INSERT INTO token_balance.settlement AS s (workflow_id, user_id, usage_tokens, \
+         charged_tokens, first_settled_at, last_settled_at{column}) \
+         {values}, pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(){id}{from} \
+         ON CONFLICT (workflow_id, user_id{column}) DO UPDATE \
          SET usage_tokens = EXCLUDED.usage_tokens, \
          charged_tokens = s.charged_tokens OPERATOR(pg_catalog.+) EXCLUDED.charged_tokens, \
          first_settled_at = COALESCE(s.first_settled_at, EXCLUDED.first_settled_at), \
@@ -208,12 +230,15 @@ fn insert(bound: &Bound, claims: &[Claim]) -> usize {
     if claims.iter().any(|claim| claim.settled.is_some()) {
         return 0;
     }
+    let Some(ids) = bound.binding.spec.ids else {
+        return 0;
+    };
     let Some(table) = settlement::open(&bound.book) else {
         return 0;
     };
     let rows: Vec<_> = claims
         .iter()
-        .map(|claim| FirstClaim::new(&claim.workflow, &claim.account, claim.tokens).values())
+        .map(|claim| FirstClaim::new(ids, &claim.workflow, &claim.account, claim.tokens).values())
         .collect();
     table.insert(&rows, Conflict::Stop)
 }

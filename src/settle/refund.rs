@@ -7,8 +7,9 @@ use pgrx::pg_sys::{INT8OID, TEXTOID};
 use super::lock::lock_workflows;
 use crate::binding::{Bound, Kept};
 use crate::error::{Error, Result};
-use crate::ledger::change::Kind;
-use crate::ledger::credit::{Given, Outcome, Remarks, entry_with, give, lock_reference};
+use crate::ledger::change::{Given, Kind};
+use crate::ledger::credit::{Of, Outcome, Remarks, give};
+use crate::ledger::reference;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
@@ -21,21 +22,26 @@ struct Statements {
 }
 
 impl Kept<Bound> for Statements {
-    fn of(_bound: &Bound) -> Self {
+    fn of(bound: &Bound) -> Self {
+        let own = bound.binding.own("s");
         Statements {
             charged: Statement::new(
-                "SELECT s.user_id, s.charged_tokens, s.refunded_tokens \
-                 FROM token_balance.settlement AS s \
-                 WHERE s.workflow_id OPERATOR(pg_catalog.=) $1",
+                &format!(
+                    "SELECT s.user_id, s.charged_tokens, s.refunded_tokens \
+                     FROM token_balance.settlement AS s \
+                     WHERE {own} s.workflow_id OPERATOR(pg_catalog.=) $1"
+                ),
                 &[TEXTOID],
             ),
             refund: Statement::new(
-                "UPDATE token_balance.settlement AS s \
-                 SET refunded_tokens = s.refunded_tokens OPERATOR(pg_catalog.+) $3 \
-                 WHERE s.workflow_id OPERATOR(pg_catalog.=) $1 \
-                 AND s.user_id OPERATOR(pg_catalog.=) $2 \
-                 AND (s.refunded_tokens OPERATOR(pg_catalog.+) $3) \
-                 OPERATOR(pg_catalog.<=) s.charged_tokens",
+                &format!(
+                    "UPDATE token_balance.settlement AS s \
+                     SET refunded_tokens = s.refunded_tokens OPERATOR(pg_catalog.+) $3 \
+                     WHERE {own} s.workflow_id OPERATOR(pg_catalog.=) $1 \
+                     AND s.user_id OPERATOR(pg_catalog.=) $2 \
+                     AND (s.refunded_tokens OPERATOR(pg_catalog.+) $3) \
+                     OPERATOR(pg_catalog.<=) s.charged_tokens"
+                ),
                 &[TEXTOID, TEXTOID, INT8OID],
             ),
         }
@@ -76,18 +82,16 @@ pub(crate) fn refund(
     for (payment, share) in payments.iter().zip(&shares) {
         write_refund(bound, workflow, &payment.account, *share)?;
     }
+    let of = Of {
+        kind: Kind::Refund,
+        workflow: Some(workflow),
+        binding: bound.binding.spec.ids.map(|ids| ids.binding),
+    };
     let mut given = Vec::new();
     for (payment, share) in payments.iter().zip(shares) {
         if share > 0 {
             let account = &payment.account;
-            given.push(give(
-                &bound.book,
-                Kind::Refund,
-                account,
-                share,
-                Some(workflow),
-                remarks,
-            )?);
+            given.push(give(&bound.book, of, account, share, remarks)?);
         }
     }
     Ok(Some(Outcome {
@@ -183,8 +187,8 @@ fn refunds_with(
 ) -> Result<HashMap<String, Given>> {
     let mut found = HashMap::new();
     for Payment { account, .. } in payments {
-        lock_reference(account, reference);
-        let Some(entry) = entry_with(&bound.book, account, reference)? else {
+        reference::lock_reference(account, reference);
+        let Some(entry) = reference::find(&bound.book, account, reference)? else {
             continue;
         };
         if entry.kind != Kind::Refund.name() || entry.workflow.as_deref() != Some(workflow) {

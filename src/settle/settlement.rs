@@ -1,8 +1,8 @@
 //! The table `token_balance.settlement`: what of each workflow's usage is accounted for, by account.
 
-use pgrx::pg_sys::{INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
+use pgrx::pg_sys::{INT2OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
-use crate::binding::{Book, Kept};
+use crate::binding::{Binding, Book, Ids, Kept};
 use crate::error::Result;
 use crate::postgres::clock::now;
 use crate::postgres::direct::{OpenTable, Shape};
@@ -24,6 +24,7 @@ enum First {
     Text(for<'a> fn(&FirstClaim<'a>) -> &'a str),
     Tokens(fn(&FirstClaim) -> i64),
     Moment(fn(&FirstClaim) -> TimestampTz),
+    Binding,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -38,7 +39,7 @@ enum Merged {
 /// The columns, in order. What writes a first claim without SQL, and what gives an account another id, is
 /// made from this list.
 static COLUMNS: &[Column] = {
-    use First::{Moment, Text, Tokens};
+    use First::{Binding, Moment, Text, Tokens};
     use Merged::{Earlier, Key, Later, Sum};
     &[
         column("workflow_id", Text(|claim| claim.workflow), Key),
@@ -50,6 +51,7 @@ static COLUMNS: &[Column] = {
         column("last_settled_at", Moment(|claim| claim.at), Later),
         column("archived_charged_tokens", Tokens(|_| 0), Sum),
         column("archived_refunded_tokens", Tokens(|_| 0), Sum),
+        column("binding_id", Binding, Key),
     ]
 };
 
@@ -83,12 +85,14 @@ impl First {
             First::Text(_) => (TEXTOID, false),
             First::Tokens(_) => (INT8OID, false),
             First::Moment(_) => (TIMESTAMPTZOID, true),
+            First::Binding => (INT2OID, false),
         }
     }
 }
 
 /// The row of an account that is charged for a workflow for the first time.
 pub(super) struct FirstClaim<'a> {
+    binding: i16,
     workflow: &'a str,
     account: &'a str,
     tokens: i64,
@@ -96,8 +100,9 @@ pub(super) struct FirstClaim<'a> {
 }
 
 impl<'a> FirstClaim<'a> {
-    pub(super) fn new(workflow: &'a str, account: &'a str, tokens: i64) -> Self {
+    pub(super) fn new(ids: Ids, workflow: &'a str, account: &'a str, tokens: i64) -> Self {
         FirstClaim {
+            binding: ids.binding,
             workflow,
             account,
             tokens,
@@ -110,6 +115,7 @@ impl<'a> FirstClaim<'a> {
             First::Text(value) => Arg::Text(value(self)),
             First::Tokens(value) => Arg::Int8(value(self)),
             First::Moment(value) => Arg::OptionalTimestamp(Some(value(self))),
+            First::Binding => Arg::OptionalInt2(Some(self.binding)),
         })
     }
 }
@@ -121,10 +127,11 @@ pub(crate) fn open(book: &Book) -> Option<OpenTable> {
 
 /// SQL for "the workflow was settled once", of its canonical id: where no workflow table says that a run is
 /// completed, this does.
-pub(crate) fn was_settled_sql(workflow: &str) -> String {
+pub(crate) fn was_settled_sql(binding: &Binding, workflow: &str) -> String {
     format!(
         "EXISTS (SELECT 1 FROM token_balance.settlement AS s \
-         WHERE s.workflow_id OPERATOR(pg_catalog.=) {workflow} AND s.first_settled_at IS NOT NULL)"
+         WHERE {} s.workflow_id OPERATOR(pg_catalog.=) {workflow} AND s.first_settled_at IS NOT NULL)",
+        binding.own("s")
     )
 }
 
@@ -133,22 +140,39 @@ struct Statements {
 }
 
 impl Kept<Book> for Statements {
-    fn of(_book: &Book) -> Self {
+    fn of(book: &Book) -> Self {
         Statements {
-            rename: Statement::new(&rename_sql(), &[TEXTOID, TEXTOID]),
+            rename: Statement::new(&rename_sql(book.accounts.ids), &[TEXTOID, TEXTOID]),
         }
     }
 }
 
 /// ```sql
-/// WITH moved AS (DELETE FROM token_balance.settlement AS d WHERE d.user_id = $1 RETURNING *)
+/// WITH moved AS (DELETE FROM token_balance.settlement AS d WHERE d.user_id = $1 AND … RETURNING *)
 /// INSERT INTO token_balance.settlement AS s (workflow_id, user_id, usage_tokens, …)
 /// SELECT m.workflow_id, $2, m.usage_tokens, … FROM moved AS m
-/// ON CONFLICT (workflow_id, user_id) DO UPDATE
+/// ON CONFLICT (binding_id, workflow_id, user_id) DO UPDATE
 /// SET usage_tokens = s.usage_tokens + EXCLUDED.usage_tokens, …
 /// ```
-fn rename_sql() -> String {
-    let names: Vec<_> = COLUMNS.iter().map(|column| column.name).collect();
+fn rename_sql(ids: Option<Ids>) -> String {
+    // The catalog of an older version has no bindings. Those of one users table charge the same accounts.
+    let columns = || {
+        let is_older = ids.is_none();
+        COLUMNS
+            .iter()
+            .filter(move |column| !(is_older && matches!(column.first, First::Binding)))
+    };
+    let of_accounts = match ids {
+        Some(ids) => format!(
+            "AND d.binding_id OPERATOR(pg_catalog.=) ANY (SELECT b.binding_id \
+             FROM token_balance.binding AS b WHERE b.accounts_id OPERATOR(pg_catalog.=) {})",
+            ids.accounts
+        ),
+        None => String::new(),
+    };
+    let key = columns().filter(|column| column.merged == Merged::Key);
+    let key: Vec<_> = key.map(|column| column.name).collect();
+    let names: Vec<_> = columns().map(|column| column.name).collect();
     let moved: Vec<_> = names
         .iter()
         .map(|name| match *name {
@@ -156,7 +180,7 @@ fn rename_sql() -> String {
             name => format!("m.{name}"),
         })
         .collect();
-    let merged = COLUMNS.iter().filter_map(|Column { name, merged, .. }| {
+    let merged = columns().filter_map(|Column { name, merged, .. }| {
         let both = match merged {
             Merged::Key => return None,
             Merged::Sum => format!("s.{name} OPERATOR(pg_catalog.+) EXCLUDED.{name}"),
@@ -167,11 +191,12 @@ fn rename_sql() -> String {
     });
     format!(
         "WITH moved AS (DELETE FROM token_balance.settlement AS d \
-         WHERE d.user_id OPERATOR(pg_catalog.=) $1 RETURNING *) \
+         WHERE d.user_id OPERATOR(pg_catalog.=) $1 {of_accounts} RETURNING *) \
          INSERT INTO token_balance.settlement AS s ({}) SELECT {} FROM moved AS m \
-         ON CONFLICT (workflow_id, user_id) DO UPDATE SET {}",
+         ON CONFLICT ({}) DO UPDATE SET {}",
         names.join(", "),
         moved.join(", "),
+        key.join(", "),
         merged.collect::<Vec<_>>().join(", ")
     )
 }

@@ -90,10 +90,10 @@ enum Which {
 }
 
 /// Of the workflows $1, those that were settled once.
-fn settled_before_sql() -> String {
+fn settled_before_sql(binding: &Binding) -> String {
     format!(
         "SELECT k.id FROM pg_catalog.unnest($1) AS k (id) WHERE {} ORDER BY 1",
-        was_settled_sql("k.id")
+        was_settled_sql(binding, "k.id")
     )
 }
 
@@ -141,7 +141,10 @@ impl Pending {
         let mut workflows = unsettled(bound, &groups)?;
         if self.which == Which::SettledBefore {
             let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
-            let outcome = spi::query(&settled_before_sql(), &[Arg::TextArray(&workflows)])?;
+            let outcome = spi::query(
+                &settled_before_sql(&bound.binding),
+                &[Arg::TextArray(&workflows)],
+            )?;
             workflows = texts(&outcome.rows, 0);
         }
         Ok(Some((groups.len(), workflows)))
@@ -273,6 +276,7 @@ pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayComm
 /// Take back the exemption of usage from before the extension, one batch per commit.
 fn include_exempted(bound: &Bound, batch_size: usize, commits: MayCommit) -> Result<()> {
     let owner = bound.binding.accounts.extension_owner;
+    let own = bound.binding.own("s");
     let mut last: Option<(String, String)> = None;
     loop {
         // Along the primary key, so that no batch reads what an earlier one has read.
@@ -290,11 +294,11 @@ fn include_exempted(bound: &Bound, batch_size: usize, commits: MayCommit) -> Res
                 &format!(
                     "WITH exempted AS MATERIALIZED (SELECT s.workflow_id, s.user_id \
                      FROM token_balance.settlement AS s \
-                     WHERE {after} AND s.usage_tokens OPERATOR(pg_catalog.>) s.charged_tokens \
+                     WHERE {own} {after} AND s.usage_tokens OPERATOR(pg_catalog.>) s.charged_tokens \
                      ORDER BY s.workflow_id, s.user_id LIMIT {batch_size}), \
                      changed AS (UPDATE token_balance.settlement AS s \
                      SET usage_tokens = s.charged_tokens FROM exempted AS e \
-                     WHERE s.workflow_id OPERATOR(pg_catalog.=) e.workflow_id \
+                     WHERE {own} s.workflow_id OPERATOR(pg_catalog.=) e.workflow_id \
                      AND s.user_id OPERATOR(pg_catalog.=) e.user_id) \
                      SELECT e.workflow_id, e.user_id FROM exempted AS e \
                      ORDER BY e.workflow_id DESC, e.user_id DESC LIMIT 1"

@@ -57,6 +57,7 @@ fn wanted(binding: &Binding) -> Option<Wanted> {
     tokens.iter().all(is_integer).then(|| Wanted {
         table: binding.usage.oid,
         owner: binding.usage.owner,
+        scope: None,
         key: binding.usage_workflow.column.name.clone(),
         key_type: binding.usage_workflow.key_type,
         columns: account

@@ -5,7 +5,7 @@ use crate::binding::{BALANCE_COLUMN, Book, book};
 use crate::error::{Error, Result};
 use crate::ledger::change::is_idle;
 use crate::ledger::crossing::notify_crossing;
-use crate::ledger::{entries, queue};
+use crate::ledger::{entries, queue, reference};
 use crate::postgres::datum::whole_part;
 use crate::postgres::trigger::{TriggerCall, trigger_function};
 use crate::settle::settlement;
@@ -58,6 +58,7 @@ fn record_balance_change(call: &TriggerCall) -> Result<()> {
 fn rename(book: &Book, old: (&str, i64), new: (&str, i64)) -> Result<()> {
     entries::record_rename(book, old, new)?;
     queue::rename(book, old.0, new.0)?;
+    reference::rename(book, old.0, new.0)?;
     settlement::rename_account(book, old.0, new.0)
 }
 

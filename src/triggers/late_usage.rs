@@ -58,7 +58,7 @@ fn is_over_sql(binding: &Binding) -> String {
             ),
             completed::sql(binding, "w")
         ),
-        None => format!("SELECT 1 WHERE {}", was_settled_sql("$1")),
+        None => format!("SELECT 1 WHERE {}", was_settled_sql(binding, "$1")),
     }
 }
 

@@ -27,7 +27,7 @@ SELECT clock_timestamp() AS middle \gset
 INSERT INTO workflows VALUES ('w3', 'bob', 'done');
 INSERT INTO token_usage VALUES ('w2', 'ann', 3);
 SELECT settle_workflow('w2') ->> 'tokens_used' AS late;
-TABLE entries ORDER BY entry_id;
+TABLE entries ORDER BY user_id, entry_id;
 CREATE TABLE before AS TABLE entries;
 
 -- refused: nulls, a time that is to come, tables that cannot take entries
@@ -80,8 +80,8 @@ SELECT token_balance.archive_ledger('-infinity', 'old_ledger'), token_balance.ar
 TABLE entries EXCEPT TABLE before;
 -- what is older than the middle
 SELECT token_balance.archive_ledger(:'middle', 'old_ledger');
-SELECT entry_id, user_id, kind, amount, previous_balance, new_balance, workflow_id, reference, note FROM old_ledger ORDER BY entry_id;
-TABLE entries ORDER BY entry_id;
+SELECT entry_id, user_id, kind, amount, previous_balance, new_balance, workflow_id, reference, note FROM old_ledger ORDER BY user_id, entry_id;
+TABLE entries ORDER BY user_id, entry_id;
 SELECT count(*) AS same_time FROM old_ledger o JOIN token_balance.ledger l USING (user_id, entry_id, created_at, new_balance) WHERE l.kind = 'opening';
 TABLE gaps;
 TABLE problems;
@@ -112,7 +112,7 @@ SELECT settle_workflow('w1') ->> 'tokens_used' AS late, settle_workflow('w2') ->
 TABLE problems;
 
 -- a second period, to a table of its own that has more columns: partitioned, an identity, no order in common
-CREATE TABLE newer (period text DEFAULT 'second', created_at timestamptz, actor text, note text, reference text, workflow_id text, new_balance bigint,
+CREATE TABLE newer (accounts_id smallint, binding_id smallint, period text DEFAULT 'second', created_at timestamptz, actor text, note text, reference text, workflow_id text, new_balance bigint,
   previous_balance bigint, amount bigint, kind text, entry_id bigint GENERATED ALWAYS AS IDENTITY, user_id text) PARTITION BY LIST (kind);
 CREATE TABLE newer_settlement PARTITION OF newer FOR VALUES IN ('settlement');
 CREATE TABLE newer_rest PARTITION OF newer DEFAULT;
@@ -137,7 +137,7 @@ UPDATE token_usage SET user_id = 'anna' WHERE user_id = 'ann';
 UPDATE users SET id = 'anna' WHERE id = 'ann';
 DELETE FROM users WHERE id = 'bob';
 INSERT INTO users VALUES ('bob');
-SELECT user_id, kind, amount, previous_balance, new_balance FROM entries WHERE kind <> 'opening' ORDER BY entry_id;
+SELECT user_id, kind, amount, previous_balance, new_balance FROM entries WHERE kind <> 'opening' ORDER BY user_id, entry_id;
 SELECT count(*) AS renamed FROM token_balance.settlement WHERE user_id = 'anna' AND archived_charged_tokens > 0;
 TABLE problems;
 -- entries of the old id, whose settlements have the new one

@@ -15,13 +15,13 @@ CREATE VIEW columns AS
 CREATE TABLE users (id text PRIMARY KEY);
 INSERT INTO users SELECT 'u' || i FROM generate_series(1, 1000) i;
 SELECT pg_relation_filenode('users') AS before \gset
-SELECT token_balance.attach('users', 'usage', 'runs');
+SELECT token_balance.attach('users', 'usage', 'runs', accounts => 'new');
 SELECT pg_relation_filenode('users') = :before AS not_rewritten;
 SELECT * FROM columns;
 SELECT token_balance, count(*) FROM users GROUP BY 1;
 -- attached again: nothing changes, a balance that was spent stays spent
 UPDATE users SET token_balance = 5 WHERE id = 'u1';
-SELECT token_balance.attach('users', 'usage', 'runs');
+SELECT token_balance.attach('users', 'usage', 'runs', accounts => 'new');
 SELECT token_balance, count(*) FROM users GROUP BY 1 ORDER BY 1;
 SELECT token_balance.detach();
 DROP TABLE users;
@@ -29,7 +29,7 @@ DROP TABLE users;
 -- initial_balance and balance_type
 CREATE TABLE users (id text PRIMARY KEY);
 INSERT INTO users VALUES ('ann');
-SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => 5000000000, balance_type => 'bigint');
+SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => 5000000000, balance_type => 'bigint', accounts => 'new');
 INSERT INTO users VALUES ('bob');
 SELECT * FROM columns;
 SELECT * FROM users ORDER BY id;
@@ -37,13 +37,13 @@ SELECT token_balance.detach();
 DROP TABLE users;
 CREATE TABLE users (id text PRIMARY KEY);
 INSERT INTO users VALUES ('ann');
-SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => 0);
+SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => 0, accounts => 'new');
 SELECT * FROM users;
 SELECT token_balance.detach();
 DROP TABLE users;
 CREATE TABLE users (id text PRIMARY KEY);
 INSERT INTO users VALUES ('ann');
-SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => -10);
+SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => -10, accounts => 'new');
 SELECT * FROM users;
 INSERT INTO users VALUES ('bob');
 SELECT * FROM users ORDER BY id;
@@ -53,7 +53,7 @@ DROP TABLE users;
 -- a column that is there: its type and its values are kept, NULLs become the initial balance, default and NOT NULL are set
 CREATE TABLE users (id text PRIMARY KEY, token_balance bigint);
 INSERT INTO users VALUES ('ann', 42), ('bob', NULL), ('cid', -7);
-SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => 100);
+SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => 100, accounts => 'new');
 SELECT * FROM columns;
 SELECT * FROM users ORDER BY id;
 INSERT INTO users (id) VALUES ('new');
@@ -68,7 +68,7 @@ DROP TABLE users;
 -- smallint and numeric
 CREATE TABLE users (id text PRIMARY KEY, token_balance smallint);
 INSERT INTO users VALUES ('ann', 42);
-SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => 1000);
+SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => 1000, accounts => 'new');
 SELECT * FROM columns;
 INSERT INTO usage VALUES ('w2', 'ann', 50);
 SELECT settle_workflow('w2') ->> 'new_balance' AS new_balance;
@@ -76,7 +76,7 @@ SELECT token_balance.detach();
 DROP TABLE users;
 CREATE TABLE users (id text PRIMARY KEY, token_balance numeric);
 INSERT INTO users VALUES ('ann', 42), ('bob', NULL);
-SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => 1000);
+SELECT token_balance.attach('users', 'usage', 'runs', initial_balance => 1000, accounts => 'new');
 SELECT * FROM columns;
 INSERT INTO usage VALUES ('w3', 'bob', 50), ('w4', 'ann', 2);
 SELECT settle_workflow('w3') ->> 'new_balance' AS new_balance;
@@ -86,18 +86,18 @@ SELECT * FROM users ORDER BY id;
 UPDATE users SET token_balance = 1.5 WHERE id = 'ann';
 UPDATE users SET token_balance = 1.0 WHERE id = 'ann';
 SELECT * FROM users ORDER BY id;
-SELECT user_id, kind, amount, new_balance FROM token_balance.ledger ORDER BY entry_id DESC LIMIT 1;
+SELECT user_id, kind, amount, new_balance FROM token_balance.ledger ORDER BY created_at DESC, entry_id DESC LIMIT 1;
 SELECT token_balance.detach();
 DROP TABLE users;
 -- a column made for fractions is refused
 CREATE TABLE users (id text PRIMARY KEY, token_balance numeric(20, 4));
-SELECT token_balance.attach('users', 'usage', 'runs');
+SELECT token_balance.attach('users', 'usage', 'runs', accounts => 'new');
 -- and so are fractions in a numeric column, before anything is altered: a run of that account could never be charged
 DROP TABLE users;
 CREATE TABLE users (id text PRIMARY KEY, token_balance numeric);
 INSERT INTO users VALUES ('ann', 42.5);
 BEGIN;
-SELECT token_balance.attach('users', 'usage', 'runs');
+SELECT token_balance.attach('users', 'usage', 'runs', accounts => 'new');
 ROLLBACK;
 SELECT * FROM columns;
 DROP TABLE users;
@@ -105,7 +105,7 @@ DROP TABLE users;
 -- a default and a NOT NULL of the application's own
 CREATE TABLE users (id text PRIMARY KEY, token_balance integer NOT NULL DEFAULT 77);
 INSERT INTO users VALUES ('ann');
-SELECT token_balance.attach('users', 'usage', 'runs');
+SELECT token_balance.attach('users', 'usage', 'runs', accounts => 'new');
 SELECT * FROM columns;
 SELECT * FROM users;
 SELECT token_balance.detach();
@@ -130,16 +130,16 @@ DROP SCHEMA "Odd ""Schema""" CASCADE;
 
 -- create_index makes the index that verify() asks for, and only then
 CREATE TABLE users (id text PRIMARY KEY);
-SELECT token_balance.attach('users', 'usage', 'runs');
+SELECT token_balance.attach('users', 'usage', 'runs', accounts => 'new');
 SELECT count(*) FROM pg_index WHERE indrelid = 'usage'::regclass;
 SELECT name, hint FROM token_balance.verify() WHERE NOT ok;
 SELECT token_balance.detach();
-SELECT token_balance.attach('users', 'usage', 'runs', create_index => true);
+SELECT token_balance.attach('users', 'usage', 'runs', create_index => true, accounts => 'new');
 SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'usage'::regclass;
 SELECT name, ok FROM token_balance.verify() WHERE NOT ok;
 -- once is enough
 SELECT token_balance.detach();
-SELECT token_balance.attach('users', 'usage', 'runs', create_index => true);
+SELECT token_balance.attach('users', 'usage', 'runs', create_index => true, accounts => 'new');
 SELECT count(*) FROM pg_index WHERE indrelid = 'usage'::regclass;
 SELECT token_balance.detach();
 

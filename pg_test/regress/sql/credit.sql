@@ -15,7 +15,7 @@ CREATE VIEW state AS SELECT (SELECT string_agg(id || ' ' || token_balance, ', ' 
 -- the whole answer, and what the ledger says
 SELECT jsonb_pretty(token_balance.credit('ann', 500));
 SELECT jsonb_pretty(token_balance.credit('ann', 250, 'invoice-1', 'January'));
-SELECT user_id, kind, amount, previous_balance, new_balance, workflow_id, reference, note, actor = session_user AS actor_is_me FROM token_balance.ledger ORDER BY entry_id;
+SELECT user_id, kind, amount, previous_balance, new_balance, workflow_id, reference, note, actor = session_user AS actor_is_me FROM token_balance.ledger ORDER BY created_at, entry_id;
 SELECT * FROM users ORDER BY id;
 
 -- the same reference again answers as the first time, also when the balance has moved since, and changes nothing

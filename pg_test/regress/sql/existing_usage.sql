@@ -25,7 +25,7 @@ SELECT settle_workflow('old') ->> 'tokens_used' AS old, settle_workflow('shared'
 SELECT workflow_id, user_id, usage_tokens, charged_tokens FROM token_balance.settlement WHERE charged_tokens <> 0 ORDER BY 1, 2;
 SELECT * FROM users ORDER BY id;
 
--- detach, usage while nothing is attached, attach again: that usage is older than this attach, so exempt; what was charged stays so
+-- detach, usage while nothing is attached, attach again: it goes on where it was, nothing is exempted a second time (DESIGN B5)
 SELECT token_balance.detach();
 INSERT INTO token_usage VALUES ('half', 'ann', 100), ('pause', 'bob', 200);
 SELECT token_balance.attach('users', 'token_usage', 'workflows');

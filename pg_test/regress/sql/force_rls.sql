@@ -37,7 +37,7 @@ SELECT settle_workflow('w2') ->> 'new_balance' AS new_balance;
 SELECT workflow_id, charged_tokens FROM token_balance.settle_workflows('{w1,w2}');
 RESET ROLE;
 SELECT * FROM users ORDER BY id;
-SELECT user_id, kind, amount, workflow_id FROM token_balance.ledger ORDER BY entry_id;
+SELECT user_id, kind, amount, workflow_id FROM token_balance.ledger ORDER BY created_at, entry_id;
 
 -- the workflow table as well, its owner paying
 SELECT token_balance.detach();

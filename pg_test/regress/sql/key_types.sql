@@ -13,14 +13,14 @@ BEGIN
   EXECUTE format('CREATE TABLE users (id %s PRIMARY KEY)', user_type);
   EXECUTE format('CREATE TABLE token_usage (workflow_id %s, user_id %s, total_tokens integer)', usage_workflow_type, usage_user_type);
   EXECUTE format('CREATE TABLE workflows (id %s PRIMARY KEY, user_id %s, status text)', workflow_type, user_type);
-  PERFORM token_balance.attach('users', 'token_usage', 'workflows', initial_balance => 1000);
+  PERFORM token_balance.attach('users', 'token_usage', 'workflows', initial_balance => 1000, accounts => 'new');
   EXECUTE format('INSERT INTO users VALUES (%L)', ann);
   EXECUTE format('INSERT INTO token_usage VALUES (%1$L, %3$L, 10), (%1$L, %3$L, 1), (%2$L, %3$L, 200)', w1, w2, ann);
   EXECUTE format('INSERT INTO workflows VALUES (%L, %L, ''running''), (%L, %2$L, ''running'')', w1, ann, w2);
   j := settle_workflow(w1);
   UPDATE workflows SET status = 'completed';
   EXECUTE 'SELECT token_balance FROM users' INTO after;
-  SELECT string_agg(format('%s %s %s', user_id, workflow_id, amount), ', ' ORDER BY entry_id) INTO led FROM token_balance.ledger;
+  SELECT string_agg(format('%s %s %s', user_id, workflow_id, amount), ', ' ORDER BY created_at, entry_id) INTO led FROM token_balance.ledger;
   RETURN format('%s %s %s -> %s; then %s; ledger: %s', j->>'workflow_id', j->>'status', j->>'tokens_used', j->>'new_balance', after, led);
 END $$;
 -- each case is rolled back: attach, tables, entries and all
@@ -45,7 +45,7 @@ BEGIN; SELECT pg_temp.run('account_id', 'account_id', 'run_id', 'run_id', 'ann',
 CREATE TABLE users (id int8 PRIMARY KEY);
 CREATE TABLE token_usage (workflow_id int8, user_id int8, total_tokens integer);
 CREATE TABLE workflows (id int8 PRIMARY KEY, user_id int8, status text);
-SELECT token_balance.attach('users', 'token_usage', 'workflows');
+SELECT token_balance.attach('users', 'token_usage', 'workflows', accounts => 'new');
 INSERT INTO users VALUES (7);
 INSERT INTO workflows VALUES (1, 7, 'running'), (2, 7, 'running'), (3, 7, 'running');
 INSERT INTO token_usage VALUES (1, 7, 10), (2, 7, 20), (3, 7, 30);
@@ -68,7 +68,7 @@ DROP TABLE users, token_usage, workflows;
 CREATE TABLE users (id uuid PRIMARY KEY);
 CREATE TABLE token_usage (workflow_id varchar(36), user_id uuid, total_tokens integer);
 CREATE TABLE workflows (id uuid PRIMARY KEY, user_id uuid, status text);
-SELECT token_balance.attach('users', 'token_usage', 'workflows');
+SELECT token_balance.attach('users', 'token_usage', 'workflows', accounts => 'new');
 INSERT INTO users VALUES ('00000000-0000-0000-0000-00000000000a');
 INSERT INTO workflows VALUES ('00000000-0000-0000-0000-0000000000b1', '00000000-0000-0000-0000-00000000000a', 'running');
 INSERT INTO token_usage VALUES ('00000000-0000-0000-0000-0000000000b1', '00000000-0000-0000-0000-00000000000a', 10);
@@ -85,7 +85,7 @@ DROP TABLE users, token_usage, workflows;
 -- a value that a typed usage column could not hold is malformed there as well: no workflow table bound
 CREATE TABLE users (id int4 PRIMARY KEY);
 CREATE TABLE token_usage (workflow_id int4, user_id int4, total_tokens integer);
-SELECT token_balance.attach('users', 'token_usage');
+SELECT token_balance.attach('users', 'token_usage', accounts => 'new');
 CALL pg_temp.try($$SELECT settle_workflow(3000000000)$$);
 CALL pg_temp.try($$SELECT settle_workflow(3)$$);
 

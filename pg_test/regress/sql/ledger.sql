@@ -47,7 +47,7 @@ CALL pg_temp.try($$UPDATE token_balance.ledger SET amount = 0$$);
 CALL pg_temp.try($$DELETE FROM token_balance.ledger$$);
 CALL pg_temp.try($$TRUNCATE token_balance.ledger$$);
 CALL pg_temp.try($$TRUNCATE token_balance.ledger, token_balance.settlement$$);
-CALL pg_temp.try($$INSERT INTO token_balance.ledger OVERRIDING SYSTEM VALUE SELECT * FROM token_balance.ledger ON CONFLICT (user_id, entry_id) DO UPDATE SET amount = 0$$);
+CALL pg_temp.try($$INSERT INTO token_balance.ledger OVERRIDING SYSTEM VALUE SELECT * FROM token_balance.ledger ON CONFLICT (accounts_id, user_id, entry_id) DO UPDATE SET amount = 0$$);
 SET session_replication_role = replica;
 CALL pg_temp.try($$UPDATE token_balance.ledger SET amount = 0$$);
 CALL pg_temp.try($$DELETE FROM token_balance.ledger$$);
@@ -57,8 +57,8 @@ SELECT count(*) FROM token_balance.ledger;
 -- kinds, and one reference an account
 CALL pg_temp.try($$INSERT INTO token_balance.ledger (user_id, kind, amount, previous_balance, new_balance, actor) VALUES ('zed', 'gift', 1, 1, 2, 'x')$$);
 BEGIN;
-INSERT INTO token_balance.ledger (user_id, kind, amount, previous_balance, new_balance, reference, actor) VALUES ('zed', 'credit', 1, 1, 2, 'r', 'x'), ('zoe', 'credit', 1, 1, 2, 'r', 'x');
-INSERT INTO token_balance.ledger (user_id, kind, amount, previous_balance, new_balance, reference, actor) VALUES ('zed', 'credit', 1, 2, 3, 'r', 'x');
+INSERT INTO token_balance.reference VALUES (1, 'zed', 'r', 'credit', 1, 1, 2), (1, 'zoe', 'r', 'credit', 1, 1, 2), (2, 'zed', 'r', 'credit', 1, 1, 2);
+INSERT INTO token_balance.reference VALUES (1, 'zed', 'r', 'credit', 1, 2, 3);
 ROLLBACK;
 
 -- an application's trigger on users that changes another account: that change is an adjustment, and no settlement
@@ -83,7 +83,7 @@ END $$;
 CREATE TRIGGER sponsored BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION sponsored();
 INSERT INTO token_usage VALUES ('w3', 'ann', 3);
 SELECT settle_workflow('w3') ->> 'tokens_used' AS tokens_used;
-SELECT user_id, kind, amount, workflow_id FROM token_balance.ledger ORDER BY entry_id DESC LIMIT 2;
+SELECT user_id, kind, amount, workflow_id FROM token_balance.ledger ORDER BY created_at DESC, entry_id DESC LIMIT 2;
 DROP TRIGGER sponsored ON users;
 -- one that changes the charged amount: the ledger says what really happened
 CREATE OR REPLACE FUNCTION sponsored() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.token_balance := greatest(NEW.token_balance, 0); RETURN NEW; END $$;
@@ -115,7 +115,7 @@ SELECT settle_workflow('w6') ->> 'tokens_used' AS tokens_used;
 ROLLBACK TO one;
 UPDATE users SET token_balance = token_balance + 4 WHERE id = 'ann';
 COMMIT;
-SELECT user_id, kind, amount, workflow_id FROM token_balance.ledger ORDER BY entry_id DESC LIMIT 1;
+SELECT user_id, kind, amount, workflow_id FROM token_balance.ledger ORDER BY created_at DESC, entry_id DESC LIMIT 1;
 
 -- a new account has no entry; a deleted one keeps its own
 INSERT INTO users (id, token_balance) VALUES ('eve', 5);
@@ -134,7 +134,7 @@ SELECT settle_workflow('w7') ->> 'new_balance' AS new_balance;
 UPDATE users SET id = 'new-name' WHERE id = 'old-name';
 UPDATE token_usage SET user_id = 'new-name' WHERE user_id = 'old-name';
 SELECT settle_workflow('w7') ->> 'status' AS status;
-SELECT user_id, kind, amount, previous_balance, new_balance FROM token_balance.ledger WHERE user_id LIKE '%-name' ORDER BY entry_id;
+SELECT user_id, kind, amount, previous_balance, new_balance FROM token_balance.ledger WHERE user_id LIKE '%-name' ORDER BY created_at, entry_id;
 SELECT user_id, charged_tokens FROM token_balance.settlement WHERE workflow_id = 'w7';
 
 -- a charge as seen with all constraints deferred is still a settlement in the ledger
@@ -145,7 +145,7 @@ INSERT INTO workflows VALUES ('w8', 'cid', 'completed');
 SELECT settle_workflow('w9') ->> 'tokens_used' AS tokens_used;
 UPDATE users SET token_balance = token_balance + 1 WHERE id = 'cid';
 COMMIT;
-SELECT kind, amount, workflow_id FROM token_balance.ledger ORDER BY entry_id DESC LIMIT 3;
+SELECT kind, amount, workflow_id FROM token_balance.ledger ORDER BY created_at DESC, entry_id DESC LIMIT 3;
 
 -- each chain is whole and its end is the column
 SELECT count(*) AS broken FROM (SELECT *, lag(new_balance) OVER (PARTITION BY user_id ORDER BY entry_id) AS before FROM token_balance.ledger) e

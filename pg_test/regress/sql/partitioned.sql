@@ -78,7 +78,7 @@ CREATE TABLE users_1 PARTITION OF users FOR VALUES FROM (100) TO (200);
 CREATE TABLE token_usage (workflow_id bigint, user_id bigint, total_tokens integer);
 CREATE TABLE workflows (id bigint PRIMARY KEY, user_id bigint, status text);
 INSERT INTO users VALUES (1), (100);
-SELECT token_balance.attach('users', 'token_usage', 'workflows');
+SELECT token_balance.attach('users', 'token_usage', 'workflows', accounts => 'new');
 INSERT INTO token_usage VALUES (5, 1, 10), (5, 100, 20);
 INSERT INTO workflows VALUES (5, 1, 'completed');
 UPDATE users_1 SET token_balance = 1 WHERE id = 100;

@@ -50,8 +50,8 @@ UPDATE users SET token_balance = token_balance + 1 WHERE id = 'ann';
 SELECT * FROM lines;
 -- ledger rows added by a superuser, guards off; one taken away
 ALTER TABLE token_balance.ledger DISABLE TRIGGER ALL;
-INSERT INTO token_balance.ledger (user_id, kind, amount, previous_balance, new_balance, workflow_id, actor) VALUES
-  ('cid', 'credit', 77, 0, 77, NULL, 'me'), ('dan', 'settlement', -3, 999920, 999917, 'w3', 'me'), ('nobody', 'credit', 1, 0, 1, NULL, 'me');
+INSERT INTO token_balance.ledger (user_id, entry_id, kind, amount, previous_balance, new_balance, workflow_id, actor) OVERRIDING SYSTEM VALUE VALUES
+  ('cid', 100, 'credit', 77, 0, 77, NULL, 'me'), ('dan', 100, 'settlement', -3, 999920, 999917, 'w3', 'me'), ('nobody', 100, 'credit', 1, 0, 1, NULL, 'me');
 DELETE FROM token_balance.ledger WHERE user_id = 'eve' AND workflow_id = 'w4';
 SELECT problem, user_id, workflow_id, expected, found FROM lines WHERE user_id IS NOT NULL OR workflow_id IS NOT NULL;
 -- the guards of the ledger are off

@@ -20,7 +20,7 @@ INSERT INTO token_usage VALUES ('w1', 'ann', 100), ('w1', 'ann', 20);
 UPDATE workflows SET status = 'completed' WHERE id = 'w1';
 SELECT jsonb_pretty(token_balance.refund_workflow('w1', note => 'the model was down'));
 SELECT * FROM settled('w1');
-SELECT kind, amount, previous_balance, new_balance, workflow_id, reference, note, actor = session_user AS actor_is_me FROM token_balance.ledger ORDER BY entry_id;
+SELECT kind, amount, previous_balance, new_balance, workflow_id, reference, note, actor = session_user AS actor_is_me FROM token_balance.ledger ORDER BY created_at, entry_id;
 -- settled again, it is not charged again for the same usage
 SELECT settle_workflow('w1') ->> 'status' AS status;
 UPDATE workflows SET status = 'running' WHERE id = 'w1';

@@ -83,7 +83,7 @@ SELECT sp.settle_workflow('w5') ->> 'new_balance' AS new_balance;
 INSERT INTO sp.token_usage VALUES ('w6', 'ann', 1);
 INSERT INTO sp.workflows VALUES ('w6', 'ann', 'completed');
 SELECT * FROM sp.users;
-SELECT user_id, kind, amount, workflow_id FROM token_balance.ledger ORDER BY entry_id;
+SELECT user_id, kind, amount, workflow_id FROM token_balance.ledger ORDER BY created_at, entry_id;
 
 RESET search_path;
 DROP EXTENSION token_balance CASCADE;

@@ -21,7 +21,7 @@ UPDATE users SET token_balance = token_balance WHERE id = 'ann';
 SELECT entry_id, kind, amount, previous_balance, new_balance, workflow_id, reference, note, actor = session_user AS actor_is_me FROM token_balance.statement('ann');
 SELECT kind, amount, previous_balance, new_balance FROM token_balance.statement('bob');
 -- the time is the ledger's, to the microsecond
-SELECT count(*) AS entries, count(*) FILTER (WHERE s.created_at = l.created_at) AS same_time FROM token_balance.statement('ann') s JOIN token_balance.ledger l USING (entry_id);
+SELECT count(*) AS entries, count(*) FILTER (WHERE s.created_at = l.created_at) AS same_time FROM token_balance.statement('ann') s JOIN token_balance.ledger l ON l.entry_id = s.entry_id AND l.user_id = 'ann';
 -- the running balance: each line begins where the one before ended
 SELECT count(*) AS broken FROM (SELECT *, lag(new_balance) OVER (ORDER BY entry_id) AS before FROM token_balance.statement('ann')) s
  WHERE amount <> new_balance - previous_balance OR before <> previous_balance;
@@ -69,7 +69,7 @@ CALL pg_temp.try($$SELECT token_balance.balance_at('cid', now())$$);
 
 -- entries with one timestamp, and far-off ones (written by hand, with the guard off)
 ALTER TABLE token_balance.ledger DISABLE TRIGGER ALL;
-UPDATE token_balance.ledger SET created_at = CASE WHEN entry_id < 5 THEN timestamptz '2026-01-31 23:59:59.999999+00' ELSE '2026-02-01 00:00:00+00' END WHERE user_id = 'ann';
+UPDATE token_balance.ledger SET created_at = CASE WHEN entry_id < 3 THEN timestamptz '2026-01-31 23:59:59.999999+00' ELSE '2026-02-01 00:00:00+00' END WHERE user_id = 'ann';
 SET TimeZone = 'UTC';
 SELECT entry_id, created_at, new_balance FROM token_balance.statement('ann');
 SELECT token_balance.balance_at('ann', '2026-01-31 23:59:59.999998+00') AS before, token_balance.balance_at('ann', '2026-01-31 23:59:59.999999+00') AS at,

@@ -113,11 +113,11 @@ SELECT * FROM state;
 -- one commit per batch: ten pairs of workflow and account are in one transaction, no more
 INSERT INTO token_usage SELECT 'k' || i, CASE WHEN i % 2 = 0 THEN 'ann' ELSE 'bob' END, 1 FROM generate_series(1, 95) i;
 SELECT complete(VARIADIC ARRAY(SELECT 'k' || i FROM generate_series(1, 95) i));
-SELECT max(entry_id) AS last FROM token_balance.ledger \gset
+SELECT clock_timestamp() AS last \gset
 CALL token_balance.settle_backlog(10);
 SELECT count(*) AS charges, count(DISTINCT xmin::text) >= 10 AS several_transactions,
-  (SELECT max(n) <= 10 FROM (SELECT count(*) AS n FROM token_balance.ledger WHERE entry_id > :last GROUP BY xmin::text) t) AS ten_at_most
-  FROM token_balance.ledger WHERE entry_id > :last;
+  (SELECT max(n) <= 10 FROM (SELECT count(*) AS n FROM token_balance.ledger WHERE created_at > :'last' GROUP BY xmin::text) t) AS ten_at_most
+  FROM token_balance.ledger WHERE created_at > :'last';
 SELECT * FROM state;
 CALL token_balance.settle_backlog(batch_size => 1);
 SELECT * FROM state;

@@ -17,6 +17,8 @@ pub(crate) struct Wanted {
     pub(crate) table: pg_sys::Oid,
     /// The role that reads them: the table's owner.
     pub(crate) owner: pg_sys::Oid,
+    /// A smallint column that comes before the key in the index, and what rows have in it.
+    pub(crate) scope: Option<(&'static str, i16)>,
     pub(crate) key: String,
     pub(crate) key_type: KeyType,
     /// Each with what is read out of it.
@@ -47,6 +49,8 @@ impl Holds {
 /// An index that serves, and where it has what is asked for.
 pub(super) struct Path {
     pub(super) index: pg_sys::Oid,
+    /// What is before the key in the index.
+    pub(super) scope: Option<i16>,
     pub(super) key_type: KeyType,
     pub(super) collation: pg_sys::Oid,
     /// Whether the index has all that is asked for.
@@ -110,6 +114,13 @@ impl Path {
             }
             let number = |column: &String| column_number(table, column);
             let key = number(&wanted.key)?;
+            let scope = match wanted.scope {
+                Some((column, _)) => Some(number(&column.to_owned())?),
+                None => None,
+            };
+            if scope.is_some_and(|scope| base_type(table, scope) != pg_sys::INT2OID) {
+                return None;
+            }
             let mut columns = vec![key];
             for (column, holds) in &wanted.columns {
                 let column = number(column)?;
@@ -125,7 +136,11 @@ impl Path {
             let mut best = None;
             for oid in elements(list) {
                 let index = Open::index(oid.oid_value);
-                let path = index.path(table, key, wanted.key_type, &columns);
+                let path = index.path(table, (scope, key), wanted.key_type, &columns);
+                let path = path.map(|path| Path {
+                    scope: wanted.scope.map(|(_, value)| value),
+                    ..path
+                });
                 best = match (path, best) {
                     (Some(path), None) => Some(path),
                     (Some(path), Some(best)) if path.is_covering && !best.is_covering => Some(path),
@@ -203,14 +218,14 @@ impl Open {
         }
     }
 
-    /// The path that this index is, if it is a valid btree of all rows, with the key first.
+    /// The path that this index is, if it is a valid btree of all rows, with the scope and the key first.
     ///
     /// # Safety
     /// This is an index of the table; both are open.
     unsafe fn path(
         &self,
         table: pg_sys::Relation,
-        key: pg_sys::AttrNumber,
+        (scope, key): (Option<pg_sys::AttrNumber>, pg_sys::AttrNumber),
         key_type: KeyType,
         columns: &[pg_sys::AttrNumber],
     ) -> Option<Path> {
@@ -223,18 +238,24 @@ impl Open {
                 (*index).indkey.values.as_ptr(),
                 (*index).indnatts as usize,
             );
-            let collation = *(*relation).rd_indcollation;
+            let first: Vec<_> = scope.into_iter().chain([key]).collect();
+            if !indexed.starts_with(&first) {
+                return None;
+            }
+            let place = first.len() - 1;
+            let collation = *(*relation).rd_indcollation.add(place);
             let serves = (*(*relation).rd_rel).relam == pg_sys::BTREE_AM_OID
                 && (*index).indisvalid
                 && (*index).indislive
                 && !(*index).indcheckxmin
                 && pg_sys::RelationGetIndexPredicate(relation).is_null()
-                && indexed[0] == key
                 && (*attribute((*table).rd_att, key as usize - 1)).attcollation == collation
                 // Another spelling may be equal to the key; SQL, too, then refuses.
                 && (collation == pg_sys::InvalidOid
                     || pg_sys::get_collation_isdeterministic(collation))
-                && equals(relation) == Some((key_type.operand(), key_type.equals()));
+                && equals(relation, place) == Some((key_type.operand(), key_type.equals()))
+                && (place == 0
+                    || equals(relation, 0) == Some((pg_sys::INT2OID, KeyType::Int2.equals())));
             if !serves {
                 return None;
             }
@@ -262,7 +283,8 @@ impl Open {
             let in_table_types = columns
                 .iter()
                 .map(|column| declared((*table).rd_att, *column));
-            let in_table_types = in_table_types.collect();
+            let scope_type = scope.map(|scope| declared((*table).rd_att, scope));
+            let in_table_types = in_table_types.chain(scope_type).collect();
             let mut in_index_types = Vec::new();
             for (place, base_type) in in_index.iter().flatten() {
                 let (number, type_oid) = declared((*relation).rd_att, *place as i16 + 1);
@@ -275,6 +297,7 @@ impl Open {
             let last = columns.iter().map(|(place, _)| *place as i32 + 1).max();
             Some(Path {
                 index: (*relation).rd_id,
+                scope: None,
                 key_type,
                 collation,
                 is_covering,
@@ -296,16 +319,16 @@ impl Drop for Open {
     }
 }
 
-/// The type that an index's first column compares, and the function behind its `=`.
+/// The type that an index's column compares, and the function behind its `=`; columns from 0.
 ///
 /// # Safety
-/// The btree index is open.
-unsafe fn equals(index: pg_sys::Relation) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
+/// The btree index is open, and has the column.
+unsafe fn equals(index: pg_sys::Relation, column: usize) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
     // SAFETY: as the caller promises.
     unsafe {
-        let operand = *(*index).rd_opcintype;
+        let operand = *(*index).rd_opcintype.add(column);
         let operator = pg_sys::get_opfamily_member(
-            *(*index).rd_opfamily,
+            *(*index).rd_opfamily.add(column),
             operand,
             operand,
             pg_sys::BTEqualStrategyNumber as i16,

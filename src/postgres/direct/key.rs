@@ -101,28 +101,50 @@ impl Argument {
         }
     }
 
-    /// Valid as long as the argument lives.
+    /// Valid as long as the argument lives. Columns of the index from 1.
     pub(super) fn scan_key(
         &self,
+        column: pg_sys::AttrNumber,
         key_type: KeyType,
         collation: pg_sys::Oid,
     ) -> pg_sys::ScanKeyData {
-        let mut key = pg_sys::ScanKeyData::default();
-        // SAFETY: the key is of the first column, and the function is that of the key type.
-        unsafe {
-            pg_sys::ScanKeyEntryInitialize(
-                &mut key,
-                self.flags as i32,
-                1,
-                pg_sys::BTEqualStrategyNumber as u16,
-                pg_sys::InvalidOid,
-                collation,
-                key_type.equals(),
-                self.datum,
-            );
-        }
-        key
+        scan_key(self.flags, column, key_type, collation, self.datum)
     }
+}
+
+/// What the index's column, a smallint, is to be; it comes before the key.
+pub(super) fn scope_key(scope: i16) -> pg_sys::ScanKeyData {
+    scan_key(
+        0,
+        1,
+        KeyType::Int2,
+        pg_sys::InvalidOid,
+        pg_sys::Datum::from(scope),
+    )
+}
+
+fn scan_key(
+    flags: u32,
+    column: pg_sys::AttrNumber,
+    key_type: KeyType,
+    collation: pg_sys::Oid,
+    datum: pg_sys::Datum,
+) -> pg_sys::ScanKeyData {
+    let mut key = pg_sys::ScanKeyData::default();
+    // SAFETY: the function is that of the key type, which the index's column has.
+    unsafe {
+        pg_sys::ScanKeyEntryInitialize(
+            &mut key,
+            flags as i32,
+            column,
+            pg_sys::BTEqualStrategyNumber as u16,
+            pg_sys::InvalidOid,
+            collation,
+            key_type.equals(),
+            datum,
+        );
+    }
+    key
 }
 
 impl Drop for Argument {

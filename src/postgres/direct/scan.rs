@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 use super::index_path::{Open, Path};
-use super::key::Argument;
+use super::key::{Argument, scope_key};
 use crate::postgres::datum::{plain_bytes, plain_text};
 use crate::postgres::raw;
 use crate::postgres::snapshot::uses_transaction_snapshot;
@@ -46,7 +46,8 @@ impl Reader {
                 } else {
                     raw::GetTransactionSnapshot()
                 });
-                let scan = begin_scan(table.relation, index.relation, snapshot);
+                let keys = 1 + i32::from(path.scope.is_some());
+                let scan = begin_scan(table.relation, index.relation, snapshot, keys);
                 (snapshot, scan)
             });
             (*scan).xs_want_itup = path.is_covering;
@@ -69,29 +70,65 @@ impl Reader {
     pub(crate) fn read(&mut self, keys: &[String], mut each: impl FnMut(usize, &FoundRow)) {
         let path = self.path.clone();
         let argument = Argument::of(path.key_type, keys);
-        let mut key = argument.scan_key(path.key_type, path.collation);
         let mut at = 0;
-        // SAFETY: the scan is of one key, which it copies; the argument lives until all is read.
+        // SAFETY: the argument lives until all is read.
         unsafe {
-            pg_sys::index_rescan(self.scan, &mut key, 1, std::ptr::null_mut(), 0);
-            while self.next() {
-                let (values, nulls) = if path.is_covering {
-                    (self.values.as_ptr(), self.nulls.as_ptr())
-                } else {
-                    let slot = self.slot;
-                    (
-                        (*slot).tts_values.cast_const(),
-                        (*slot).tts_isnull.cast_const(),
-                    )
-                };
-                let row = FoundRow {
-                    columns: &path.columns,
-                    values,
-                    nulls,
-                };
+            self.start(&path, &argument);
+            while self.next(pg_sys::ScanDirection::ForwardScanDirection) {
+                let row = self.row(&path);
                 at = row.place_among(keys, at);
                 each(at, &row);
             }
+        }
+    }
+
+    /// What `take` makes of the last row of a key, in the order of the index; None if there is none.
+    pub(crate) fn last<T>(&mut self, key: &str, take: impl FnOnce(&FoundRow) -> T) -> Option<T> {
+        let path = self.path.clone();
+        let argument = Argument::of(path.key_type, &[key.to_owned()]);
+        // SAFETY: as above.
+        unsafe {
+            self.start(&path, &argument);
+            self.next(pg_sys::ScanDirection::BackwardScanDirection)
+                .then(|| take(&self.row(&path)))
+        }
+    }
+
+    /// # Safety
+    /// The argument lives until all is read.
+    unsafe fn start(&mut self, path: &Path, argument: &Argument) {
+        let mut keys = [pg_sys::ScanKeyData::default(); 2];
+        let mut count = 0;
+        if let Some(scope) = path.scope {
+            keys[count] = scope_key(scope);
+            count += 1;
+        }
+        keys[count] = argument.scan_key(count as i16 + 1, path.key_type, path.collation);
+        // SAFETY: the scan is of as many keys, which it copies.
+        unsafe {
+            let count = count as i32 + 1;
+            pg_sys::index_rescan(self.scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
+        }
+    }
+
+    /// The row that was just found.
+    fn row<'a>(&self, path: &'a Path) -> FoundRow<'a> {
+        let (values, nulls) = if path.is_covering {
+            (self.values.as_ptr(), self.nulls.as_ptr())
+        } else {
+            // SAFETY: the slot has the row.
+            unsafe {
+                let slot = self.slot;
+                (
+                    (*slot).tts_values.cast_const(),
+                    (*slot).tts_isnull.cast_const(),
+                )
+            }
+        };
+        FoundRow {
+            columns: &path.columns,
+            values,
+            nulls,
         }
     }
 
@@ -99,13 +136,13 @@ impl Reader {
     ///
     /// # Safety
     /// The scan has a key.
-    unsafe fn next(&mut self) -> bool {
+    unsafe fn next(&mut self, direction: pg_sys::ScanDirection::Type) -> bool {
         // SAFETY: as the caller promises. One guard goes around all that is done for a row; what it
         // guards has nothing to drop.
         unsafe {
             loop {
                 pgrx::check_for_interrupts!();
-                let mut found = pg_guard_ffi_boundary(|| self.find_next());
+                let mut found = pg_guard_ffi_boundary(|| self.find_next(direction));
                 if found == Next::NoSlot {
                     let table = self.table.relation;
                     self.slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
@@ -122,11 +159,10 @@ impl Reader {
 
     /// # Safety
     /// The scan has a key; pgrx's guard is around this.
-    unsafe fn find_next(&mut self) -> Next {
+    unsafe fn find_next(&mut self, direction: pg_sys::ScanDirection::Type) -> Next {
         // SAFETY: as the caller promises; a tid lives until the next one is asked for.
         unsafe {
-            let forward = pg_sys::ScanDirection::ForwardScanDirection;
-            let Some(tid) = raw::index_getnext_tid(self.scan, forward).as_ref() else {
+            let Some(tid) = raw::index_getnext_tid(self.scan, direction).as_ref() else {
                 return Next::End;
             };
             let block = u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo);

@@ -1,0 +1,184 @@
+//! Which of the bindings that are stored an attach is about: the one that is attached, one that is remembered and
+//! goes on, or a new one.
+//!
+//! A relation is its OID. Where another table has its name by now, that may be the same one made anew, by a
+//! rebuild, or other people's rows with the same ids. What is in it is held against what was
+//! settled and against the ledger: it goes on where they agree, and where they do not the caller has to say.
+
+use pgrx::pg_sys;
+
+use super::made_anew;
+use crate::binding::{Binding, Ids, Relation, Spec, Stored, new_ids};
+use crate::error::{Error, Result};
+use crate::postgres::catalog;
+
+/// What the caller says of tables that were made anew: whether their ids mean what they meant.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Said {
+    pub(crate) usage_ids: Option<Identity>,
+    pub(crate) accounts: Option<Identity>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Identity {
+    Same,
+    New,
+}
+
+/// How the binding that is asked for stands to those that are stored.
+pub(super) enum Standing {
+    /// It is none of them.
+    New(Option<Ids>),
+    /// It is the one that is attached, to be repaired.
+    Same(Option<Ids>),
+    /// It is the attached one with another workflow table in place of its own, which was dropped or renamed away:
+    /// nothing is forgotten.
+    OtherWorkflows(Option<Ids>),
+    /// It is one that was detached, or whose tables were dropped, and goes on where it was.
+    GoesOn(Option<Ids>),
+}
+
+impl Standing {
+    pub(super) fn ids(&self) -> Option<Ids> {
+        let (Standing::New(ids)
+        | Standing::Same(ids)
+        | Standing::OtherWorkflows(ids)
+        | Standing::GoesOn(ids)) = self;
+        *ids
+    }
+
+    /// Whether it was attached until now.
+    pub(super) fn is_attached(&self) -> bool {
+        matches!(self, Standing::Same(_) | Standing::OtherWorkflows(_))
+    }
+}
+
+/// Errors: 55000 if another binding is attached, or if it is not clear whether a table that was made anew has the
+/// same ids.
+pub(super) fn standing(stored: &[Stored], binding: &Binding, said: Said) -> Result<Standing> {
+    if let Some(attached) = stored.iter().find(|stored| stored.is_attached)
+        && let Some(standing) = to_attached(&attached.spec, &binding.spec)?
+    {
+        return Ok(standing);
+    }
+    let accounts = known_accounts(stored, binding, said)?;
+    if let Some(spec) = known_usage(stored, binding, accounts, said)? {
+        return Ok(Standing::GoesOn(spec.ids));
+    }
+    Ok(Standing::New(new_ids(stored, accounts)?))
+}
+
+/// None if one of its tables was dropped or made anew, so that it can only be remembered.
+fn to_attached(attached: &Spec, wanted: &Spec) -> Result<Option<Standing>> {
+    let differences = attached.differences(wanted);
+    if differences.is_empty() {
+        return Ok(Some(Standing::Same(attached.ids)));
+    }
+    let is_of_workflows = |name: &str| name.starts_with("workflow") || name == "completed_statuses";
+    if let Some(workflows) = &attached.workflows
+        && differences.iter().all(|(name, _)| is_of_workflows(name))
+        && (is_gone(workflows)? || is_made_anew(Some(workflows), wanted.workflows.as_ref()))
+    {
+        return Ok(Some(Standing::OtherWorkflows(attached.ids)));
+    }
+    let is_other_table = |name: &str| matches!(name, "users" | "usage" | "workflows");
+    if differences.iter().all(|(name, _)| is_other_table(name))
+        && is_same_or_anew(Some(&attached.users), Some(&wanted.users))
+        && is_same_or_anew(Some(&attached.usage), Some(&wanted.usage))
+        && is_same_or_anew(attached.workflows.as_ref(), wanted.workflows.as_ref())
+    {
+        return Ok(None);
+    }
+    for relation in attached.relations() {
+        if is_gone(relation)? {
+            return Ok(None);
+        }
+    }
+    let differences: Vec<_> = differences.into_iter().map(|(_, both)| both).collect();
+    Err(Error::AlreadyAttached {
+        detail: format!("{}.", differences.join("; ")),
+        is_same_usage: is_same_or_anew(Some(&attached.usage), Some(&wanted.usage)),
+    })
+}
+
+/// The number of the accounts, if they are known from an earlier binding.
+fn known_accounts(stored: &[Stored], binding: &Binding, said: Said) -> Result<Option<i16>> {
+    let users = &binding.spec.users;
+    let specs = || stored.iter().map(|stored| &stored.spec);
+    if let Some(spec) = specs().find(|spec| spec.users.oid == users.oid) {
+        return Ok(spec.ids.map(|ids| ids.accounts));
+    }
+    for spec in specs() {
+        let Some(ids) = spec.ids else { continue };
+        if !is_made_anew(Some(&spec.users), Some(users)) {
+            continue;
+        }
+        let is_same = match said.accounts {
+            Some(identity) => identity == Identity::Same,
+            None => made_anew::compare_balances(binding, ids)?.decide()?,
+        };
+        return Ok(is_same.then_some(ids.accounts));
+    }
+    Ok(None)
+}
+
+/// The binding of these accounts that knows the usage.
+fn known_usage<'a>(
+    stored: &'a [Stored],
+    binding: &Binding,
+    accounts: Option<i16>,
+    said: Said,
+) -> Result<Option<&'a Spec>> {
+    let usage = &binding.spec.usage;
+    let of_accounts = |spec: &&Spec| {
+        let ids = spec.ids.map(|ids| ids.accounts);
+        ids == accounts
+    };
+    let specs: Vec<_> = stored.iter().map(|stored| &stored.spec).collect();
+    let specs: Vec<_> = specs.into_iter().filter(of_accounts).collect();
+    for spec in &specs {
+        if spec.usage.oid == usage.oid && means_the_same(spec, binding)? {
+            return Ok(Some(spec));
+        }
+    }
+    for spec in specs {
+        let Some(ids) = spec.ids else { continue };
+        if !is_made_anew(Some(&spec.usage), Some(usage)) || !means_the_same(spec, binding)? {
+            continue;
+        }
+        let is_same = match said.usage_ids {
+            Some(identity) => identity == Identity::Same,
+            None => made_anew::compare_usage(binding, ids)?.decide()?,
+        };
+        return Ok(is_same.then_some(spec));
+    }
+    Ok(None)
+}
+
+/// Whether the settlements' ids are those of the columns that are bound now: the same ones, which may have another
+/// name by now.
+fn means_the_same(spec: &Spec, binding: &Binding) -> Result<bool> {
+    let wanted = &binding.spec;
+    let columns = catalog::columns(wanted.usage.oid)?;
+    let is_there = |name: &str| columns.iter().any(|column| column.name == name);
+    let is_same = |old: &Option<String>, new: &Option<String>| {
+        old == new || matches!((old, new), (Some(old), Some(_)) if !is_there(old))
+    };
+    Ok(is_same(
+        &Some(spec.usage_workflow.clone()),
+        &Some(wanted.usage_workflow.clone()),
+    ) && is_same(&spec.usage_user, &wanted.usage_user))
+}
+
+/// Whether another table has the name that one had when it was bound.
+fn is_made_anew(old: Option<&Relation>, new: Option<&Relation>) -> bool {
+    matches!((old, new), (Some(old), Some(new)) if old.oid != new.oid && old.name == new.name)
+}
+
+fn is_same_or_anew(old: Option<&Relation>, new: Option<&Relation>) -> bool {
+    old.map(|old| old.oid) == new.map(|new| new.oid) || is_made_anew(old, new)
+}
+
+fn is_gone(relation: &Relation) -> Result<bool> {
+    Ok(relation.oid == pg_sys::InvalidOid || catalog::table(relation.oid)?.is_none())
+}
