@@ -290,7 +290,8 @@ impl OwnersCode<'_> {
             ],
             "t",
         )?;
-        self.ran("detach and attach as superuser", "nobody")
+        // How much waits is told: her table is read as her.
+        self.ran("detach and attach as superuser", "tb_eve")
     }
 
     fn nothing_worked(self) -> Result<()> {
@@ -773,22 +774,16 @@ const BY_WRITER: &[Step] = &[
            ORDER BY entry_id DESC LIMIT 1"],
         WRITER),
     Do(BOSS, "UPDATE users SET token_balance = 1000000"),
-    // A sequence knows no triggers: the server lets that role set it.
+    // A sequence knows no triggers: the server lets that role set it. It gives no numbers.
     Do(WRITER, "SELECT setval('token_balance.ledger_entry_id_seq', 1, false)"),
-    Is("the next entry id set back: reconcile() shows it", BOSS,
-        &["SELECT count(*) FROM token_balance.reconcile() AS r \
-           WHERE r.problem LIKE 'ledger sequence%'"],
-        "1"),
+    Do(BOSS, "UPDATE users SET token_balance = token_balance + 1"),
+    Is("the sequence set back: nothing comes of it", BOSS, &[PROBLEMS], "0"),
 ];
 
 fn write_all_data(stage: &mut Stage) -> Result<()> {
     stage.check("healthy before", BOSS, &[PROBLEMS], "0")?;
     denied(stage, WRITER, DENIED_TO_WRITER)?;
     stage.play(BY_WRITER)?;
-    let hint = "SELECT hint FROM token_balance.verify() WHERE name = 'ledger sequence'";
-    let hint = stage.value(hint)?;
-    stage.run(BOSS, &hint)?;
-    stage.check("its hint repairs it", BOSS, &[PROBLEMS], "0")?;
     stage.run(
         BOSS,
         "UPDATE users SET token_balance = CASE id WHEN 'ann' THEN 999990 ELSE 5 END",

@@ -15,8 +15,6 @@ pub struct Run {
     pub usage: BTreeMap<String, Vec<i64>>,
     pub is_completed: bool,
     pub refunded: i64,
-    /// See [`crate::ddl::State::exemptions`].
-    pub exemptions: u64,
 }
 
 impl Run {

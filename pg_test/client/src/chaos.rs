@@ -285,7 +285,6 @@ impl<'a> Session<'a> {
             usage,
             is_completed: false,
             refunded: 0,
-            exemptions: self.shared.state.exemptions(),
         };
         (run, sql)
     }
@@ -532,17 +531,13 @@ impl<'a> Session<'a> {
         // Asked before the look: what changes after it is no matter.
         let is_same = before.is_stable && self.shared.state.now() == before;
         let seen = self.look(run)?;
-        let may_be_exempt = self.shared.state.may_exempt_since(run.exemptions);
         for seen in &seen {
-            let exempt = seen.usage - seen.charged;
+            // Nothing is exempted when the binding is attached again.
             let is_right = seen.charged == seen.ledger + seen.queue
-                && (exempt == 0 || exempt > 0 && may_be_exempt)
+                && seen.usage == seen.charged
                 && run.had_used(&seen.account, seen.usage);
             if !is_right {
-                return Err(format!(
-                    "{run:?} was charged {seen:?}, may be exempt: {may_be_exempt}, {before:?}"
-                )
-                .into());
+                return Err(format!("{run:?} was charged {seen:?}, {before:?}").into());
             }
             let must_be_settled = settled && is_same && before.is_attached;
             if must_be_settled && seen.usage != run.used(&seen.account) {

@@ -26,8 +26,6 @@ pub struct Now {
     pub is_stable: bool,
     pub is_attached: bool,
     pub settles_late: bool,
-    /// How often an attach that exempts usage began or ended.
-    exemptions: u64,
 }
 
 pub struct State(Mutex<Now>);
@@ -39,22 +37,11 @@ impl State {
             is_stable: true,
             is_attached: true,
             settles_late,
-            exemptions: 0,
         }))
     }
 
     pub fn now(&self) -> Now {
         *self.0.lock().expect("nobody panics with the lock")
-    }
-
-    /// A moment for [`State::may_exempt_since`].
-    pub fn exemptions(&self) -> u64 {
-        self.now().exemptions
-    }
-
-    /// Whether an attach may have exempted usage that was written after that moment.
-    pub fn may_exempt_since(&self, moment: u64) -> bool {
-        moment % 2 == 1 || self.exemptions() != moment
     }
 
     fn change(&self, change: impl FnOnce(&mut Now)) {
@@ -501,11 +488,8 @@ impl Administrator<'_> {
         let settles_late = self.rng.bool();
         let late = if settles_late { "settle" } else { "pending" };
         let busy = self.one_of(&["wait", "queue"]);
-        let exempts = self.rng.bool();
-        let existing = if exempts { "exempt" } else { "charge" };
         let attach = format!(
-            "SELECT token_balance.attach({}, busy_account => '{busy}', late_usage => '{late}', \
-             existing_usage => '{existing}')",
+            "SELECT token_balance.attach({}, busy_account => '{busy}', late_usage => '{late}')",
             self.tables
         );
         let way = self.rng.u32(..3);
@@ -517,11 +501,7 @@ impl Administrator<'_> {
         if !self.is_wanted(kind) {
             return Ok(());
         }
-        let begins_exemption = u64::from(exempts && way > 0);
-        self.state.change(|now| {
-            now.is_stable = false;
-            now.exemptions += begins_exemption;
-        });
+        self.state.change(|now| now.is_stable = false);
         let is_done = match way {
             0 => self.execute(&attach)?,
             1 => self.execute(&format!("SELECT token_balance.detach(); {attach}"))?,
@@ -530,7 +510,6 @@ impl Administrator<'_> {
         self.state.change(|now| {
             now.is_stable = true;
             now.is_attached = true;
-            now.exemptions += begins_exemption;
             if is_done {
                 now.settles_late = settles_late;
             }
