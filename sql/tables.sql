@@ -56,7 +56,7 @@ CREATE TABLE token_balance.settlement (
     archived_charged_tokens bigint NOT NULL DEFAULT 0,
     archived_refunded_tokens bigint NOT NULL DEFAULT 0,
     binding_id smallint NOT NULL DEFAULT 1,
-    PRIMARY KEY (binding_id, workflow_id, user_id)
+    PRIMARY KEY (workflow_id, binding_id, user_id)
 );
 
 CREATE TABLE token_balance.ledger (
@@ -73,7 +73,7 @@ CREATE TABLE token_balance.ledger (
     created_at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     accounts_id smallint NOT NULL DEFAULT 1,
     binding_id smallint DEFAULT 1,
-    PRIMARY KEY (accounts_id, user_id, entry_id),
+    PRIMARY KEY (user_id, accounts_id, entry_id),
     CONSTRAINT ledger_kind CHECK (
         kind OPERATOR(pg_catalog.=) ANY (
             ARRAY['settlement', 'credit', 'refund', 'adjustment', 'opening']::pg_catalog.text[])),
@@ -92,7 +92,7 @@ CREATE TABLE token_balance.reference (
     previous_balance bigint NOT NULL,
     new_balance bigint NOT NULL,
     workflow_id pg_catalog.text,
-    PRIMARY KEY (accounts_id, user_id, reference)
+    PRIMARY KEY (user_id, accounts_id, reference)
 );
 
 -- Empty: a dump of 0.2.0 brings its archived references here, from where they are taken into the table above.
@@ -117,7 +117,7 @@ CREATE TABLE token_balance.queue (
     queued_at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     accounts_id smallint NOT NULL DEFAULT 1,
     binding_id smallint NOT NULL DEFAULT 1,
-    PRIMARY KEY (accounts_id, user_id, charge_id)
+    PRIMARY KEY (user_id, accounts_id, charge_id)
 );
 
 -- What a dump must carry: the rows of these tables. The sequences give no numbers any more; an older dump sets them.

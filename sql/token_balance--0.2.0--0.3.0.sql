@@ -238,17 +238,17 @@ CREATE UNIQUE INDEX binding_attached ON token_balance.binding (name) WHERE detac
 ALTER TABLE token_balance.settlement
     ADD COLUMN binding_id smallint NOT NULL DEFAULT 1,
     DROP CONSTRAINT settlement_pkey,
-    ADD PRIMARY KEY (binding_id, workflow_id, user_id);
+    ADD PRIMARY KEY (workflow_id, binding_id, user_id);
 ALTER TABLE token_balance.ledger
     ADD COLUMN accounts_id smallint NOT NULL DEFAULT 1,
     ADD COLUMN binding_id smallint DEFAULT 1,
     DROP CONSTRAINT ledger_pkey,
-    ADD PRIMARY KEY (accounts_id, user_id, entry_id);
+    ADD PRIMARY KEY (user_id, accounts_id, entry_id);
 ALTER TABLE token_balance.queue
     ADD COLUMN accounts_id smallint NOT NULL DEFAULT 1,
     ADD COLUMN binding_id smallint NOT NULL DEFAULT 1,
     DROP CONSTRAINT queue_pkey,
-    ADD PRIMARY KEY (accounts_id, user_id, charge_id);
+    ADD PRIMARY KEY (user_id, accounts_id, charge_id);
 
 -- References are no longer the ledger's: they go with their account when that gets another id.
 CREATE TABLE token_balance.reference (
@@ -260,7 +260,7 @@ CREATE TABLE token_balance.reference (
     previous_balance bigint NOT NULL,
     new_balance bigint NOT NULL,
     workflow_id text,
-    PRIMARY KEY (accounts_id, user_id, reference)
+    PRIMARY KEY (user_id, accounts_id, reference)
 );
 SELECT pg_extension_config_dump('token_balance.reference', '');
 INSERT INTO token_balance.reference

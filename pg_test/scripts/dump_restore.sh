@@ -50,9 +50,9 @@ is 'source: bound' "$(value tb_source 'SELECT count(*) FROM token_balance.bindin
 
 broken="SELECT count(*) FROM (SELECT *, lag(new_balance) OVER (PARTITION BY user_id ORDER BY entry_id) AS before FROM token_balance.ledger) e WHERE amount <> new_balance - previous_balance OR before <> previous_balance"
 off="SELECT count(*) FROM app.users u WHERE token_balance <> (SELECT new_balance FROM token_balance.ledger l WHERE l.user_id = u.id ORDER BY entry_id DESC LIMIT 1)"
-digest="SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (SELECT 'l' || l::text FROM token_balance.ledger l UNION ALL SELECT 'r' || r::text FROM token_balance.archived_reference r UNION ALL SELECT 's' || s::text FROM token_balance.settlement s UNION ALL SELECT 'u' || u::text FROM app.users u UNION ALL SELECT 'w' || w::text FROM app.workflows w) t (x)"
+digest="SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (SELECT 'l' || l::text FROM token_balance.ledger l UNION ALL SELECT 'r' || r::text FROM token_balance.reference r UNION ALL SELECT 'b' || to_jsonb(b)::text FROM token_balance.binding b UNION ALL SELECT 's' || s::text FROM token_balance.settlement s UNION ALL SELECT 'u' || u::text FROM app.users u UNION ALL SELECT 'w' || w::text FROM app.workflows w) t (x)"
 before=$(value tb_source "$digest")
-echo "source: $(value tb_source 'SELECT count(*) FROM token_balance.ledger') ledger entries, the last one is $last"
+echo "source: $(value tb_source 'SELECT count(*) FROM token_balance.ledger') ledger entries"
 
 check() { # DATABASE
     local db=$1

@@ -10,8 +10,7 @@ use super::change::{Changed, Kind, Line, actor, take_announced};
 use crate::binding::{Book, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::clock::now;
-use crate::postgres::direct::{Conflict, Holds, Lookup, OpenTable, Shape, Wanted};
-use crate::postgres::key::KeyType;
+use crate::postgres::direct::{Conflict, OpenTable, Shape};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
@@ -61,6 +60,27 @@ pub(crate) static COLUMNS: &[Column] = {
 };
 
 const COUNT: usize = COLUMNS.len();
+
+const USER_ID: i16 = number_of("user_id");
+const ENTRY_ID: i16 = number_of("entry_id");
+const ACCOUNTS_ID: i16 = number_of("accounts_id");
+
+/// The number of a column, from 1.
+const fn number_of(name: &str) -> i16 {
+    let mut at = 0;
+    while !are_equal(COLUMNS[at].name.as_bytes(), name.as_bytes()) {
+        at += 1;
+    }
+    at as i16 + 1
+}
+
+const fn are_equal(one: &[u8], other: &[u8]) -> bool {
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
+}
 
 static SHAPE: Shape = Shape {
     columns: &{
@@ -153,7 +173,6 @@ pub(crate) fn open(book: &Book) -> Option<OpenTable> {
 /// The ledger's own statements.
 struct Statements {
     insert: Statement,
-    last_lookup: Lookup,
     last: Statement,
 }
 
@@ -162,14 +181,6 @@ impl Kept<Book> for Statements {
         let types: Vec<_> = given(book).map(Column::type_oid).collect();
         Statements {
             insert: Statement::new(&insert_sql(book), &types),
-            last_lookup: Lookup::new(book.accounts.ids.map(|ids| Wanted {
-                table: book.own.ledger,
-                owner: book.accounts.extension_owner,
-                scope: Some(("accounts_id", ids.accounts)),
-                key: "user_id".into(),
-                key_type: KeyType::Text,
-                columns: vec![("entry_id".into(), Holds::Integer)],
-            })),
             last: Statement::new(
                 &format!(
                     "SELECT l.entry_id, l.new_balance FROM token_balance.ledger AS l \
@@ -217,11 +228,24 @@ struct Entry<'a> {
 impl Entries<'_> {
     /// The balance after the last of them. Tokens.
     ///
-    /// The account's row is locked by this transaction, so nobody else numbers its entries now.
+    /// They are numbered: the account's row is locked by this transaction, so nobody else does that now.
     fn write(&self, book: &Book) -> Result<i64> {
         let _owner = RunAs::owner(book.accounts.extension_owner);
-        let entries = self.chain(last_id(book, self.account)?)?;
-        if let Some(table) = open(book) {
+        let table = open(book);
+        let direct = table
+            .as_ref()
+            .zip(self.accounts)
+            .and_then(|(table, accounts)| {
+                table.last_number([USER_ID, ACCOUNTS_ID, ENTRY_ID], self.account, accounts)
+            });
+        let last_id = match (direct, self.accounts) {
+            (Some(last), _) => last,
+            (None, Some(_)) => last(book, self.account)?.map(|last| last.id),
+            // In the catalog of an older version a sequence gives the numbers.
+            (None, None) => None,
+        };
+        let entries = self.chain(last_id.unwrap_or(0))?;
+        if let Some(table) = table {
             let rows: Vec<_> = entries.iter().map(Entry::values).collect();
             table.insert(&rows, Conflict::Error);
         } else {
@@ -317,20 +341,6 @@ pub(crate) fn record_rename(
 
 fn accounts(book: &Book) -> Option<i16> {
     book.accounts.ids.map(|ids| ids.accounts)
-}
-
-/// The number of the account's last entry; 0 if it has none. With the latest snapshot: what others have written for
-/// the account is committed, since they had its row.
-fn last_id(book: &Book, account: &str) -> Result<i64> {
-    if let Some(mut reader) = book.kept::<Statements>().last_lookup.reader() {
-        let last = reader.last(account, |row| row.integer(0));
-        return Ok(last.flatten().unwrap_or(0));
-    }
-    match book.accounts.ids {
-        Some(_) => Ok(last(book, account)?.map_or(0, |last| last.id)),
-        // The catalog of an older version, where a sequence gives the numbers.
-        None => Ok(0),
-    }
 }
 
 /// The last entry of an account.

@@ -4,8 +4,8 @@
 
 use pgrx::pg_sys::{
     BlockNumber, Buffer, BulkInsertStateData, CommandId, Datum, HeapTuple, IndexInfo,
-    IndexScanDesc, IndexTuple, IndexUniqueCheck, ItemPointer, Oid, Relation, ScanDirection,
-    Snapshot, TimestampTz, TransactionId, TupleDesc, TupleTableSlot, TupleTableSlotOps,
+    IndexScanDesc, IndexTuple, IndexUniqueCheck, ItemPointer, List, Oid, Relation, ScanDirection,
+    ScanKey, Snapshot, TimestampTz, TransactionId, TupleDesc, TupleTableSlot, TupleTableSlotOps,
 };
 
 /// Declare functions of the server, each with the type that pgrx has generated from its headers: a
@@ -74,7 +74,15 @@ server_functions! {
         is_unchanged: bool,
         info: *mut IndexInfo,
     ) -> bool;
+    fn index_rescan(
+        scan: IndexScanDesc,
+        keys: ScanKey,
+        key_count: i32,
+        order: ScanKey,
+        order_count: i32,
+    );
     fn simple_table_tuple_insert(table: Relation, slot: *mut TupleTableSlot);
+    fn table_slot_create(table: Relation, list: *mut *mut List) -> *mut TupleTableSlot;
     fn slot_getsomeattrs_int(slot: *mut TupleTableSlot, count: i32);
     fn visibilitymap_get_status(
         table: Relation,

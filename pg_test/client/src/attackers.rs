@@ -20,7 +20,8 @@ const ALL: &str = "tb_all";
 const WRITER: &str = "tb_writer";
 
 const CREATE_EXTENSION: &str = "CREATE EXTENSION token_balance SCHEMA public";
-const PROBLEMS: &str = "SELECT count(*) FROM token_balance.reconcile()";
+const PROBLEMS: &str = "SELECT coalesce(string_agg(concat_ws(' ', problem, user_id, workflow_id, expected, found), '; '), '0') \
+     FROM token_balance.reconcile()";
 const IS_EVE_SUPERUSER: &str = "SELECT rolsuper FROM pg_roles WHERE rolname = 'tb_eve'";
 
 pub fn run() -> Result<String> {
@@ -307,7 +308,9 @@ impl OwnersCode<'_> {
             let ran = if fired.contains(place) { "yes" } else { "no" };
             stage.is(&format!("it did run: {place}"), ran, "yes");
         }
-        stage.check("the column and the ledger agree", BOSS, &[PROBLEMS], "0")?;
+        // Usage of a run that was settled and is open again waits: attach forgives nothing.
+        let problems = format!("{PROBLEMS} WHERE problem <> 'unsettled usage'");
+        stage.check("the column and the ledger agree", BOSS, &[&problems], "0")?;
         let fired: Vec<_> = fired.into_iter().collect();
         println!("her code ran at: {}", fired.join(","));
         Ok(())
@@ -432,8 +435,9 @@ impl UnqualifiedNames<'_> {
              statement trigger,when",
         );
         self.attach()?;
+        let problems = format!("{PROBLEMS} WHERE problem <> 'unsettled usage'");
         self.stage
-            .check("the column and the ledger agree", BOSS, &[PROBLEMS], "0")
+            .check("the column and the ledger agree", BOSS, &[&problems], "0")
     }
 
     /// The plants do work where such code runs with a path that reaches them: the test could fail.

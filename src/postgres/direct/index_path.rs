@@ -17,7 +17,7 @@ pub(crate) struct Wanted {
     pub(crate) table: pg_sys::Oid,
     /// The role that reads them: the table's owner.
     pub(crate) owner: pg_sys::Oid,
-    /// A smallint column that comes before the key in the index, and what rows have in it.
+    /// A smallint column that comes after the key in the index, and what rows have in it.
     pub(crate) scope: Option<(&'static str, i16)>,
     pub(crate) key: String,
     pub(crate) key_type: KeyType,
@@ -49,7 +49,7 @@ impl Holds {
 /// An index that serves, and where it has what is asked for.
 pub(super) struct Path {
     pub(super) index: pg_sys::Oid,
-    /// What is before the key in the index.
+    /// What is after the key in the index.
     pub(super) scope: Option<i16>,
     pub(super) key_type: KeyType,
     pub(super) collation: pg_sys::Oid,
@@ -218,7 +218,7 @@ impl Open {
         }
     }
 
-    /// The path that this index is, if it is a valid btree of all rows, with the scope and the key first.
+    /// The path that this index is, if it is a valid btree of all rows, with the key and the scope first.
     ///
     /// # Safety
     /// This is an index of the table; both are open.
@@ -238,12 +238,12 @@ impl Open {
                 (*index).indkey.values.as_ptr(),
                 (*index).indnatts as usize,
             );
-            let first: Vec<_> = scope.into_iter().chain([key]).collect();
-            if !indexed.starts_with(&first) {
+            let begins =
+                indexed[0] == key && scope.is_none_or(|scope| indexed.get(1) == Some(&scope));
+            if !begins {
                 return None;
             }
-            let place = first.len() - 1;
-            let collation = *(*relation).rd_indcollation.add(place);
+            let collation = *(*relation).rd_indcollation;
             let serves = (*(*relation).rd_rel).relam == pg_sys::BTREE_AM_OID
                 && (*index).indisvalid
                 && (*index).indislive
@@ -253,9 +253,9 @@ impl Open {
                 // Another spelling may be equal to the key; SQL, too, then refuses.
                 && (collation == pg_sys::InvalidOid
                     || pg_sys::get_collation_isdeterministic(collation))
-                && equals(relation, place) == Some((key_type.operand(), key_type.equals()))
-                && (place == 0
-                    || equals(relation, 0) == Some((pg_sys::INT2OID, KeyType::Int2.equals())));
+                && equals(relation, 0) == Some((key_type.operand(), key_type.equals()))
+                && (scope.is_none()
+                    || equals(relation, 1) == Some((pg_sys::INT2OID, KeyType::Int2.equals())));
             if !serves {
                 return None;
             }

@@ -7,13 +7,15 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::IndexUniqueCheck;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
+use super::key::{Argument, scope_key};
 use crate::postgres::descriptor::elements;
 use crate::postgres::error_fields::with_error_fields_kept;
 use crate::postgres::invalidation;
+use crate::postgres::key::KeyType;
 use crate::postgres::raw;
 use crate::postgres::unwind::unless_unwinding;
 use crate::postgres::value::Arg;
-use crate::postgres::versions::{attribute, heap_form_tuple};
+use crate::postgres::versions::{attribute, begin_scan, heap_form_tuple};
 
 /// How many rows are in memory at a time.
 const BATCH: usize = 200;
@@ -102,6 +104,50 @@ impl OpenTable {
             }
         }
         written
+    }
+
+    /// The number in the last row of `key` and `scope`, in the order of an index of the columns (key: text, scope:
+    /// smallint, number: bigint); columns from 1. None if there is no such index.
+    ///
+    /// What others have committed is seen, and what this transaction has written, as `HeapTupleSatisfiesSelf` sees it:
+    /// the caller has seen to it that nobody else is writing rows of the key.
+    pub(crate) fn last_number(
+        &self,
+        columns: [pg_sys::AttrNumber; 3],
+        key: &str,
+        scope: i16,
+    ) -> Option<Option<i64>> {
+        let index = self
+            .indexes
+            .iter()
+            .find(|index| index.columns() == columns)?;
+        // SAFETY: the index is one of the open table's, whose columns are of these types (`is_of_shape`).
+        unsafe {
+            let collation = *(*index.relation).rd_indcollation;
+            let argument = Argument::of(KeyType::Text, &[key.to_owned()]);
+            let mut keys = [
+                argument.scan_key(KeyType::Text, collation),
+                scope_key(scope),
+            ];
+            Some(pg_guard_ffi_boundary(|| {
+                let snapshot = &raw mut pg_sys::SnapshotSelfData;
+                let scan = begin_scan(self.relation, index.relation, snapshot, 2);
+                raw::index_rescan(scan, keys.as_mut_ptr(), 2, std::ptr::null_mut(), 0);
+                let slot = raw::table_slot_create(self.relation, std::ptr::null_mut());
+                let backward = pg_sys::ScanDirection::BackwardScanDirection;
+                let mut last = None;
+                while last.is_none() && !raw::index_getnext_tid(scan, backward).is_null() {
+                    if raw::index_fetch_heap(scan, slot) {
+                        let number = columns[2];
+                        raw::slot_getsomeattrs_int(slot, number.into());
+                        last = Some((*(*slot).tts_values.add(number as usize - 1)).value() as i64);
+                    }
+                }
+                raw::ExecDropSingleTupleTableSlot(slot);
+                raw::index_endscan(scan);
+                last
+            }))
+        }
     }
 
     /// Values and tuples live in a memory context of their own, until all are written.

@@ -101,22 +101,21 @@ impl Argument {
         }
     }
 
-    /// Valid as long as the argument lives. Columns of the index from 1.
+    /// For the first column of the index. Valid as long as the argument lives.
     pub(super) fn scan_key(
         &self,
-        column: pg_sys::AttrNumber,
         key_type: KeyType,
         collation: pg_sys::Oid,
     ) -> pg_sys::ScanKeyData {
-        scan_key(self.flags, column, key_type, collation, self.datum)
+        scan_key(self.flags, 1, key_type, collation, self.datum)
     }
 }
 
-/// What the index's column, a smallint, is to be; it comes before the key.
+/// What the index's second column, a smallint, is to be.
 pub(super) fn scope_key(scope: i16) -> pg_sys::ScanKeyData {
     scan_key(
         0,
-        1,
+        2,
         KeyType::Int2,
         pg_sys::InvalidOid,
         pg_sys::Datum::from(scope),

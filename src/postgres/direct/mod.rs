@@ -18,6 +18,8 @@
 //!   the owner, so no policy applies. The snapshot is that of the SQL statement, taken and registered
 //!   when the locks are held. What is found of a table is kept until the server says that the table
 //!   has changed.
+//! - **The number of an account's last entry** is read with no snapshot, but as `HeapTupleSatisfiesSelf` sees rows: all
+//!   that is committed, and what this transaction has written. Whoever writes entries of the account has its row locked.
 //! - **A value is never taken for one of another type**: the type of each column that is read or
 //!   written is compared with that of the open and locked relation, each time.
 //! - **Every index of the table gets every row**, in the order of the server's own list, or the table

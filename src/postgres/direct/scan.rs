@@ -74,7 +74,7 @@ impl Reader {
         // SAFETY: the argument lives until all is read.
         unsafe {
             self.start(&path, &argument);
-            while self.next(pg_sys::ScanDirection::ForwardScanDirection) {
+            while self.next() {
                 let row = self.row(&path);
                 at = row.place_among(keys, at);
                 each(at, &row);
@@ -82,31 +82,17 @@ impl Reader {
         }
     }
 
-    /// What `take` makes of the last row of a key, in the order of the index; None if there is none.
-    pub(crate) fn last<T>(&mut self, key: &str, take: impl FnOnce(&FoundRow) -> T) -> Option<T> {
-        let path = self.path.clone();
-        let argument = Argument::of(path.key_type, &[key.to_owned()]);
-        // SAFETY: as above.
-        unsafe {
-            self.start(&path, &argument);
-            self.next(pg_sys::ScanDirection::BackwardScanDirection)
-                .then(|| take(&self.row(&path)))
-        }
-    }
-
     /// # Safety
     /// The argument lives until all is read.
     unsafe fn start(&mut self, path: &Path, argument: &Argument) {
-        let mut keys = [pg_sys::ScanKeyData::default(); 2];
-        let mut count = 0;
+        let mut keys = [argument.scan_key(path.key_type, path.collation); 2];
+        let mut count = 1;
         if let Some(scope) = path.scope {
-            keys[count] = scope_key(scope);
-            count += 1;
+            keys[1] = scope_key(scope);
+            count = 2;
         }
-        keys[count] = argument.scan_key(count as i16 + 1, path.key_type, path.collation);
         // SAFETY: the scan is of as many keys, which it copies.
         unsafe {
-            let count = count as i32 + 1;
             pg_sys::index_rescan(self.scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
         }
     }
@@ -136,13 +122,13 @@ impl Reader {
     ///
     /// # Safety
     /// The scan has a key.
-    unsafe fn next(&mut self, direction: pg_sys::ScanDirection::Type) -> bool {
+    unsafe fn next(&mut self) -> bool {
         // SAFETY: as the caller promises. One guard goes around all that is done for a row; what it
         // guards has nothing to drop.
         unsafe {
             loop {
                 pgrx::check_for_interrupts!();
-                let mut found = pg_guard_ffi_boundary(|| self.find_next(direction));
+                let mut found = pg_guard_ffi_boundary(|| self.find_next());
                 if found == Next::NoSlot {
                     let table = self.table.relation;
                     self.slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
@@ -159,10 +145,11 @@ impl Reader {
 
     /// # Safety
     /// The scan has a key; pgrx's guard is around this.
-    unsafe fn find_next(&mut self, direction: pg_sys::ScanDirection::Type) -> Next {
+    unsafe fn find_next(&mut self) -> Next {
         // SAFETY: as the caller promises; a tid lives until the next one is asked for.
         unsafe {
-            let Some(tid) = raw::index_getnext_tid(self.scan, direction).as_ref() else {
+            let forward = pg_sys::ScanDirection::ForwardScanDirection;
+            let Some(tid) = raw::index_getnext_tid(self.scan, forward).as_ref() else {
                 return Next::End;
             };
             let block = u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo);
