@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# A dump, plain and custom, into a new database: the binding verifies, the ledger's chain is whole, the next entry
-# id is past the last, triggers and functions work, and the application's own role can call what it could before.
+# A dump, plain and custom, into a new database: the binding verifies, the ledger's chain is whole and goes on, triggers and functions work, and the application's own role can call what it could before.
 # (DESIGN D10, D11, D12, S12)
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}"
@@ -8,7 +7,7 @@ maintenance=${PGDATABASE:-postgres}
 psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
 value() { psql -At -d "$1" -c "$2"; }
 drop_all() {
-    for db in tb_source tb_plain tb_custom tb_jobs tb_schema tb_late; do psql -d "$maintenance" -c "DROP DATABASE IF EXISTS $db" 2>/dev/null; done
+    for db in tb_source tb_plain tb_custom tb_jobs tb_schema tb_late tb_structure; do psql -d "$maintenance" -c "DROP DATABASE IF EXISTS $db" 2>/dev/null; done
     psql -d "$maintenance" -c "DROP ROLE IF EXISTS regress_tb_dump_owner" -c "DROP ROLE IF EXISTS regress_tb_dump_app" 2>/dev/null
 }
 failed=0
@@ -127,5 +126,21 @@ before=$(value tb_source "$digest")
 psql -d "$maintenance" -c 'CREATE DATABASE tb_schema'
 "$PG_BIN/pg_dump" -d tb_source | psql -d tb_schema >/dev/null
 check tb_schema
+
+echo '-- the structure alone, with the binding, as docs/recipes.md has it'
+psql -d "$maintenance" -c 'CREATE DATABASE tb_structure'
+{
+    "$PG_BIN/pg_dump" -d tb_source --schema-only
+    "$PG_BIN/pg_dump" -d tb_source --data-only --table=token_balance.binding
+} | psql -d tb_structure >/dev/null
+psql -d tb_structure <<'SQL'
+INSERT INTO app.users VALUES ('u1');
+INSERT INTO app.workflows VALUES ('w1', 'u1', 'running');
+INSERT INTO app.token_usage VALUES ('w1', 'u1', 7);
+UPDATE app.workflows SET status = 'completed';
+SQL
+is 'tb_structure: verify() finds nothing' "$(value tb_structure 'SELECT name, detail FROM token_balance.verify() WHERE NOT ok')" ''
+is 'tb_structure: a run is charged' "$(value tb_structure 'SELECT token_balance FROM app.users')" 999993
+is 'tb_structure: reconcile() finds nothing' "$(value tb_structure 'SELECT * FROM token_balance.reconcile()')" ''
 
 exit "$failed"
