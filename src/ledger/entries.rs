@@ -4,6 +4,9 @@
 //! whoever changes a balance, and however, leaves an entry. What the extension does itself it
 //! announces first (`change`); every other change is an adjustment.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use pgrx::pg_sys::{INT2OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use super::change::{Changed, Kind, Line, actor, take_announced};
@@ -11,6 +14,7 @@ use crate::binding::{Book, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::clock::now;
 use crate::postgres::direct::{Conflict, OpenTable, Shape};
+use crate::postgres::invalidation::generation;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
@@ -170,6 +174,49 @@ pub(crate) fn open(book: &Book) -> Option<OpenTable> {
     OpenTable::open(book.own.ledger, &SHAPE)
 }
 
+/// The table, open for the entries of several accounts.
+#[derive(Clone)]
+struct Held {
+    table: Rc<OpenTable>,
+    /// Where another one has come, something of the table may have changed: an index more, by this transaction.
+    generation: u64,
+}
+
+thread_local! {
+    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+}
+
+/// While this value lives, the ledger stays open.
+pub(crate) struct StaysOpen {
+    outer: Option<Held>,
+}
+
+impl StaysOpen {
+    pub(crate) fn start(book: &Book) -> Self {
+        let held = open(book).map(|table| Held {
+            table: Rc::new(table),
+            generation: generation(),
+        });
+        StaysOpen {
+            outer: HELD.replace(held),
+        }
+    }
+}
+
+impl Drop for StaysOpen {
+    /// A trigger on users may settle another workflow meanwhile: the outer one goes on with its own.
+    fn drop(&mut self) {
+        HELD.set(self.outer.take());
+    }
+}
+
+fn held_or_open(book: &Book) -> Option<Rc<OpenTable>> {
+    match HELD.with_borrow(Clone::clone) {
+        Some(held) if held.generation == generation() => Some(held.table),
+        _ => open(book).map(Rc::new),
+    }
+}
+
 /// The ledger's own statements.
 struct Statements {
     insert: Statement,
@@ -231,7 +278,7 @@ impl Entries<'_> {
     /// They are numbered: the account's row is locked by this transaction, so nobody else does that now.
     fn write(&self, book: &Book) -> Result<i64> {
         let _owner = RunAs::owner(book.accounts.extension_owner);
-        let table = open(book);
+        let table = held_or_open(book);
         let direct = table
             .as_ref()
             .zip(self.accounts)

@@ -9,6 +9,7 @@ use crate::binding::Bound;
 use crate::error::{Error, Result};
 use crate::ledger::account::{self, Refusal};
 use crate::ledger::change::{Change, Changed, Line, actor};
+use crate::ledger::entries::StaysOpen;
 use crate::ledger::{busy, queue};
 use crate::postgres::security::SearchPath;
 
@@ -33,6 +34,9 @@ pub(crate) fn charge(
     claims.sort_unstable();
     // One for all accounts: each statement finds it in force.
     let _path = (!claims.is_empty()).then(|| SearchPath::of_tables(&bound.binding.accounts.paths));
+    let is_of_many =
+        claims.first().map(|claim| &claim.account) != claims.last().map(|claim| &claim.account);
+    let _ledger = is_of_many.then(|| StaysOpen::start(&bound.book));
     let mut charges = Vec::with_capacity(claims.len());
     for claims in claims.chunk_by(|a, b| a.account == b.account) {
         charge_account(bound, claims, occasion, &mut charges)?;
