@@ -17,6 +17,18 @@ COMMENT ON FUNCTION token_balance.balance_at(pg_catalog.text, timestamp with tim
 COMMENT ON FUNCTION token_balance.summary(pg_catalog.text, integer) IS 'Usage of an account in the last days: summary, by_stage, by_model, recent_records, token_balance and is_overdraft.';
 COMMENT ON FUNCTION token_balance.overdrawn_accounts() IS 'The accounts below zero; see the view overdrawn.';
 COMMENT ON FUNCTION token_balance.reconcile() IS 'Everything that does not add up, with the two figures and what to do; no row if all does.';
+COMMENT ON FUNCTION token_balance.usage_state() IS 'What has become of all usage, by state: charged, exempt, waiting (with the reason), unowned, shrunk. Amounts are tokens.';
+COMMENT ON FUNCTION token_balance.unsettled_usage() IS 'Usage that waits or that nobody owns; see the view unsettled.';
+COMMENT ON VIEW token_balance.unsettled IS 'Usage that waits to be charged, with the reason, and usage that names no workflow or no account; by workflow and account.';
+COMMENT ON COLUMN token_balance.unsettled.binding IS 'Name of the binding.';
+COMMENT ON COLUMN token_balance.unsettled.workflow_id IS 'Workflow id, as text; null where the usage names none.';
+COMMENT ON COLUMN token_balance.unsettled.user_id IS 'Account, as text; null where the usage names none.';
+COMMENT ON COLUMN token_balance.unsettled.state IS 'waiting or unowned.';
+COMMENT ON COLUMN token_balance.unsettled.reason IS 'Why it waits.';
+COMMENT ON COLUMN token_balance.unsettled.usage_rows IS 'Usage rows of the workflow and account.';
+COMMENT ON COLUMN token_balance.unsettled.tokens IS 'Tokens that are not charged.';
+COMMENT ON COLUMN token_balance.unsettled.oldest IS 'Time of the oldest of these rows; null where the usage has no time.';
+COMMENT ON COLUMN token_balance.unsettled.newest IS 'Time of the newest of these rows.';
 COMMENT ON VIEW token_balance.overdrawn IS 'The accounts below zero, deepest first.';
 COMMENT ON COLUMN token_balance.overdrawn.user_id IS 'Account, as text.';
 COMMENT ON COLUMN token_balance.overdrawn.token_balance IS 'Its balance in tokens.';

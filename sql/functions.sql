@@ -97,6 +97,35 @@ RETURNS TABLE (
     hint pg_catalog.text)
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reconcile_wrapper';
 
+CREATE FUNCTION token_balance.usage_state()
+RETURNS TABLE (
+    binding pg_catalog.text,
+    state pg_catalog.text,
+    reason pg_catalog.text,
+    workflows bigint,
+    usage_rows bigint,
+    tokens pg_catalog.numeric,
+    oldest timestamp with time zone,
+    newest timestamp with time zone)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'usage_state_wrapper';
+
+CREATE FUNCTION token_balance.unsettled_usage()
+RETURNS TABLE (
+    binding pg_catalog.text,
+    workflow_id pg_catalog.text,
+    user_id pg_catalog.text,
+    state pg_catalog.text,
+    reason pg_catalog.text,
+    usage_rows bigint,
+    tokens pg_catalog.numeric,
+    oldest timestamp with time zone,
+    newest timestamp with time zone)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'unsettled_usage_wrapper';
+
+CREATE VIEW token_balance.unsettled AS
+SELECT u.binding, u.workflow_id, u.user_id, u.state, u.reason, u.usage_rows, u.tokens, u.oldest, u.newest
+FROM token_balance.unsettled_usage() AS u;
+
 CREATE FUNCTION token_balance.archive_ledger(
     before timestamp with time zone,
     archive pg_catalog.regclass)
@@ -166,6 +195,8 @@ REVOKE ALL ON FUNCTION
     token_balance.summary(pg_catalog.text, integer),
     token_balance.overdrawn_accounts(),
     token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass),
+    token_balance.usage_state(),
+    token_balance.unsettled_usage(),
     token_balance.reconcile()
 FROM PUBLIC;
 

@@ -119,6 +119,37 @@ RETURNS TABLE (
     hint pg_catalog.text)
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reconcile_wrapper';
 
+CREATE FUNCTION token_balance.usage_state()
+RETURNS TABLE (
+    binding pg_catalog.text,
+    state pg_catalog.text,
+    reason pg_catalog.text,
+    workflows bigint,
+    usage_rows bigint,
+    tokens pg_catalog.numeric,
+    oldest timestamp with time zone,
+    newest timestamp with time zone)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'usage_state_wrapper';
+
+CREATE FUNCTION token_balance.unsettled_usage()
+RETURNS TABLE (
+    binding pg_catalog.text,
+    workflow_id pg_catalog.text,
+    user_id pg_catalog.text,
+    state pg_catalog.text,
+    reason pg_catalog.text,
+    usage_rows bigint,
+    tokens pg_catalog.numeric,
+    oldest timestamp with time zone,
+    newest timestamp with time zone)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'unsettled_usage_wrapper';
+
+CREATE VIEW token_balance.unsettled AS
+SELECT u.binding, u.workflow_id, u.user_id, u.state, u.reason, u.usage_rows, u.tokens, u.oldest, u.newest
+FROM token_balance.unsettled_usage() AS u;
+
+REVOKE ALL ON FUNCTION token_balance.usage_state(), token_balance.unsettled_usage() FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION token_balance.archive_ledger(
     before timestamp with time zone,
     archive pg_catalog.regclass)
@@ -284,6 +315,18 @@ COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers. The bin
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account and late_usage, and the search_path where one is given. Usage that was attached before goes on where it was.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
 
+COMMENT ON FUNCTION token_balance.usage_state() IS 'What has become of all usage, by state: charged, exempt, waiting (with the reason), unowned, shrunk. Amounts are tokens.';
+COMMENT ON FUNCTION token_balance.unsettled_usage() IS 'Usage that waits or that nobody owns; see the view unsettled.';
+COMMENT ON VIEW token_balance.unsettled IS 'Usage that waits to be charged, with the reason, and usage that names no workflow or no account; by workflow and account.';
+COMMENT ON COLUMN token_balance.unsettled.binding IS 'Name of the binding.';
+COMMENT ON COLUMN token_balance.unsettled.workflow_id IS 'Workflow id, as text; null where the usage names none.';
+COMMENT ON COLUMN token_balance.unsettled.user_id IS 'Account, as text; null where the usage names none.';
+COMMENT ON COLUMN token_balance.unsettled.state IS 'waiting or unowned.';
+COMMENT ON COLUMN token_balance.unsettled.reason IS 'Why it waits.';
+COMMENT ON COLUMN token_balance.unsettled.usage_rows IS 'Usage rows of the workflow and account.';
+COMMENT ON COLUMN token_balance.unsettled.tokens IS 'Tokens that are not charged.';
+COMMENT ON COLUMN token_balance.unsettled.oldest IS 'Time of the oldest of these rows; null where the usage has no time.';
+COMMENT ON COLUMN token_balance.unsettled.newest IS 'Time of the newest of these rows.';
 COMMENT ON TABLE token_balance.binding IS 'The tables and columns of this database that the extension works on: a row per binding, also of those that were detached. Written by token_balance.attach().';
 COMMENT ON COLUMN token_balance.binding.singleton IS 'True in a row that a dump of an older version has brought, until its references are taken over; else null.';
 COMMENT ON COLUMN token_balance.binding.binding_id IS 'Number of the binding; settlements have it.';

@@ -8,10 +8,10 @@ use pgrx::{AnyNumeric, pg_sys};
 use super::common::{refuse_read_only, required};
 use crate::attach::{self, Identity, Said};
 use crate::binding::attach_arguments::{Argument, Kind, Value};
-use crate::binding::{Spec, relation_of};
+use crate::binding::{DEFAULT_NAME, Spec, bound, relation_of};
 use crate::error::{Error, Result};
 use crate::postgres::call::{self, Given};
-use crate::reports::{reconcile, verify};
+use crate::reports::{reconcile, usage_state, verify};
 
 /// `token_balance.attach(…) → void`; the arguments are described in the README.
 ///
@@ -167,4 +167,85 @@ fn reconcile() -> Result<
         Err(error) => error.raise(),
     });
     Ok(TableIterator::new(problems))
+}
+
+/// `token_balance.usage_state() → rows`: what has become of the usage, by state and reason. Amounts are tokens.
+///
+/// Errors: 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn usage_state() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(binding, String),
+            name!(state, String),
+            name!(reason, Option<String>),
+            name!(workflows, i64),
+            name!(usage_rows, i64),
+            name!(tokens, AnyNumeric),
+            name!(oldest, Option<TimestampWithTimeZone>),
+            name!(newest, Option<TimestampWithTimeZone>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let bound = bound()?;
+    let sums = usage_state::usage_state(&bound)?;
+    Ok(TableIterator::new(sums.into_iter().map(|(state, sum)| {
+        (
+            DEFAULT_NAME.to_owned(),
+            state.name().to_owned(),
+            state.reason().map(str::to_owned),
+            sum.workflows,
+            sum.rows,
+            AnyNumeric::from(sum.tokens),
+            moment(sum.oldest),
+            moment(sum.newest),
+        )
+    })))
+}
+
+/// `token_balance.unsettled_usage() → rows`: what waits, and what nobody owns, by workflow and account. Amounts are
+/// tokens.
+///
+/// Errors: 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn unsettled_usage() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(binding, String),
+            name!(workflow_id, Option<String>),
+            name!(user_id, Option<String>),
+            name!(state, String),
+            name!(reason, Option<String>),
+            name!(usage_rows, i64),
+            name!(tokens, AnyNumeric),
+            name!(oldest, Option<TimestampWithTimeZone>),
+            name!(newest, Option<TimestampWithTimeZone>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let found = usage_state::unsettled(bound()?)?.map(|unsettled| match unsettled {
+        Ok(unsettled) => (
+            DEFAULT_NAME.to_owned(),
+            unsettled.workflow,
+            unsettled.account,
+            unsettled.state.name().to_owned(),
+            unsettled.state.reason().map(str::to_owned),
+            unsettled.sum.rows,
+            AnyNumeric::from(unsettled.sum.tokens),
+            moment(unsettled.sum.oldest),
+            moment(unsettled.sum.newest),
+        ),
+        Err(error) => error.raise(),
+    });
+    Ok(TableIterator::new(found))
+}
+
+fn moment(moment: Option<pg_sys::TimestampTz>) -> Option<TimestampWithTimeZone> {
+    moment.and_then(|moment| moment.try_into().ok())
 }

@@ -25,4 +25,4 @@ pub(crate) use options::{BusyAccount, LateUsage};
 pub(crate) use resolve::{relation_of, wrong_type};
 pub(crate) use search_path::path_of;
 pub(crate) use spec::{Ids, Relation, Spec};
-pub(crate) use stored::{Stored, new_ids, take_turns};
+pub(crate) use stored::{DEFAULT_NAME, Stored, new_ids, take_turns};

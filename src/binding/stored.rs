@@ -18,7 +18,7 @@ use crate::postgres::spi;
 use crate::postgres::value::Arg;
 
 /// The name of a binding that was given none.
-const DEFAULT_NAME: &str = "default";
+pub(crate) const DEFAULT_NAME: &str = "default";
 
 /// A row: a binding, attached or remembered.
 pub(crate) struct Stored {

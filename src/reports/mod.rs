@@ -1,7 +1,9 @@
 //! What the extension says of itself and of accounts. Nothing here changes anything.
 
 pub(crate) mod overdrawn;
+mod pairs;
 pub(crate) mod reconcile;
 pub(crate) mod statement;
 pub(crate) mod summary;
+pub(crate) mod usage_state;
 pub(crate) mod verify;

@@ -6,23 +6,21 @@
 //! are compared, the rows of one are handed to the other's query, or both are merged here.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::pairs::{Pair, Pairs, Rows, Used};
 use super::verify::{Check, ledger_guard, verify_triggers};
 use crate::binding::own::{self, extension_owner};
-use crate::binding::{BALANCE_COLUMN, Binding, Book, Bound, Payer, book, bound, completed};
+use crate::binding::{BALANCE_COLUMN, Binding, Book, Bound, Payer, book, bound};
 use crate::error::{Error, Result};
 use crate::ledger::change::Kind;
 use crate::ledger::{account, queue};
-use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, Row, texts};
-use crate::settle::usage::usage_groups_sql;
 
 const BATCH: usize = 1_000;
 
@@ -82,43 +80,6 @@ fn broken_binding(error: Error) -> Problem {
             report.hint().unwrap_or_default()
         ),
         ..Problem::default()
-    }
-}
-
-/// Rows of a cursor, one at a time.
-struct Rows {
-    cursor: Cursor,
-    read: VecDeque<Row>,
-}
-
-impl Rows {
-    fn open(owner: pg_sys::Oid, relations: &[pg_sys::Oid], sql: &str) -> Result<Self> {
-        Ok(Rows {
-            cursor: Cursor::open(
-                owner,
-                relations,
-                sql,
-                &[],
-                Snapshot::Caller,
-                Life::Transaction,
-            )?,
-            read: VecDeque::new(),
-        })
-    }
-
-    fn next_row(&mut self) -> Result<Option<Row>> {
-        if self.read.is_empty() {
-            self.read = self.cursor.fetch(BATCH)?.into();
-        }
-        Ok(self.read.pop_front())
-    }
-}
-
-impl Iterator for Rows {
-    type Item = Result<Row>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.next_row().transpose()
     }
 }
 
@@ -331,217 +292,72 @@ fn column_problems(
         .collect())
 }
 
-/// What was used by one account in one workflow.
-struct Used {
-    key: (String, String),
-    tokens: i128,
-    is_completed: bool,
-    account_exists: bool,
-}
-
-/// What is accounted for.
-struct Accounted {
-    key: (String, String),
-    tokens: i128,
-    /// Whether the workflow was settled once, for any account.
-    was_settled: bool,
-}
-
-/// Usage and settlements, both ordered by workflow and account, walked side by side.
-struct Merge {
-    bound: Rc<Bound>,
-    usage: Rows,
-    settlements: Rows,
-    used: Option<Used>,
-    accounted: Option<Accounted>,
-    /// The last two workflows that were read from the settlements, if they were settled once: the
-    /// settlements may be a workflow ahead of the usage.
-    settled_once: [Option<String>; 2],
-}
-
 fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
-    let binding = &bound.binding;
-    let usage = Rows::open(
-        binding.accounts.users.owner,
-        &[binding.usage.oid],
-        &ordered_usage_sql(binding),
-    )?;
-    // Where the workflow's account pays, usage names none: compare whole workflows.
-    let user_id = match &binding.payer {
-        Payer::Usage(_) => "s.user_id",
-        Payer::Workflow(_) => "''::pg_catalog.text",
-    };
-    let settlements = Rows::open(
-        binding.accounts.extension_owner,
-        &[],
-        &format!(
-            "SELECT s.workflow_id, {user_id}, pg_catalog.sum(s.usage_tokens), \
-             pg_catalog.bool_or(pg_catalog.count(s.first_settled_at) OPERATOR(pg_catalog.>) 0) \
-             OVER (PARTITION BY s.workflow_id) \
-             FROM token_balance.settlement AS s WHERE {} true GROUP BY 1, 2 \
-             ORDER BY s.workflow_id COLLATE pg_catalog.\"C\", {user_id} COLLATE pg_catalog.\"C\"",
-            binding.own("s")
-        ),
-    )?;
-    let mut merge = Merge {
-        usage,
-        settlements,
-        used: None,
-        accounted: None,
-        settled_once: [None, None],
-        bound,
-    };
-    merge.read_usage()?;
-    merge.read_settlement()?;
-    Ok(Box::new(merge))
+    let pairs = Pairs::open(&bound)?;
+    Ok(Box::new(pairs.filter_map(move |pair| {
+        pair.and_then(|pair| problem_of(&bound, &pair)).transpose()
+    })))
 }
 
-fn ordered_usage_sql(binding: &Binding) -> String {
-    let key = binding.accounts.user_key.key_type.canonical_sql(
-        &format!("a.{}", binding.accounts.user_key.sql()),
-        binding.accounts.user_key.key_type,
-    );
-    let account_exists = match &binding.payer {
-        Payer::Usage(_) => "k.id IS NOT NULL",
-        Payer::Workflow(_) => "true",
+fn problem_of(bound: &Bound, pair: &Pair) -> Result<Option<Problem>> {
+    let (used, accounted) = (pair.used.as_ref(), pair.accounted.as_ref());
+    let expected = used.map_or(0, |used| used.tokens);
+    let found = accounted.map_or(0, |accounted| accounted.tokens);
+    let key = used.map(|used| &used.key);
+    let Some((workflow, account)) = key.or_else(|| accounted.map(|accounted| &accounted.key))
+    else {
+        return Ok(None);
     };
-    let (completed, is_completed) = match &binding.workflows {
-        Some(workflows) => (
-            format!(
-                "LEFT JOIN (SELECT DISTINCT {id} AS id FROM {table} AS w WHERE {condition}) AS c \
-                 ON c.id OPERATOR(pg_catalog.=) g.workflow_id",
-                id = binding.workflow_key_sql(workflows, "w"),
-                table = workflows.table.sql,
-                condition = completed::sql(binding, "w"),
-            ),
-            "c.id IS NOT NULL",
+    let has_workflows = bound.binding.workflows.is_some();
+    let (problem, hint, expected, found) = match (used, expected.cmp(&found)) {
+        (Some(used), _) if !used.is_owned => return Ok(None),
+        (Some(used), Ordering::Greater) if is_of_unknown_account(bound, used) => (
+            "usage of an unknown account",
+            "Create the account, then settle the workflow again; or correct the usage.",
+            expected,
+            found,
         ),
-        None => (String::new(), "false"),
-    };
-    format!(
-        "SELECT g.workflow_id, COALESCE(g.user_id, ''), g.tokens, {is_completed}, {account_exists} \
-         FROM ({groups}) AS g {completed} \
-         LEFT JOIN (SELECT {key} AS id FROM {users} AS a) AS k \
-         ON k.id OPERATOR(pg_catalog.=) g.user_id \
-         ORDER BY g.workflow_id COLLATE pg_catalog.\"C\", \
-         COALESCE(g.user_id, '') COLLATE pg_catalog.\"C\"",
-        groups = usage_groups_sql(binding, &[]),
-        users = binding.accounts.users.sql,
-    )
-}
-
-impl Merge {
-    fn read_usage(&mut self) -> Result<()> {
-        self.used = match self.usage.next_row()? {
-            Some(row) => Some(Used {
-                key: (row.text(0).into(), row.text(1).into()),
-                tokens: row.amount(2)?,
-                is_completed: row.is_true(3),
-                account_exists: row.is_true(4),
-            }),
-            None => None,
-        };
-        Ok(())
-    }
-
-    fn read_settlement(&mut self) -> Result<()> {
-        self.accounted = match self.settlements.next_row()? {
-            Some(row) => Some(Accounted {
-                key: (row.text(0).into(), row.text(1).into()),
-                tokens: row.amount(2)?,
-                was_settled: row.is_true(3),
-            }),
-            None => None,
-        };
-        if let Some(accounted) = &self.accounted
-            && accounted.was_settled
-            && self.settled_once[1].as_ref() != Some(&accounted.key.0)
+        (Some(used), Ordering::Greater)
+            if used.is_completed || (!has_workflows && pair.was_settled) =>
         {
-            self.settled_once.swap(0, 1);
-            self.settled_once[1] = Some(accounted.key.0.clone());
-        }
-        Ok(())
-    }
-
-    /// The next pair of what was used and what is accounted for; either may be missing.
-    fn next_pair(&mut self) -> Result<Option<(Option<Used>, Option<Accounted>)>> {
-        let order = match (&self.used, &self.accounted) {
-            (None, None) => return Ok(None),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(used), Some(accounted)) => used.key.cmp(&accounted.key),
-        };
-        let used = self.used.take_if(|_| order.is_le());
-        let accounted = self.accounted.take_if(|_| order.is_ge());
-        if used.is_some() {
-            self.read_usage()?;
-        }
-        if accounted.is_some() {
-            self.read_settlement()?;
-        }
-        Ok(Some((used, accounted)))
-    }
-
-    fn problem(&self, used: Option<Used>, accounted: Option<Accounted>) -> Option<Problem> {
-        let found = accounted.as_ref().map_or(0, |accounted| accounted.tokens);
-        let expected = used.as_ref().map_or(0, |used| used.tokens);
-        let (workflow, account) = match (&used, &accounted) {
-            (Some(used), _) => used.key.clone(),
-            (None, Some(accounted)) => accounted.key.clone(),
-            (None, None) => return None,
-        };
-        let was_settled = self.settled_once.iter().flatten().any(|id| *id == workflow);
-        let (problem, hint, expected, found) = match (&used, expected.cmp(&found)) {
-            (Some(used), Ordering::Greater) if !used.account_exists => (
-                "usage of an unknown account",
-                "Create the account, then settle the workflow again; or correct the usage.",
+            (
+                "unsettled usage",
+                "Call settle_workflow() for it, or token_balance.settle_pending() for all.",
                 expected,
                 found,
-            ),
-            (Some(used), Ordering::Greater)
-                if used.is_completed || (self.bound.binding.workflows.is_none() && was_settled) =>
-            {
-                (
-                    "unsettled usage",
-                    "Call settle_workflow() for it, or token_balance.settle_pending() for all.",
-                    expected,
-                    found,
-                )
-            }
-            (_, Ordering::Less) => (
-                "usage shrank",
-                "Usage rows were deleted or lowered after they were accounted for. Nothing was \
-                 given back: token_balance.refund_workflow() does that.",
-                found,
-                expected,
-            ),
-            _ => return None,
-        };
-        Some(Problem {
-            problem: problem.into(),
-            account: Some(account).filter(|account| !account.is_empty()),
-            workflow: Some(workflow),
-            expected: Some(expected),
-            found: Some(found),
-            hint: hint.into(),
-        })
-    }
+            )
+        }
+        (_, Ordering::Less) if is_gone(bound, account)? => (
+            "usage of an account that is gone",
+            "The account was deleted, and usage with it. There is nothing to do.",
+            found,
+            expected,
+        ),
+        (_, Ordering::Less) => (
+            "usage shrank",
+            "Usage rows were deleted or lowered after they were accounted for. Nothing was \
+             given back: token_balance.refund_workflow() does that.",
+            found,
+            expected,
+        ),
+        _ => return Ok(None),
+    };
+    Ok(Some(Problem {
+        problem: problem.into(),
+        account: Some(account.clone()).filter(|account| !account.is_empty()),
+        workflow: Some(workflow.clone()),
+        expected: Some(expected),
+        found: Some(found),
+        hint: hint.into(),
+    }))
 }
 
-impl Iterator for Merge {
-    type Item = Result<Problem>;
+/// Of usage that names its account.
+fn is_of_unknown_account(bound: &Bound, used: &Used) -> bool {
+    matches!(bound.binding.payer, Payer::Usage(_)) && used.balance.is_none()
+}
 
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match self.next_pair() {
-                Ok(Some((used, accounted))) => {
-                    if let Some(problem) = self.problem(used, accounted) {
-                        return Some(Ok(problem));
-                    }
-                }
-                Ok(None) => return None,
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }
+fn is_gone(bound: &Bound, account: &str) -> Result<bool> {
+    let names_account = matches!(bound.binding.payer, Payer::Usage(_));
+    Ok(names_account && account::column_of(&bound.book, account)?.is_none())
 }

@@ -1,0 +1,289 @@
+//! Usage and what is accounted for, by workflow and account, walked side by side.
+//!
+//! Both are read once, through cursors, as of the calling statement: memory does not grow with them. The usage is
+//! read as its owner, the settlements as the extension's.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+
+use pgrx::pg_sys::{self, TimestampTz};
+
+use crate::binding::{BALANCE_COLUMN, Binding, Bound, Payer, completed};
+use crate::error::Result;
+use crate::postgres::cursor::{Cursor, Life};
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::value::{Row, moment_sql};
+
+const BATCH: usize = 1_000;
+
+/// Rows of a cursor, one at a time.
+pub(super) struct Rows {
+    pub(super) cursor: Cursor,
+    read: VecDeque<Row>,
+}
+
+impl Rows {
+    pub(super) fn open(owner: pg_sys::Oid, relations: &[pg_sys::Oid], sql: &str) -> Result<Self> {
+        Ok(Rows {
+            cursor: Cursor::open(
+                owner,
+                relations,
+                sql,
+                &[],
+                Snapshot::Caller,
+                Life::Transaction,
+            )?,
+            read: VecDeque::new(),
+        })
+    }
+
+    pub(super) fn next_row(&mut self) -> Result<Option<Row>> {
+        if self.read.is_empty() {
+            self.read = self.cursor.fetch(BATCH)?.into();
+        }
+        Ok(self.read.pop_front())
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_row().transpose()
+    }
+}
+
+/// What was used by one account in one workflow.
+pub(super) struct Used {
+    pub(super) key: (String, String),
+    pub(super) tokens: i128,
+    pub(super) rows: i64,
+    /// In the server's count; None where the usage has no time.
+    pub(super) oldest: Option<TimestampTz>,
+    pub(super) newest: Option<TimestampTz>,
+    /// Whether each row names a workflow, and an account where the usage names them.
+    pub(super) is_owned: bool,
+    pub(super) workflow_exists: bool,
+    pub(super) is_completed: bool,
+    /// How many accounts could pay; 1 where the usage names it.
+    pub(super) payers: i64,
+    /// Of the account that pays; None if there is no such account.
+    pub(super) balance: Option<i64>,
+}
+
+/// What is accounted for. Tokens.
+pub(super) struct Accounted {
+    pub(super) key: (String, String),
+    pub(super) tokens: i128,
+    pub(super) charged: i128,
+    /// Whether the workflow was settled once, for any account.
+    pub(super) was_settled: bool,
+}
+
+/// What there is of one account in one workflow; either may be missing.
+pub(super) struct Pair {
+    pub(super) used: Option<Used>,
+    pub(super) accounted: Option<Accounted>,
+    /// Whether the workflow was settled once, for any account.
+    pub(super) was_settled: bool,
+}
+
+pub(super) struct Pairs {
+    usage: Rows,
+    settlements: Rows,
+    used: Option<Used>,
+    accounted: Option<Accounted>,
+    /// The last two workflows that were read from the settlements, if they were settled once: the
+    /// settlements may be a workflow ahead of the usage.
+    settled_once: [Option<String>; 2],
+}
+
+impl Pairs {
+    pub(super) fn open(bound: &Bound) -> Result<Self> {
+        let binding = &bound.binding;
+        let mut pairs = Pairs {
+            usage: Rows::open(
+                binding.accounts.users.owner,
+                &[binding.usage.oid],
+                &usage_sql(binding),
+            )?,
+            settlements: Rows::open(
+                binding.accounts.extension_owner,
+                &[],
+                &settlements_sql(binding),
+            )?,
+            used: None,
+            accounted: None,
+            settled_once: [None, None],
+        };
+        pairs.read_usage()?;
+        pairs.read_settlement()?;
+        Ok(pairs)
+    }
+
+    fn read_usage(&mut self) -> Result<()> {
+        let Some(row) = self.usage.next_row()? else {
+            self.used = None;
+            return Ok(());
+        };
+        self.used = Some(Used {
+            key: (row.text(0).into(), row.text(1).into()),
+            tokens: row.amount(2)?,
+            rows: row.amount(3)?,
+            oldest: row.number(4),
+            newest: row.number(5),
+            is_owned: row.is_true(6),
+            workflow_exists: row.is_true(7),
+            is_completed: row.is_true(8),
+            payers: row.amount(9)?,
+            balance: row.number(10),
+        });
+        Ok(())
+    }
+
+    fn read_settlement(&mut self) -> Result<()> {
+        self.accounted = match self.settlements.next_row()? {
+            Some(row) => Some(Accounted {
+                key: (row.text(0).into(), row.text(1).into()),
+                tokens: row.amount(2)?,
+                charged: row.amount(3)?,
+                was_settled: row.is_true(4),
+            }),
+            None => None,
+        };
+        if let Some(accounted) = &self.accounted
+            && accounted.was_settled
+            && self.settled_once[1].as_ref() != Some(&accounted.key.0)
+        {
+            self.settled_once.swap(0, 1);
+            self.settled_once[1] = Some(accounted.key.0.clone());
+        }
+        Ok(())
+    }
+
+    fn next_pair(&mut self) -> Result<Option<Pair>> {
+        let order = match (&self.used, &self.accounted) {
+            (None, None) => return Ok(None),
+            // Rows that nobody owns are of no settlement.
+            (Some(used), _) if !used.is_owned => Ordering::Less,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(used), Some(accounted)) => used.key.cmp(&accounted.key),
+        };
+        let used = self.used.take_if(|_| order.is_le());
+        let accounted = self.accounted.take_if(|_| order.is_ge());
+        if used.is_some() {
+            self.read_usage()?;
+        }
+        if accounted.is_some() {
+            self.read_settlement()?;
+        }
+        let keys = [
+            used.as_ref().map(|it| &it.key),
+            accounted.as_ref().map(|it| &it.key),
+        ];
+        let workflow = keys.into_iter().flatten().next().map(|key| &key.0);
+        let was_settled = self
+            .settled_once
+            .iter()
+            .any(|id| id.as_ref() == workflow && id.is_some());
+        Ok(Some(Pair {
+            used,
+            accounted,
+            was_settled,
+        }))
+    }
+}
+
+impl Iterator for Pairs {
+    type Item = Result<Pair>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_pair().transpose()
+    }
+}
+
+/// Where the workflow's account pays, usage names none: whole workflows are compared.
+fn settlements_sql(binding: &Binding) -> String {
+    let user_id = match &binding.payer {
+        Payer::Usage(_) => "s.user_id",
+        Payer::Workflow(_) => "''::pg_catalog.text",
+    };
+    format!(
+        "SELECT s.workflow_id, {user_id}, pg_catalog.sum(s.usage_tokens), \
+         pg_catalog.sum(s.charged_tokens), \
+         pg_catalog.bool_or(pg_catalog.count(s.first_settled_at) OPERATOR(pg_catalog.>) 0) \
+         OVER (PARTITION BY s.workflow_id) \
+         FROM token_balance.settlement AS s WHERE {} true GROUP BY 1, 2 \
+         ORDER BY s.workflow_id COLLATE pg_catalog.\"C\", {user_id} COLLATE pg_catalog.\"C\"",
+        binding.own("s")
+    )
+}
+
+/// The columns are those that `read_usage` reads. It is summed up before it is joined: there are fewer pairs than
+/// rows.
+fn usage_sql(binding: &Binding) -> String {
+    let workflow = format!("u.{}", binding.usage_workflow.sql());
+    let (account, is_owned) = match &binding.payer {
+        Payer::Usage(_) => (
+            binding.account_sql("u"),
+            "g.workflow_id IS NOT NULL AND g.user_id IS NOT NULL",
+        ),
+        Payer::Workflow(_) => ("NULL::pg_catalog.text".into(), "g.workflow_id IS NOT NULL"),
+    };
+    let moment = |function: &str| match &binding.details.created_at {
+        Some(column) => moment_sql(&format!(
+            "pg_catalog.{function}(u.{})::timestamp with time zone",
+            column.sql()
+        )),
+        None => "NULL::bigint".into(),
+    };
+    let (workflows, workflow_exists, is_completed) = match &binding.workflows {
+        Some(workflows) => (
+            format!(
+                "LEFT JOIN (SELECT {id} AS id, COALESCE(pg_catalog.bool_or({completed}), false) \
+                 AS is_completed, {payer} AS payer, {payers} AS payers FROM {table} AS w GROUP BY 1) AS c \
+                 ON c.id OPERATOR(pg_catalog.=) g.workflow_id",
+                id = binding.workflow_key_sql(workflows, "w"),
+                table = workflows.table.sql,
+                completed = completed::sql(binding, "w"),
+                payer = match &binding.payer {
+                    Payer::Workflow(_) => format!("pg_catalog.min({})", binding.account_sql("w")),
+                    Payer::Usage(_) => "NULL::pg_catalog.text".into(),
+                },
+                payers = match &binding.payer {
+                    Payer::Workflow(_) =>
+                        format!("pg_catalog.count(DISTINCT {})", binding.account_sql("w")),
+                    Payer::Usage(_) => "1::bigint".into(),
+                },
+            ),
+            "c.id IS NOT NULL",
+            "COALESCE(c.is_completed, false)",
+        ),
+        None => (String::new(), "true", "false"),
+    };
+    let (payer, payers) = match &binding.payer {
+        Payer::Usage(_) => ("g.user_id", "1"),
+        Payer::Workflow(_) => ("c.payer", "COALESCE(c.payers, 0)"),
+    };
+    let user_key = &binding.accounts.user_key;
+    format!(
+        "SELECT g.workflow_id, COALESCE(g.user_id, ''), g.tokens, g.row_count, g.oldest, g.newest, \
+         {is_owned}, {workflow_exists}, {is_completed}, {payers}, k.balance \
+         FROM (SELECT {workflow}::pg_catalog.text AS workflow_id, {account} AS user_id, {tokens} AS tokens, \
+         pg_catalog.count(*) AS row_count, {oldest} AS oldest, {newest} AS newest \
+         FROM {usage} AS u GROUP BY 1, 2) AS g {workflows} \
+         LEFT JOIN (SELECT {key} AS id, a.{BALANCE_COLUMN}::bigint AS balance FROM {users} AS a) AS k \
+         ON k.id OPERATOR(pg_catalog.=) {payer} \
+         ORDER BY g.workflow_id COLLATE pg_catalog.\"C\", \
+         COALESCE(g.user_id, '') COLLATE pg_catalog.\"C\"",
+        tokens = binding.tokens_sql("u"),
+        oldest = moment("min"),
+        newest = moment("max"),
+        usage = binding.usage.sql,
+        key = user_key
+            .key_type
+            .canonical_sql(&format!("a.{}", user_key.sql()), user_key.key_type),
+        users = binding.accounts.users.sql,
+    )
+}
