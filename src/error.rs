@@ -42,6 +42,17 @@ pub(crate) enum Error {
         argument: &'static str,
         detail: String,
     },
+    /// Of a table that is to be bound.
+    InheritanceChildren {
+        relation: String,
+        child: String,
+    },
+    /// A warning: what is bound charges nothing.
+    NothingMatches {
+        usage: String,
+        workflows: String,
+        ids: usize,
+    },
     /// Of a binding that goes on.
     WouldForgive {
         relation: String,
@@ -347,6 +358,24 @@ impl From<Error> for ErrorReport {
                 "Call attach with {argument} => 'same' if the ids mean what they meant, and it goes on where \
                  it was; with {argument} => 'new' if they do not."
             )),
+            Error::InheritanceChildren { relation, child } => new_report(
+                ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("table {relation} has inheritance children, which cannot be bound"),
+            )
+            .set_detail(format!(
+                "Rows of {child} are read with it, and its triggers do not fire for them."
+            ))
+            .set_hint("Use partitions, or tables without children."),
+            Error::NothingMatches {
+                usage,
+                workflows,
+                ids,
+            } => new_report(
+                ERRCODE_WARNING,
+                format!("none of the newest {ids} ids in {usage} is in {workflows}"),
+            )
+            .set_detail("If these are the wrong columns, no completion charges anything.")
+            .set_hint("Compare the two. SELECT * FROM token_balance.usage_state() says what waits."),
             Error::WouldForgive {
                 relation,
                 pairs,

@@ -1,5 +1,6 @@
 //! `token_balance.attach`: bind the extension to an application's tables.
 
+use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
 use super::check::{check, check_existing_balances, check_ownership};
@@ -8,6 +9,7 @@ use super::existing::{
     Outstanding, exempt_existing_usage, outstanding, record_changes_while_detached,
 };
 use super::grants::grant_everyday_functions;
+use super::plausible;
 use super::remembered::{Said, Standing, standing};
 use super::search_path::{self, Attacher};
 use super::trigger_ddl::drop_late_usage;
@@ -129,6 +131,17 @@ pub(super) fn attach_for(
     }
     if let Standing::GoesOn(_) | Standing::OtherWorkflows(_) = standing {
         tell_that_it_goes_on(&binding)?;
+    }
+    if let Some(workflows) = &binding.workflows
+        && let Some(newest) = plausible::newest_usage(&binding)?
+        && newest.matches_nothing()
+    {
+        let error = Error::NothingMatches {
+            usage: format!("{}.{}", binding.usage.sql, binding.usage_workflow.sql()),
+            workflows: format!("{}.{}", workflows.table.sql, workflows.key.sql()),
+            ids: newest.ids,
+        };
+        error.report(PgLogLevel::WARNING);
     }
     Ok(binding)
 }

@@ -4,6 +4,7 @@
 
 use pgrx::pg_sys;
 
+use super::plausible;
 use crate::binding::{BALANCE_COLUMN, Binding, Completion, Payer, Spec, numeric_scale, wrong_type};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
@@ -14,6 +15,7 @@ use crate::postgres::spi;
 pub(super) fn check(spec: Spec) -> Result<Binding> {
     check_values(&spec)?;
     let binding = Binding::resolve(spec)?;
+    check_children(&binding)?;
     check_keys(&binding)?;
     check_statuses(&binding)?;
     check_balance(&binding)?;
@@ -97,6 +99,18 @@ fn smallest_of(balance_type: pg_sys::Oid) -> Option<i64> {
 /// zero as below.
 fn is_within(balance: i64, smallest: i64) -> bool {
     (smallest..=-(smallest + 1)).contains(&balance)
+}
+
+fn check_children(binding: &Binding) -> Result<()> {
+    for table in binding.tables() {
+        if let Some(child) = plausible::children(&table)?.into_iter().next() {
+            return Err(Error::InheritanceChildren {
+                relation: table.sql,
+                child,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn check_keys(binding: &Binding) -> Result<()> {

@@ -8,6 +8,7 @@ mod detach;
 mod existing;
 mod grants;
 mod made_anew;
+pub(crate) mod plausible;
 mod remembered;
 mod search_path;
 pub(crate) mod trigger_ddl;

@@ -2,10 +2,11 @@
 
 use pgrx::spi::{quote_identifier, quote_literal};
 
+use crate::attach::plausible;
 use crate::attach::trigger_ddl::Trigger;
 use crate::binding::own::extension_schema;
 use crate::binding::search_path::{Untrusted, Who};
-use crate::binding::{BALANCE_COLUMN, Binding, Payer};
+use crate::binding::{BALANCE_COLUMN, Binding, Completion, Payer, Workflows};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
 use crate::postgres::security::{NOTHING_ELSE, SearchPath};
@@ -68,6 +69,109 @@ fn of_binding(binding: &Binding) -> Result<Vec<Check>> {
     checks.extend(deferrable_triggers(binding)?);
     checks.push(index(binding)?);
     checks.extend(summary_index(binding)?);
+    checks.extend(children(binding)?);
+    checks.extend(statuses(binding)?);
+    checks.extend(newest_usage(binding)?);
+    Ok(checks)
+}
+
+/// Attach refuses them; they may have come later.
+fn children(binding: &Binding) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    for table in binding.tables() {
+        let children = plausible::children(&table)?;
+        if !children.is_empty() {
+            checks.push(Check::new(
+                &format!("children of {}", table.sql),
+                false,
+                format!(
+                    "rows of {} are read with it, and no trigger sees them",
+                    children.join(", ")
+                ),
+                "Take them out: ALTER TABLE … NO INHERIT.",
+            ));
+        }
+    }
+    Ok(checks)
+}
+
+/// What the workflow table has in its status column, against what completes a run.
+fn statuses(binding: &Binding) -> Result<Option<Check>> {
+    let Some(Workflows {
+        table,
+        completion: Completion::Status(status),
+        ..
+    }) = &binding.workflows
+    else {
+        return Ok(None);
+    };
+    let completed = &binding.spec.completed_statuses;
+    let name = format!("statuses of {}", table.sql);
+    let hint = "Name the completed ones: call token_balance.detach(), then attach with \
+                completed_statuses; it goes on where it was.";
+    if status.is_enum {
+        let labels = catalog::enum_labels(status.base_type)?;
+        if !completed.iter().any(|bound| labels.contains(bound)) {
+            let detail = format!(
+                "none of {} is a value of {}: no run completes",
+                completed.join(", "),
+                status.sql()
+            );
+            return Ok(Some(Check::new(&name, false, detail, hint)));
+        }
+    }
+    let seen = plausible::statuses(binding)?;
+    let other: Vec<_> = seen
+        .iter()
+        .filter(|(status, _)| !completed.contains(status))
+        .collect();
+    if other.is_empty() {
+        return Ok(None);
+    }
+    let misspelt = other.iter().any(|(status, _)| {
+        completed
+            .iter()
+            .any(|bound| plausible::reads_as(bound, status))
+    });
+    let listed: Vec<_> = other
+        .iter()
+        .map(|(status, count)| format!("{status} ({count})"))
+        .collect();
+    let detail = format!(
+        "seen in a sample, and none that completes: {}",
+        listed.join(", ")
+    );
+    Ok(Some(Check::new(&name, !misspelt, detail, hint)))
+}
+
+fn newest_usage(binding: &Binding) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    let Some(newest) = plausible::newest_usage(binding)? else {
+        return Ok(checks);
+    };
+    if newest.matches_nothing() {
+        checks.push(Check::new(
+            "workflow ids",
+            false,
+            format!(
+                "none of the newest {} ids in {} is in the workflow table",
+                newest.ids, binding.usage.sql
+            ),
+            "The wrong key may be bound: compare the two columns, then call token_balance.detach(), and \
+             attach with the right ones.",
+        ));
+    }
+    if newest.unowned > 0 {
+        checks.push(Check::new(
+            "unowned usage",
+            false,
+            format!(
+                "{} of the newest {} rows of {} name no workflow or no account",
+                newest.unowned, newest.rows, binding.usage.sql
+            ),
+            "Nobody is charged for them: see token_balance.unsettled.",
+        ));
+    }
     Ok(checks)
 }
 
