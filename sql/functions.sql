@@ -21,9 +21,10 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflows_wrap
 
 CREATE FUNCTION token_balance.settle_pending(
     since timestamp with time zone DEFAULT NULL,
-    max_workflows integer DEFAULT 10000)
+    max_workflows integer DEFAULT 10000,
+    idle interval DEFAULT NULL)
 RETURNS pg_catalog.jsonb
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_pending_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_pending_or_idle_wrapper';
 
 CREATE PROCEDURE token_balance.settle_backlog(
     batch_size integer DEFAULT 10000,
@@ -184,7 +185,7 @@ REVOKE ALL ON FUNCTION
         pg_catalog.text, pg_catalog.text),
     token_balance.detach(boolean),
     token_balance.verify(),
-    token_balance.settle_pending(timestamp with time zone, integer),
+    token_balance.settle_pending(timestamp with time zone, integer, interval),
     token_balance.credit(
         pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text),
     token_balance.refund_workflow(

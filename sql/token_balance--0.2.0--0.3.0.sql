@@ -45,11 +45,25 @@ RETURNS TABLE (
     new_balance bigint)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflows_wrapper';
 
-CREATE OR REPLACE FUNCTION token_balance.settle_pending(
+-- settle_pending has one argument more. As with attach below, the grants of the old function go to the new one.
+
+CREATE FUNCTION token_balance.upgrade_grants(before regprocedure, after regprocedure) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'upgrade_grants_wrapper';
+
+CREATE FUNCTION token_balance.settle_pending(
     since timestamp with time zone DEFAULT NULL,
-    max_workflows integer DEFAULT 10000)
+    max_workflows integer DEFAULT 10000,
+    idle interval DEFAULT NULL)
 RETURNS pg_catalog.jsonb
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_pending_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_pending_or_idle_wrapper';
+
+REVOKE ALL ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval) FROM PUBLIC;
+
+SELECT token_balance.upgrade_grants(
+    'token_balance.settle_pending(timestamp with time zone, integer)',
+    'token_balance.settle_pending(timestamp with time zone, integer, interval)');
+
+DROP FUNCTION token_balance.settle_pending(timestamp with time zone, integer);
 
 CREATE OR REPLACE PROCEDURE token_balance.settle_backlog(
     batch_size integer DEFAULT 10000,
@@ -195,9 +209,6 @@ REVOKE ALL ON FUNCTION token_balance.attach(
     text, boolean, name, name, name, name, name, text, text, name[], text, text)
 FROM PUBLIC;
 
-CREATE FUNCTION token_balance.upgrade_grants(before regprocedure, after regprocedure) RETURNS void
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'upgrade_grants_wrapper';
-
 SELECT token_balance.upgrade_grants(
     'token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
@@ -311,6 +322,7 @@ ALTER TABLE token_balance.reference ENABLE ALWAYS TRIGGER owner_only;
 
 COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row per check, with what to do where it is not ok.';
 COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again.';
+COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more.';
 COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column.';
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account and late_usage, and the search_path where one is given. Usage that was attached before goes on where it was.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';

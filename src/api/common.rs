@@ -5,11 +5,15 @@
 
 use std::ffi::CStr;
 
+use pgrx::datum::Interval;
+use pgrx::pg_sys::TimestampTz;
 use pgrx::{AnyNumeric, JsonB, pg_sys};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::postgres::datum::whole_part;
+use crate::postgres::spi;
+use crate::postgres::value::{Arg, moment_sql};
 
 /// The server's own error (25006) in a read-only transaction or on a standby, before any lock.
 pub(super) fn refuse_read_only(command: &CStr) {
@@ -71,4 +75,24 @@ pub(super) fn tokens(argument: &'static str, amount: &AnyNumeric) -> Result<i64>
         argument,
         amount: text.clone(),
     })
+}
+
+/// The moment that lies an interval before the transaction's own. Error 22023 for an interval below 0.
+pub(super) fn before_now(argument: &'static str, interval: &Interval) -> Result<TimestampTz> {
+    let text = interval.to_string();
+    let outcome = spi::query(
+        &format!(
+            "SELECT {}, $1::pg_catalog.interval OPERATOR(pg_catalog.<) '0'::pg_catalog.interval",
+            moment_sql("(pg_catalog.now() OPERATOR(pg_catalog.-) $1::pg_catalog.interval)")
+        ),
+        &[Arg::Text(&text)],
+    )?;
+    match outcome.rows.first() {
+        Some(row) if !row.is_true(1) => row.amount(0),
+        _ => Err(Error::InvalidArgument {
+            message: format!("{argument} is {text}"),
+            detail: None,
+            hint: Some("Use an interval of 0 or above.".into()),
+        }),
+    }
 }

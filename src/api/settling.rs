@@ -5,7 +5,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, Uuid, pg_sys};
 
-use super::common::{at_least_one, refuse_read_only, required, to_json};
+use super::common::{at_least_one, before_now, refuse_read_only, required, to_json};
 use crate::binding::{Bound, bound_and_locked};
 use crate::error::{Error, Result};
 use crate::ledger::account;
@@ -13,7 +13,8 @@ use crate::postgres::commit::MayCommit;
 use crate::postgres::jsonb::{Jsonb, Value};
 use crate::settle::charge::Charge;
 use crate::settle::occasion::Occasion;
-use crate::settle::{Workflow, settle, sweep, usage};
+use crate::settle::sweep::{self, Moments};
+use crate::settle::{Workflow, settle, usage};
 
 /// The answer of `settle_workflow`. Amounts are tokens.
 struct Settlement {
@@ -179,24 +180,36 @@ fn settle_workflows(
     )))
 }
 
-/// `token_balance.settle_pending(timestamptz, integer) → jsonb`: settle completed workflows that
-/// have unsettled usage. Bad charges are warnings.
+/// `token_balance.settle_pending(timestamptz, integer, interval) → jsonb`: settle completed workflows that
+/// have unsettled usage; with `idle` also those whose newest usage is older than that. Bad charges are warnings.
 ///
-/// Errors: 22023 for max_workflows below 1, 40001 and 40P01 to be retried, 25006 in a read-only
-/// transaction, 55000 if nothing is attached.
+/// Errors: 22023 for max_workflows below 1, an interval below 0, or one where the usage has no time; 40001 and 40P01
+/// to be retried, 25006 in a read-only transaction, 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+fn settle_pending_or_idle(
+    since: Option<TimestampWithTimeZone>,
+    max_workflows: Option<i32>,
+    idle: Option<Interval>,
+) -> Result<JsonB, ErrorReport> {
+    let function = "token_balance.settle_pending";
+    let max_workflows = required(function, "max_workflows", max_workflows)?;
+    let max_workflows = at_least_one("max_workflows", max_workflows)?;
+    let idle_since = idle.map(|idle| before_now("idle", &idle)).transpose()?;
+    refuse_read_only(c"token_balance.settle_pending()");
+    let moments = Moments {
+        since: since.map(Into::into),
+        idle_since,
+    };
+    Ok(to_json(&sweep::settle_pending(moments, max_workflows)?)?)
+}
+
+/// `token_balance.settle_pending` as 0.2.0 declares it, for databases that are not updated yet.
 #[pg_extern(sql = false)]
 fn settle_pending(
     since: Option<TimestampWithTimeZone>,
     max_workflows: Option<i32>,
 ) -> Result<JsonB, ErrorReport> {
-    let function = "token_balance.settle_pending";
-    let max_workflows = required(function, "max_workflows", max_workflows)?;
-    let max_workflows = at_least_one("max_workflows", max_workflows)?;
-    refuse_read_only(c"token_balance.settle_pending()");
-    Ok(to_json(&sweep::settle_pending(
-        since.map(Into::into),
-        max_workflows,
-    )?)?)
+    settle_pending_or_idle(since, max_workflows, None)
 }
 
 /// `CALL token_balance.settle_backlog(integer, boolean)`: settle all that is pending, with a commit

@@ -2,7 +2,7 @@
 //! off, bad charges whose account has come, and history that attach had exempted.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
 use pgrx::memcxt::PgMemoryContexts;
@@ -16,7 +16,7 @@ use super::settle;
 use super::settlement::was_settled_sql;
 use super::usage::usage_groups_sql;
 use crate::binding::{Binding, Bound, bound_and_locked, completed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ledger::busy;
 use crate::postgres::commit::MayCommit;
 use crate::postgres::cursor::{Cursor, Life};
@@ -47,7 +47,8 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// The usage of completed workflows; $1 limits it to workflows with usage since then.
+/// The usage of completed workflows, and of those whose newest usage is older than $2; $1 limits it to workflows with
+/// usage since then. Each with whether it is such an old one.
 ///
 /// It is summed up before it is joined: there are fewer workflows than rows. By account, so that a
 /// batch has many runs of few accounts, each of which is updated once; in which order of accounts is
@@ -64,16 +65,28 @@ fn usage_of_completed_sql(binding: &Binding) -> String {
         ),
         None => "($1 IS NULL OR true)".into(),
     };
+    let is_idle = match &binding.details.created_at {
+        Some(column) => format!(
+            "($2 IS NOT NULL AND g.workflow_id OPERATOR(pg_catalog.=) ANY (SELECT \
+             i.{key}::pg_catalog.text FROM {usage} AS i WHERE $2 IS NOT NULL GROUP BY 1 \
+             HAVING pg_catalog.max(i.{column}) OPERATOR(pg_catalog.<) $2::{type_name}))",
+            key = binding.usage_workflow.sql(),
+            usage = binding.usage.sql,
+            column = column.sql(),
+            type_name = column.time_type_sql(),
+        ),
+        None => "($2 IS NOT NULL AND false)".into(),
+    };
     let is_completed = binding.workflows.as_ref().map(|workflows| {
         format!(
-            "WHERE g.workflow_id OPERATOR(pg_catalog.=) ANY (SELECT {} FROM {} AS w WHERE {})",
+            "WHERE {is_idle} OR g.workflow_id OPERATOR(pg_catalog.=) ANY (SELECT {} FROM {} AS w WHERE {})",
             binding.workflow_key_sql(workflows, "w"),
             workflows.table.sql,
             completed::sql(binding, "w")
         )
     });
     format!(
-        "SELECT g.workflow_id, g.user_id, g.tokens FROM ({groups}) AS g {is_completed} \
+        "SELECT g.workflow_id, g.user_id, g.tokens, {is_idle} FROM ({groups}) AS g {is_completed} \
          ORDER BY g.user_id COLLATE pg_catalog.\"C\", g.workflow_id COLLATE pg_catalog.\"C\"",
         groups = usage_groups_sql(binding, &[since]),
         is_completed = is_completed.unwrap_or_default(),
@@ -116,6 +129,15 @@ fn unsettled(bound: &Bound, groups: &[Row]) -> Result<Vec<String>> {
         .collect())
 }
 
+/// Of which usage a sweep is.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Moments {
+    /// Of workflows with usage since then.
+    pub(crate) since: Option<TimestampTz>,
+    /// Also of workflows that are not completed, and have no usage since then.
+    pub(crate) idle_since: Option<TimestampTz>,
+}
+
 /// Workflows with unsettled usage, found a batch at a time.
 struct Pending {
     cursor: Cursor,
@@ -123,11 +145,14 @@ struct Pending {
 }
 
 impl Pending {
-    fn find(bound: &Bound, since: Option<TimestampTz>, which: Which, life: Life) -> Result<Self> {
+    fn find(bound: &Bound, moments: Moments, which: Which, life: Life) -> Result<Self> {
         let sql = usage_of_completed_sql(&bound.binding);
         let owner = bound.binding.accounts.users.owner;
         let usage = [bound.binding.usage.oid];
-        let args = [Arg::OptionalTimestamp(since)];
+        let args = [
+            Arg::OptionalTimestamp(moments.since),
+            Arg::OptionalTimestamp(moments.idle_since),
+        ];
         let cursor = Cursor::open(owner, &usage, &sql, &args, Snapshot::Statement, life)?;
         Ok(Pending { cursor, which })
     }
@@ -145,7 +170,10 @@ impl Pending {
                 &settled_before_sql(&bound.binding),
                 &[Arg::TextArray(&workflows)],
             )?;
-            workflows = texts(&outcome.rows, 0);
+            let idle = groups.iter().filter(|group| group.is_true(3));
+            let idle: HashSet<_> = idle.map(|group| group.text(0)).collect();
+            workflows.retain(|workflow| idle.contains(workflow.as_str()));
+            workflows.extend(texts(&outcome.rows, 0));
         }
         Ok(Some((groups.len(), workflows)))
     }
@@ -175,9 +203,16 @@ fn which(binding: &Binding) -> Which {
 /// What is found is settled as one. Settled a part at a time, the locks of the second part would be
 /// waited for with the accounts of the first one held, for which the holders of those locks wait.
 /// There is a second part only where charges of the first were bad.
-pub(crate) fn settle_pending(since: Option<TimestampTz>, max_workflows: usize) -> Result<Swept> {
+pub(crate) fn settle_pending(moments: Moments, max_workflows: usize) -> Result<Swept> {
     let bound = bound_and_locked()?;
-    let pending = Pending::find(&bound, since, which(&bound.binding), Life::Transaction)?;
+    if moments.idle_since.is_some() && bound.binding.details.created_at.is_none() {
+        return Err(Error::InvalidArgument {
+            message: "idle is given, but the usage has no time".into(),
+            detail: None,
+            hint: Some("Name its column in attach: usage_created_at.".into()),
+        });
+    }
+    let pending = Pending::find(&bound, moments, which(&bound.binding), Life::Transaction)?;
     let mut found = BTreeSet::new();
     let mut swept = Swept::default();
     // What cannot be charged does not count, or it would stand in the way for ever.
@@ -256,7 +291,7 @@ pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayComm
     } else {
         which(&bound.binding)
     };
-    let pending = Pending::find(&bound, None, which, Life::Session)?;
+    let pending = Pending::find(&bound, Moments::default(), which, Life::Session)?;
     LEFT_OVER.set(Some(pending.cursor.clone()));
     let total = pending.cursor.count()?;
     drop(bound);
