@@ -37,6 +37,7 @@ COMMENT ON FUNCTION token_balance.note_completion(pg_catalog.oid, pg_catalog.tid
 COMMENT ON FUNCTION token_balance.note_status(pg_catalog.text, pg_catalog.text, pg_catalog.text[], pg_catalog.oid, pg_catalog.tid) IS 'The WHEN condition of the completion triggers: whether the status became a completed one; if so, notes the row.';
 COMMENT ON FUNCTION token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass) IS 'Move the ledger entries before a moment to a table of yours, which has the ledger''s columns; of each account an opening entry stays. Returns accounts, entries and archive.';
 COMMENT ON FUNCTION token_balance.settle_on_completion() IS 'Trigger function on the workflow table: settles a run that completes.';
+COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on the workflow table: what is known of a workflow follows it to another id.';
 COMMENT ON FUNCTION token_balance.settle_late_usage() IS 'Trigger function on the usage table, with late_usage => ''settle'': settles usage of a workflow that is over.';
 COMMENT ON FUNCTION token_balance.record_balance_change() IS 'Trigger function on the users table: writes each change of a balance to the ledger.';
 COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger().';
@@ -126,6 +127,13 @@ COMMENT ON COLUMN token_balance.archived_reference.amount IS 'What was given.';
 COMMENT ON COLUMN token_balance.archived_reference.previous_balance IS 'Balance before.';
 COMMENT ON COLUMN token_balance.archived_reference.new_balance IS 'Balance after.';
 COMMENT ON COLUMN token_balance.archived_reference.workflow_id IS 'Workflow that was refunded.';
+
+COMMENT ON TABLE token_balance.workflow_alias IS 'Ids that a workflow has had, with one row each. Ledger entries keep the id that they were made with.';
+COMMENT ON COLUMN token_balance.workflow_alias.binding_id IS 'Binding whose workflow it is.';
+COMMENT ON COLUMN token_balance.workflow_alias.workflow_id IS 'Workflow id, as text.';
+COMMENT ON COLUMN token_balance.workflow_alias.family IS 'The same for all ids of a workflow, and for all workflows that have shared one.';
+COMMENT ON COLUMN token_balance.workflow_alias.became IS 'The id that it was changed to; null if it is the last one.';
+COMMENT ON INDEX token_balance.workflow_alias_family IS 'The ids of a family.';
 
 COMMENT ON TABLE token_balance.queue IS 'Charges that wait for their account''s row, with busy_account => ''queue''. The balance is the column less what waits here.';
 COMMENT ON COLUMN token_balance.queue.user_id IS 'Account, as text.';

@@ -120,6 +120,18 @@ CREATE TABLE token_balance.queue (
     PRIMARY KEY (user_id, accounts_id, charge_id)
 );
 
+-- Workflows whose id was changed, and what it has become; null where the id is in use. The ids of one workflow are a
+-- family: entries of the ledger keep the id that they were made with.
+CREATE TABLE token_balance.workflow_alias (
+    binding_id smallint NOT NULL,
+    workflow_id pg_catalog.text NOT NULL,
+    family pg_catalog.text NOT NULL,
+    became pg_catalog.text,
+    PRIMARY KEY (binding_id, workflow_id)
+);
+
+CREATE INDEX workflow_alias_family ON token_balance.workflow_alias (binding_id, family);
+
 -- What a dump must carry: the rows of these tables. The sequences give no numbers any more; an older dump sets them.
 SELECT pg_catalog.pg_extension_config_dump('token_balance.binding', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.settlement', '');
@@ -127,5 +139,6 @@ SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.reference', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.archived_reference', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger_entry_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('token_balance.workflow_alias', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.queue', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.queue_charge_id_seq', '');

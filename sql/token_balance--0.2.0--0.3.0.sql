@@ -256,6 +256,11 @@ CREATE OR REPLACE FUNCTION token_balance.note_status(old pg_catalog.text, new pg
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_status_wrapper';
 
+CREATE FUNCTION token_balance.follow_workflow_id() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'follow_workflow_id_wrapper';
+
+REVOKE ALL ON FUNCTION token_balance.follow_workflow_id() FROM PUBLIC;
+
 -- Tables.
 
 -- Settlements, then the ledger, as whoever settles takes them.
@@ -318,8 +323,33 @@ CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.ref
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 ALTER TABLE token_balance.reference ENABLE ALWAYS TRIGGER owner_only;
 
+-- Ids that workflows have had.
+CREATE TABLE token_balance.workflow_alias (
+    binding_id smallint NOT NULL,
+    workflow_id text NOT NULL,
+    family text NOT NULL,
+    became text,
+    PRIMARY KEY (binding_id, workflow_id)
+);
+
+CREATE INDEX workflow_alias_family ON token_balance.workflow_alias (binding_id, family);
+
+SELECT pg_extension_config_dump('token_balance.workflow_alias', '');
+
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.workflow_alias
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
+ALTER TABLE token_balance.workflow_alias ENABLE ALWAYS TRIGGER owner_only;
+
 -- Comments.
 
+COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on the workflow table: what is known of a workflow follows it to another id.';
+COMMENT ON TABLE token_balance.workflow_alias IS 'Ids that a workflow has had, with one row each. Ledger entries keep the id that they were made with.';
+COMMENT ON COLUMN token_balance.workflow_alias.binding_id IS 'Binding whose workflow it is.';
+COMMENT ON COLUMN token_balance.workflow_alias.workflow_id IS 'Workflow id, as text.';
+COMMENT ON COLUMN token_balance.workflow_alias.family IS 'The same for all ids of a workflow, and for all workflows that have shared one.';
+COMMENT ON COLUMN token_balance.workflow_alias.became IS 'The id that it was changed to; null if it is the last one.';
+COMMENT ON INDEX token_balance.workflow_alias_family IS 'The ids of a family.';
 COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row per check, with what to do where it is not ok.';
 COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more.';

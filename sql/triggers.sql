@@ -4,6 +4,9 @@
 CREATE FUNCTION token_balance.settle_on_completion() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_on_completion_wrapper';
 
+CREATE FUNCTION token_balance.follow_workflow_id() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'follow_workflow_id_wrapper';
+
 CREATE FUNCTION token_balance.settle_late_usage() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_late_usage_wrapper';
 
@@ -28,6 +31,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_status_wrapper';
 
 REVOKE ALL ON FUNCTION
     token_balance.settle_on_completion(),
+    token_balance.follow_workflow_id(),
     token_balance.settle_late_usage(),
     token_balance.record_balance_change(),
     token_balance.refuse_ledger_change(),
@@ -63,9 +67,13 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.queue
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.workflow_alias
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
 ALTER TABLE token_balance.binding ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.settlement ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.ledger ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.reference ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.archived_reference ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.queue ENABLE ALWAYS TRIGGER owner_only;
+ALTER TABLE token_balance.workflow_alias ENABLE ALWAYS TRIGGER owner_only;

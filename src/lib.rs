@@ -42,6 +42,7 @@ pub extern "C-unwind" fn _PG_init() {
     postgres::invalidation::init();
     postgres::transaction::init();
     settle::lock::init();
+    settle::rename::init();
     triggers::notes::init();
 }
 

@@ -50,6 +50,7 @@ pub(crate) struct Standing {
 const LEDGER: &str = "00_token_balance_ledger";
 const COMPLETED_BY_INSERT: &str = "token_balance_completed_insert";
 const COMPLETED_BY_UPDATE: &str = "token_balance_completed_update";
+const WORKFLOW_ID: &str = "00_token_balance_workflow_id";
 const LATE_USAGE: &str = "token_balance_late_usage";
 
 /// In pg_trigger.tgtype.
@@ -61,6 +62,19 @@ impl Binding {
         let mut triggers = Vec::new();
         if let Some(workflows) = &self.workflows {
             triggers.extend(completion_triggers(self, workflows));
+            // The catalog of an older version has no function for it, until it is updated.
+            if !self.spec.is_of_older_catalog {
+                triggers.push(Trigger {
+                    name: WORKFLOW_ID,
+                    table: &workflows.table,
+                    events: "UPDATE",
+                    column: None,
+                    reads: None,
+                    condition: None,
+                    is_deferrable: false,
+                    function: "follow_workflow_id",
+                });
+            }
         }
         if self.spec.options.late_usage == LateUsage::Settle {
             triggers.push(Trigger {

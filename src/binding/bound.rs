@@ -272,7 +272,13 @@ pub(crate) fn lock_out_settlements(users: pg_sys::Oid) {
 /// Also what is not there any more, or not of a kind that can be bound.
 fn watch_all(spec: &Spec, own: &OwnTables) {
     watch(spec.relations().map(|relation| relation.oid));
-    watch([own.binding, own.settlement, own.ledger, own.queue]);
+    watch([
+        own.binding,
+        own.settlement,
+        own.ledger,
+        own.queue,
+        own.workflow_alias,
+    ]);
     for relation in spec.relations() {
         // SAFETY: a look-up in a system cache; InvalidOid for a relation that is gone.
         watch_schema(unsafe { pg_sys::get_rel_namespace(relation.oid) });

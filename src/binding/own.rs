@@ -21,6 +21,7 @@ pub(crate) struct OwnTables {
     pub(crate) settlement: pg_sys::Oid,
     pub(crate) ledger: pg_sys::Oid,
     pub(crate) queue: pg_sys::Oid,
+    pub(crate) workflow_alias: pg_sys::Oid,
 }
 
 /// Where a table is not there, or is no member of an extension, InvalidOid stands for it.
@@ -36,7 +37,7 @@ pub(crate) fn own_tables() -> Result<OwnTables> {
          AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\" \
          WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
          AND c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['binding', 'settlement', 'ledger', \
-         'queue']::pg_catalog.name[])",
+         'queue', 'workflow_alias']::pg_catalog.name[])",
         &[],
     )?;
     let mut own = OwnTables::default();
@@ -45,6 +46,7 @@ pub(crate) fn own_tables() -> Result<OwnTables> {
             "binding" => own.binding = row.oid(1),
             "settlement" => own.settlement = row.oid(1),
             "queue" => own.queue = row.oid(1),
+            "workflow_alias" => own.workflow_alias = row.oid(1),
             _ => own.ledger = row.oid(1),
         }
     }

@@ -183,6 +183,35 @@ pub(crate) fn is_unique(relation: pg_sys::Oid, column: &str) -> Result<bool> {
     )
 }
 
+/// Whether an UPDATE of `key` alone sets `column` of the other table along with it: a foreign key with ON UPDATE CASCADE.
+pub(crate) fn cascades_to(
+    table: pg_sys::Oid,
+    key: &str,
+    other: pg_sys::Oid,
+    column: &str,
+) -> Result<bool> {
+    exists(
+        "SELECT 1 FROM pg_catalog.pg_constraint AS c \
+         JOIN pg_catalog.pg_attribute AS k ON k.attrelid OPERATOR(pg_catalog.=) c.confrelid \
+         AND k.attnum OPERATOR(pg_catalog.=) c.confkey[1] \
+         JOIN pg_catalog.pg_attribute AS r ON r.attrelid OPERATOR(pg_catalog.=) c.conrelid \
+         AND r.attnum OPERATOR(pg_catalog.=) c.conkey[1] \
+         WHERE c.contype OPERATOR(pg_catalog.=) 'f'::pg_catalog.\"char\" \
+         AND c.confupdtype OPERATOR(pg_catalog.=) 'c'::pg_catalog.\"char\" \
+         AND pg_catalog.cardinality(c.conkey) OPERATOR(pg_catalog.=) 1 \
+         AND c.confrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND k.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
+         AND c.conrelid OPERATOR(pg_catalog.=) ($3::pg_catalog.oid) \
+         AND r.attname OPERATOR(pg_catalog.=) $4::pg_catalog.name",
+        &[
+            Arg::Int8(table.to_u32().into()),
+            Arg::Text(key),
+            Arg::Int8(other.to_u32().into()),
+            Arg::Text(column),
+        ],
+    )
+}
+
 /// Whether an index begins with `column`, so that one workflow's usage is found without a scan.
 pub(crate) fn has_index_on(relation: pg_sys::Oid, column: &str) -> Result<bool> {
     exists(

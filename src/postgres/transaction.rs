@@ -7,6 +7,8 @@ use std::ptr;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use crate::error::Result;
+
 /// What a room does when a transaction, or a part of it that was rolled back, is over. It may only
 /// forget: nothing can be read or written then.
 #[derive(Clone, Copy)]
@@ -17,8 +19,13 @@ pub(crate) struct AtEnd {
     pub(crate) of_subtransaction: fn(pg_sys::SubTransactionId),
 }
 
+/// What a room does before a transaction commits or is prepared, while it can still read, write and fail. The
+/// application's deferred triggers have run.
+type BeforeCommit = fn() -> Result<()>;
+
 thread_local! {
     static ROOMS: RefCell<Vec<AtEnd>> = const { RefCell::new(Vec::new()) };
+    static BEFORE_COMMIT: RefCell<Vec<BeforeCommit>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Have the server call the rooms. Called once per backend.
@@ -35,12 +42,23 @@ pub(crate) fn at_end(room: AtEnd) {
     ROOMS.with_borrow_mut(|rooms| rooms.push(room));
 }
 
+/// From now on, call this room before a commit.
+pub(crate) fn before_commit(room: BeforeCommit) {
+    BEFORE_COMMIT.with_borrow_mut(|rooms| rooms.push(room));
+}
+
 #[pg_guard]
 unsafe extern "C-unwind" fn at_transaction_end(
     event: pg_sys::XactEvent::Type,
     _argument: *mut c_void,
 ) {
     use pg_sys::XactEvent::*;
+    if matches!(event, XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE) {
+        let rooms = BEFORE_COMMIT.with_borrow(Clone::clone);
+        if let Err(error) = rooms.iter().try_for_each(|room| room()) {
+            error.raise();
+        }
+    }
     if matches!(
         event,
         XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE

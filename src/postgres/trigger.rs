@@ -151,6 +151,17 @@ impl TriggerRow<'_> {
         unsafe { RowPlace::new((*self.data.tg_relation).rd_id, (*self.new_tuple()).t_self) }
     }
 
+    /// Where the row was before an UPDATE.
+    pub(crate) fn old_place(&self) -> Option<RowPlace> {
+        // SAFETY: as above.
+        self.is_update.then(|| unsafe {
+            RowPlace::new(
+                (*self.data.tg_relation).rd_id,
+                (*self.data.tg_trigtuple).t_self,
+            )
+        })
+    }
+
     fn new_tuple(&self) -> pg_sys::HeapTuple {
         if self.is_update {
             self.data.tg_newtuple

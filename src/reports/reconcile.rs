@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 
 use super::pairs::{Pair, Pairs, Rows, Used};
 use super::verify::{Check, ledger_guard, verify_triggers};
-use crate::binding::own::{self, extension_owner};
+use crate::binding::own::{self, extension_owner, own_tables};
 use crate::binding::{BALANCE_COLUMN, Binding, Book, Bound, Payer, book, bound};
 use crate::error::{Error, Result};
 use crate::ledger::change::Kind;
@@ -116,41 +116,54 @@ fn chain(owner: pg_sys::Oid) -> Result<Problems> {
 }
 
 /// Settlements against the ledger and what was archived of it, by workflow: an account whose id was
-/// changed keeps its entries under the old one.
+/// changed keeps its entries under the old one. So does a workflow: the ids that it has had are one.
 fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
+    // The catalog of an older version, until it is updated, has no aliases.
+    let has_aliases = own_tables()?.workflow_alias != pg_sys::InvalidOid;
+    let (join, family) = if has_aliases {
+        (
+            "LEFT JOIN token_balance.workflow_alias AS f \
+             ON f.workflow_id OPERATOR(pg_catalog.=) i.workflow_id \
+             AND f.binding_id OPERATOR(pg_catalog.=) i.binding_id",
+            "COALESCE(f.family, i.workflow_id)",
+        )
+    } else {
+        ("", "i.workflow_id")
+    };
     let rows = Rows::open(
         owner,
         &[],
         &format!(
             "SELECT c.workflow_id, c.charged, c.in_ledger, c.refunded, c.back_in_ledger, c.used \
-         FROM (SELECT COALESCE(s.workflow_id, l.workflow_id) AS workflow_id, \
+         FROM (SELECT COALESCE(s.workflow_id, l.family) AS workflow_id, \
          COALESCE(s.used, 0) AS used, COALESCE(s.charged, 0) AS charged, \
          COALESCE(l.charged, 0) OPERATOR(pg_catalog.+) COALESCE(s.archived_charged, 0) \
          AS in_ledger, COALESCE(s.refunded, 0) AS refunded, \
          COALESCE(l.refunded, 0) OPERATOR(pg_catalog.+) COALESCE(s.archived_refunded, 0) \
          AS back_in_ledger \
-         FROM (SELECT t.workflow_id, {of_settlement} AS binding_id, \
-         pg_catalog.sum(t.usage_tokens) AS used, \
-         pg_catalog.sum(t.charged_tokens) AS charged, \
-         pg_catalog.sum(t.refunded_tokens) AS refunded, \
-         pg_catalog.sum(t.archived_charged_tokens) AS archived_charged, \
-         pg_catalog.sum(t.archived_refunded_tokens) AS archived_refunded \
-         FROM token_balance.settlement AS t GROUP BY 1, 2) AS s \
-         FULL JOIN (SELECT e.workflow_id, e.binding_id, \
-         OPERATOR(pg_catalog.-) COALESCE(pg_catalog.sum(e.amount) \
-         FILTER (WHERE e.kind OPERATOR(pg_catalog.=) {settlement}), 0) AS charged, \
-         COALESCE(pg_catalog.sum(e.amount) \
-         FILTER (WHERE e.kind OPERATOR(pg_catalog.=) {refund}), 0) AS refunded \
+         FROM (SELECT {family} AS family, {of_settlement} AS binding_id, \
+         pg_catalog.min(i.workflow_id) AS workflow_id, \
+         pg_catalog.sum(i.usage_tokens) AS used, \
+         pg_catalog.sum(i.charged_tokens) AS charged, \
+         pg_catalog.sum(i.refunded_tokens) AS refunded, \
+         pg_catalog.sum(i.archived_charged_tokens) AS archived_charged, \
+         pg_catalog.sum(i.archived_refunded_tokens) AS archived_refunded \
+         FROM token_balance.settlement AS i {join} GROUP BY 1, 2) AS s \
+         FULL JOIN (SELECT {family} AS family, i.binding_id, \
+         OPERATOR(pg_catalog.-) COALESCE(pg_catalog.sum(i.amount) \
+         FILTER (WHERE i.kind OPERATOR(pg_catalog.=) {settlement}), 0) AS charged, \
+         COALESCE(pg_catalog.sum(i.amount) \
+         FILTER (WHERE i.kind OPERATOR(pg_catalog.=) {refund}), 0) AS refunded \
          FROM (SELECT d.workflow_id, {of_entry} AS binding_id, d.kind, d.amount \
          FROM token_balance.ledger AS d WHERE d.workflow_id IS NOT NULL UNION ALL \
          SELECT q.workflow_id, {of_queued}, {settlement}, OPERATOR(pg_catalog.-) q.tokens \
-         FROM token_balance.queue AS q) AS e GROUP BY 1, 2) AS l \
-         ON l.workflow_id OPERATOR(pg_catalog.=) s.workflow_id \
+         FROM token_balance.queue AS q) AS i {join} GROUP BY 1, 2) AS l \
+         ON l.family OPERATOR(pg_catalog.=) s.family \
          AND l.binding_id OPERATOR(pg_catalog.=) s.binding_id) AS c \
          WHERE c.charged OPERATOR(pg_catalog.<>) c.in_ledger \
          OR c.refunded OPERATOR(pg_catalog.<>) c.back_in_ledger \
          OR c.charged OPERATOR(pg_catalog.>) c.used",
-            of_settlement = own::id("t", "binding_id")?,
+            of_settlement = own::id("i", "binding_id")?,
             of_entry = own::id("d", "binding_id")?,
             of_queued = own::id("q", "binding_id")?,
             settlement = Kind::Settlement.sql(),

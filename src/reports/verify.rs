@@ -602,7 +602,7 @@ pub(crate) fn ledger_guard() -> Result<Check> {
     ))
 }
 
-const GUARDS: [(&str, &str); 8] = [
+const GUARDS: [(&str, &str); 9] = [
     ("ledger", "append_only_rows"),
     ("ledger", "append_only_truncate"),
     ("ledger", "owner_only"),
@@ -611,6 +611,7 @@ const GUARDS: [(&str, &str); 8] = [
     ("queue", "owner_only"),
     ("reference", "owner_only"),
     ("archived_reference", "owner_only"),
+    ("workflow_alias", "owner_only"),
 ];
 
 fn fires_always(table: &str, trigger: &str) -> Result<bool> {

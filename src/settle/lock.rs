@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use pgrx::pg_sys;
 
-use crate::binding::{Binding, LateUsage, Payer};
+use crate::binding::{Binding, LateUsage, Payer, lock_out_settlements};
 use crate::postgres::lock::{
     EXCLUSIVE, INTENTION_EXCLUSIVE, INTENTION_SHARE, Object, SHARE, hash, holds, lock, release,
     try_lock,
@@ -76,7 +76,11 @@ pub(crate) fn lock_workflows(workflows: &[String], binding: &Binding) {
     }
     let room = MAX_LOCKS.saturating_sub(taken);
     if !is_needed(binding) {
-        keys.truncate(room);
+        if keys.len() > room {
+            // Nobody renames a workflow meanwhile (`lock_renamed`).
+            lock(ALL_WORKFLOWS, SHARE);
+            keys.truncate(room);
+        }
     } else if holds_all_workflows() || keys.len() > room && lock_all_workflows() {
         return;
     } else {
@@ -87,6 +91,19 @@ pub(crate) fn lock_workflows(workflows: &[String], binding: &Binding) {
             note_taken();
         }
     }
+}
+
+/// The locks of a transaction that has changed the ids of workflows, on the old and the new ones. A settlement of an old
+/// id would not find what has moved, so those that go without locks are kept out, and where there are very many ids,
+/// all settlements are.
+pub(crate) fn lock_renamed(workflows: &[String], binding: &Binding) {
+    if workflows.len() > MAX_LOCKS {
+        lock_out_settlements(binding.accounts.users.oid);
+    }
+    if !is_needed(binding) {
+        lock(ALL_WORKFLOWS, INTENTION_EXCLUSIVE);
+    }
+    lock_workflows(workflows, binding);
 }
 
 /// Lock all workflows, so that all others that settle or write late usage wait: whether this

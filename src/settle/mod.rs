@@ -9,6 +9,7 @@ pub(crate) mod claim;
 pub(crate) mod lock;
 pub(crate) mod occasion;
 pub(crate) mod refund;
+pub(crate) mod rename;
 pub(crate) mod settlement;
 pub(crate) mod sweep;
 pub(crate) mod usage;
@@ -56,6 +57,7 @@ pub(crate) fn settle(
     mut workflows: Vec<String>,
     occasion: &Occasion,
 ) -> Result<Settled> {
+    rename::follow(bound)?;
     workflows.sort_unstable();
     workflows.dedup();
     lock_workflows(&workflows, &bound.binding);

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
 use super::lock::lock_workflows;
+use super::rename;
 use crate::binding::{Bound, Kept};
 use crate::error::{Error, Result};
 use crate::ledger::change::{Given, Kind};
@@ -58,11 +59,22 @@ pub(crate) fn refund(
     amount: Option<i64>,
     remarks: &Remarks,
 ) -> Result<Option<Outcome>> {
-    lock_workflows(&[workflow.to_owned()], &bound.binding);
-    let payments = read_payments(bound, workflow)?;
-    if payments.is_empty() {
-        return Ok(None);
+    rename::follow(bound)?;
+    // One that has another id by now may be asked for by its old one.
+    let mut ids = rename::later_ids(bound, workflow)?;
+    ids.insert(0, workflow.to_owned());
+    lock_workflows(&ids, &bound.binding);
+    let mut paid = None;
+    for id in &ids {
+        let payments = read_payments(bound, id)?;
+        if !payments.is_empty() {
+            paid = Some((id, payments));
+            break;
+        }
     }
+    let Some((workflow, payments)) = paid else {
+        return Ok(None);
+    };
     if let Some(reference) = &remarks.reference {
         let earlier = refunds_with(bound, workflow, &payments, reference)?;
         if !earlier.is_empty() {
@@ -191,7 +203,11 @@ fn refunds_with(
         let Some(entry) = reference::find(&bound.book, account, reference)? else {
             continue;
         };
-        if entry.kind != Kind::Refund.name() || entry.workflow.as_deref() != Some(workflow) {
+        let is_of_workflow = match entry.workflow.as_deref() {
+            Some(of) => rename::is_same_workflow(bound, of, workflow)?,
+            None => false,
+        };
+        if entry.kind != Kind::Refund.name() || !is_of_workflow {
             return Err(entry.conflict(account, reference));
         }
         found.insert(account.clone(), entry.given);

@@ -155,13 +155,7 @@ impl Kept<Book> for Statements {
 /// SET usage_tokens = s.usage_tokens + EXCLUDED.usage_tokens, …
 /// ```
 fn rename_sql(ids: Option<Ids>) -> String {
-    // The catalog of an older version has no bindings. Those of one users table charge the same accounts.
-    let columns = || {
-        let is_older = ids.is_none();
-        COLUMNS
-            .iter()
-            .filter(move |column| !(is_older && matches!(column.first, First::Binding)))
-    };
+    // Bindings of one users table charge the same accounts.
     let of_accounts = match ids {
         Some(ids) => format!(
             "AND d.binding_id OPERATOR(pg_catalog.=) ANY (SELECT b.binding_id \
@@ -170,9 +164,7 @@ fn rename_sql(ids: Option<Ids>) -> String {
         ),
         None => String::new(),
     };
-    let key = columns().filter(|column| column.merged == Merged::Key);
-    let key: Vec<_> = key.map(|column| column.name).collect();
-    let names: Vec<_> = columns().map(|column| column.name).collect();
+    let names: Vec<_> = columns(ids).map(|column| column.name).collect();
     let moved: Vec<_> = names
         .iter()
         .map(|name| match *name {
@@ -180,7 +172,29 @@ fn rename_sql(ids: Option<Ids>) -> String {
             name => format!("m.{name}"),
         })
         .collect();
-    let merged = columns().filter_map(|Column { name, merged, .. }| {
+    format!(
+        "WITH moved AS (DELETE FROM token_balance.settlement AS d \
+         WHERE d.user_id OPERATOR(pg_catalog.=) $1 {of_accounts} RETURNING *) \
+         INSERT INTO token_balance.settlement AS s ({}) SELECT {} FROM moved AS m {}",
+        names.join(", "),
+        moved.join(", "),
+        or_add_sql(ids)
+    )
+}
+
+/// The columns that the catalog has: that of an older version has no bindings.
+fn columns(ids: Option<Ids>) -> impl Iterator<Item = &'static Column> {
+    let is_older = ids.is_none();
+    COLUMNS
+        .iter()
+        .filter(move |column| !(is_older && matches!(column.first, First::Binding)))
+}
+
+/// What an INSERT that moves settlements does where the other workflow or account has one.
+fn or_add_sql(ids: Option<Ids>) -> String {
+    let key = columns(ids).filter(|column| column.merged == Merged::Key);
+    let key: Vec<_> = key.map(|column| column.name).collect();
+    let merged = columns(ids).filter_map(|Column { name, merged, .. }| {
         let both = match merged {
             Merged::Key => return None,
             Merged::Sum => format!("s.{name} OPERATOR(pg_catalog.+) EXCLUDED.{name}"),
@@ -190,14 +204,46 @@ fn rename_sql(ids: Option<Ids>) -> String {
         Some(format!("{name} = {both}"))
     });
     format!(
-        "WITH moved AS (DELETE FROM token_balance.settlement AS d \
-         WHERE d.user_id OPERATOR(pg_catalog.=) $1 {of_accounts} RETURNING *) \
-         INSERT INTO token_balance.settlement AS s ({}) SELECT {} FROM moved AS m \
-         ON CONFLICT ({}) DO UPDATE SET {}",
-        names.join(", "),
-        moved.join(", "),
+        "ON CONFLICT ({}) DO UPDATE SET {}",
         key.join(", "),
         merged.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// Settlements of the workflows $1 become those of $2, all at once: ids may take one another's place. The grouping has
+/// read all that is deleted before the first row is inserted.
+///
+/// ```sql
+/// WITH moved AS (DELETE FROM token_balance.settlement AS d USING … AS r (old_id, new_id)
+/// WHERE d.workflow_id = r.old_id AND … RETURNING r.new_id, d.*)
+/// INSERT INTO token_balance.settlement AS s (workflow_id, user_id, usage_tokens, …)
+/// SELECT m.new_id, m.user_id, sum(m.usage_tokens)::bigint, … FROM moved AS m
+/// GROUP BY m.new_id, m.user_id, m.binding_id ON CONFLICT … DO UPDATE SET …
+/// ```
+pub(super) fn move_workflows_sql(ids: Option<Ids>) -> String {
+    let names: Vec<_> = columns(ids).map(|column| column.name).collect();
+    let of_key = |name: &str| match name {
+        "workflow_id" => "m.new_id".to_owned(),
+        name => format!("m.{name}"),
+    };
+    let key = columns(ids).filter(|column| column.merged == Merged::Key);
+    let key: Vec<_> = key.map(|column| of_key(column.name)).collect();
+    let moved = columns(ids).map(|Column { name, merged, .. }| match merged {
+        Merged::Key => of_key(name),
+        Merged::Sum => format!("pg_catalog.sum(m.{name})::bigint"),
+        Merged::Earlier => format!("pg_catalog.min(m.{name})"),
+        Merged::Later => format!("pg_catalog.max(m.{name})"),
+    });
+    format!(
+        "WITH moved AS (DELETE FROM token_balance.settlement AS d \
+         USING ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS r (old_id, new_id) \
+         WHERE {} d.workflow_id OPERATOR(pg_catalog.=) r.old_id RETURNING r.new_id, d.*) \
+         INSERT INTO token_balance.settlement AS s ({}) SELECT {} FROM moved AS m GROUP BY {} {}",
+        Ids::of_binding(ids, "d"),
+        names.join(", "),
+        moved.collect::<Vec<_>>().join(", "),
+        key.join(", "),
+        or_add_sql(ids)
     )
 }
 

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::claim;
 use super::lock::lock_workflows;
 use super::occasion::Occasion;
+use super::rename;
 use super::settle;
 use super::settlement::was_settled_sql;
 use super::usage::usage_groups_sql;
@@ -212,6 +213,7 @@ pub(crate) fn settle_pending(moments: Moments, max_workflows: usize) -> Result<S
             hint: Some("Name its column in attach: usage_created_at.".into()),
         });
     }
+    rename::follow(&bound)?;
     let pending = Pending::find(&bound, moments, which(&bound.binding), Life::Transaction)?;
     let mut found = BTreeSet::new();
     let mut swept = Swept::default();

@@ -1,0 +1,390 @@
+//! Workflows whose id is changed in the workflow table take along what is known of them, or they would be charged again
+//! under the new one.
+//!
+//! The trigger on the workflow table notes each change of a key. Whether the usage has followed can be told only later: a
+//! cascade may take several steps, or the application itself writes the new ids. So what is noted is looked at before
+//! anything is settled in the same transaction, and once more before it commits.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use pgrx::PgLogLevel;
+use pgrx::pg_sys::{self, TEXTARRAYOID, TEXTOID};
+
+use super::claim::{Accounted, accounted_for, read_settled};
+use super::lock::lock_renamed;
+use super::settlement::move_workflows_sql;
+use super::usage::{self, Usage};
+use crate::binding::{Bound, Kept, Payer, bound_and_locked};
+use crate::error::{Error, Result};
+use crate::postgres::catalog;
+use crate::postgres::security::RunAs;
+use crate::postgres::snapshot::{FreshSnapshot, Snapshot};
+use crate::postgres::spi::Statement;
+use crate::postgres::stored_row::RowPlace;
+use crate::postgres::transaction::{AtEnd, at_end, before_commit, current_subtransaction};
+use crate::postgres::value::Arg;
+
+/// An UPDATE of a row of the workflow table.
+struct Noted {
+    before: RowPlace,
+    after: RowPlace,
+    /// The canonical ids, where they differ; None if the row has only got another place.
+    ids: Option<(String, String)>,
+    subtransaction: pg_sys::SubTransactionId,
+    /// In which subtransaction the settlements were moved.
+    done_in: Option<pg_sys::SubTransactionId>,
+}
+
+thread_local! {
+    static NOTED: RefCell<Vec<Noted>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether rows with another place alone are to be noted: one of them may be a row whose id was changed.
+pub(crate) fn is_any_noted() -> bool {
+    NOTED.with_borrow(|noted| !noted.is_empty())
+}
+
+/// Note that a row of the workflow table was updated, and from which canonical id to which.
+pub(crate) fn note(before: RowPlace, after: RowPlace, ids: Option<(String, String)>) {
+    let noted = Noted {
+        before,
+        after,
+        ids,
+        subtransaction: current_subtransaction(),
+        done_in: None,
+    };
+    NOTED.with_borrow_mut(|all| all.push(noted));
+}
+
+/// A row whose id was changed, in however many steps.
+struct Renamed {
+    old: String,
+    new: String,
+    /// Of what was noted.
+    steps: Vec<usize>,
+}
+
+/// The changes that are not done yet, those of one row as one.
+fn renamed() -> Vec<Renamed> {
+    let mut renamed: Vec<Renamed> = Vec::new();
+    let mut places: HashMap<RowPlace, usize> = HashMap::new();
+    NOTED.with_borrow(|noted| {
+        let open = noted.iter().enumerate();
+        for (step, noted) in open.filter(|(_, noted)| noted.done_in.is_none()) {
+            match (places.remove(&noted.before), &noted.ids) {
+                (Some(at), ids) => {
+                    renamed[at].steps.push(step);
+                    if let Some((_, new)) = ids {
+                        renamed[at].new.clone_from(new);
+                    }
+                    places.insert(noted.after, at);
+                }
+                (None, Some((old, new))) => {
+                    places.insert(noted.after, renamed.len());
+                    renamed.push(Renamed {
+                        old: old.clone(),
+                        new: new.clone(),
+                        steps: vec![step],
+                    });
+                }
+                (None, None) => {}
+            }
+        }
+    });
+    renamed
+}
+
+struct Statements {
+    move_settlements: Statement,
+    lock_aliases: Statement,
+    join_families: Statement,
+    add_alias: Statement,
+    became: Statement,
+    is_same_family: Statement,
+}
+
+impl Kept<Bound> for Statements {
+    fn of(bound: &Bound) -> Self {
+        let own = |alias: &str| bound.binding.own(alias);
+        let ids = bound.binding.spec.ids;
+        let family = |alias: &str, id: &str| {
+            format!(
+                "(SELECT {alias}.family FROM token_balance.workflow_alias AS {alias} \
+                 WHERE {} {alias}.workflow_id OPERATOR(pg_catalog.=) {id})",
+                own(alias)
+            )
+        };
+        Statements {
+            move_settlements: Statement::new(
+                &move_workflows_sql(ids),
+                &[TEXTARRAYOID, TEXTARRAYOID],
+            ),
+            lock_aliases: Statement::new(
+                "LOCK TABLE token_balance.workflow_alias IN SHARE ROW EXCLUSIVE MODE",
+                &[],
+            ),
+            // The family keeps the name that it has under the old id.
+            join_families: Statement::new(
+                &format!(
+                    "WITH f AS (SELECT COALESCE({}, $1) AS kept, {} AS joined) \
+                     UPDATE token_balance.workflow_alias AS a SET family = f.kept FROM f \
+                     WHERE {} a.family OPERATOR(pg_catalog.=) f.joined \
+                     AND f.joined OPERATOR(pg_catalog.<>) f.kept",
+                    family("o", "$1"),
+                    family("n", "$2"),
+                    own("a")
+                ),
+                &[TEXTOID, TEXTOID],
+            ),
+            add_alias: Statement::new(
+                &format!(
+                    "INSERT INTO token_balance.workflow_alias AS a \
+                     (binding_id, workflow_id, family, became) \
+                     SELECT {}, r.id, COALESCE({}, $1), r.became \
+                     FROM (VALUES ($1, $2), ($2, NULL)) AS r (id, became) \
+                     ON CONFLICT (binding_id, workflow_id) DO UPDATE SET became = EXCLUDED.became",
+                    ids.map_or(1, |ids| ids.binding),
+                    family("o", "$1")
+                ),
+                &[TEXTOID, TEXTOID],
+            ),
+            became: Statement::new(
+                &format!(
+                    "SELECT a.became FROM token_balance.workflow_alias AS a \
+                     WHERE {} a.workflow_id OPERATOR(pg_catalog.=) $1 AND a.became IS NOT NULL",
+                    own("a")
+                ),
+                &[TEXTOID],
+            ),
+            is_same_family: Statement::new(
+                &format!(
+                    "SELECT 1 WHERE {} OPERATOR(pg_catalog.=) {}",
+                    family("a", "$1"),
+                    family("b", "$2")
+                ),
+                &[TEXTOID, TEXTOID],
+            ),
+        }
+    }
+}
+
+/// Move the settlements of workflows whose id this transaction has changed, as far as their usage has followed. All that
+/// settles calls it first, and so does a refund.
+///
+/// Locks are taken as a settlement takes them: workflows, settlements; the aliases come last.
+pub(crate) fn follow(bound: &Bound) -> Result<()> {
+    if !is_any_noted() {
+        return Ok(());
+    }
+    let renamed = renamed();
+    let mut pairs = BTreeMap::new();
+    let mut ambiguous = BTreeSet::new();
+    for Renamed { old, new, .. } in renamed.iter().filter(|one| one.old != one.new) {
+        if pairs
+            .insert(old.clone(), new.clone())
+            .is_some_and(|other| other != *new)
+        {
+            // Rows that shared an id have parted.
+            ambiguous.insert(old.clone());
+        }
+    }
+    pairs.retain(|old, _| !ambiguous.contains(old));
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<_> = pairs
+        .iter()
+        .flat_map(|(old, new)| [old.clone(), new.clone()])
+        .collect();
+    lock_renamed(&ids, &bound.binding);
+    let followed = followed(bound, &pairs)?;
+    move_settlements(bound, &followed)?;
+    let subtransaction = current_subtransaction();
+    NOTED.with_borrow_mut(|noted| {
+        let done = renamed.iter().filter(|one| followed.contains_key(&one.old));
+        for step in done.flat_map(|one| &one.steps) {
+            noted[*step].done_in = Some(subtransaction);
+        }
+    });
+    Ok(())
+}
+
+/// Those of `pairs`, from old ids to new ones, whose usage is where the new id is.
+fn followed(bound: &Bound, pairs: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    let Some(workflows) = &bound.binding.workflows else {
+        return Ok(BTreeMap::new());
+    };
+    let key = &workflows.key.column.name;
+    let is_unique = catalog::is_unique(workflows.table.oid, key)?;
+    let cascades = catalog::cascades_to(
+        workflows.table.oid,
+        key,
+        bound.binding.usage.oid,
+        &bound.binding.usage_workflow.column.name,
+    )?;
+    let targets: BTreeSet<_> = pairs.values().collect();
+    let olds: Vec<_> = pairs.keys().cloned().collect();
+    let left = usage::read(bound, &olds)?;
+    let mut followed = BTreeMap::new();
+    let mut exchanged = BTreeMap::new();
+    for ((old, new), left) in pairs.iter().zip(&left) {
+        let has_usage = !left.is_empty();
+        let is_target = targets.contains(old);
+        let has_followed = if cascades {
+            // What is there now came with, or for, the row that has the id now.
+            !has_usage || is_target || usage::workflow_exists(bound, old)?
+        } else if has_usage && is_target {
+            exchanged.insert(old.clone(), new.clone());
+            false
+        } else {
+            !has_usage && (is_unique || !usage::workflow_exists(bound, old)?)
+        };
+        if has_followed {
+            followed.insert(old.clone(), new.clone());
+        }
+    }
+    if !exchanged.is_empty() && is_exchanged(bound, &exchanged)? {
+        followed.extend(exchanged);
+    }
+    Ok(followed)
+}
+
+/// Whether the usage under ids that took one another's place was exchanged as well: less would be there than was
+/// accounted for if it was not, and as much if it was.
+fn is_exchanged(bound: &Bound, pairs: &BTreeMap<String, String>) -> Result<bool> {
+    let olds: Vec<_> = pairs.keys().cloned().collect();
+    let settled = read_settled(bound, &olds)?;
+    let (mut stayed, mut moved) = (false, false);
+    let ids: BTreeSet<_> = pairs
+        .iter()
+        .flat_map(|(old, new)| [old, new])
+        .cloned()
+        .collect();
+    let ids: Vec<_> = ids.into_iter().collect();
+    let used = usage::read(bound, &ids)?;
+    let used: HashMap<_, _> = ids.iter().zip(&used).collect();
+    for ((old, new), settled) in pairs.iter().zip(&settled) {
+        stayed |= has_shrunk(bound, settled, used[old]);
+        moved |= has_shrunk(bound, settled, used[new]);
+    }
+    Ok(stayed && !moved)
+}
+
+fn has_shrunk(bound: &Bound, settled: &Accounted, used: &Usage) -> bool {
+    match &bound.binding.payer {
+        Payer::Usage(_) => settled.iter().any(|(account, tokens)| {
+            let of_account = used
+                .iter()
+                .filter(|(payer, _)| payer.as_ref() == Some(account));
+            of_account.map(|(_, tokens)| tokens).sum::<i128>() < i128::from(*tokens)
+        }),
+        Payer::Workflow(_) => {
+            used.iter().map(|(_, tokens)| tokens).sum::<i128>() < accounted_for(settled, None)
+        }
+    }
+}
+
+fn move_settlements(bound: &Bound, followed: &BTreeMap<String, String>) -> Result<()> {
+    let olds: Vec<_> = followed.keys().cloned().collect();
+    let settled = read_settled(bound, &olds)?;
+    let known = followed.iter().zip(&settled);
+    let moved: Vec<_> = known
+        .filter(|(_, settled)| !settled.is_empty())
+        .map(|(pair, _)| pair)
+        .collect();
+    if moved.is_empty() {
+        return Ok(());
+    }
+    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+    let statements = bound.kept::<Statements>();
+    let ids = |of: fn(&(&String, &String)) -> String| moved.iter().map(of).collect::<Vec<_>>();
+    let (olds, news) = (ids(|pair| pair.0.clone()), ids(|pair| pair.1.clone()));
+    let args = [Arg::TextArray(&olds), Arg::TextArray(&news)];
+    statements.move_settlements.run(&args, Snapshot::Latest)?;
+    // Two that join families at once would leave each in two.
+    statements.lock_aliases.run(&[], Snapshot::Statement)?;
+    for (old, new) in moved {
+        let args = [Arg::Text(old), Arg::Text(new)];
+        statements.join_families.run(&args, Snapshot::Latest)?;
+        statements.add_alias.run(&args, Snapshot::Latest)?;
+    }
+    Ok(())
+}
+
+/// Whether the catalog has aliases: that of an older version, until it is updated, has not.
+fn has_aliases(bound: &Bound) -> bool {
+    bound.book.own.workflow_alias != pg_sys::InvalidOid
+}
+
+/// The ids that the workflow `id` has had later, the last one last.
+pub(super) fn later_ids(bound: &Bound, id: &str) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    if !has_aliases(bound) {
+        return Ok(ids);
+    }
+    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+    let statements = bound.kept::<Statements>();
+    let mut last = id.to_owned();
+    loop {
+        let outcome = statements
+            .became
+            .run(&[Arg::Text(&last)], Snapshot::Latest)?;
+        match outcome.rows.first().map(|row| row.text(0).to_owned()) {
+            Some(next) if next != id && !ids.contains(&next) => {
+                ids.push(next.clone());
+                last = next;
+            }
+            _ => return Ok(ids),
+        }
+    }
+}
+
+/// Whether one id has become the other.
+pub(super) fn is_same_workflow(bound: &Bound, one: &str, other: &str) -> Result<bool> {
+    if one == other || !has_aliases(bound) {
+        return Ok(one == other);
+    }
+    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+    let args = [Arg::Text(one), Arg::Text(other)];
+    let outcome = bound
+        .kept::<Statements>()
+        .is_same_family
+        .run(&args, Snapshot::Latest)?;
+    Ok(outcome.processed > 0)
+}
+
+/// What has followed by now does so for good.
+fn follow_before_commit() -> Result<()> {
+    if renamed().is_empty() {
+        return Ok(());
+    }
+    // Nothing runs any more whose snapshot could be taken.
+    let _fresh = FreshSnapshot::push();
+    match bound_and_locked() {
+        Ok(bound) => follow(&bound),
+        Err(Error::NotAttached) => Ok(()),
+        Err(error) if error.is_broken_binding() => {
+            // The workflow table is the application's: its rows may be written whatever has become of the others.
+            error.report(PgLogLevel::WARNING);
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Called once per backend.
+pub(crate) fn init() {
+    before_commit(follow_before_commit);
+    at_end(AtEnd {
+        of_transaction: || drop(NOTED.take()),
+        of_subtransaction: |subtransaction| {
+            NOTED.with_borrow_mut(|noted| {
+                noted.retain(|noted| noted.subtransaction < subtransaction);
+                for noted in noted {
+                    noted.done_in = noted.done_in.filter(|done_in| *done_in < subtransaction);
+                }
+            });
+        },
+    });
+}
