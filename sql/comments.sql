@@ -6,6 +6,7 @@ COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid) IS 'Charge the 
 COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[]) IS 'Settle several workflows in one go; one row for each charge.';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}.';
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account and late_usage, and the search_path where one is given. Usage that was attached before goes on where it was.';
+COMMENT ON FUNCTION token_balance.attach_again() IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say.';
 COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column.';
 COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row per check, with what to do where it is not ok.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more.';
@@ -73,6 +74,8 @@ COMMENT ON COLUMN token_balance.binding.attached_by IS 'Role that attached.';
 COMMENT ON COLUMN token_balance.binding.attached_at IS 'When it was attached.';
 COMMENT ON COLUMN token_balance.binding.busy_account IS 'What a settlement does while another transaction holds the account: wait, or leave the charge in the queue.';
 COMMENT ON COLUMN token_balance.binding.late_usage IS 'Usage written after its workflow was settled is pending until the next settlement, or a trigger settles it at once.';
+COMMENT ON COLUMN token_balance.binding.workflow_ids IS 'How stored workflow ids are spelled: as text, uuid or integer; null: as the usage spells them.';
+COMMENT ON COLUMN token_balance.binding.account_ids IS 'How stored account ids are spelled: as text, uuid or integer; null: as the users table spells them.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
 
 COMMENT ON COLUMN token_balance.binding.binding_id IS 'Number of the binding; settlements have it.';

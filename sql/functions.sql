@@ -163,6 +163,9 @@ CREATE FUNCTION token_balance.attach(
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
+CREATE FUNCTION token_balance.attach_again() RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_again_wrapper';
+
 CREATE FUNCTION token_balance.detach(drop_column boolean DEFAULT false) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_wrapper';
 
@@ -183,6 +186,7 @@ REVOKE ALL ON FUNCTION
         pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[],
         pg_catalog.text, pg_catalog.text),
+    token_balance.attach_again(),
     token_balance.detach(boolean),
     token_balance.verify(),
     token_balance.settle_pending(timestamp with time zone, integer, interval),

@@ -40,6 +40,8 @@ CREATE TABLE token_balance.binding (
     name pg_catalog.name NOT NULL DEFAULT 'default',
     accounts_id smallint NOT NULL DEFAULT 1,
     detached_at timestamp with time zone,
+    workflow_ids pg_catalog.text,
+    account_ids pg_catalog.text,
     PRIMARY KEY (binding_id)
 );
 

@@ -256,6 +256,11 @@ CREATE OR REPLACE FUNCTION token_balance.note_status(old pg_catalog.text, new pg
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_status_wrapper';
 
+CREATE FUNCTION token_balance.attach_again() RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_again_wrapper';
+
+REVOKE ALL ON FUNCTION token_balance.attach_again() FROM PUBLIC;
+
 CREATE FUNCTION token_balance.follow_workflow_id() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'follow_workflow_id_wrapper';
 
@@ -323,6 +328,9 @@ CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.ref
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 ALTER TABLE token_balance.reference ENABLE ALWAYS TRIGGER owner_only;
 
+-- How stored ids are spelled.
+ALTER TABLE token_balance.binding ADD COLUMN workflow_ids text, ADD COLUMN account_ids text;
+
 -- Ids that workflows have had.
 CREATE TABLE token_balance.workflow_alias (
     binding_id smallint NOT NULL,
@@ -343,6 +351,9 @@ ALTER TABLE token_balance.workflow_alias ENABLE ALWAYS TRIGGER owner_only;
 
 -- Comments.
 
+COMMENT ON FUNCTION token_balance.attach_again() IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say.';
+COMMENT ON COLUMN token_balance.binding.workflow_ids IS 'How stored workflow ids are spelled: as text, uuid or integer; null: as the usage spells them.';
+COMMENT ON COLUMN token_balance.binding.account_ids IS 'How stored account ids are spelled: as text, uuid or integer; null: as the users table spells them.';
 COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on the workflow table: what is known of a workflow follows it to another id.';
 COMMENT ON TABLE token_balance.workflow_alias IS 'Ids that a workflow has had, with one row each. Ledger entries keep the id that they were made with.';
 COMMENT ON COLUMN token_balance.workflow_alias.binding_id IS 'Binding whose workflow it is.';

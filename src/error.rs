@@ -34,6 +34,12 @@ pub(crate) enum Error {
     NotAttached,
     /// The library is newer than the catalog: ALTER EXTENSION was not called yet.
     OlderCatalog,
+    /// From text to one that may spell ids otherwise than they are stored.
+    KeyTypeChanged {
+        relation: String,
+        column: String,
+        type_name: String,
+    },
     TooManyBindings,
     /// A table that was bound was dropped, and another one has its name.
     MadeAnew {
@@ -272,6 +278,7 @@ impl Error {
         matches!(
             self,
             Error::RelationDropped { .. }
+                | Error::KeyTypeChanged { .. }
                 | Error::WrongRelationKind { .. }
                 | Error::Distributed { .. }
                 | Error::ColumnMissing { .. }
@@ -334,6 +341,19 @@ impl From<Error> for ErrorReport {
             ),
 
             // Whether tables are bound.
+            Error::KeyTypeChanged {
+                relation,
+                column,
+                type_name,
+            } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("key type changed: column \"{column}\" of table {relation} is of type {type_name} now"),
+            )
+            .set_detail(
+                "What was settled is known by ids that may be spelled otherwise. Nothing is settled until they \
+                 are written anew, or it would be charged twice.",
+            )
+            .set_hint("Call token_balance.attach_again(), then token_balance.settle_pending()."),
             Error::OlderCatalog => new_report(
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "the extension token_balance is not updated yet",

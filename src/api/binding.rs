@@ -44,6 +44,14 @@ fn attach_by_name(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     Ok(())
 }
 
+/// `token_balance.attach_again() → void`: bind what is attached once more, with what is remembered. Errors: as of
+/// `attach`; 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+fn attach_again() -> Result<(), ErrorReport> {
+    refuse_read_only(c"token_balance.attach_again()");
+    Ok(attach::attach_again()?)
+}
+
 /// Error 22023 for a word that it does not know.
 fn identity(argument: &'static str, word: &str) -> Result<Identity> {
     match word {

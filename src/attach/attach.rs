@@ -9,6 +9,7 @@ use super::existing::{
     Outstanding, exempt_existing_usage, outstanding, record_changes_while_detached,
 };
 use super::grants::grant_everyday_functions;
+use super::key_types::spell_anew;
 use super::plausible;
 use super::remembered::{Said, Standing, standing};
 use super::search_path::{self, Attacher};
@@ -60,6 +61,7 @@ pub(super) fn attach_for(
     let standing = standing(&stored, &binding, said)?;
     binding.spec.ids = standing.ids();
     binding.accounts.ids = standing.ids();
+    binding.spec.spellings = Some(binding.spellings());
     let kept = stored.iter().find(|stored| match &standing {
         Standing::New(_) => false,
         _ => stored.spec.ids == binding.spec.ids,
@@ -94,6 +96,7 @@ pub(super) fn attach_for(
         }
         binding.spec.store(security::current_user())?;
     }
+    spell_anew(&binding, kept.map(|stored| &stored.spec))?;
     match standing {
         Standing::New(_) if binding.spec.existing_usage.as_deref() != Some("charge") => {
             exempt_existing_usage(&binding)?;
@@ -205,6 +208,7 @@ fn change_search_path_and_names(binding: &Binding) -> Result<()> {
     match Spec::load()? {
         Some(present)
             if present.search_path != binding.spec.search_path
+                || present.spellings != binding.spec.spellings
                 || named(&present) != named(&binding.spec) =>
         {
             binding.spec.store_changes()?;

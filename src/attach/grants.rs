@@ -10,11 +10,12 @@ use crate::postgres::spi;
 use crate::postgres::value::Arg;
 
 /// What the owner of the users table may call after attach. `{}` is the extension's schema.
-const EVERYDAY_FUNCTIONS: [&str; 7] = [
+const EVERYDAY_FUNCTIONS: [&str; 8] = [
     "{}.settle_workflow(pg_catalog.text)",
     "{}.settle_workflow(bigint)",
     "{}.settle_workflow(pg_catalog.uuid)",
     "token_balance.settle_workflows(pg_catalog.text[])",
+    "token_balance.attach_again()",
     "token_balance.balance(pg_catalog.text)",
     "token_balance.summary(pg_catalog.text, integer)",
     "token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone)",

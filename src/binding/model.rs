@@ -5,7 +5,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::options::BusyAccount;
-use super::spec::{Ids, Spec};
+use super::spec::{Ids, Spec, Spellings};
 use crate::postgres::catalog::{Column, Table};
 use crate::postgres::key::KeyType;
 use crate::postgres::security::SearchPaths;
@@ -97,6 +97,14 @@ impl Binding {
     /// SQL for "the settlement is of this binding", to stand before other conditions.
     pub(crate) fn own(&self, alias: &str) -> String {
         Ids::of_binding(self.spec.ids, alias)
+    }
+
+    /// How the keys spell ids now.
+    pub(crate) fn spellings(&self) -> Spellings {
+        Spellings {
+            workflows: self.usage_workflow.key_type.spelling().into(),
+            accounts: self.accounts.user_key.key_type.spelling().into(),
+        }
     }
 
     /// The bound relations: users, usage, workflows, as people name them.

@@ -40,6 +40,7 @@ impl Binding {
             &spec.usage_workflow,
             "usage_workflow",
         )?;
+        refuse_other_spellings(&spec, &usage, &usage_workflow, &accounts)?;
         let usage_tokens = spec
             .usage_tokens
             .iter()
@@ -112,6 +113,35 @@ impl Accounts {
             users,
             user_key,
         })
+    }
+}
+
+/// Error 55000 if ids that are stored as text are of a type now that may spell them otherwise.
+fn refuse_other_spellings(
+    spec: &Spec,
+    usage: &Table,
+    usage_workflow: &Key,
+    accounts: &Accounts,
+) -> Result<()> {
+    let Some(stored) = &spec.spellings else {
+        return Ok(());
+    };
+    let keys = [
+        (usage, usage_workflow, &stored.workflows),
+        (&accounts.users, &accounts.user_key, &stored.accounts),
+    ];
+    let changed =
+        |key: &Key, stored: &str| stored == KeyType::Text.spelling() && !key.key_type.is_text();
+    match keys
+        .into_iter()
+        .find(|(_, key, stored)| changed(key, stored))
+    {
+        Some((table, key, _)) => Err(Error::KeyTypeChanged {
+            relation: table.sql.clone(),
+            column: key.column.name.clone(),
+            type_name: key.column.type_name.clone(),
+        }),
+        None => Ok(()),
     }
 }
 

@@ -34,10 +34,19 @@ pub(crate) struct Spec {
     /// The schemas in which the tables' triggers look names up; None: nothing is kept, or attach was
     /// told nothing.
     pub(crate) search_path: Option<Vec<String>>,
+    /// None: those that the keys have when they are looked up.
+    pub(crate) spellings: Option<Spellings>,
     /// The catalog has no place for one, until the extension is updated.
     pub(crate) is_of_older_catalog: bool,
     /// The row came with a dump of an older version, in which the ledger had the references.
     pub(crate) is_of_older_dump: bool,
+}
+
+/// How the ids are spelled that the extension's tables have: by keys of which types (`KeyType::spelling`).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Spellings {
+    pub(crate) workflows: String,
+    pub(crate) accounts: String,
 }
 
 /// The numbers by which the extension's tables know a binding, and the accounts that it charges: bindings of
@@ -111,6 +120,7 @@ impl Spec {
             existing_usage: None,
             options: Options::default(),
             search_path: None,
+            spellings: None,
             is_of_older_catalog: false,
             is_of_older_dump: false,
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::attach_arguments::changeable;
 use super::own::extension_owner;
-use super::spec::{Ids, Spec};
+use super::spec::{Ids, Spec, Spellings};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
 use crate::postgres::lock::lock_relations;
@@ -41,7 +41,7 @@ impl Spec {
             None => delete_rows()?,
         }
         let attached_by = catalog::role_name(attached_by);
-        let mut row = self.to_row();
+        let mut row = self.row();
         let existing_usage = self.existing_usage.as_deref().unwrap_or("exempt");
         row.insert("existing_usage".into(), existing_usage.into());
         match self.ids {
@@ -69,7 +69,13 @@ impl Spec {
     /// its tables have by now.
     pub(crate) fn store_changes(&self) -> Result<()> {
         let mut changes = Vec::new();
-        for name in changeable().chain(["users_name", "usage_name", "workflows_name"]) {
+        for name in changeable().chain([
+            "users_name",
+            "usage_name",
+            "workflows_name",
+            "workflow_ids",
+            "account_ids",
+        ]) {
             if has_column(name)? {
                 changes.push(format!("{name} = r.{name}"));
             }
@@ -78,7 +84,7 @@ impl Spec {
             return Ok(());
         }
         let _owner = RunAs::owner(extension_owner()?);
-        let row = Value::Object(self.to_row()).to_string();
+        let row = Value::Object(self.row()).to_string();
         spi::query(
             &format!(
                 "UPDATE token_balance.binding AS b SET {} FROM pg_catalog.jsonb_populate_record( \
@@ -89,6 +95,16 @@ impl Spec {
             &[Arg::Text(&row)],
         )
         .map(drop)
+    }
+
+    /// What attach was told, and how ids are spelled.
+    fn row(&self) -> Map<String, Value> {
+        let mut row = self.to_row();
+        if let Some(spellings) = &self.spellings {
+            row.insert("workflow_ids".into(), spellings.workflows.clone().into());
+            row.insert("account_ids".into(), spellings.accounts.clone().into());
+        }
+        row
     }
 
     /// Whether the catalog has a place for a search_path.
@@ -140,6 +156,13 @@ impl Stored {
         })?;
         let mut spec = Spec::of_row(&row)?;
         spec.is_of_older_catalog = !row.contains_key("search_path");
+        let text = |name| Some(row.get(name)?.as_str()?.to_owned());
+        if let (Some(workflows), Some(accounts)) = (text("workflow_ids"), text("account_ids")) {
+            spec.spellings = Some(Spellings {
+                workflows,
+                accounts,
+            });
+        }
         let id = |name| row.get(name)?.as_i64()?.try_into().ok();
         if let (Some(binding), Some(accounts)) = (id("binding_id"), id("accounts_id")) {
             spec.ids = Some(Ids { binding, accounts });

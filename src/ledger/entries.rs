@@ -411,7 +411,8 @@ fn last(book: &Book, account: &str) -> Result<Option<Last>> {
     last.transpose()
 }
 
-fn last_balance(book: &Book, account: &str) -> Result<Option<i64>> {
+/// The balance after the last entry of an account, if it has any.
+pub(crate) fn last_balance(book: &Book, account: &str) -> Result<Option<i64>> {
     Ok(last(book, account)?.map(|last| last.balance))
 }
 

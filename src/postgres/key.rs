@@ -58,7 +58,16 @@ impl KeyType {
         }
     }
 
-    fn is_text(self) -> bool {
+    /// What types have in common that spell an id in the same way.
+    pub(crate) fn spelling(self) -> &'static str {
+        match self {
+            KeyType::Text | KeyType::Varchar => "text",
+            KeyType::Uuid => "uuid",
+            KeyType::Int2 | KeyType::Int4 | KeyType::Int8 => "integer",
+        }
+    }
+
+    pub(crate) fn is_text(self) -> bool {
         matches!(self, KeyType::Text | KeyType::Varchar)
     }
 

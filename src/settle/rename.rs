@@ -285,7 +285,8 @@ fn has_shrunk(bound: &Bound, settled: &Accounted, used: &Usage) -> bool {
     }
 }
 
-fn move_settlements(bound: &Bound, followed: &BTreeMap<String, String>) -> Result<()> {
+/// Settlements of the ids on the left become those of the ids on the right, and aliases of them.
+pub(crate) fn move_settlements(bound: &Bound, followed: &BTreeMap<String, String>) -> Result<()> {
     let olds: Vec<_> = followed.keys().cloned().collect();
     let settled = read_settled(bound, &olds)?;
     let known = followed.iter().zip(&settled);

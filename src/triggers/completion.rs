@@ -8,9 +8,9 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::notes::{is_done, note, read_noted, remember_done, take_noted};
+use super::notes::{is_done, leave_unsettled, note, read_noted, remember_done, take_noted};
 use crate::binding::{Binding, Payer, Workflows, bound_and_locked, completed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::stored_row::RowPlace;
 use crate::postgres::trigger::{TriggerCall, trigger_function};
 use crate::settle::occasion::Occasion;
@@ -74,7 +74,13 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
     if is_done(&row.place()) {
         return Ok(());
     }
-    let bound = bound_and_locked()?;
+    let bound = match bound_and_locked() {
+        Ok(bound) => bound,
+        Err(error @ Error::KeyTypeChanged { .. }) => {
+            return leave_unsettled(call, &row.place(), error);
+        }
+        Err(error) => return Err(error),
+    };
     let binding = &bound.binding;
     let workflows = match &binding.workflows {
         Some(workflows)

@@ -12,16 +12,14 @@
 
 use std::collections::BTreeSet;
 
-use pgrx::PgLogLevel;
 use pgrx::pg_sys::TEXTOID;
 
-use super::notes::{is_done, read_noted, remember_done, take_noted};
+use super::notes::{is_done, leave_unsettled, read_noted, remember_done, take_noted};
 use crate::binding::{Binding, Bound, Kept, LateUsage, bound, bound_and_locked, completed};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
-use crate::postgres::stored_row::RowPlace;
 use crate::postgres::trigger::{TriggerCall, trigger_function};
 use crate::postgres::value::Arg;
 use crate::settle::lock::lock_written;
@@ -101,14 +99,6 @@ fn settle_late_usage(call: &TriggerCall) -> Result<()> {
     let mut workflows = BTreeSet::from_iter(row.new_text(column));
     read_noted(&also, |row| workflows.extend(row.text(column)));
     settle_what_is_over(&bound, workflows)?;
-    remember_done(also);
-    Ok(())
-}
-
-/// Usage is not refused because another table has gone: it waits for the sweep. One warning per statement.
-fn leave_unsettled(call: &TriggerCall, firing: &RowPlace, error: Error) -> Result<()> {
-    let also = take_noted(firing, |table| Ok(table == call.relation()))?;
-    error.report(PgLogLevel::WARNING);
     remember_done(also);
     Ok(())
 }

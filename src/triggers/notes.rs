@@ -11,11 +11,13 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::stored_row::{RowPlace, StoredRow, StoredRows};
 use crate::postgres::transaction::{AtEnd, at_end, current_command, current_subtransaction};
+use crate::postgres::trigger::TriggerCall;
 
 /// A row whose event is queued.
 struct Noted {
@@ -107,6 +109,15 @@ pub(super) fn remember_done(places: Vec<RowPlace>) {
 pub(super) fn is_done(place: &RowPlace) -> bool {
     let done = NOTES.with_borrow_mut(|notes| notes.done.remove(place));
     done.is_some_and(|done| done.command == current_command())
+}
+
+/// What the statement has noted waits for the sweep: a row is not refused because of another table. One warning per
+/// statement.
+pub(super) fn leave_unsettled(call: &TriggerCall, firing: &RowPlace, error: Error) -> Result<()> {
+    let also = take_noted(firing, |table| Ok(table == call.relation()))?;
+    error.report(PgLogLevel::WARNING);
+    remember_done(also);
+    Ok(())
 }
 
 /// Called once per backend.

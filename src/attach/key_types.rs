@@ -1,0 +1,111 @@
+//! Keys whose type was changed: ids that are stored as text are written as the new type spells them, and what becomes
+//! one is added up. The ledger's entries stay as they are.
+
+use std::collections::BTreeMap;
+
+use super::attach::attach;
+use super::remembered::Said;
+use crate::binding::{Binding, Book, Bound, Spec, bound, lock_out_settlements};
+use crate::error::{Error, Result};
+use crate::ledger::{account, entries, queue, reference};
+use crate::postgres::key::KeyType;
+use crate::postgres::security::RunAs;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::spi;
+use crate::postgres::value::texts;
+use crate::settle::{rename, settlement};
+
+/// Bind what is attached once more, with the arguments that are remembered. Error 55000 if nothing is.
+pub(crate) fn attach_again() -> Result<()> {
+    let mut spec = Spec::load()?.ok_or(Error::NotAttached)?;
+    // What is stored is brought to the types of now.
+    spec.spellings = None;
+    attach(spec, false, Said::default()).map(drop)
+}
+
+/// Write the ids that are stored as the keys of `binding` spell them, if they were another type's before.
+pub(super) fn spell_anew(binding: &Binding, before: Option<&Spec>) -> Result<()> {
+    let before = before.and_then(|spec| spec.spellings.as_ref());
+    let now = binding.spellings();
+    // Text spells every id as it is.
+    let workflows = !binding.usage_workflow.key_type.is_text()
+        && before.is_none_or(|before| before.workflows != now.workflows);
+    let accounts = !binding.accounts.user_key.key_type.is_text()
+        && before.is_none_or(|before| before.accounts != now.accounts);
+    if !(workflows || accounts) || binding.spec.ids.is_none() {
+        return Ok(());
+    }
+    lock_out_settlements(binding.accounts.users.oid);
+    let bound = bound()?;
+    if accounts {
+        spell_accounts(&bound.book)?;
+    }
+    if workflows {
+        spell_workflows(&bound)?;
+    }
+    Ok(())
+}
+
+fn spell_accounts(book: &Book) -> Result<()> {
+    let of = |table: &str| {
+        format!(
+            "SELECT t.user_id FROM token_balance.{table} AS t WHERE {} true",
+            book.accounts.own("t")
+        )
+    };
+    let ids = format!(
+        "SELECT s.user_id FROM token_balance.settlement AS s WHERE s.binding_id \
+         OPERATOR(pg_catalog.=) ANY (SELECT b.binding_id FROM token_balance.binding AS b \
+         WHERE {} true) UNION {} UNION {} UNION {}",
+        book.accounts.own("b"),
+        of("ledger"),
+        of("queue"),
+        of("reference")
+    );
+    for (old, new) in other_spellings(book, &ids, book.accounts.user_key.key_type)? {
+        let (old, new) = (old.as_str(), new.as_str());
+        // The chain goes on under the new spelling, as an account's does whose id is changed.
+        if let (Some(last), Some(column)) = (
+            entries::last_balance(book, old)?,
+            account::column_now(book, new)?,
+        ) {
+            entries::record_rename(book, (old, last), (new, column))?;
+        }
+        queue::rename(book, old, new)?;
+        reference::rename(book, old, new)?;
+        settlement::rename_account(book, old, new)?;
+    }
+    Ok(())
+}
+
+fn spell_workflows(bound: &Bound) -> Result<()> {
+    let ids = format!(
+        "SELECT s.workflow_id FROM token_balance.settlement AS s WHERE {} true",
+        bound.binding.own("s")
+    );
+    let pairs = other_spellings(&bound.book, &ids, bound.binding.usage_workflow.key_type)?;
+    rename::move_settlements(bound, &pairs)
+}
+
+/// Those of the ids that `ids_sql` gives which a key of the type spells otherwise, each with how it does. What it cannot
+/// hold stays as it is.
+fn other_spellings(
+    book: &Book,
+    ids_sql: &str,
+    key_type: KeyType,
+) -> Result<BTreeMap<String, String>> {
+    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let spelled = KeyType::Text.canonical_sql("i.id", key_type);
+    let outcome = spi::query_as_of(
+        &format!(
+            "SELECT DISTINCT i.id, {spelled} FROM ({ids_sql}) AS i (id) \
+             WHERE {spelled} OPERATOR(pg_catalog.<>) i.id"
+        ),
+        &[],
+        Snapshot::Latest,
+    )?;
+    Ok(texts(&outcome.rows, 0)
+        .into_iter()
+        .zip(texts(&outcome.rows, 1))
+        .collect())
+}
