@@ -138,6 +138,8 @@ mod tests {
         add_usage("42", "ann", 10);
         assert_eq!(charge_of("42"), 10);
         run("ALTER TABLE token_usage ALTER workflow_id TYPE bigint USING workflow_id::bigint");
+        assert_fails(&settle_sql("42"), "55000");
+        run("SELECT token_balance.attach_again()");
         assert_eq!(charge_of("42"), 0);
         assert_eq!(charge_of("042"), 0, "the column's type says what an id is");
         run("INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES (42, 'ann', 5)");

@@ -3,10 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::attach::attach;
-use super::remembered::Said;
 use crate::binding::{Binding, Book, Bound, Spec, bound, lock_out_settlements};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ledger::{account, entries, queue, reference};
 use crate::postgres::key::KeyType;
 use crate::postgres::security::RunAs;
@@ -14,14 +12,6 @@ use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::texts;
 use crate::settle::{rename, settlement};
-
-/// Bind what is attached once more, with the arguments that are remembered. Error 55000 if nothing is.
-pub(crate) fn attach_again() -> Result<()> {
-    let mut spec = Spec::load()?.ok_or(Error::NotAttached)?;
-    // What is stored is brought to the types of now.
-    spec.spellings = None;
-    attach(spec, false, Said::default()).map(drop)
-}
 
 /// Write the ids that are stored as the keys of `binding` spell them, if they were another type's before.
 pub(super) fn spell_anew(binding: &Binding, before: Option<&Spec>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Binding the extension to tables, and letting go of them: what is checked, what is made and dropped.
 
+mod again;
 #[expect(clippy::module_inception)]
 mod attach;
 mod check;
@@ -15,9 +16,9 @@ mod search_path;
 pub(crate) mod trigger_ddl;
 mod upgrade;
 
+pub(crate) use again::attach_again;
 pub(crate) use attach::attach;
 pub(crate) use convention::attach_by_convention;
 pub(crate) use detach::detach;
-pub(crate) use key_types::attach_again;
 pub(crate) use remembered::{Identity, Said};
 pub(crate) use upgrade::{upgrade, upgrade_grants};
