@@ -57,6 +57,7 @@ fn run_hold(book: &Book, statement: &Statement, account: &str) -> Result<bool> {
 /// Leave charges of one account to the next holder of its row. Refused as a charge would be, as far as can
 /// be told without holding the row.
 pub(crate) fn leave(book: &Book, account: &str, lines: &[Line]) -> Result<Result<(), Refusal>> {
+    queue::lock_id(account);
     let Some(balance) = account::column_now(book, account)? else {
         return Ok(Err(Refusal::UnknownAccount));
     };

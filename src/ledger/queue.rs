@@ -10,6 +10,7 @@ use super::change::Line;
 use crate::binding::{Book, BusyAccount, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::clock::now;
+use crate::postgres::lock::{EXCLUSIVE, Object, SHARE, hash, lock};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Statement};
@@ -173,14 +174,30 @@ fn put(book: &Book, account: &str, queued: impl Iterator<Item = Queued>) -> Resu
 /// Take the account's charges out of the queue, in the order in which they came. Only the holder of its
 /// row may.
 pub(super) fn take(book: &Book, account: &str) -> Result<Vec<Queued>> {
+    take_as_of(book, account, Snapshot::Statement)
+}
+
+fn take_as_of(book: &Book, account: &str, snapshot: Snapshot) -> Result<Vec<Queued>> {
     let _owner = RunAs::owner(book.accounts.extension_owner);
     let outcome = book
         .kept::<Statements>()
         .take
-        .run(&[Arg::Text(account)], Snapshot::Statement)?;
+        .run(&[Arg::Text(account)], snapshot)?;
     let mut queued = queued_of(&outcome.rows)?;
     queued.sort_unstable_by_key(|queued| queued.charge_id);
     Ok(queued)
+}
+
+/// Have the account keep its id until the transaction ends: it has the charges that are left for it then.
+pub(super) fn lock_id(account: &str) {
+    lock(id_of(account), SHARE);
+}
+
+fn id_of(account: &str) -> Object {
+    Object {
+        space: 0x7469,
+        key: hash(account),
+    }
 }
 
 fn queued_of(rows: &[Row]) -> Result<Vec<Queued>> {
@@ -256,13 +273,16 @@ pub(crate) fn entries(book: &Book, account: &str) -> Result<Vec<Queued>> {
     queued_of(&outcome.rows)
 }
 
-/// The account's id was changed.
+/// The account's id was changed. Whatever the option says: charges may be left from when it was another.
 pub(crate) fn rename(book: &Book, old_account: &str, account: &str) -> Result<()> {
-    if !is_used(book) {
+    // The catalog of 0.1.0, before it is updated, has no queue.
+    if book.own.queue == pg_sys::InvalidOid {
         return Ok(());
     }
+    // Wait for those who are just leaving a charge, and see it, however old the transaction's snapshot is.
+    lock(id_of(old_account), EXCLUSIVE);
     loop {
-        let queued = take(book, old_account)?;
+        let queued = take_as_of(book, old_account, Snapshot::Latest)?;
         if queued.is_empty() {
             return Ok(());
         }
