@@ -40,6 +40,7 @@ CREATE TABLE token_balance.binding (
     name pg_catalog.name NOT NULL DEFAULT 'default',
     accounts_id smallint NOT NULL DEFAULT 1,
     detached_at timestamp with time zone,
+    outside_changes pg_catalog.text NOT NULL DEFAULT 'record',
     PRIMARY KEY (binding_id)
 );
 

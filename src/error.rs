@@ -158,9 +158,14 @@ pub(crate) enum Error {
         account: String,
         balance: String,
     },
+    /// By a statement that is not the extension's, where `attach` was told to refuse it.
+    OutsideChange {
+        account: String,
+    },
 
     // Credits and refunds.
     CreditOutOfRange {
+        what: &'static str,
         account: String,
         amount: i64,
     },
@@ -584,12 +589,26 @@ impl From<Error> for ErrorReport {
             )
             .set_detail(format!("Its balance is {balance}."))
             .set_hint("Set a whole number of tokens."),
+            // Not 42501: it is no matter of rights, a superuser's statement is refused as well.
+            Error::OutsideChange { account } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("the balance of account \"{account}\" is changed by token_balance alone"),
+            )
+            .set_detail("The tables are attached with outside_changes => 'refuse'.")
+            .set_hint(
+                "Leave the column out of the UPDATE. To change a balance, call \
+                 token_balance.adjust(user_id, amount, note) or token_balance.credit().",
+            ),
 
             // Credits and refunds.
-            Error::CreditOutOfRange { account, amount } => new_report(
+            Error::CreditOutOfRange {
+                what,
+                account,
+                amount,
+            } => new_report(
                 ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
                 format!(
-                    "a credit of {amount} tokens is out of range for the balance of \
+                    "{what} of {amount} tokens is out of range for the balance of \
                      account \"{account}\""
                 ),
             )

@@ -12,10 +12,10 @@ use super::grants::grant_everyday_functions;
 use super::plausible;
 use super::remembered::{Said, Standing, standing};
 use super::search_path::{self, Attacher};
-use super::trigger_ddl::drop_late_usage;
+use super::trigger_ddl::drop_optional;
 use crate::binding::own::tell_other_sessions;
 use crate::binding::{
-    BALANCE_COLUMN, Binding, LateUsage, Spec, Stored, book, lock_out_settlements, take_turns,
+    BALANCE_COLUMN, Binding, Spec, Stored, book, lock_out_settlements, take_turns,
 };
 use crate::error::{Error, Result};
 use crate::ledger::{busy, reference};
@@ -110,10 +110,9 @@ pub(super) fn attach_for(
     // The strong locks come last, so that they are held for milliseconds and not for the scan.
     as_owner(binding.accounts.users.owner, || prepare_balance(&binding))?;
     let is_balance = |column: &Column| column.name == BALANCE_COLUMN && column.is_not_null;
-    if !catalog::columns(binding.accounts.users.oid)?
-        .iter()
-        .any(is_balance)
-    {
+    let columns = catalog::columns(binding.accounts.users.oid)?;
+    binding.accounts.balance = columns.into_iter().find(is_balance);
+    if binding.accounts.balance.is_none() {
         // Another table had the name by then.
         return Err(Error::ConcurrentRename);
     }
@@ -191,10 +190,7 @@ fn change_options(binding: &Binding) -> Result<()> {
     busy::drain_all(&*book()?)?;
     binding.spec.store_changes()?;
     tell_other_sessions()?;
-    match present.options.late_usage {
-        LateUsage::Settle => drop_late_usage(&binding.usage),
-        LateUsage::Pending => Ok(()),
-    }
+    drop_optional(binding)
 }
 
 /// Give the binding that is there the search_path of `binding`, and its tables' names. Settlements that run go on

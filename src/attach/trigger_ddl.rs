@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
-use crate::binding::{Binding, Completion, LateUsage, Workflows, completed};
+use crate::binding::{Binding, Completion, LateUsage, OutsideChanges, Workflows, completed};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::spi;
@@ -13,6 +13,8 @@ use crate::postgres::value::Arg;
 pub(crate) struct Trigger<'a> {
     pub(crate) name: &'static str,
     pub(crate) table: &'a Table,
+    /// `BEFORE` or `AFTER`.
+    time: &'static str,
     events: &'static str,
     /// The column whose change it waits for.
     column: Option<&'a Column>,
@@ -51,6 +53,8 @@ const LEDGER: &str = "00_token_balance_ledger";
 const COMPLETED_BY_INSERT: &str = "token_balance_completed_insert";
 const COMPLETED_BY_UPDATE: &str = "token_balance_completed_update";
 const LATE_USAGE: &str = "token_balance_late_usage";
+/// The last of the BEFORE triggers by name: what the others do to a balance is from outside, too.
+const KEEP_BALANCE: &str = "zz_token_balance_keep";
 
 /// In pg_trigger.tgtype.
 const BEFORE_UPDATE_OF_A_ROW: u32 =
@@ -66,6 +70,7 @@ impl Binding {
             triggers.push(Trigger {
                 name: LATE_USAGE,
                 table: &self.usage,
+                time: "AFTER",
                 events: "INSERT",
                 column: None,
                 reads: None,
@@ -81,6 +86,7 @@ impl Binding {
         triggers.push(Trigger {
             name: LEDGER,
             table: &self.accounts.users,
+            time: "AFTER",
             events: "INSERT OR UPDATE",
             column: None,
             reads: None,
@@ -88,7 +94,34 @@ impl Binding {
             is_deferrable: false,
             function: "record_balance_change",
         });
+        triggers.extend(self.keeping_trigger());
         triggers
+    }
+}
+
+impl Binding {
+    /// What is refused, the ledger's trigger refuses, but for a row that moves to another partition: that
+    /// fires no AFTER UPDATE trigger.
+    ///
+    /// No WHEN: the server would read it anew for each statement, which costs more than the call.
+    fn keeping_trigger(&self) -> Option<Trigger<'_>> {
+        let users = &self.accounts.users;
+        match self.spec.options.outside_changes {
+            OutsideChanges::Keep => (),
+            OutsideChanges::Refuse if users.is_partitioned() => (),
+            OutsideChanges::Refuse | OutsideChanges::Record => return None,
+        }
+        Some(Trigger {
+            name: KEEP_BALANCE,
+            table: users,
+            time: "BEFORE",
+            events: "UPDATE",
+            column: self.accounts.balance.as_ref(),
+            reads: self.accounts.balance.as_ref(),
+            condition: None,
+            is_deferrable: false,
+            function: "keep_balance",
+        })
     }
 }
 
@@ -101,6 +134,7 @@ fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<T
     let trigger = |name, events, column, old| Trigger {
         name,
         table: &workflows.table,
+        time: "AFTER",
         events,
         column,
         reads,
@@ -211,9 +245,9 @@ impl Trigger<'_> {
             _ => String::new(),
         };
         Ok(format!(
-            "CREATE {kind} \"{}\" AFTER {}{of} ON {}{deferrable} FOR EACH ROW{when} \
+            "CREATE {kind} \"{}\" {} {}{of} ON {}{deferrable} FOR EACH ROW{when} \
              EXECUTE FUNCTION token_balance.{}()",
-            self.name, self.events, self.table.sql, self.function
+            self.name, self.time, self.events, self.table.sql, self.function
         ))
     }
 
@@ -236,10 +270,12 @@ impl Trigger<'_> {
              AND t.tgrelid OPERATOR(pg_catalog.=) ANY (SELECT p.relid \
              FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) AS p)) \
              AND t.tgtype::integer OPERATOR(pg_catalog.&) $2::integer \
-             OPERATOR(pg_catalog.=) $2::integer ORDER BY t.tgrelid, t.tgname",
+             OPERATOR(pg_catalog.=) $2::integer \
+             AND t.tgname OPERATOR(pg_catalog.<>) $3::pg_catalog.name ORDER BY t.tgrelid, t.tgname",
             &[
                 Arg::Int8(self.table.oid.to_u32().into()),
                 Arg::Int8(BEFORE_UPDATE_OF_A_ROW.into()),
+                Arg::Text(KEEP_BALANCE),
             ],
         )?;
         let mut names = Vec::new();
@@ -306,18 +342,23 @@ impl Trigger<'_> {
     }
 }
 
-/// Drop the trigger that the option late_usage asks for. attach makes it again if it still does.
+/// Drop the triggers that options ask for. attach makes those again for which they still do.
 ///
-/// Errors: 40001 if another table has taken the usage table's name.
-pub(crate) fn drop_late_usage(usage: &Table) -> Result<()> {
-    spi::command(&format!(
-        "DROP TRIGGER IF EXISTS \"{LATE_USAGE}\" ON {}",
-        usage.sql
-    ))?;
-    match standing(usage.oid, LATE_USAGE, None)? {
-        Some(_) => Err(Error::ConcurrentRename),
-        None => Ok(()),
+/// Errors: 40001 if another table has taken the name of one that is bound.
+pub(crate) fn drop_optional(binding: &Binding) -> Result<()> {
+    for (name, table) in [
+        (LATE_USAGE, &binding.usage),
+        (KEEP_BALANCE, &binding.accounts.users),
+    ] {
+        if standing(table.oid, name, None)?.is_none() {
+            continue;
+        }
+        spi::command(&format!("DROP TRIGGER \"{name}\" ON {}", table.sql))?;
+        if standing(table.oid, name, None)?.is_some() {
+            return Err(Error::ConcurrentRename);
+        }
     }
+    Ok(())
 }
 
 /// How a trigger of the table stands; None if it is missing.
@@ -325,7 +366,9 @@ fn standing(table: pg_sys::Oid, name: &str, reads: Option<&Column>) -> Result<Op
     let outcome = spi::query(
         "SELECT t.tgenabled, \
          pg_catalog.cardinality(t.tgattr::smallint[]) OPERATOR(pg_catalog.>) 0, \
-         $3 IS NULL OR EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d \
+         $3 IS NULL OR t.tgqual IS NULL \
+         AND pg_catalog.cardinality(t.tgattr::smallint[]) OPERATOR(pg_catalog.=) 0 \
+         OR EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d \
          JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) d.refobjid \
          AND a.attnum::integer OPERATOR(pg_catalog.=) d.refobjsubid \
          WHERE d.classid OPERATOR(pg_catalog.=) \

@@ -21,7 +21,7 @@ pub(crate) use bound::{
     bound_and_users_locked, lock_out_settlements,
 };
 pub(crate) use model::{BALANCE_COLUMN, Binding, Completion, Key, Payer, Workflows, numeric_scale};
-pub(crate) use options::{BusyAccount, LateUsage};
+pub(crate) use options::{BusyAccount, LateUsage, OutsideChanges};
 pub(crate) use resolve::{relation_of, wrong_type};
 pub(crate) use search_path::path_of;
 pub(crate) use spec::{Ids, Relation, Spec};

@@ -159,6 +159,14 @@ pub(crate) fn is_idle() -> bool {
     is_silent && security::is_owner_run()
 }
 
+/// Whether the next change of `account` is one that the extension makes.
+pub(crate) fn is_announced(account: &str) -> bool {
+    ANNOUNCED.with_borrow(|announced| {
+        let change = announced.change.as_ref();
+        change.is_some_and(|change| change.account == account)
+    })
+}
+
 /// The announced change of `account`, once.
 pub(super) fn take_announced(account: &str, changed: Changed) -> Option<Rc<Change>> {
     ANNOUNCED.with_borrow_mut(|announced| {

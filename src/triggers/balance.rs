@@ -1,9 +1,9 @@
 //! The trigger on the users table: each change of a balance becomes an entry of the ledger.
 
 use super::older;
-use crate::binding::{BALANCE_COLUMN, Book, book};
+use crate::binding::{BALANCE_COLUMN, Book, OutsideChanges, book};
 use crate::error::{Error, Result};
-use crate::ledger::change::is_idle;
+use crate::ledger::change::{is_announced, is_idle};
 use crate::ledger::crossing::notify_crossing;
 use crate::ledger::{entries, queue, reference};
 use crate::postgres::datum::whole_part;
@@ -20,7 +20,8 @@ trigger_function!(
 /// Trigger on the users table, AFTER INSERT OR UPDATE FOR EACH ROW: write the ledger.
 ///
 /// Errors: 39P01 if fired otherwise, 42809 on any other table, 22003 for a balance that is not a
-/// whole number within bigint, 55000 if a balance changes and nothing is attached.
+/// whole number within bigint, 55000 if a balance changes and nothing is attached, or it is not the
+/// extension that changes one and `attach` was told 'refuse'.
 fn record_balance_change(call: &TriggerCall) -> Result<()> {
     if is_idle() && older::answers(call, c"record_balance_change_wrapper") {
         return Ok(());
@@ -43,6 +44,12 @@ fn record_balance_change(call: &TriggerCall) -> Result<()> {
         None => entries::record_insert(&book, &account, new),
         Some(old_account) => {
             let previous = balance(row.old_text(BALANCE_COLUMN), &old_account)?;
+            let is_refused = book.accounts.outside_changes == OutsideChanges::Refuse;
+            if is_refused && previous != new && !is_announced(&old_account) {
+                return Err(Error::OutsideChange {
+                    account: old_account,
+                });
+            }
             if old_account == account {
                 notify_crossing(&book, &account, previous, new)?;
                 entries::record_change(&book, &account, previous, new)

@@ -6,3 +6,4 @@ mod guards;
 mod late_usage;
 pub(crate) mod notes;
 mod older;
+mod outside;

@@ -766,6 +766,7 @@ const DENIED_TO_WRITER: &[&str] = &[
     "SELECT token_balance.detach()",
     "SELECT settle_workflow('w1')",
     "SELECT token_balance.credit('ann', 1)",
+    "SELECT token_balance.adjust('ann', 1)",
     "SELECT user_id FROM token_balance.ledger",
     "DROP TABLE token_balance.ledger",
 ];
@@ -811,7 +812,7 @@ SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text)
 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'token_balance'
 JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
 WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL ('{
-    archive_ledger, attach, balance, balance_at, credit, detach, note_completion, note_status,
+    adjust, archive_ledger, attach, balance, balance_at, credit, detach, note_completion, note_status,
     overdrawn_accounts, reconcile, refund_workflow, settle_backlog, settle_pending,
     settle_workflow, settle_workflows, statement, summary, verify}')";
 
@@ -835,6 +836,8 @@ const ON_PATH: &[OnPath] = &[
     Trapped("SELECT token_balance.balance('ann')",
         r#"{"is_overdraft": false, "token_balance": 999981}"#),
     Trapped("SELECT token_balance.credit('ann', 9, 'r', 'n') IS NULL", "f"),
+    Trapped("SELECT token_balance.adjust('ann', -9, 'n') IS NULL", "f"),
+    Trapped("SELECT token_balance.adjust('ann', 9, 'n') IS NULL", "f"),
     Trapped("SELECT token_balance.credit('ann', 9, 'r', 'n') IS NULL", "f"),
     Trapped("SELECT token_balance.refund_workflow('w1', 2, 'q') IS NULL", "f"),
     Trapped("SELECT token_balance.refund_workflow('w1') IS NULL", "f"),
