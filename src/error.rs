@@ -73,6 +73,11 @@ pub(crate) enum Error {
         is_name_taken: bool,
         hint: String,
     },
+    /// The balance column was dropped, or renamed.
+    BalanceColumnMissing {
+        relation: String,
+        attach: String,
+    },
     RelationMissing {
         what: &'static str,
         name: String,
@@ -157,6 +162,20 @@ pub(crate) enum Error {
     UnsupportedBalance {
         account: String,
         balance: String,
+    },
+    /// In a column that attach makes, for one that the ledger knows.
+    NoRoomForBalance {
+        account: String,
+        balance: i64,
+    },
+    BalancesNotRestored {
+        relation: String,
+        missing: usize,
+    },
+    /// Than the ledger says.
+    OtherBalances {
+        relation: String,
+        others: usize,
     },
     /// By a statement that is not the extension's, where `attach` was told to refuse it.
     OutsideChange {
@@ -280,6 +299,7 @@ impl Error {
                 | Error::WrongRelationKind { .. }
                 | Error::Distributed { .. }
                 | Error::ColumnMissing { .. }
+                | Error::BalanceColumnMissing { .. }
                 | Error::WrongColumnType { .. }
                 | Error::UnsupportedCollation { .. }
         )
@@ -428,6 +448,14 @@ impl From<Error> for ErrorReport {
                 "It was dropped."
             })
             .set_hint(hint),
+            Error::BalanceColumnMissing { relation, attach } => new_report(
+                ERRCODE_UNDEFINED_COLUMN,
+                format!("the balance column of {relation} is gone"),
+            )
+            .set_detail("Column \"token_balance\" was dropped or renamed. The ledger has the balances.")
+            .set_hint(format!(
+                "Call {attach}: it makes the column and takes the balances from the ledger."
+            )),
             Error::RelationMissing { what, name } => {
                 let report = new_report(
                     ERRCODE_UNDEFINED_TABLE,
@@ -589,6 +617,32 @@ impl From<Error> for ErrorReport {
             )
             .set_detail(format!("Its balance is {balance}."))
             .set_hint("Set a whole number of tokens."),
+            Error::NoRoomForBalance { account, balance } => new_report(
+                ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+                format!(
+                    "the balance of account \"{account}\", which is {balance} by the ledger, is out of \
+                     range for the balance column"
+                ),
+            )
+            .set_hint(
+                "Use balance_type => 'bigint', or give a column that is there a wider type. Nothing \
+                 was changed.",
+            ),
+            Error::BalancesNotRestored { relation, missing } => new_report(
+                ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
+                format!("{missing} balances of {relation} were not taken from the ledger"),
+            )
+            .set_hint("A trigger, rule or policy on the table suppressed or changed the update."),
+            Error::OtherBalances { relation, others } => new_report(
+                ERRCODE_WARNING,
+                format!("{others} balances of {relation} are not what the ledger says"),
+            )
+            .set_detail("The column may have been dropped and made anew. Nothing was changed.")
+            .set_hint(format!(
+                "token_balance.reconcile() lists them. To take all balances from the ledger, drop the \
+                 column (ALTER TABLE {relation} DROP COLUMN token_balance CASCADE) and call \
+                 token_balance.attach() again."
+            )),
             // Not 42501: it is no matter of rights, a superuser's statement is refused as well.
             Error::OutsideChange { account } => new_report(
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

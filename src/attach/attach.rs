@@ -11,6 +11,7 @@ use super::existing::{
 use super::grants::grant_everyday_functions;
 use super::plausible;
 use super::remembered::{Said, Standing, standing};
+use super::restored::{Lost, lost, warn_of_other_balances};
 use super::search_path::{self, Attacher};
 use super::trigger_ddl::drop_optional;
 use crate::binding::own::tell_other_sessions;
@@ -18,6 +19,7 @@ use crate::binding::{
     BALANCE_COLUMN, Binding, Spec, Stored, book, lock_out_settlements, take_turns,
 };
 use crate::error::{Error, Result};
+use crate::ledger::change::Restoring;
 use crate::ledger::{busy, reference};
 use crate::postgres::catalog::{self, Column};
 use crate::postgres::notice::notice;
@@ -70,6 +72,11 @@ pub(super) fn attach_for(
     let _following = Following::start(&binding.accounts.paths);
 
     check_existing_balances(&binding)?;
+    let before = binding.clone();
+    let lost = lost(&before)?;
+    if lost.is_none() && standing.is_attached() && before.accounts.balance.is_some() {
+        warn_of_other_balances(&binding)?;
+    }
     if let Standing::GoesOn(_) = standing
         && binding.spec.existing_usage.as_deref() == Some("exempt")
     {
@@ -108,7 +115,9 @@ pub(super) fn attach_for(
         create_index(&binding)?;
     }
     // The strong locks come last, so that they are held for milliseconds and not for the scan.
-    as_owner(binding.accounts.users.owner, || prepare_balance(&binding))?;
+    as_owner(binding.accounts.users.owner, || {
+        prepare_balance(&binding, lost.as_ref())
+    })?;
     let is_balance = |column: &Column| column.name == BALANCE_COLUMN && column.is_not_null;
     let columns = catalog::columns(binding.accounts.users.oid)?;
     binding.accounts.balance = columns.into_iter().find(is_balance);
@@ -123,7 +132,9 @@ pub(super) fn attach_for(
         }
         if !standing.is_attached() {
             record_changes_while_detached(&binding)?;
-            // What the binding before left there, since it was broken when it was detached.
+        }
+        if !standing.is_attached() || before.accounts.balance.is_none() {
+            // What was left there, since the binding was broken.
             busy::drain_all(&*book()?)?;
         }
         grant_everyday_functions(binding.accounts.users.owner)?;
@@ -187,7 +198,9 @@ fn change_options(binding: &Binding) -> Result<()> {
     }
     // Settlements that run still go by the old options.
     lock_out_settlements(binding.accounts.users.oid);
-    busy::drain_all(&*book()?)?;
+    if binding.accounts.balance.is_some() {
+        busy::drain_all(&*book()?)?;
+    }
     binding.spec.store_changes()?;
     tell_other_sessions()?;
     drop_optional(binding)
@@ -225,8 +238,9 @@ fn create_index(binding: &Binding) -> Result<()> {
     .map(|_| ())
 }
 
-/// Add the column, or make one that is there NOT NULL with the default.
-fn prepare_balance(binding: &Binding) -> Result<()> {
+/// Add the column, or make one that is there NOT NULL with the default. Balances that the ledger knows come from
+/// there.
+fn prepare_balance(binding: &Binding, lost: Option<&Lost>) -> Result<()> {
     let users = &binding.accounts.users.sql;
     let initial = binding.spec.initial_balance;
     match &binding.accounts.balance {
@@ -245,9 +259,11 @@ fn prepare_balance(binding: &Binding) -> Result<()> {
                 "COMMENT ON COLUMN {users}.{BALANCE_COLUMN} IS \
                  'Prepaid tokens left; negative is an overdraft. Kept by the extension token_balance.'"
             ))?;
+            lost.map_or(Ok(()), Lost::give_back)?;
         }
         Some(column) if column.is_not_null && has_default(binding, column)? => {}
         Some(_) => {
+            lost.map_or(Ok(()), Lost::give_back)?;
             fill_missing_balances(binding)?;
             spi::command(&format!("LOCK TABLE {users} IN ACCESS EXCLUSIVE MODE"))?;
             // What was inserted before the lock was granted.
@@ -282,6 +298,7 @@ fn has_default(binding: &Binding, column: &Column) -> Result<bool> {
 }
 
 fn fill_missing_balances(binding: &Binding) -> Result<()> {
+    let _restoring = Restoring::begin();
     spi::command(&format!(
         "UPDATE {} SET {BALANCE_COLUMN} = {} WHERE {BALANCE_COLUMN} IS NULL",
         binding.accounts.users.sql, binding.spec.initial_balance

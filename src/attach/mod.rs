@@ -10,6 +10,7 @@ mod grants;
 mod made_anew;
 pub(crate) mod plausible;
 mod remembered;
+mod restored;
 mod search_path;
 pub(crate) mod trigger_ddl;
 mod upgrade;

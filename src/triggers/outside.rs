@@ -7,7 +7,7 @@ use pgrx::pg_sys::Datum;
 use super::older;
 use crate::binding::{BALANCE_COLUMN, OutsideChanges, book};
 use crate::error::{Error, Result};
-use crate::ledger::change::{is_announced, is_idle};
+use crate::ledger::change::{is_announced, is_idle, is_restoring};
 use crate::postgres::trigger::{TriggerCall, trigger_function};
 
 trigger_function!(
@@ -35,7 +35,7 @@ fn keep_balance(call: &TriggerCall) -> Result<Datum> {
     let key = &book.accounts.user_key.column.name;
     let account = row.old_text(key).unwrap_or_default();
     // A charge of the library before this one is not announced here.
-    if is_announced(&account) || is_idle() && older::is_loaded() {
+    if is_announced(&account) || is_restoring() || is_idle() && older::is_loaded() {
         return Ok(call.unchanged());
     }
     match book.accounts.outside_changes {
