@@ -7,6 +7,7 @@ COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[]) IS 'Settle
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}.';
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was.';
 COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column.';
+COMMENT ON FUNCTION token_balance.reset() IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references.';
 COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row per check, with what to do where it is not ok.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more.';
 COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again.';
@@ -41,7 +42,8 @@ COMMENT ON FUNCTION token_balance.settle_on_completion() IS 'Trigger function on
 COMMENT ON FUNCTION token_balance.settle_late_usage() IS 'Trigger function on the usage table, with late_usage => ''settle'': settles usage of a workflow that is over.';
 COMMENT ON FUNCTION token_balance.record_balance_change() IS 'Trigger function on the users table: writes each change of a balance to the ledger.';
 COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it.';
-COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger().';
+COMMENT ON FUNCTION token_balance.warn_of_truncate() IS 'Trigger function on users and usage: tells of a TRUNCATE that what was settled before it is known all the same.';
+COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger() and reset().';
 
 COMMENT ON FUNCTION token_balance.refuse_foreign_write() IS 'Trigger function on the extension''s tables: only their owner writes them.';
 

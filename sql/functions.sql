@@ -174,6 +174,9 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrappe
 CREATE FUNCTION token_balance.detach(drop_column boolean DEFAULT false) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_wrapper';
 
+CREATE FUNCTION token_balance.reset() RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_wrapper';
+
 CREATE FUNCTION token_balance.verify()
 RETURNS TABLE (name pg_catalog.text, ok boolean, detail pg_catalog.text, hint pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_wrapper';
@@ -193,6 +196,7 @@ REVOKE ALL ON FUNCTION
         pg_catalog.text, pg_catalog.text, pg_catalog.text),
     token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text),
     token_balance.detach(boolean),
+    token_balance.reset(),
     token_balance.verify(),
     token_balance.settle_pending(timestamp with time zone, integer, interval),
     token_balance.credit(

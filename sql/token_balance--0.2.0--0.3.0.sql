@@ -251,6 +251,16 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_late_usage_wra
 CREATE OR REPLACE FUNCTION token_balance.record_balance_change() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_balance_change_wrapper';
 
+CREATE FUNCTION token_balance.reset() RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_wrapper';
+
+REVOKE ALL ON FUNCTION token_balance.reset() FROM PUBLIC;
+
+CREATE FUNCTION token_balance.warn_of_truncate() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'warn_of_truncate_wrapper';
+
+REVOKE ALL ON FUNCTION token_balance.warn_of_truncate() FROM PUBLIC;
+
 CREATE FUNCTION token_balance.keep_balance() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keep_balance_wrapper';
 
@@ -346,6 +356,9 @@ COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclas
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
 COMMENT ON COLUMN token_balance.binding.outside_changes IS 'What a statement that is not the extension''s may do to a balance: record (change it, with an adjustment in the ledger), keep (nothing) or refuse (it is an error).';
 COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note.';
+COMMENT ON FUNCTION token_balance.reset() IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references.';
+COMMENT ON FUNCTION token_balance.warn_of_truncate() IS 'Trigger function on users and usage: tells of a TRUNCATE that what was settled before it is known all the same.';
+COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger() and reset().';
 COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it.';
 
 COMMENT ON FUNCTION token_balance.usage_state() IS 'What has become of all usage, by state: charged, exempt, waiting (with the reason), unowned, shrunk. Amounts are tokens.';

@@ -13,6 +13,9 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_balance_change
 CREATE FUNCTION token_balance.keep_balance() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keep_balance_wrapper';
 
+CREATE FUNCTION token_balance.warn_of_truncate() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'warn_of_truncate_wrapper';
+
 CREATE FUNCTION token_balance.refuse_ledger_change() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_ledger_change_wrapper';
 
@@ -34,6 +37,7 @@ REVOKE ALL ON FUNCTION
     token_balance.settle_late_usage(),
     token_balance.record_balance_change(),
     token_balance.keep_balance(),
+    token_balance.warn_of_truncate(),
     token_balance.refuse_ledger_change(),
     token_balance.refuse_foreign_write()
 FROM PUBLIC;

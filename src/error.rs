@@ -177,6 +177,14 @@ pub(crate) enum Error {
         relation: String,
         others: usize,
     },
+    /// Where what is known of their rows is to be forgotten.
+    NotEmpty {
+        relations: Vec<String>,
+    },
+    /// A warning: of a bound table.
+    Truncated {
+        relation: String,
+    },
     /// By a statement that is not the extension's, where `attach` was told to refuse it.
     OutsideChange {
         account: String,
@@ -643,6 +651,24 @@ impl From<Error> for ErrorReport {
                  column (ALTER TABLE {relation} DROP COLUMN token_balance CASCADE) and call \
                  token_balance.attach() again."
             )),
+            Error::NotEmpty { relations } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "what is known cannot be forgotten while there are rows",
+            )
+            .set_detail(format!("Not empty: {}.", relations.join(", ")))
+            .set_hint(
+                "token_balance.reset() is for tables that are empty: TRUNCATE users and usage in the \
+                 transaction that calls it.",
+            ),
+            Error::Truncated { relation } => new_report(
+                ERRCODE_WARNING,
+                format!("token_balance knows what was settled before the TRUNCATE of {relation}"),
+            )
+            .set_detail(
+                "A workflow id that is used again counts as settled, an account id goes on with its \
+                 ledger, and a reference with its credit.",
+            )
+            .set_hint("Where users and usage are empty, token_balance.reset() forgets it."),
             // Not 42501: it is no matter of rights, a superuser's statement is refused as well.
             Error::OutsideChange { account } => new_report(
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

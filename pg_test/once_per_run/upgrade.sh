@@ -254,7 +254,7 @@ check_update() { # OLD
     is 'with what the roles may' "$(as deployer "updated_$db" 'GRANT EXECUTE ON FUNCTION token_balance.attach TO app' && echo granted)" granted
     # An older dump says nothing of a search_path: verify() does, and its hint mends it.
     has 'no search_path was chosen for the restored one' "$(value "restored_$db" "SELECT detail FROM token_balance.verify() WHERE NOT ok")" 'none was chosen$'
-    value "restored_$db" "$(value "restored_$db" "SELECT regexp_replace(hint, '^Call (.*)\.\$', 'SELECT \1') FROM token_balance.verify() WHERE NOT ok")" >/dev/null
+    value "restored_$db" "$(value "restored_$db" "SELECT DISTINCT regexp_replace(hint, '^Call (.*)\.\$', 'SELECT \1') FROM token_balance.verify() WHERE NOT ok")" >/dev/null
     for database in "$db" "updated_$db" "restored_$db" "$fresh"; do healthy "$database"; done
 }
 

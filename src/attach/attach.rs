@@ -100,6 +100,8 @@ pub(super) fn attach_for(
             stored.spec.detached()?;
         }
         binding.spec.store(security::current_user())?;
+        // This session, too: what it has read of a binding that a savepoint takes back is not there any more.
+        tell_other_sessions()?;
     }
     match standing {
         Standing::New(_) if binding.spec.existing_usage.as_deref() != Some("charge") => {

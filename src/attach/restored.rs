@@ -72,32 +72,39 @@ impl Lost<'_> {
             true => format!("AND a.{BALANCE_COLUMN} IS NULL"),
             false => String::new(),
         };
-        let sql = format!(
-            "WITH changed AS (UPDATE {users} AS a SET {BALANCE_COLUMN} = l.balance \
-             FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) AS l (id, balance) \
-             WHERE a.{key} OPERATOR(pg_catalog.=) l.id::{key_type} {is_missing} \
-             RETURNING a.{BALANCE_COLUMN} OPERATOR(pg_catalog.=) l.balance AS is_right) \
-             SELECT pg_catalog.count(*) FROM changed AS c WHERE c.is_right",
-            users = accounts.users.sql,
-            key = accounts.user_key.sql(),
-            key_type = accounts.user_key.key_type.sql(),
+        let rows = format!(
+            "ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) AS l (id, balance) \
+             WHERE a.{} OPERATOR(pg_catalog.=) l.id::{}",
+            accounts.user_key.sql(),
+            accounts.user_key.key_type.sql(),
+        );
+        let users = &accounts.users.sql;
+        // No RETURNING: the table may have rules.
+        let update = format!(
+            "UPDATE {users} AS a SET {BALANCE_COLUMN} = l.balance FROM {rows} {is_missing}"
+        );
+        let right = format!(
+            "SELECT pg_catalog.count(*) FROM {users} AS a, {rows} \
+             AND a.{BALANCE_COLUMN} OPERATOR(pg_catalog.=) l.balance"
         );
         let mut restored = 0;
         self.for_each_batch(|batch| {
-            let _restoring = Restoring::begin();
             let _owner = RunAs::owner(accounts.users.owner);
-            let args = [
-                Arg::TextArray(&texts(batch, 0)),
-                Arg::TextArray(&texts(batch, 1)),
-            ];
-            let outcome = spi::query(&sql, &args)?;
+            let ids = texts(batch, 0);
+            let balances = texts(batch, 1);
+            let args = || [Arg::TextArray(&ids), Arg::TextArray(&balances)];
+            {
+                let _restoring = Restoring::begin();
+                spi::query(&update, &args())?;
+            }
+            let outcome = spi::query(&right, &args())?;
             let right = outcome.rows.first().map_or(Ok(0), |row| row.amount(0))?;
             restored += batch.len();
             match right == batch.len() {
                 true => Ok(()),
                 // A trigger, rule or policy of the application's.
                 false => Err(Error::BalancesNotRestored {
-                    relation: accounts.users.sql.clone(),
+                    relation: users.clone(),
                     missing: batch.len() - right,
                 }),
             }

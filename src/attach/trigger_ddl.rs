@@ -16,6 +16,8 @@ pub(crate) struct Trigger<'a> {
     /// `BEFORE` or `AFTER`.
     time: &'static str,
     events: &'static str,
+    /// `ROW` or `STATEMENT`.
+    level: &'static str,
     /// The column whose change it waits for.
     column: Option<&'a Column>,
     /// The column that its condition reads.
@@ -56,6 +58,8 @@ const LATE_USAGE: &str = "token_balance_late_usage";
 /// The last of the BEFORE triggers by name: what the others do to a balance is from outside, too.
 const KEEP_BALANCE: &str = "zz_token_balance_keep";
 
+const TRUNCATED: &str = "token_balance_truncated";
+
 /// In pg_trigger.tgtype.
 const BEFORE_UPDATE_OF_A_ROW: u32 =
     pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_ROW;
@@ -72,6 +76,7 @@ impl Binding {
                 table: &self.usage,
                 time: "AFTER",
                 events: "INSERT",
+                level: "ROW",
                 column: None,
                 reads: None,
                 condition: Some(Condition {
@@ -88,6 +93,7 @@ impl Binding {
             table: &self.accounts.users,
             time: "AFTER",
             events: "INSERT OR UPDATE",
+            level: "ROW",
             column: None,
             reads: None,
             condition: None,
@@ -95,6 +101,7 @@ impl Binding {
             function: "record_balance_change",
         });
         triggers.extend(self.keeping_trigger());
+        triggers.extend([&self.usage, &self.accounts.users].map(truncating_trigger));
         triggers
     }
 }
@@ -116,12 +123,29 @@ impl Binding {
             table: users,
             time: "BEFORE",
             events: "UPDATE",
+            level: "ROW",
             column: self.accounts.balance.as_ref(),
             reads: self.accounts.balance.as_ref(),
             condition: None,
             is_deferrable: false,
             function: "keep_balance",
         })
+    }
+}
+
+/// What is known stays: it tells of it.
+fn truncating_trigger(table: &Table) -> Trigger<'_> {
+    Trigger {
+        name: TRUNCATED,
+        table,
+        time: "AFTER",
+        events: "TRUNCATE",
+        level: "STATEMENT",
+        column: None,
+        reads: None,
+        condition: None,
+        is_deferrable: false,
+        function: "warn_of_truncate",
     }
 }
 
@@ -136,6 +160,7 @@ fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<T
         table: &workflows.table,
         time: "AFTER",
         events,
+        level: "ROW",
         column,
         reads,
         condition: Some(condition(binding, workflows, old)),
@@ -178,9 +203,17 @@ impl Trigger<'_> {
         self.condition.is_some()
     }
 
+    /// Whether the catalog has its function: that of an older version, before it is updated, may not.
+    pub(crate) fn is_known(&self) -> Result<bool> {
+        has_function(self.function)
+    }
+
     /// Make it, or make it again where its column list, or the column that it reads, is not what it should be
     /// now.
     pub(crate) fn create(&self) -> Result<()> {
+        if !self.is_known()? {
+            return Ok(());
+        }
         let present = self.standing()?;
         if let Some(present) = &present
             && present.reads_its_column
@@ -245,9 +278,9 @@ impl Trigger<'_> {
             _ => String::new(),
         };
         Ok(format!(
-            "CREATE {kind} \"{}\" {} {}{of} ON {}{deferrable} FOR EACH ROW{when} \
+            "CREATE {kind} \"{}\" {} {}{of} ON {}{deferrable} FOR EACH {}{when} \
              EXECUTE FUNCTION token_balance.{}()",
-            self.name, self.time, self.events, self.table.sql, self.function
+            self.name, self.time, self.events, self.table.sql, self.level, self.function
         ))
     }
 
@@ -393,12 +426,16 @@ fn standing(table: pg_sys::Oid, name: &str, reads: Option<&Column>) -> Result<Op
 
 /// Whether the catalog has the functions that note: that of 0.1.0, before it is updated, has not.
 fn can_note() -> Result<bool> {
+    has_function("note_completion")
+}
+
+fn has_function(name: &str) -> Result<bool> {
     catalog::exists(
         "SELECT 1 FROM pg_catalog.pg_proc AS p \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
          WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
-         AND p.proname OPERATOR(pg_catalog.=) 'note_completion'::pg_catalog.name",
-        &[],
+         AND p.proname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+        &[Arg::Text(name)],
     )
 }
 

@@ -250,6 +250,17 @@ pub(crate) fn bound_and_users_locked() -> Result<Rc<Bound>> {
     bound_with_locks(|bound| lock_users(&bound.book))
 }
 
+/// The binding, with usage and users locked so that nobody else writes them.
+pub(crate) fn bound_and_alone() -> Result<Rc<Bound>> {
+    bound_with_locks(|bound| {
+        let [_, usage, users] = bound.tables();
+        lock_relations(&[
+            (usage, pg_sys::ShareRowExclusiveLock),
+            (users, pg_sys::ShareRowExclusiveLock),
+        ]);
+    })
+}
+
 /// The accounts, with the users table locked as an UPDATE locks it.
 pub(crate) fn book_and_users_locked() -> Result<Rc<Book>> {
     look_until_locked(book, lock_users, |book| book.accounts.users.oid)

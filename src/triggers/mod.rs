@@ -7,3 +7,4 @@ mod late_usage;
 pub(crate) mod notes;
 mod older;
 mod outside;
+mod truncated;

@@ -511,6 +511,8 @@ impl UnqualifiedNames<'_> {
                 "SET search_path = open, app",
                 "SELECT token_balance.attach('app.users', 'app.token_usage', 'app.workflows', \
                  create_index => true)",
+                // It goes on where it was: so does what waited before.
+                "SELECT token_balance.settle_pending()",
             ],
         )?;
         if let Some(error) = attached.error {
@@ -813,7 +815,7 @@ FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'toke
 JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
 WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL ('{
     adjust, archive_ledger, attach, balance, balance_at, credit, detach, note_completion, note_status,
-    overdrawn_accounts, reconcile, refund_workflow, settle_backlog, settle_pending,
+    overdrawn_accounts, reconcile, refund_workflow, reset, settle_backlog, settle_pending,
     settle_workflow, settle_workflows, statement, summary, verify}')";
 
 #[rustfmt::skip]
@@ -901,6 +903,10 @@ const ON_PATH: &[OnPath] = &[
     Trapped("SELECT token_balance.credit('cyd', 1) IS NULL", "f"),
     Trapped("SELECT q.tokens FROM token_balance.queue AS q", ""),
     Trapped("SELECT token_balance.settle_pending() IS NULL", "f"),
+    Trapped(
+        "BEGIN; TRUNCATE public.users, public.token_usage CASCADE; \
+         SELECT token_balance.reset() IS NULL; ROLLBACK",
+        "f"),
     Trapped("SELECT token_balance.detach()", ""),
     Trapped(
         "SELECT token_balance.attach('public.users'::pg_catalog.regclass, \
