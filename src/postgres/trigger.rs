@@ -213,9 +213,10 @@ impl TriggerRow<'_> {
                 self.data.tg_newtuple,
                 descriptor,
                 1,
-                &number,
-                &old,
-                &is_null,
+                // Read alone; 14 declares them as if they were written.
+                (&raw const number).cast_mut(),
+                (&raw const old).cast_mut(),
+                (&raw const is_null).cast_mut(),
             );
             pg_sys::Datum::from(kept)
         }
