@@ -467,7 +467,7 @@ mod tests {
                         WHERE tgfoid::regproc::text LIKE 'token_balance.%'
                         AND tgrelid::regclass::text NOT LIKE 'token_balance.%' ORDER BY 1";
         let all = list(triggers);
-        assert_eq!(all.len(), 4, "{all:?}");
+        assert_eq!(all.len(), 6, "{all:?}");
         for trigger in &all {
             let (table, name) = trigger.split_once(' ').unwrap_or_default();
             run(&format!("DROP TRIGGER \"{name}\" ON {table}"));

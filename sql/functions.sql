@@ -43,6 +43,13 @@ CREATE FUNCTION token_balance.credit(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'credit_wrapper';
 
+CREATE FUNCTION token_balance.adjust(
+    user_id pg_catalog.text,
+    amount pg_catalog.numeric,
+    note pg_catalog.text DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_wrapper';
+
 CREATE FUNCTION token_balance.refund_workflow(
     workflow_id pg_catalog.text,
     amount pg_catalog.numeric DEFAULT NULL,
@@ -159,7 +166,8 @@ CREATE FUNCTION token_balance.attach(
     late_usage pg_catalog.text DEFAULT 'pending',
     search_path pg_catalog.name[] DEFAULT NULL,
     usage_ids pg_catalog.text DEFAULT NULL,
-    accounts pg_catalog.text DEFAULT NULL)
+    accounts pg_catalog.text DEFAULT NULL,
+    outside_changes pg_catalog.text DEFAULT 'record')
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
@@ -168,6 +176,9 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_again_wrapper'
 
 CREATE FUNCTION token_balance.detach(drop_column boolean DEFAULT false) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_wrapper';
+
+CREATE FUNCTION token_balance.reset() RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_wrapper';
 
 CREATE FUNCTION token_balance.verify()
 RETURNS TABLE (name pg_catalog.text, ok boolean, detail pg_catalog.text, hint pg_catalog.text)
@@ -185,9 +196,11 @@ REVOKE ALL ON FUNCTION
         pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype,
         pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[],
-        pg_catalog.text, pg_catalog.text),
+        pg_catalog.text, pg_catalog.text, pg_catalog.text),
     token_balance.attach_again(),
+    token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text),
     token_balance.detach(boolean),
+    token_balance.reset(),
     token_balance.verify(),
     token_balance.settle_pending(timestamp with time zone, integer, interval),
     token_balance.credit(

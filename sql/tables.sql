@@ -42,6 +42,7 @@ CREATE TABLE token_balance.binding (
     detached_at timestamp with time zone,
     workflow_ids pg_catalog.text,
     account_ids pg_catalog.text,
+    outside_changes pg_catalog.text NOT NULL DEFAULT 'record',
     PRIMARY KEY (binding_id)
 );
 

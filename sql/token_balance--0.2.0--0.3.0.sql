@@ -170,6 +170,15 @@ CREATE OR REPLACE FUNCTION token_balance.archive_ledger(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_ledger_wrapper';
 
+CREATE FUNCTION token_balance.adjust(
+    user_id pg_catalog.text,
+    amount pg_catalog.numeric,
+    note pg_catalog.text DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_wrapper';
+
+REVOKE ALL ON FUNCTION token_balance.adjust(text, numeric, text) FROM PUBLIC;
+
 -- attach has more arguments. The grants of the old function go to the new one. The C function reads
 -- the arguments by their names; it has a name of its own, so a session with the old library cannot call that
 -- library's.
@@ -200,13 +209,14 @@ CREATE FUNCTION token_balance.attach(
     late_usage pg_catalog.text DEFAULT 'pending',
     search_path pg_catalog.name[] DEFAULT NULL,
     usage_ids pg_catalog.text DEFAULT NULL,
-    accounts pg_catalog.text DEFAULT NULL)
+    accounts pg_catalog.text DEFAULT NULL,
+    outside_changes pg_catalog.text DEFAULT 'record')
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
 REVOKE ALL ON FUNCTION token_balance.attach(
     regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-    text, boolean, name, name, name, name, name, text, text, name[], text, text)
+    text, boolean, name, name, name, name, name, text, text, name[], text, text, text)
 FROM PUBLIC;
 
 SELECT token_balance.upgrade_grants(
@@ -215,7 +225,7 @@ SELECT token_balance.upgrade_grants(
         text, boolean, name, name, name, name, name, text, text)',
     'token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-        text, boolean, name, name, name, name, name, text, text, name[], text, text)');
+        text, boolean, name, name, name, name, name, text, text, name[], text, text, text)');
 
 DROP FUNCTION token_balance.upgrade_grants(regprocedure, regprocedure);
 
@@ -240,6 +250,21 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_late_usage_wra
 
 CREATE OR REPLACE FUNCTION token_balance.record_balance_change() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_balance_change_wrapper';
+
+CREATE FUNCTION token_balance.reset() RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_wrapper';
+
+REVOKE ALL ON FUNCTION token_balance.reset() FROM PUBLIC;
+
+CREATE FUNCTION token_balance.warn_of_truncate() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'warn_of_truncate_wrapper';
+
+REVOKE ALL ON FUNCTION token_balance.warn_of_truncate() FROM PUBLIC;
+
+CREATE FUNCTION token_balance.keep_balance() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keep_balance_wrapper';
+
+REVOKE ALL ON FUNCTION token_balance.keep_balance() FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION token_balance.refuse_ledger_change() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_ledger_change_wrapper';
@@ -348,6 +373,8 @@ CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.wor
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
 ALTER TABLE token_balance.workflow_alias ENABLE ALWAYS TRIGGER owner_only;
+-- What a statement that is not the extension's may do to a balance: as before, all that it wants.
+ALTER TABLE token_balance.binding ADD COLUMN outside_changes text NOT NULL DEFAULT 'record';
 
 -- Comments.
 
@@ -365,8 +392,14 @@ COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row per ch
 COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more.';
 COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column.';
-COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account and late_usage, and the search_path where one is given. Usage that was attached before goes on where it was.';
+COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
+COMMENT ON COLUMN token_balance.binding.outside_changes IS 'What a statement that is not the extension''s may do to a balance: record (change it, with an adjustment in the ledger), keep (nothing) or refuse (it is an error).';
+COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note.';
+COMMENT ON FUNCTION token_balance.reset() IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references.';
+COMMENT ON FUNCTION token_balance.warn_of_truncate() IS 'Trigger function on users and usage: tells of a TRUNCATE that what was settled before it is known all the same.';
+COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger() and reset().';
+COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it.';
 
 COMMENT ON FUNCTION token_balance.usage_state() IS 'What has become of all usage, by state: charged, exempt, waiting (with the reason), unowned, shrunk. Amounts are tokens.';
 COMMENT ON FUNCTION token_balance.unsettled_usage() IS 'Usage that waits or that nobody owns; see the view unsettled.';

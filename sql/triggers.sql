@@ -13,6 +13,12 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_late_usage_wra
 CREATE FUNCTION token_balance.record_balance_change() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_balance_change_wrapper';
 
+CREATE FUNCTION token_balance.keep_balance() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keep_balance_wrapper';
+
+CREATE FUNCTION token_balance.warn_of_truncate() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'warn_of_truncate_wrapper';
+
 CREATE FUNCTION token_balance.refuse_ledger_change() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_ledger_change_wrapper';
 
@@ -34,6 +40,8 @@ REVOKE ALL ON FUNCTION
     token_balance.follow_workflow_id(),
     token_balance.settle_late_usage(),
     token_balance.record_balance_change(),
+    token_balance.keep_balance(),
+    token_balance.warn_of_truncate(),
     token_balance.refuse_ledger_change(),
     token_balance.refuse_foreign_write()
 FROM PUBLIC;

@@ -79,6 +79,11 @@ pub(crate) enum Error {
         is_name_taken: bool,
         hint: String,
     },
+    /// The balance column was dropped, or renamed.
+    BalanceColumnMissing {
+        relation: String,
+        attach: String,
+    },
     RelationMissing {
         what: &'static str,
         name: String,
@@ -164,9 +169,36 @@ pub(crate) enum Error {
         account: String,
         balance: String,
     },
+    /// In a column that attach makes, for one that the ledger knows.
+    NoRoomForBalance {
+        account: String,
+        balance: i64,
+    },
+    BalancesNotRestored {
+        relation: String,
+        missing: usize,
+    },
+    /// Than the ledger says.
+    OtherBalances {
+        relation: String,
+        others: usize,
+    },
+    /// Where what is known of their rows is to be forgotten.
+    NotEmpty {
+        relations: Vec<String>,
+    },
+    /// A warning: of a bound table.
+    Truncated {
+        relation: String,
+    },
+    /// By a statement that is not the extension's, where `attach` was told to refuse it.
+    OutsideChange {
+        account: String,
+    },
 
     // Credits and refunds.
     CreditOutOfRange {
+        what: &'static str,
         account: String,
         amount: i64,
     },
@@ -282,6 +314,7 @@ impl Error {
                 | Error::WrongRelationKind { .. }
                 | Error::Distributed { .. }
                 | Error::ColumnMissing { .. }
+                | Error::BalanceColumnMissing { .. }
                 | Error::WrongColumnType { .. }
                 | Error::UnsupportedCollation { .. }
         )
@@ -443,6 +476,14 @@ impl From<Error> for ErrorReport {
                 "It was dropped."
             })
             .set_hint(hint),
+            Error::BalanceColumnMissing { relation, attach } => new_report(
+                ERRCODE_UNDEFINED_COLUMN,
+                format!("the balance column of {relation} is gone"),
+            )
+            .set_detail("Column \"token_balance\" was dropped or renamed. The ledger has the balances.")
+            .set_hint(format!(
+                "Call {attach}: it makes the column and takes the balances from the ledger."
+            )),
             Error::RelationMissing { what, name } => {
                 let report = new_report(
                     ERRCODE_UNDEFINED_TABLE,
@@ -604,12 +645,70 @@ impl From<Error> for ErrorReport {
             )
             .set_detail(format!("Its balance is {balance}."))
             .set_hint("Set a whole number of tokens."),
-
-            // Credits and refunds.
-            Error::CreditOutOfRange { account, amount } => new_report(
+            Error::NoRoomForBalance { account, balance } => new_report(
                 ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
                 format!(
-                    "a credit of {amount} tokens is out of range for the balance of \
+                    "the balance of account \"{account}\", which is {balance} by the ledger, is out of \
+                     range for the balance column"
+                ),
+            )
+            .set_hint(
+                "Use balance_type => 'bigint', or give a column that is there a wider type. Nothing \
+                 was changed.",
+            ),
+            Error::BalancesNotRestored { relation, missing } => new_report(
+                ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
+                format!("{missing} balances of {relation} were not taken from the ledger"),
+            )
+            .set_hint("A trigger, rule or policy on the table suppressed or changed the update."),
+            Error::OtherBalances { relation, others } => new_report(
+                ERRCODE_WARNING,
+                format!("{others} balances of {relation} are not what the ledger says"),
+            )
+            .set_detail("The column may have been dropped and made anew. Nothing was changed.")
+            .set_hint(format!(
+                "token_balance.reconcile() lists them. To take all balances from the ledger, drop the \
+                 column (ALTER TABLE {relation} DROP COLUMN token_balance CASCADE) and call \
+                 token_balance.attach() again."
+            )),
+            Error::NotEmpty { relations } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "what is known cannot be forgotten while there are rows",
+            )
+            .set_detail(format!("Not empty: {}.", relations.join(", ")))
+            .set_hint(
+                "token_balance.reset() is for tables that are empty: TRUNCATE users and usage in the \
+                 transaction that calls it.",
+            ),
+            Error::Truncated { relation } => new_report(
+                ERRCODE_WARNING,
+                format!("token_balance knows what was settled before the TRUNCATE of {relation}"),
+            )
+            .set_detail(
+                "A workflow id that is used again counts as settled, an account id goes on with its \
+                 ledger, and a reference with its credit.",
+            )
+            .set_hint("Where users and usage are empty, token_balance.reset() forgets it."),
+            // Not 42501: it is no matter of rights, a superuser's statement is refused as well.
+            Error::OutsideChange { account } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("the balance of account \"{account}\" is changed by token_balance alone"),
+            )
+            .set_detail("The tables are attached with outside_changes => 'refuse'.")
+            .set_hint(
+                "Leave the column out of the UPDATE. To change a balance, call \
+                 token_balance.adjust(user_id, amount, note) or token_balance.credit().",
+            ),
+
+            // Credits and refunds.
+            Error::CreditOutOfRange {
+                what,
+                account,
+                amount,
+            } => new_report(
+                ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+                format!(
+                    "{what} of {amount} tokens is out of range for the balance of \
                      account \"{account}\""
                 ),
             )

@@ -1,4 +1,4 @@
-//! balance, credit, refund_workflow, statement, balance_at, summary and overdrawn.
+//! balance, credit, adjust, refund_workflow, statement, balance_at, summary and overdrawn.
 
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::TimestampTz;
@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use pgrx::{AnyNumeric, JsonB};
 use serde::Serialize;
 
-use super::common::{refuse_read_only, required, to_json, tokens};
+use super::common::{refuse_read_only, required, signed_tokens, to_json, tokens};
 use crate::binding::{Book, book, book_and_users_locked, bound, bound_and_users_locked};
 use crate::error::{Error, Result};
 use crate::ledger::account;
@@ -38,6 +38,17 @@ struct Credit {
     reference: Option<String>,
     /// Whether an earlier call with this reference did it.
     replayed: bool,
+}
+
+/// The answer of `adjust`. Amounts are tokens.
+#[derive(Serialize)]
+struct Adjustment {
+    success: bool,
+    user_id: String,
+    amount: i64,
+    previous_balance: i64,
+    new_balance: i64,
+    is_overdraft: bool,
 }
 
 /// The answer of `refund_workflow`. Amounts are tokens.
@@ -126,6 +137,35 @@ fn credit(
         is_overdraft: given.new_balance < 0,
         reference: remarks.reference,
         replayed: outcome.replayed,
+    })?)
+}
+
+/// `token_balance.adjust(text, numeric, text) → jsonb`: change a balance by hand, whatever `outside_changes`
+/// says of statements.
+///
+/// Errors: 22004 for nulls, 22023 for an amount that is not a whole number above or below 0, 22003 for an
+/// amount past bigint or the balance's range, P0002 for an unknown account, 25006 in a read-only transaction,
+/// 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+fn adjust(
+    user_id: Option<&str>,
+    amount: Option<AnyNumeric>,
+    note: Option<&str>,
+) -> Result<JsonB, ErrorReport> {
+    let function = "token_balance.adjust";
+    let user_id = required(function, "user_id", user_id)?;
+    let amount = signed_tokens("amount", &required(function, "amount", amount)?)?;
+    refuse_read_only(c"token_balance.adjust()");
+    let book = book_and_users_locked()?;
+    let account = account_id(&book, user_id);
+    let given = credit::adjust(&book, &account, amount, note)?;
+    Ok(to_json(&Adjustment {
+        success: true,
+        user_id: given.account,
+        amount: given.amount,
+        previous_balance: given.previous_balance,
+        new_balance: given.new_balance,
+        is_overdraft: given.new_balance < 0,
     })?)
 }
 

@@ -1,11 +1,12 @@
-//! attach, detach, verify and reconcile.
+//! attach, detach, reset, verify and reconcile.
 
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::{AnyNumeric, pg_sys};
+use pgrx::{AnyNumeric, JsonB, pg_sys};
+use serde::Serialize;
 
-use super::common::{refuse_read_only, required};
+use super::common::{refuse_read_only, required, to_json};
 use crate::attach::{self, Identity, Said};
 use crate::binding::attach_arguments::{Argument, Kind, Value};
 use crate::binding::{DEFAULT_NAME, Spec, bound, relation_of};
@@ -122,6 +123,30 @@ fn detach(drop_column: Option<bool>) -> Result<(), ErrorReport> {
     let drop_column = required("token_balance.detach", "drop_column", drop_column)?;
     refuse_read_only(c"token_balance.detach()");
     Ok(attach::detach(drop_column)?)
+}
+
+/// The answer of `reset`: how many rows are gone.
+#[derive(Serialize)]
+struct Reset {
+    settlements: u64,
+    ledger_entries: u64,
+    queued_charges: u64,
+    references: u64,
+}
+
+/// `token_balance.reset() → jsonb`: forget what is known of workflows and accounts that are gone, all of them.
+///
+/// Errors: 25006 in a read-only transaction, 55000 if nothing is attached, or if users or usage has a row.
+#[pg_extern(sql = false)]
+fn reset() -> Result<JsonB, ErrorReport> {
+    refuse_read_only(c"token_balance.reset()");
+    let reset = attach::reset()?;
+    Ok(to_json(&Reset {
+        settlements: reset.settlements,
+        ledger_entries: reset.of_accounts.entries,
+        queued_charges: reset.of_accounts.queued,
+        references: reset.of_accounts.references,
+    })?)
 }
 
 /// `token_balance.verify() → rows`: one row per check.

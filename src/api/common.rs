@@ -54,22 +54,32 @@ pub(super) fn at_least_one(argument: &'static str, count: i32) -> Result<usize> 
 /// (22003) and not the one for a function that does not exist; 22023 for zero, negative or a
 /// fraction.
 pub(super) fn tokens(argument: &'static str, amount: &AnyNumeric) -> Result<i64> {
+    let wanted = "It must be a whole number of tokens above 0.";
+    whole_tokens(argument, amount, wanted, |whole| !whole.starts_with('-'))
+}
+
+/// The same, above or below 0.
+pub(super) fn signed_tokens(argument: &'static str, amount: &AnyNumeric) -> Result<i64> {
+    let wanted = "It must be a whole number of tokens, above or below 0.";
+    whole_tokens(argument, amount, wanted, |_| true)
+}
+
+fn whole_tokens(
+    argument: &'static str,
+    amount: &AnyNumeric,
+    wanted: &str,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<i64> {
     let text = amount.to_string();
-    let invalid = |message: String, detail: &str| Error::InvalidArgument {
-        message,
-        detail: Some(detail.into()),
-        hint: None,
-    };
     let whole = whole_part(&text);
-    let is_whole = whole
-        .trim_start_matches('-')
-        .bytes()
-        .all(|byte| byte.is_ascii_digit());
-    if !is_whole || whole.starts_with('-') || whole.bytes().all(|digit| digit == b'0') {
-        return Err(invalid(
-            format!("{argument} is {text}"),
-            "It must be a whole number of tokens above 0.",
-        ));
+    let digits = whole.trim_start_matches('-');
+    let is_whole = digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_whole || digits.bytes().all(|digit| digit == b'0') || !is_wanted(whole) {
+        return Err(Error::InvalidArgument {
+            message: format!("{argument} is {text}"),
+            detail: Some(wanted.into()),
+            hint: None,
+        });
     }
     whole.parse().map_err(|_| Error::TokensOutOfRange {
         argument,

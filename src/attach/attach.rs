@@ -12,13 +12,15 @@ use super::grants::grant_everyday_functions;
 use super::key_types::spell_anew;
 use super::plausible;
 use super::remembered::{Said, Standing, standing};
+use super::restored::{Lost, lost, warn_of_other_balances};
 use super::search_path::{self, Attacher};
-use super::trigger_ddl::drop_late_usage;
+use super::trigger_ddl::drop_optional;
 use crate::binding::own::tell_other_sessions;
 use crate::binding::{
-    BALANCE_COLUMN, Binding, LateUsage, Spec, Stored, book, lock_out_settlements, take_turns,
+    BALANCE_COLUMN, Binding, Spec, Stored, book, lock_out_settlements, take_turns,
 };
 use crate::error::{Error, Result};
+use crate::ledger::change::Restoring;
 use crate::ledger::{busy, reference};
 use crate::postgres::catalog::{self, Column};
 use crate::postgres::notice::notice;
@@ -72,6 +74,11 @@ pub(super) fn attach_for(
     let _following = Following::start(&binding.accounts.paths);
 
     check_existing_balances(&binding)?;
+    let before = binding.clone();
+    let lost = lost(&before)?;
+    if lost.is_none() && standing.is_attached() && before.accounts.balance.is_some() {
+        warn_of_other_balances(&binding)?;
+    }
     if let Standing::GoesOn(_) = standing
         && binding.spec.existing_usage.as_deref() == Some("exempt")
     {
@@ -95,8 +102,9 @@ pub(super) fn attach_for(
             stored.spec.detached()?;
         }
         binding.spec.store(security::current_user())?;
+        // This session, too: what it has read of a binding that a savepoint takes back is not there any more.
+        tell_other_sessions()?;
     }
-    spell_anew(&binding, kept.map(|stored| &stored.spec))?;
     match standing {
         Standing::New(_) if binding.spec.existing_usage.as_deref() != Some("charge") => {
             exempt_existing_usage(&binding)?;
@@ -111,14 +119,18 @@ pub(super) fn attach_for(
         create_index(&binding)?;
     }
     // The strong locks come last, so that they are held for milliseconds and not for the scan.
-    as_owner(binding.accounts.users.owner, || prepare_balance(&binding))?;
+    as_owner(binding.accounts.users.owner, || {
+        prepare_balance(&binding, lost.as_ref())
+    })?;
     let is_balance = |column: &Column| column.name == BALANCE_COLUMN && column.is_not_null;
-    if !catalog::columns(binding.accounts.users.oid)?
-        .iter()
-        .any(is_balance)
-    {
+    let columns = catalog::columns(binding.accounts.users.oid)?;
+    binding.accounts.balance = columns.into_iter().find(is_balance);
+    if binding.accounts.balance.is_none() {
         // Another table had the name by then.
         return Err(Error::ConcurrentRename);
+    }
+    if let Some(stored) = kept {
+        spell_anew(&binding, &stored.spec)?;
     }
     {
         let _owner = RunAs::owner(binding.accounts.extension_owner);
@@ -127,7 +139,9 @@ pub(super) fn attach_for(
         }
         if !standing.is_attached() {
             record_changes_while_detached(&binding)?;
-            // What the binding before left there, since it was broken when it was detached.
+        }
+        if !standing.is_attached() || before.accounts.balance.is_none() {
+            // What was left there, since the binding was broken.
             busy::drain_all(&*book()?)?;
         }
         grant_everyday_functions(binding.accounts.users.owner)?;
@@ -191,13 +205,12 @@ fn change_options(binding: &Binding) -> Result<()> {
     }
     // Settlements that run still go by the old options.
     lock_out_settlements(binding.accounts.users.oid);
-    busy::drain_all(&*book()?)?;
+    if binding.accounts.balance.is_some() {
+        busy::drain_all(&*book()?)?;
+    }
     binding.spec.store_changes()?;
     tell_other_sessions()?;
-    match present.options.late_usage {
-        LateUsage::Settle => drop_late_usage(&binding.usage),
-        LateUsage::Pending => Ok(()),
-    }
+    drop_optional(binding)
 }
 
 /// Give the binding that is there the search_path of `binding`, and its tables' names. Settlements that run go on
@@ -233,8 +246,9 @@ fn create_index(binding: &Binding) -> Result<()> {
     .map(|_| ())
 }
 
-/// Add the column, or make one that is there NOT NULL with the default.
-fn prepare_balance(binding: &Binding) -> Result<()> {
+/// Add the column, or make one that is there NOT NULL with the default. Balances that the ledger knows come from
+/// there.
+fn prepare_balance(binding: &Binding, lost: Option<&Lost>) -> Result<()> {
     let users = &binding.accounts.users.sql;
     let initial = binding.spec.initial_balance;
     match &binding.accounts.balance {
@@ -253,9 +267,11 @@ fn prepare_balance(binding: &Binding) -> Result<()> {
                 "COMMENT ON COLUMN {users}.{BALANCE_COLUMN} IS \
                  'Prepaid tokens left; negative is an overdraft. Kept by the extension token_balance.'"
             ))?;
+            lost.map_or(Ok(()), Lost::give_back)?;
         }
         Some(column) if column.is_not_null && has_default(binding, column)? => {}
         Some(_) => {
+            lost.map_or(Ok(()), Lost::give_back)?;
             fill_missing_balances(binding)?;
             spi::command(&format!("LOCK TABLE {users} IN ACCESS EXCLUSIVE MODE"))?;
             // What was inserted before the lock was granted.
@@ -290,6 +306,7 @@ fn has_default(binding: &Binding, column: &Column) -> Result<bool> {
 }
 
 fn fill_missing_balances(binding: &Binding) -> Result<()> {
+    let _restoring = Restoring::begin();
     spi::command(&format!(
         "UPDATE {} SET {BALANCE_COLUMN} = {} WHERE {BALANCE_COLUMN} IS NULL",
         binding.accounts.users.sql, binding.spec.initial_balance

@@ -87,6 +87,11 @@ fn is_utf8() -> bool {
     unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
 }
 
+/// The balances that a type has room for, if it is one for balances.
+pub(super) fn range_of(balance_type: pg_sys::Oid) -> Option<(i64, i64)> {
+    smallest_of(balance_type).map(|smallest| (smallest, -(smallest + 1)))
+}
+
 fn smallest_of(balance_type: pg_sys::Oid) -> Option<i64> {
     match balance_type {
         pg_sys::INT4OID => Some(i32::MIN.into()),

@@ -7,12 +7,14 @@ use super::grants::change_grants;
 use super::trigger_ddl;
 use crate::binding::own::extension_owner;
 use crate::binding::{
-    BALANCE_COLUMN, Binding, BusyAccount, Spec, book, lock_out_settlements, take_turns,
+    BALANCE_COLUMN, Binding, BusyAccount, Ids, Spec, book, lock_out_settlements, take_turns,
 };
 use crate::error::{Error, Result};
 use crate::ledger::busy;
 use crate::postgres::catalog::{self, Table};
+use crate::postgres::lock::lock_relations;
 use crate::postgres::security::RunAs;
+use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 
 /// Drop the triggers. The binding is remembered; balances, settlements and the ledger stay, and the column does
@@ -46,7 +48,38 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
         }
         change_grants("REVOKE", "FROM", users.owner)?;
     }
-    spec.detached()
+    match has_nothing_to_remember(&spec, &tables)? {
+        true => spec.forget(),
+        false => spec.detached(),
+    }
+}
+
+/// Whether there is no usage, and nothing is settled, and no entry, reference or charge in the queue is of these
+/// accounts: the next attach is then a first one, for which what was loaded meanwhile is usage from before.
+fn has_nothing_to_remember(spec: &Spec, tables: &[Table]) -> Result<bool> {
+    let usage = tables.iter().find(|table| table.oid == spec.usage.oid);
+    let (Some(ids), Some(usage)) = (spec.ids, usage) else {
+        return Ok(false);
+    };
+    // Its trigger may have been dropped before, and with it no lock was taken.
+    lock_relations(&[(usage.oid, pg_sys::ShareRowExclusiveLock)]);
+    if catalog::has_rows(usage)? {
+        return Ok(false);
+    }
+    let known = |table: &str, own: String| {
+        format!("EXISTS (SELECT 1 FROM token_balance.{table} AS k WHERE {own} true)")
+    };
+    let of_accounts = || Ids::of_accounts(Some(ids), "k");
+    let known = [
+        known("settlement", Ids::of_binding(Some(ids), "k")),
+        known("ledger", of_accounts()),
+        known("queue", of_accounts()),
+        known("reference", of_accounts()),
+    ];
+    let sql = format!("SELECT 1 WHERE {}", known.join(" OR "));
+    Ok(spi::query_as_of(&sql, &[], Snapshot::Latest)?
+        .rows
+        .is_empty())
 }
 
 /// Another binding takes the place of one whose tables were dropped or renamed away: on those that are left, and

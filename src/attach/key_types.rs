@@ -14,8 +14,8 @@ use crate::postgres::value::texts;
 use crate::settle::{rename, settlement};
 
 /// Write the ids that are stored as the keys of `binding` spell them, if they were another type's before.
-pub(super) fn spell_anew(binding: &Binding, before: Option<&Spec>) -> Result<()> {
-    let before = before.and_then(|spec| spec.spellings.as_ref());
+pub(super) fn spell_anew(binding: &Binding, before: &Spec) -> Result<()> {
+    let before = before.spellings.as_ref();
     let now = binding.spellings();
     // Text spells every id as it is.
     let workflows = !binding.usage_workflow.key_type.is_text()

@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
-use crate::binding::{Binding, Completion, LateUsage, Workflows, completed};
+use crate::binding::{Binding, Completion, LateUsage, OutsideChanges, Workflows, completed};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::spi;
@@ -13,7 +13,11 @@ use crate::postgres::value::Arg;
 pub(crate) struct Trigger<'a> {
     pub(crate) name: &'static str,
     pub(crate) table: &'a Table,
+    /// `BEFORE` or `AFTER`.
+    time: &'static str,
     events: &'static str,
+    /// `ROW` or `STATEMENT`.
+    level: &'static str,
     /// The column whose change it waits for.
     column: Option<&'a Column>,
     /// The column that its condition reads.
@@ -52,6 +56,10 @@ const COMPLETED_BY_INSERT: &str = "token_balance_completed_insert";
 const COMPLETED_BY_UPDATE: &str = "token_balance_completed_update";
 const WORKFLOW_ID: &str = "00_token_balance_workflow_id";
 const LATE_USAGE: &str = "token_balance_late_usage";
+/// The last of the BEFORE triggers by name: what the others do to a balance is from outside, too.
+const KEEP_BALANCE: &str = "zz_token_balance_keep";
+
+const TRUNCATED: &str = "token_balance_truncated";
 
 /// In pg_trigger.tgtype.
 const BEFORE_UPDATE_OF_A_ROW: u32 =
@@ -67,7 +75,9 @@ impl Binding {
                 triggers.push(Trigger {
                     name: WORKFLOW_ID,
                     table: &workflows.table,
+                    time: "AFTER",
                     events: "UPDATE",
+                    level: "ROW",
                     column: None,
                     reads: None,
                     condition: None,
@@ -80,7 +90,9 @@ impl Binding {
             triggers.push(Trigger {
                 name: LATE_USAGE,
                 table: &self.usage,
+                time: "AFTER",
                 events: "INSERT",
+                level: "ROW",
                 column: None,
                 reads: None,
                 condition: Some(Condition {
@@ -95,14 +107,61 @@ impl Binding {
         triggers.push(Trigger {
             name: LEDGER,
             table: &self.accounts.users,
+            time: "AFTER",
             events: "INSERT OR UPDATE",
+            level: "ROW",
             column: None,
             reads: None,
             condition: None,
             is_deferrable: false,
             function: "record_balance_change",
         });
+        triggers.extend(self.keeping_trigger());
+        triggers.extend([&self.usage, &self.accounts.users].map(truncating_trigger));
         triggers
+    }
+}
+
+impl Binding {
+    /// What is refused, the ledger's trigger refuses, but for a row that moves to another partition: that
+    /// fires no AFTER UPDATE trigger.
+    ///
+    /// No WHEN: the server would read it anew for each statement, which costs more than the call.
+    fn keeping_trigger(&self) -> Option<Trigger<'_>> {
+        let users = &self.accounts.users;
+        match self.spec.options.outside_changes {
+            OutsideChanges::Keep => (),
+            OutsideChanges::Refuse if users.is_partitioned() => (),
+            OutsideChanges::Refuse | OutsideChanges::Record => return None,
+        }
+        Some(Trigger {
+            name: KEEP_BALANCE,
+            table: users,
+            time: "BEFORE",
+            events: "UPDATE",
+            level: "ROW",
+            column: self.accounts.balance.as_ref(),
+            reads: self.accounts.balance.as_ref(),
+            condition: None,
+            is_deferrable: false,
+            function: "keep_balance",
+        })
+    }
+}
+
+/// What is known stays: it tells of it.
+fn truncating_trigger(table: &Table) -> Trigger<'_> {
+    Trigger {
+        name: TRUNCATED,
+        table,
+        time: "AFTER",
+        events: "TRUNCATE",
+        level: "STATEMENT",
+        column: None,
+        reads: None,
+        condition: None,
+        is_deferrable: false,
+        function: "warn_of_truncate",
     }
 }
 
@@ -115,7 +174,9 @@ fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<T
     let trigger = |name, events, column, old| Trigger {
         name,
         table: &workflows.table,
+        time: "AFTER",
         events,
+        level: "ROW",
         column,
         reads,
         condition: Some(condition(binding, workflows, old)),
@@ -158,9 +219,17 @@ impl Trigger<'_> {
         self.condition.is_some()
     }
 
+    /// Whether the catalog has its function: that of an older version, before it is updated, may not.
+    pub(crate) fn is_known(&self) -> Result<bool> {
+        has_function(self.function)
+    }
+
     /// Make it, or make it again where its column list, or the column that it reads, is not what it should be
     /// now.
     pub(crate) fn create(&self) -> Result<()> {
+        if !self.is_known()? {
+            return Ok(());
+        }
         let present = self.standing()?;
         if let Some(present) = &present
             && present.reads_its_column
@@ -225,9 +294,9 @@ impl Trigger<'_> {
             _ => String::new(),
         };
         Ok(format!(
-            "CREATE {kind} \"{}\" AFTER {}{of} ON {}{deferrable} FOR EACH ROW{when} \
+            "CREATE {kind} \"{}\" {} {}{of} ON {}{deferrable} FOR EACH {}{when} \
              EXECUTE FUNCTION token_balance.{}()",
-            self.name, self.events, self.table.sql, self.function
+            self.name, self.time, self.events, self.table.sql, self.level, self.function
         ))
     }
 
@@ -250,10 +319,12 @@ impl Trigger<'_> {
              AND t.tgrelid OPERATOR(pg_catalog.=) ANY (SELECT p.relid \
              FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) AS p)) \
              AND t.tgtype::integer OPERATOR(pg_catalog.&) $2::integer \
-             OPERATOR(pg_catalog.=) $2::integer ORDER BY t.tgrelid, t.tgname",
+             OPERATOR(pg_catalog.=) $2::integer \
+             AND t.tgname OPERATOR(pg_catalog.<>) $3::pg_catalog.name ORDER BY t.tgrelid, t.tgname",
             &[
                 Arg::Int8(self.table.oid.to_u32().into()),
                 Arg::Int8(BEFORE_UPDATE_OF_A_ROW.into()),
+                Arg::Text(KEEP_BALANCE),
             ],
         )?;
         let mut names = Vec::new();
@@ -320,18 +391,23 @@ impl Trigger<'_> {
     }
 }
 
-/// Drop the trigger that the option late_usage asks for. attach makes it again if it still does.
+/// Drop the triggers that options ask for. attach makes those again for which they still do.
 ///
-/// Errors: 40001 if another table has taken the usage table's name.
-pub(crate) fn drop_late_usage(usage: &Table) -> Result<()> {
-    spi::command(&format!(
-        "DROP TRIGGER IF EXISTS \"{LATE_USAGE}\" ON {}",
-        usage.sql
-    ))?;
-    match standing(usage.oid, LATE_USAGE, None)? {
-        Some(_) => Err(Error::ConcurrentRename),
-        None => Ok(()),
+/// Errors: 40001 if another table has taken the name of one that is bound.
+pub(crate) fn drop_optional(binding: &Binding) -> Result<()> {
+    for (name, table) in [
+        (LATE_USAGE, &binding.usage),
+        (KEEP_BALANCE, &binding.accounts.users),
+    ] {
+        if standing(table.oid, name, None)?.is_none() {
+            continue;
+        }
+        spi::command(&format!("DROP TRIGGER \"{name}\" ON {}", table.sql))?;
+        if standing(table.oid, name, None)?.is_some() {
+            return Err(Error::ConcurrentRename);
+        }
     }
+    Ok(())
 }
 
 /// How a trigger of the table stands; None if it is missing.
@@ -339,7 +415,9 @@ fn standing(table: pg_sys::Oid, name: &str, reads: Option<&Column>) -> Result<Op
     let outcome = spi::query(
         "SELECT t.tgenabled, \
          pg_catalog.cardinality(t.tgattr::smallint[]) OPERATOR(pg_catalog.>) 0, \
-         $3 IS NULL OR EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d \
+         $3 IS NULL OR t.tgqual IS NULL \
+         AND pg_catalog.cardinality(t.tgattr::smallint[]) OPERATOR(pg_catalog.=) 0 \
+         OR EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d \
          JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) d.refobjid \
          AND a.attnum::integer OPERATOR(pg_catalog.=) d.refobjsubid \
          WHERE d.classid OPERATOR(pg_catalog.=) \
@@ -364,12 +442,16 @@ fn standing(table: pg_sys::Oid, name: &str, reads: Option<&Column>) -> Result<Op
 
 /// Whether the catalog has the functions that note: that of 0.1.0, before it is updated, has not.
 fn can_note() -> Result<bool> {
+    has_function("note_completion")
+}
+
+fn has_function(name: &str) -> Result<bool> {
     catalog::exists(
         "SELECT 1 FROM pg_catalog.pg_proc AS p \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
          WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
-         AND p.proname OPERATOR(pg_catalog.=) 'note_completion'::pg_catalog.name",
-        &[],
+         AND p.proname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+        &[Arg::Text(name)],
     )
 }
 

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use pgrx::spi::quote_literal;
 use serde_json::{Map, Value as Json};
 
-use super::options::{BusyAccount, LateUsage};
+use super::options::{BusyAccount, LateUsage, OutsideChanges};
 use super::spec::{Relation, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
@@ -118,6 +118,7 @@ pub(crate) static ARGUMENTS: &[Argument] = &[
     argument!("busy_account", Text, options.busy_account, Changed, IfUnusual),
     argument!("late_usage", Text, options.late_usage, Changed, IfUnusual),
     argument!("search_path", Names, search_path, Changed, Never),
+    argument!("outside_changes", Text, options.outside_changes, Changed, IfUnusual),
 ];
 
 impl Spec {
@@ -331,25 +332,23 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
-/// A choice between two words.
+/// A choice between words.
 macro_rules! choice {
-    ($type:ident, $first:ident = $first_word:literal, $second:ident = $second_word:literal) => {
+    ($type:ident, $($variant:ident = $word:literal),+) => {
         impl Field for $type {
             fn value(&self) -> Value {
                 Value::Text(match self {
-                    $type::$first => $first_word.into(),
-                    $type::$second => $second_word.into(),
+                    $($type::$variant => $word.into(),)+
                 })
             }
 
             fn of(argument: &'static str, value: Value) -> Result<Self> {
                 match String::of(argument, value)?.as_str() {
-                    $first_word => Ok($type::$first),
-                    $second_word => Ok($type::$second),
+                    $($word => Ok($type::$variant),)+
                     other => Err(Error::InvalidArgument {
                         message: format!("{argument} is \"{other}\""),
                         detail: None,
-                        hint: Some(format!("Use '{}' or '{}'.", $first_word, $second_word)),
+                        hint: Some(format!("Use {}.", one_of(&[$($word),+]))),
                     }),
                 }
             }
@@ -357,5 +356,20 @@ macro_rules! choice {
     };
 }
 
+/// `'a', 'b' or 'c'`
+fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}
+
 choice!(BusyAccount, Wait = "wait", Queue = "queue");
 choice!(LateUsage, Pending = "pending", Settle = "settle");
+choice!(
+    OutsideChanges,
+    Record = "record",
+    Keep = "keep",
+    Refuse = "refuse"
+);

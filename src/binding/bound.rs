@@ -151,12 +151,32 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
         None => read()?.1?,
     };
     security::follow(&bound.book.accounts.paths);
+    require_balance(&bound.book)?;
     Ok(bound)
 }
 
 /// The accounts as they are now, and the binding's search paths in force: what a change of a balance wants
 /// that has nothing to do with usage. Error 55000 if there are none, or what is wrong with their table.
 pub(crate) fn book() -> Result<Rc<Book>> {
+    let book = book_of_any_column()?;
+    require_balance(&book)?;
+    Ok(book)
+}
+
+/// Error 42703 if the balance column is gone.
+fn require_balance(book: &Book) -> Result<()> {
+    if book.accounts.balance.is_some() {
+        return Ok(());
+    }
+    let spec = Spec::load()?.ok_or(Error::NotAttached)?;
+    Err(Error::BalanceColumnMissing {
+        relation: book.accounts.users.sql.clone(),
+        attach: spec.attach_call(),
+    })
+}
+
+/// The same, also where the balance column is gone: what the trigger on users wants.
+pub(crate) fn book_of_any_column() -> Result<Rc<Book>> {
     let book = match known() {
         Some(present) => present.book,
         None => read()?.0,
@@ -228,6 +248,17 @@ pub(crate) fn bound_and_locked() -> Result<Rc<Bound>> {
 /// usage.
 pub(crate) fn bound_and_users_locked() -> Result<Rc<Bound>> {
     bound_with_locks(|bound| lock_users(&bound.book))
+}
+
+/// The binding, with usage and users locked so that nobody else writes them.
+pub(crate) fn bound_and_alone() -> Result<Rc<Bound>> {
+    bound_with_locks(|bound| {
+        let [_, usage, users] = bound.tables();
+        lock_relations(&[
+            (usage, pg_sys::ShareRowExclusiveLock),
+            (users, pg_sys::ShareRowExclusiveLock),
+        ]);
+    })
 }
 
 /// The accounts, with the users table locked as an UPDATE locks it.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::options::BusyAccount;
+use super::options::{BusyAccount, OutsideChanges};
 use super::spec::{Ids, Spec, Spellings};
 use crate::postgres::catalog::{Column, Table};
 use crate::postgres::key::KeyType;
@@ -76,6 +76,7 @@ pub(crate) struct Accounts {
     /// None until attach has added it.
     pub(crate) balance: Option<Column>,
     pub(crate) busy_account: BusyAccount,
+    pub(crate) outside_changes: OutsideChanges,
     /// With which search_path statements run as another role.
     pub(crate) paths: Rc<SearchPaths>,
 }

@@ -20,8 +20,21 @@ pub(crate) enum LateUsage {
     Settle,
 }
 
+/// What a statement that is not the extension's may do to a balance.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum OutsideChanges {
+    /// Change it: the ledger has an adjustment.
+    #[default]
+    Record,
+    /// Nothing: the rest of its UPDATE is made.
+    Keep,
+    /// Nothing: it is an error.
+    Refuse,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Options {
     pub(crate) busy_account: BusyAccount,
     pub(crate) late_usage: LateUsage,
+    pub(crate) outside_changes: OutsideChanges,
 }

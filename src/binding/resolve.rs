@@ -110,6 +110,7 @@ impl Accounts {
                 .into_iter()
                 .find(|column| column.name == BALANCE_COLUMN),
             busy_account: spec.options.busy_account,
+            outside_changes: spec.options.outside_changes,
             users,
             user_key,
         })

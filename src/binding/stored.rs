@@ -112,6 +112,15 @@ impl Spec {
         has_column("search_path")
     }
 
+    /// It is no longer attached, and there is nothing of it to be remembered.
+    pub(crate) fn forget(&self) -> Result<()> {
+        let _owner = RunAs::owner(extension_owner()?);
+        match self.ids {
+            Some(ids) => delete_row(ids),
+            None => delete_rows(),
+        }
+    }
+
     /// It is no longer attached, and is remembered: a binding of the same usage goes on where it was.
     pub(crate) fn detached(&self) -> Result<()> {
         let _owner = RunAs::owner(extension_owner()?);

@@ -331,12 +331,12 @@ thread_local! {
     static IS_PERMITTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// While this value lives, the ledger's guard lets this backend change entries. It lives during
-/// statements of this module alone, which touch nothing but the ledger.
-struct Permission;
+/// While this value lives, the ledger's guard lets this backend change entries. It lives during single
+/// statements of this module and of `forget`, which touch nothing but the ledger.
+pub(super) struct Permission;
 
 impl Permission {
-    fn give() -> Self {
+    pub(super) fn give() -> Self {
         IS_PERMITTED.set(true);
         Permission
     }
@@ -348,7 +348,7 @@ impl Drop for Permission {
     }
 }
 
-/// Whether a change of the ledger is the archiver's.
+/// Whether a change of the ledger is the archiver's, or a reset's.
 pub(crate) fn may_change_ledger() -> bool {
     IS_PERMITTED.get()
 }

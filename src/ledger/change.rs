@@ -1,7 +1,7 @@
 //! A change of one balance that the extension makes: what it is, and how the trigger on the users table
 //! learns of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::postgres::catalog;
@@ -153,10 +153,41 @@ impl Drop for Announcement {
     }
 }
 
+thread_local! {
+    static IS_RESTORING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While this value lives, attach fills the balance column: the ledger has what goes there.
+pub(crate) struct Restoring(bool);
+
+impl Restoring {
+    pub(crate) fn begin() -> Self {
+        Restoring(IS_RESTORING.replace(true))
+    }
+}
+
+impl Drop for Restoring {
+    fn drop(&mut self) {
+        IS_RESTORING.set(self.0);
+    }
+}
+
+pub(crate) fn is_restoring() -> bool {
+    IS_RESTORING.get()
+}
+
 /// Whether this library is not at work on a balance, and an older one may be.
 pub(crate) fn is_idle() -> bool {
     let is_silent = ANNOUNCED.with_borrow(|a| a.change.is_none() && a.changed.is_none());
     is_silent && security::is_owner_run()
+}
+
+/// Whether the next change of `account` is one that the extension makes.
+pub(crate) fn is_announced(account: &str) -> bool {
+    ANNOUNCED.with_borrow(|announced| {
+        let change = announced.change.as_ref();
+        change.is_some_and(|change| change.account == account)
+    })
 }
 
 /// The announced change of `account`, once.

@@ -75,6 +75,21 @@ pub(crate) fn credit(
     })
 }
 
+/// Change a balance by hand, by an amount above or below zero. An entry without a note would look like one of
+/// a statement from outside.
+pub(crate) fn adjust(book: &Book, account: &str, amount: i64, note: Option<&str>) -> Result<Given> {
+    let of = Of {
+        kind: Kind::Adjustment,
+        workflow: None,
+        binding: None,
+    };
+    let remarks = Remarks {
+        reference: None,
+        note: Some(note.unwrap_or("token_balance.adjust()").to_owned()),
+    };
+    give(book, of, account, amount, &remarks)
+}
+
 /// What tokens are given for.
 #[derive(Clone, Copy)]
 pub(crate) struct Of<'a> {
@@ -119,6 +134,10 @@ pub(crate) fn give(
         }
         Err(Refusal::OutOfRange) => {
             return Err(Error::CreditOutOfRange {
+                what: match of.kind {
+                    Kind::Adjustment => "an adjustment",
+                    _ => "a credit",
+                },
                 account: account.to_owned(),
                 amount,
             });

@@ -371,6 +371,15 @@ pub(crate) fn record_insert(book: &Book, account: &str, new: i64) -> Result<()> 
     }
 }
 
+/// An account has the balance in the column that the ledger ends with, or, without entries, a first one. What
+/// differs all the same, since a trigger of the application has a hand in it, gets an entry.
+pub(crate) fn record_restored(book: &Book, account: &str, new: i64) -> Result<()> {
+    match last_balance(book, account)? {
+        Some(last) => adjust(book, account, last, new, None),
+        None => Ok(()),
+    }
+}
+
 /// An account has another id. Entries are never changed: the old id's chain ends at 0 and the new one's
 /// begins there.
 pub(crate) fn record_rename(

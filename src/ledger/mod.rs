@@ -8,5 +8,6 @@ pub(crate) mod change;
 pub(crate) mod credit;
 pub(crate) mod crossing;
 pub(crate) mod entries;
+pub(crate) mod forget;
 pub(crate) mod queue;
 pub(crate) mod reference;

@@ -6,6 +6,7 @@
 use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
+use super::security::RunAs;
 use super::snapshot::Snapshot;
 use super::spi::{self, Outcome};
 use super::value::Arg;
@@ -109,6 +110,14 @@ pub(crate) fn table(oid: pg_sys::Oid) -> Result<Option<Table>> {
         persistence: row.text(5).into(),
         has_policies: row.is_true(6),
     }))
+}
+
+/// Whether it has a row now, whatever the transaction's snapshot and whoever asks.
+pub(crate) fn has_rows(table: &Table) -> Result<bool> {
+    let _owner = RunAs::owner(table.owner);
+    let sql = format!("SELECT 1 FROM {} AS t LIMIT 1", table.sql);
+    let outcome = spi::query_as_of(&sql, &[], Snapshot::Latest)?;
+    Ok(!outcome.rows.is_empty())
 }
 
 /// The table `name` in `schema`, whatever the search_path.

@@ -8,10 +8,11 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::spi::quote_qualified_identifier;
 use pgrx::trigger_support::{
-    called_as_trigger, trigger_fired_after, trigger_fired_by_delete, trigger_fired_by_insert,
-    trigger_fired_by_update, trigger_fired_for_row,
+    called_as_trigger, trigger_fired_after, trigger_fired_before, trigger_fired_by_delete,
+    trigger_fired_by_insert, trigger_fired_by_update, trigger_fired_for_row,
 };
 
+use super::descriptor::column_number;
 use super::stored_row::{RowPlace, text_of};
 use crate::error::{Error, Result};
 
@@ -118,6 +119,24 @@ impl<'a> TriggerCall<'a> {
         }
     }
 
+    /// The row of a BEFORE UPDATE trigger for each row; error 39P01 for any other.
+    pub(crate) fn row_before_update(&self) -> Result<TriggerRow<'a>> {
+        let event = self.data.tg_event;
+        if trigger_fired_before(event)
+            && trigger_fired_for_row(event)
+            && trigger_fired_by_update(event)
+        {
+            return Ok(TriggerRow {
+                data: self.data,
+                is_update: true,
+            });
+        }
+        Err(Error::TriggerProtocol {
+            function: self.function,
+            wanted: "BEFORE UPDATE FOR EACH ROW",
+        })
+    }
+
     /// The row of an AFTER INSERT OR UPDATE trigger for each row; error 39P01 for any other.
     pub(crate) fn row(&self) -> Result<TriggerRow<'a>> {
         let event = self.data.tg_event;
@@ -189,9 +208,53 @@ impl TriggerRow<'_> {
         self.is_update && self.new_text(column) != self.old_text(column)
     }
 
+    /// The answer of a BEFORE UPDATE trigger that leaves the column as it was.
+    pub(crate) fn with_old(&self, column: &str) -> pg_sys::Datum {
+        // SAFETY: both tuples are the trigger's own, of the relation's descriptor, and the number is that of a
+        // column which both have. The new tuple is made in the memory that the server gives to its triggers.
+        unsafe {
+            let descriptor = (*self.data.tg_relation).rd_att;
+            let Some(number) = column_number(descriptor, column) else {
+                return pg_sys::Datum::from(self.data.tg_newtuple);
+            };
+            let mut is_null = false;
+            let old =
+                pg_sys::SPI_getbinval(self.data.tg_trigtuple, descriptor, number, &mut is_null);
+            let kept = pg_sys::heap_modify_tuple_by_cols(
+                self.data.tg_newtuple,
+                descriptor,
+                1,
+                // Read alone; 14 declares them as if they were written.
+                (&raw const number).cast_mut(),
+                (&raw const old).cast_mut(),
+                (&raw const is_null).cast_mut(),
+            );
+            pg_sys::Datum::from(kept)
+        }
+    }
+
     fn text(&self, tuple: pg_sys::HeapTuple, column: &str) -> Option<String> {
         // SAFETY: the tuple is the trigger's own, of the relation's descriptor.
         unsafe { text_of(tuple, (*self.data.tg_relation).rd_att, column) }
+    }
+}
+
+/// What a trigger function answers to the server.
+pub(crate) trait Answer {
+    fn datum(self, call: &TriggerCall) -> pg_sys::Datum;
+}
+
+/// The row is to be as it is.
+impl Answer for () {
+    fn datum(self, call: &TriggerCall) -> pg_sys::Datum {
+        call.unchanged()
+    }
+}
+
+/// The row is to be this one.
+impl Answer for pg_sys::Datum {
+    fn datum(self, _call: &TriggerCall) -> pg_sys::Datum {
+        self
     }
 }
 
@@ -215,7 +278,10 @@ macro_rules! trigger_function {
         ) -> ::pgrx::pg_sys::Datum {
             // SAFETY: the server calls with its own fcinfo.
             let call = unsafe { $crate::postgres::trigger::TriggerCall::new($name, fcinfo) };
-            match call.and_then(|call| $body(&call).map(|()| call.unchanged())) {
+            let answer = call.and_then(|call| {
+                $body(&call).map(|row| $crate::postgres::trigger::Answer::datum(row, &call))
+            });
+            match answer {
                 Ok(row) => row,
                 Err(error) => error.raise(),
             }

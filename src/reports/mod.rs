@@ -2,7 +2,9 @@
 
 pub(crate) mod overdrawn;
 mod pairs;
+mod problem;
 pub(crate) mod reconcile;
+mod stale_saves;
 pub(crate) mod statement;
 pub(crate) mod summary;
 pub(crate) mod usage_state;

@@ -11,6 +11,8 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::pairs::{Pair, Pairs, Rows, Used};
+use super::problem::{Problem, Problems};
+use super::stale_saves::stale_saves;
 use super::verify::{Check, ledger_guard, verify_triggers};
 use crate::binding::own::{self, extension_owner, own_tables};
 use crate::binding::{BALANCE_COLUMN, Binding, Book, Bound, Payer, book, bound};
@@ -24,18 +26,6 @@ use crate::postgres::value::{Arg, Row, texts};
 
 const BATCH: usize = 1_000;
 
-/// One thing that does not add up. Amounts are tokens.
-#[derive(Default)]
-pub(crate) struct Problem {
-    pub(crate) problem: String,
-    pub(crate) account: Option<String>,
-    pub(crate) workflow: Option<String>,
-    pub(crate) expected: Option<i128>,
-    pub(crate) found: Option<i128>,
-    pub(crate) hint: String,
-}
-
-type Problems = Box<dyn Iterator<Item = Result<Problem>>>;
 type Look = Box<dyn FnOnce() -> Result<Problems>>;
 
 /// All problems, found while they are read.
@@ -44,6 +34,7 @@ pub(crate) fn reconcile() -> Result<impl Iterator<Item = Result<Problem>>> {
     let mut checks: Vec<Look> = vec![
         Box::new(move || chain(owner)),
         Box::new(move || settlements(owner)),
+        Box::new(move || stale_saves(owner)),
         Box::new(|| Ok(failed(vec![ledger_guard()?]))),
     ];
     // Balances are there whatever has become of the other tables.
@@ -297,8 +288,8 @@ fn column_problems(
             account: Some(row.text(0).into()),
             expected: row.number(1),
             found: row.number(2),
-            hint: "The column was changed without an entry: set it to what is right while the \
-                   trigger is on."
+            hint: "The column was changed without an entry: set it to what is right with \
+                   token_balance.adjust() while the trigger is on."
                 .into(),
             ..Problem::default()
         })

@@ -9,7 +9,7 @@ use crate::binding::search_path::{Untrusted, Who};
 use crate::binding::{BALANCE_COLUMN, Binding, Completion, Payer, Workflows};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
-use crate::postgres::security::{NOTHING_ELSE, SearchPath};
+use crate::postgres::security::{NOTHING_ELSE, RunAs, SearchPath};
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, texts};
 
@@ -67,6 +67,7 @@ fn of_binding(binding: &Binding) -> Result<Vec<Check>> {
     checks.extend(verify_triggers(binding)?);
     checks.extend(search_path(binding)?);
     checks.extend(deferrable_triggers(binding)?);
+    checks.extend(reset_wanted(binding)?);
     checks.push(index(binding)?);
     checks.extend(summary_index(binding)?);
     checks.extend(children(binding)?);
@@ -177,11 +178,13 @@ fn newest_usage(binding: &Binding) -> Result<Vec<Check>> {
 
 /// Whether the triggers on the bound tables are there and fire.
 pub(crate) fn verify_triggers(binding: &Binding) -> Result<Vec<Check>> {
-    let triggers = binding.triggers();
-    triggers
-        .iter()
-        .map(|trigger| of_trigger(trigger, binding))
-        .collect()
+    let mut checks = Vec::new();
+    for trigger in &binding.triggers() {
+        if trigger.is_known()? {
+            checks.push(of_trigger(trigger, binding)?);
+        }
+    }
+    Ok(checks)
 }
 
 fn of_trigger(trigger: &Trigger, binding: &Binding) -> Result<Check> {
@@ -222,6 +225,32 @@ fn of_trigger(trigger: &Trigger, binding: &Binding) -> Result<Check> {
         detail,
         repairs.join(" "),
     ))
+}
+
+/// No user and no usage is there, and something is known of both: they were truncated, or all rows were deleted. None
+/// if that is not so.
+fn reset_wanted(binding: &Binding) -> Result<Option<Check>> {
+    let known = {
+        let _owner = RunAs::owner(binding.accounts.extension_owner);
+        let sql = format!(
+            "SELECT 1 WHERE EXISTS (SELECT 1 FROM token_balance.settlement AS s WHERE {} true) \
+             OR EXISTS (SELECT 1 FROM token_balance.ledger AS l WHERE {} true)",
+            binding.own("s"),
+            binding.accounts.own("l")
+        );
+        !spi::query(&sql, &[])?.rows.is_empty()
+    };
+    for table in [&binding.accounts.users, &binding.usage] {
+        if !known || catalog::has_rows(table)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(Check::new(
+        "ids",
+        false,
+        "users and usage are empty, and what was settled is known: ids that are used again are not new",
+        "If they are to be, call token_balance.reset().",
+    )))
 }
 
 /// The tables are bound by OID; after a rename or a restore their names may be others.

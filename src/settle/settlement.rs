@@ -2,13 +2,13 @@
 
 use pgrx::pg_sys::{INT2OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
-use crate::binding::{Binding, Book, Ids, Kept};
+use crate::binding::{Binding, Book, Bound, Ids, Kept};
 use crate::error::Result;
 use crate::postgres::clock::now;
 use crate::postgres::direct::{OpenTable, Shape};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::spi::Statement;
+use crate::postgres::spi::{self, Statement};
 use crate::postgres::value::Arg;
 
 /// A column of the table.
@@ -255,4 +255,28 @@ pub(crate) fn rename_account(book: &Book, old_account: &str, account: &str) -> R
         .rename
         .run(&ids, Snapshot::Statement)
         .map(drop)
+}
+
+/// Forget what is settled of the binding. Other bindings of these accounts, which are remembered, keep what they have
+/// settled; the entries of it leave the ledger, as with an archive. How many are gone.
+pub(crate) fn forget(bound: &Bound) -> Result<u64> {
+    let accounts = &bound.book.accounts;
+    let _owner = RunAs::owner(accounts.extension_owner);
+    let own = bound.binding.own("s");
+    let gone = spi::query_as_of(
+        &format!("DELETE FROM token_balance.settlement AS s WHERE {own} true"),
+        &[],
+        Snapshot::Latest,
+    )?;
+    spi::query_as_of(
+        &format!(
+            "UPDATE token_balance.settlement AS s SET archived_charged_tokens = s.charged_tokens, \
+             archived_refunded_tokens = s.refunded_tokens FROM token_balance.binding AS b \
+             WHERE {} b.binding_id OPERATOR(pg_catalog.=) s.binding_id",
+            accounts.own("b")
+        ),
+        &[],
+        Snapshot::Latest,
+    )?;
+    Ok(gone.processed)
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::claim;
 use super::lock::lock_workflows;
 use super::occasion::Occasion;
+use super::old_usage::tell_of_old_usage;
 use super::rename;
 use super::settle;
 use super::settlement::was_settled_sql;
@@ -39,6 +40,9 @@ pub(crate) struct Swept {
     tokens_used: i128,
     /// Whether there may be more, since max_workflows was reached.
     more: bool,
+    /// Whether what attach had exempted is wanted, and known to be old.
+    #[serde(skip)]
+    is_of_exempted: bool,
     /// Charges out of the queue.
     #[serde(skip_serializing_if = "is_zero")]
     applied: usize,
@@ -260,6 +264,9 @@ impl Swept {
     }
 
     fn settle(&mut self, bound: &Bound, workflows: Vec<String>) -> Result<()> {
+        if !self.is_of_exempted {
+            tell_of_old_usage(bound, &workflows)?;
+        }
         let charges = settle(bound, workflows, &Occasion::Sweep)?.charges;
         let mut charged: Vec<_> = charges.iter().map(|charge| &charge.workflow).collect();
         charged.sort_unstable();
@@ -299,7 +306,10 @@ pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayComm
     drop(bound);
     commits.commit()?;
 
-    let mut swept = Swept::default();
+    let mut swept = Swept {
+        is_of_exempted: existing,
+        ..Swept::default()
+    };
     let mut done = 0;
     while let Some(read) = in_memory_of_its_own(|| swept.settle_batch(&pending, batch_size))? {
         commits.commit()?;

@@ -1,9 +1,9 @@
 //! The trigger on the users table: each change of a balance becomes an entry of the ledger.
 
 use super::older;
-use crate::binding::{BALANCE_COLUMN, Book, book};
+use crate::binding::{BALANCE_COLUMN, Book, OutsideChanges, book_of_any_column};
 use crate::error::{Error, Result};
-use crate::ledger::change::is_idle;
+use crate::ledger::change::{is_announced, is_idle, is_restoring};
 use crate::ledger::crossing::notify_crossing;
 use crate::ledger::{entries, queue, reference};
 use crate::postgres::datum::whole_part;
@@ -20,13 +20,14 @@ trigger_function!(
 /// Trigger on the users table, AFTER INSERT OR UPDATE FOR EACH ROW: write the ledger.
 ///
 /// Errors: 39P01 if fired otherwise, 42809 on any other table, 22003 for a balance that is not a
-/// whole number within bigint, 55000 if a balance changes and nothing is attached.
+/// whole number within bigint, 55000 if a balance changes and nothing is attached, or it is not the
+/// extension that changes one and `attach` was told 'refuse'.
 fn record_balance_change(call: &TriggerCall) -> Result<()> {
     if is_idle() && older::answers(call, c"record_balance_change_wrapper") {
         return Ok(());
     }
     let row = call.row()?;
-    let book = match book() {
+    let book = match book_of_any_column() {
         Ok(book) => book,
         // In a restore the rows may come before the binding.
         Err(Error::NotAttached) if !row.changes(BALANCE_COLUMN) => return Ok(()),
@@ -38,11 +39,23 @@ fn record_balance_change(call: &TriggerCall) -> Result<()> {
     let key = &book.accounts.user_key.column.name;
     // A key column is unique, but may be null: such a row is nobody's account.
     let account = row.new_text(key).unwrap_or_default();
+    if book.accounts.balance.is_none() {
+        return without_column(&book, row.old_text(key), &account);
+    }
     let new = balance(row.new_text(BALANCE_COLUMN), &account)?;
+    if is_restoring() {
+        return entries::record_restored(&book, &account, new);
+    }
     match row.old_text(key) {
         None => entries::record_insert(&book, &account, new),
         Some(old_account) => {
             let previous = balance(row.old_text(BALANCE_COLUMN), &old_account)?;
+            let is_refused = book.accounts.outside_changes == OutsideChanges::Refuse;
+            if is_refused && previous != new && !is_announced(&old_account) {
+                return Err(Error::OutsideChange {
+                    account: old_account,
+                });
+            }
             if old_account == account {
                 notify_crossing(&book, &account, previous, new)?;
                 entries::record_change(&book, &account, previous, new)
@@ -50,6 +63,18 @@ fn record_balance_change(call: &TriggerCall) -> Result<()> {
                 rename(&book, (&old_account, previous), (&account, new))
             }
         }
+    }
+}
+
+/// The balance column was dropped: users are written all the same. The ledger knows what attach is going to give
+/// back, and to which id.
+fn without_column(book: &Book, old_account: Option<String>, account: &str) -> Result<()> {
+    match old_account {
+        Some(old) if old != account => {
+            let balance = entries::last_balance(book, &old)?.unwrap_or(0);
+            rename(book, (&old, balance), (account, balance))
+        }
+        _ => Ok(()),
     }
 }
 

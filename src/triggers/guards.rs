@@ -12,7 +12,7 @@ trigger_function!(
     refuse_ledger_change
 );
 
-/// Trigger on the ledger: it is append-only but for archive_ledger. Errors: 55000; 42809 on any other
+/// Trigger on the ledger: it is append-only but for archive_ledger and reset. Errors: 55000; 42809 on any other
 /// table.
 fn refuse_ledger_change(call: &TriggerCall) -> Result<()> {
     if call.relation_name() != "token_balance.ledger" {

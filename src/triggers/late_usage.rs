@@ -24,6 +24,7 @@ use crate::postgres::trigger::{TriggerCall, trigger_function};
 use crate::postgres::value::Arg;
 use crate::settle::lock::lock_written;
 use crate::settle::occasion::Occasion;
+use crate::settle::old_usage::tell_of_old_usage;
 use crate::settle::settle;
 use crate::settle::settlement::was_settled_sql;
 
@@ -126,6 +127,7 @@ fn settle_what_is_over(bound: &Bound, workflows: BTreeSet<String>) -> Result<()>
         return Ok(());
     }
     let bound = bound_and_locked()?;
+    tell_of_old_usage(&bound, &over)?;
     settle(&bound, over, &Occasion::Sweep)?;
     Ok(())
 }

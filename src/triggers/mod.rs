@@ -6,4 +6,6 @@ mod guards;
 mod late_usage;
 pub(crate) mod notes;
 mod older;
+mod outside;
+mod truncated;
 mod workflow_id;

@@ -5,7 +5,7 @@
 //! UPDATE of users fires the ledger's trigger of this library; what kind of change it is, only the
 //! other one knows, which announced it in its own memory (`ledger::change`).
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
 use pgrx::pg_sys;
@@ -17,6 +17,17 @@ type TriggerFunction = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> 
 unsafe extern "C" {
     /// From dlfcn.h. It raises nothing.
     fn dlsym(library: *mut c_void, symbol: *const c_char) -> *mut c_void;
+    /// The same: 0, and nothing is written, for an address that no library has.
+    fn dladdr(address: *const c_void, library: *mut Library) -> c_int;
+}
+
+/// Dl_info.
+#[repr(C)]
+struct Library {
+    file: *const c_char,
+    begin: *mut c_void,
+    symbol: *const c_char,
+    symbol_address: *mut c_void,
 }
 
 /// RTLD_DEFAULT: the first library that has the symbol, in the order of loading. The server loads
@@ -42,6 +53,27 @@ pub(crate) fn answers(call: &TriggerCall, symbol: &CStr) -> bool {
         pg_sys::ffi::pg_guard_ffi_boundary(|| function(call.fcinfo));
     }
     true
+}
+
+/// Whether this backend has a library before this one. What is exported by both is found in the first.
+pub(crate) fn is_loaded() -> bool {
+    // SAFETY: the symbol is a C string.
+    let found = unsafe { dlsym(FIRST, c"record_balance_change_wrapper".as_ptr()) };
+    !found.is_null() && begin_of(found) != begin_of(begin_of as *const c_void)
+}
+
+/// Where the library is that has this address.
+fn begin_of(address: *const c_void) -> *mut c_void {
+    let nothing = ptr::null_mut();
+    let mut library = Library {
+        file: ptr::null(),
+        begin: nothing,
+        symbol: ptr::null(),
+        symbol_address: nothing,
+    };
+    // SAFETY: writes into a live local of the type that it takes.
+    unsafe { dladdr(address, &mut library) };
+    library.begin
 }
 
 /// The address that the server called. Our own name for it will not do: the dynamic linker binds

@@ -511,6 +511,8 @@ impl UnqualifiedNames<'_> {
                 "SET search_path = open, app",
                 "SELECT token_balance.attach('app.users', 'app.token_usage', 'app.workflows', \
                  create_index => true)",
+                // It goes on where it was: so does what waited before.
+                "SELECT token_balance.settle_pending()",
             ],
         )?;
         if let Some(error) = attached.error {
@@ -766,6 +768,7 @@ const DENIED_TO_WRITER: &[&str] = &[
     "SELECT token_balance.detach()",
     "SELECT settle_workflow('w1')",
     "SELECT token_balance.credit('ann', 1)",
+    "SELECT token_balance.adjust('ann', 1)",
     "SELECT user_id FROM token_balance.ledger",
     "DROP TABLE token_balance.ledger",
 ];
@@ -811,8 +814,8 @@ SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text)
 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'token_balance'
 JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
 WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL ('{
-    archive_ledger, attach, balance, balance_at, credit, detach, note_completion, note_status,
-    overdrawn_accounts, reconcile, refund_workflow, settle_backlog, settle_pending,
+    adjust, archive_ledger, attach, balance, balance_at, credit, detach, note_completion, note_status,
+    overdrawn_accounts, reconcile, refund_workflow, reset, settle_backlog, settle_pending,
     settle_workflow, settle_workflows, statement, summary, verify}')";
 
 #[rustfmt::skip]
@@ -835,6 +838,8 @@ const ON_PATH: &[OnPath] = &[
     Trapped("SELECT token_balance.balance('ann')",
         r#"{"is_overdraft": false, "token_balance": 999981}"#),
     Trapped("SELECT token_balance.credit('ann', 9, 'r', 'n') IS NULL", "f"),
+    Trapped("SELECT token_balance.adjust('ann', -9, 'n') IS NULL", "f"),
+    Trapped("SELECT token_balance.adjust('ann', 9, 'n') IS NULL", "f"),
     Trapped("SELECT token_balance.credit('ann', 9, 'r', 'n') IS NULL", "f"),
     Trapped("SELECT token_balance.refund_workflow('w1', 2, 'q') IS NULL", "f"),
     Trapped("SELECT token_balance.refund_workflow('w1') IS NULL", "f"),
@@ -898,6 +903,10 @@ const ON_PATH: &[OnPath] = &[
     Trapped("SELECT token_balance.credit('cyd', 1) IS NULL", "f"),
     Trapped("SELECT q.tokens FROM token_balance.queue AS q", ""),
     Trapped("SELECT token_balance.settle_pending() IS NULL", "f"),
+    Trapped(
+        "BEGIN; TRUNCATE public.users, public.token_usage CASCADE; \
+         SELECT token_balance.reset() IS NULL; ROLLBACK",
+        "f"),
     Trapped("SELECT token_balance.detach()", ""),
     Trapped(
         "SELECT token_balance.attach('public.users'::pg_catalog.regclass, \

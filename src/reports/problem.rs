@@ -1,0 +1,16 @@
+//! What the checks of `reconcile` find.
+
+use crate::error::Result;
+
+/// One thing that does not add up. Amounts are tokens.
+#[derive(Default)]
+pub(crate) struct Problem {
+    pub(crate) problem: String,
+    pub(crate) account: Option<String>,
+    pub(crate) workflow: Option<String>,
+    pub(crate) expected: Option<i128>,
+    pub(crate) found: Option<i128>,
+    pub(crate) hint: String,
+}
+
+pub(super) type Problems = Box<dyn Iterator<Item = Result<Problem>>>;
