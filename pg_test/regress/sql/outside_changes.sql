@@ -1,4 +1,4 @@
--- A program that saves whole rows undid a charge: what statements that are not the extension's may do to a balance is an option (DESIGN Y1, Y2, Y3, Y4, Y5, Y6).
+-- A program that saves whole rows undid a charge: what statements that are not the extension's may do to a balance is an option (DESIGN M1, M2, M3, M4, M5, M6).
 \set SHOW_CONTEXT never
 CREATE SCHEMA oc;
 SET search_path = oc, public;
