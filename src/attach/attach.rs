@@ -215,7 +215,7 @@ fn change_search_path_and_names(binding: &Binding) -> Result<()> {
 }
 
 fn create_index(binding: &Binding) -> Result<()> {
-    if catalog::has_index_on(binding.usage.oid, &binding.usage_workflow.column.name)? {
+    if catalog::has_index_on(&binding.usage, &binding.usage_workflow.column)? {
         return Ok(());
     }
     // The server runs the build as the table's owner.
