@@ -2,6 +2,7 @@
 //! HINT) is in one place, in the match below.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
@@ -118,6 +119,13 @@ pub(crate) enum Error {
     UnreadableRelation {
         relation: String,
         role: String,
+    },
+
+    /// A lock that others did not let us have.
+    TableInUse {
+        relation: String,
+        limit: Duration,
+        in_the_way: Vec<String>,
     },
 
     // Ids that a caller names.
@@ -509,6 +517,23 @@ impl From<Error> for ErrorReport {
             .set_hint(
                 "Give all bound tables one owner, or grant USAGE on the schema and SELECT on the \
                  table to that role.",
+            ),
+
+            Error::TableInUse {
+                relation,
+                limit,
+                in_the_way,
+            } => new_report(
+                ERRCODE_LOCK_NOT_AVAILABLE,
+                format!("could not lock table {relation} within {} ms", limit.as_millis()),
+            )
+            .set_detail(match in_the_way.is_empty() {
+                true => "Others used it again and again.".into(),
+                false => format!("In the way: {}.", in_the_way.join(", ")),
+            })
+            .set_hint(
+                "Nobody waited behind it, and nothing was changed. Call it again when these transactions \
+                 have ended, or end them with pg_terminate_backend().",
             ),
 
             // Ids that a caller names.

@@ -263,12 +263,6 @@ fn look_until_locked<T, Tables: PartialEq>(
     }
 }
 
-/// Wait for the transactions that settle, and keep others from it until this one ends: each of them
-/// holds the lock of [`bound_and_locked`].
-pub(crate) fn lock_out_settlements(users: pg_sys::Oid) {
-    lock_relations(&[(users, pg_sys::ShareRowExclusiveLock)]);
-}
-
 /// Also what is not there any more, or not of a kind that can be bound.
 fn watch_all(spec: &Spec, own: &OwnTables) {
     watch(spec.relations().map(|relation| relation.oid));

@@ -17,8 +17,7 @@ mod spec;
 mod stored;
 
 pub(crate) use bound::{
-    Book, Bound, Kept, book, book_and_users_locked, bound, bound_and_locked,
-    bound_and_users_locked, lock_out_settlements,
+    Book, Bound, Kept, book, book_and_users_locked, bound, bound_and_locked, bound_and_users_locked,
 };
 pub(crate) use model::{BALANCE_COLUMN, Binding, Completion, Key, Payer, Workflows, numeric_scale};
 pub(crate) use options::{BusyAccount, LateUsage};
