@@ -13,15 +13,28 @@ FROM pg_extension AS e JOIN pg_roles AS r ON r.oid = e.extowner
 WHERE e.extname = 'token_balance' AND r.rolsuper;
 
 -- A run that completes holds its table's lock before it takes those of the extension's tables; in this order
--- nobody waits for each other.
+-- nobody waits for each other. It is asked for until it can be had at once, for a minute: who waited in the queue
+-- would keep all others waiting behind it.
 DO $$
 DECLARE
     workflows regclass := (SELECT b.workflows FROM token_balance.binding AS b
         WHERE EXISTS (SELECT FROM pg_class AS c WHERE c.oid = b.workflows));
+    until timestamptz := clock_timestamp() + interval '1 minute';
 BEGIN
-    IF workflows IS NOT NULL THEN
-        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', workflows);
+    IF workflows IS NULL THEN
+        RETURN;
     END IF;
+    LOOP
+        BEGIN
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', workflows);
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            IF clock_timestamp() > until THEN
+                RAISE;
+            END IF;
+        END;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
 END $$;
 
 -- Functions. Those of 0.2.0 move to the new library, so that sessions which have the old one loaded go on with it.

@@ -2,6 +2,7 @@
 //! HINT) is in one place, in the match below.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
@@ -29,6 +30,9 @@ pub(crate) enum Error {
         argument: &'static str,
         amount: String,
     },
+
+    /// More than one, of what attach is told.
+    SeveralFaults(Vec<Error>),
 
     // Whether tables are bound.
     NotAttached,
@@ -107,6 +111,8 @@ pub(crate) enum Error {
         relation: String,
         column: String,
         type_name: String,
+        /// Empty for the balance, which none names.
+        argument: &'static str,
         wanted: &'static str,
     },
     UnsupportedCollation {
@@ -129,6 +135,13 @@ pub(crate) enum Error {
     UnreadableRelation {
         relation: String,
         role: String,
+    },
+
+    /// A lock that others did not let us have.
+    TableInUse {
+        relation: String,
+        limit: Duration,
+        in_the_way: Vec<String>,
     },
 
     // Ids that a caller names.
@@ -345,8 +358,66 @@ fn unsettled(tokens: i128) -> String {
     format!("Tokens that stay unsettled: {tokens}.")
 }
 
-/// What a client sees of each error.
+/// What to do about a column of a type that cannot be bound.
+fn cure_of_type(argument: &str) -> String {
+    match argument {
+        "" => "Change its type.".into(),
+        "usage_prompt_tokens" | "usage_completion_tokens" | "usage_created_at" => {
+            format!("Name another column, or none: {argument} => NULL.")
+        }
+        _ => "Name another column, a generated one for instance, or change its type.".into(),
+    }
+}
+
+/// One report of several faults: the code of the first, and a line for each.
+fn several(faults: &[Report]) -> Report {
+    let lines = |of: fn(&Report) -> Option<String>| {
+        let lines = faults.iter().zip(1..);
+        let lines = lines.filter_map(|(fault, n)| of(fault).map(|line| format!("{n}. {line}")));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let code = faults.first().map(|fault| fault.code);
+    new_report(
+        code.unwrap_or(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE),
+        format!("token_balance cannot be attached: {} faults", faults.len()),
+    )
+    .set_detail(lines(|fault| {
+        let detail = fault.shown.detail().unwrap_or_default();
+        Some(
+            format!("{}. {detail}", fault.shown.message())
+                .trim_end()
+                .to_owned(),
+        )
+    }))
+    .set_hint(lines(|fault| fault.shown.hint().map(str::to_owned)))
+}
+
 impl From<Error> for ErrorReport {
+    fn from(error: Error) -> Self {
+        Report::from(error).shown
+    }
+}
+
+/// What a client sees of an error. pgrx does not tell the code of its own.
+struct Report {
+    code: PgSqlErrorCode,
+    shown: ErrorReport,
+}
+
+impl Report {
+    fn set_detail(self, detail: impl Into<String>) -> Self {
+        let shown = self.shown.set_detail(detail);
+        Report { shown, ..self }
+    }
+
+    fn set_hint(self, hint: impl Into<String>) -> Self {
+        let shown = self.shown.set_hint(hint);
+        Report { shown, ..self }
+    }
+}
+
+/// What a client sees of each error.
+impl From<Error> for Report {
     fn from(error: Error) -> Self {
         use PgSqlErrorCode::*;
         match error {
@@ -365,13 +436,18 @@ impl From<Error> for ErrorReport {
                 hint,
             } => {
                 let report = new_report(ERRCODE_INVALID_PARAMETER_VALUE, message);
-                let report = detail.into_iter().fold(report, ErrorReport::set_detail);
-                hint.into_iter().fold(report, ErrorReport::set_hint)
+                let report = detail.into_iter().fold(report, Report::set_detail);
+                hint.into_iter().fold(report, Report::set_hint)
             }
             Error::TokensOutOfRange { argument, amount } => new_report(
                 ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
                 format!("{argument} {amount} is out of range for type bigint"),
             ),
+
+            Error::SeveralFaults(faults) => {
+                let faults: Vec<_> = faults.into_iter().map(Self::from).collect();
+                several(&faults)
+            }
 
             // Whether tables are bound.
             Error::KeyTypeChanged {
@@ -529,13 +605,20 @@ impl From<Error> for ErrorReport {
                 relation,
                 column,
                 type_name,
+                argument,
                 wanted,
-            } => new_report(
-                ERRCODE_DATATYPE_MISMATCH,
-                format!("column \"{column}\" of table {relation} is of type {type_name}"),
-            )
-            .set_detail(format!("Supported are: {wanted}."))
-            .set_hint("Name another column or change its type."),
+            } => {
+                let named = match argument {
+                    "" => String::new(),
+                    _ => format!("It was named by the argument {argument}. "),
+                };
+                new_report(
+                    ERRCODE_DATATYPE_MISMATCH,
+                    format!("column \"{column}\" of table {relation} is of type {type_name}"),
+                )
+                .set_detail(format!("{named}Supported are: {wanted}."))
+                .set_hint(cure_of_type(argument))
+            }
             Error::UnsupportedCollation {
                 relation,
                 column,
@@ -570,6 +653,23 @@ impl From<Error> for ErrorReport {
             .set_hint(
                 "Give all bound tables one owner, or grant USAGE on the schema and SELECT on the \
                  table to that role.",
+            ),
+
+            Error::TableInUse {
+                relation,
+                limit,
+                in_the_way,
+            } => new_report(
+                ERRCODE_LOCK_NOT_AVAILABLE,
+                format!("could not lock table {relation} within {} ms", limit.as_millis()),
+            )
+            .set_detail(match in_the_way.is_empty() {
+                true => "Others used it again and again.".into(),
+                false => format!("In the way: {}.", in_the_way.join(", ")),
+            })
+            .set_hint(
+                "Nobody waited behind it, and nothing was changed. Call it again when these transactions \
+                 have ended, or end them with pg_terminate_backend().",
             ),
 
             // Ids that a caller names.
@@ -870,6 +970,7 @@ impl From<Error> for ErrorReport {
 
 /// Its LOCATION is the line of the caller, which is where the error's text is.
 #[track_caller]
-fn new_report(code: PgSqlErrorCode, message: impl Into<Cow<'static, str>>) -> ErrorReport {
-    ErrorReport::new(code, message, pgrx::function_name!())
+fn new_report(code: PgSqlErrorCode, message: impl Into<Cow<'static, str>>) -> Report {
+    let shown = ErrorReport::new(code, message, pgrx::function_name!());
+    Report { code, shown }
 }

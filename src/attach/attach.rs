@@ -17,19 +17,17 @@ use super::search_path::{self, Attacher};
 use super::trigger_ddl::drop_optional;
 use crate::binding::own::tell_other_sessions;
 use crate::binding::{
-    BALANCE_COLUMN, Binding, Spec, Stored, book, lock_out_settlements, take_turns,
+    BALANCE_COLUMN, Binding, LateUsage, OutsideChanges, Spec, Stored, book, take_turns,
 };
 use crate::error::{Error, Result};
 use crate::ledger::change::Restoring;
 use crate::ledger::{busy, reference};
 use crate::postgres::catalog::{self, Column};
 use crate::postgres::notice::notice;
+use crate::postgres::patience::{StrongLocks, keep_ddl_out};
 use crate::postgres::security::{self, Following, RunAs};
 use crate::postgres::spi;
 use crate::postgres::value::Arg;
-
-/// Locks the tables against other DDL while reads and writes go on.
-const SHARE_UPDATE_EXCLUSIVE: i32 = pg_sys::ShareUpdateExclusiveLock as i32;
 
 /// Bind `spec`, as the caller asks, which may be the script of an extension.
 pub(crate) fn attach(spec: Spec, with_index: bool, said: Said) -> Result<Binding> {
@@ -51,10 +49,8 @@ pub(super) fn attach_for(
     }
     let binding = check(spec.clone())?;
     check_ownership(&binding)?;
-    for table in binding.tables() {
-        // SAFETY: locks an OID; a table that is gone by then is found by the check below.
-        unsafe { pg_sys::LockRelationOid(table.oid, SHARE_UPDATE_EXCLUSIVE) };
-    }
+    // A table that is gone by the time is found by the check below.
+    keep_ddl_out(&oids(&binding))?;
     take_turns()?;
     // Owner, kind and columns may have changed before the locks were granted.
     let mut binding = check(spec)?;
@@ -94,10 +90,7 @@ pub(super) fn attach_for(
     for stored in stored.iter().filter(|stored| stored.is_attached) {
         let_go(&stored.spec, &binding)?;
     }
-    if standing.is_attached() {
-        change_options(&binding)?;
-        change_search_path_and_names(&binding)?;
-    } else {
+    if !standing.is_attached() {
         for stored in stored.iter().filter(|stored| stored.is_attached) {
             stored.spec.detached()?;
         }
@@ -105,20 +98,36 @@ pub(super) fn attach_for(
         // This session, too: what it has read of a binding that a savepoint takes back is not there any more.
         tell_other_sessions()?;
     }
-    match standing {
-        Standing::New(_) if binding.spec.existing_usage.as_deref() != Some("charge") => {
-            exempt_existing_usage(&binding)?;
-        }
-        Standing::OtherWorkflows(_) => {
-            binding.spec.store(security::current_user())?;
-            tell_other_sessions()?;
-        }
-        _ => {}
+    if let Standing::New(_) = standing
+        && binding.spec.existing_usage.as_deref() != Some("charge")
+    {
+        exempt_existing_usage(&binding)?;
     }
     if with_index {
         create_index(&binding)?;
     }
-    // The strong locks come last, so that they are held for milliseconds and not for the scan.
+    if binding.accounts.balance.is_some() && lost.is_none() && !is_prepared(&binding)? {
+        // Most of them before the table is locked; what is inserted until then, below.
+        as_owner(binding.accounts.users.owner, || {
+            fill_missing_balances(&binding)
+        })?;
+    }
+    // The strong locks come last, so that they are held for milliseconds and not for the scan. And all at once:
+    // what follows waits for none.
+    let changes = Spec::load()?
+        .filter(|present| standing.is_attached() && present.options != binding.spec.options);
+    let spec = kept.map(|stored| &stored.spec);
+    strong_locks(&binding, spec, changes.as_ref())?.take()?;
+    if changes.is_some() {
+        change_options(&binding)?;
+    }
+    if standing.is_attached() {
+        change_search_path_and_names(&binding)?;
+    }
+    if let Standing::OtherWorkflows(_) = standing {
+        binding.spec.store(security::current_user())?;
+        tell_other_sessions()?;
+    }
     as_owner(binding.accounts.users.owner, || {
         prepare_balance(&binding, lost.as_ref())
     })?;
@@ -195,16 +204,46 @@ fn tell_that_it_goes_on(binding: &Binding) -> Result<()> {
     Ok(())
 }
 
-/// Give the binding that is there the options of `binding`.
-fn change_options(binding: &Binding) -> Result<()> {
-    let Some(present) = Spec::load()? else {
-        return Ok(());
-    };
-    if present.options == binding.spec.options {
-        return Ok(());
+fn oids(binding: &Binding) -> Vec<pg_sys::Oid> {
+    let tables = binding.tables();
+    tables.iter().map(|table| table.oid).collect()
+}
+
+/// The locks with which attach does what there is to do, if the binding that is there gets other options also that.
+fn strong_locks(
+    binding: &Binding,
+    kept: Option<&Spec>,
+    changes: Option<&Spec>,
+) -> Result<StrongLocks> {
+    let mut locks = StrongLocks::default();
+    for trigger in binding.triggers() {
+        if let Some(mode) = trigger.lock_to_create()? {
+            locks.add(trigger.table.oid, mode)?;
+        }
     }
-    // Settlements that run still go by the old options.
-    lock_out_settlements(binding.accounts.users.oid);
+    let users = binding.accounts.users.oid;
+    if !is_prepared(binding)? {
+        locks.add(users, pg_sys::AccessExclusiveLock)?;
+    }
+    if let Some(present) = changes {
+        // Settlements that run still go by the old options: each has locked users as a writer does.
+        locks.add(users, pg_sys::ShareRowExclusiveLock)?;
+        // Their triggers are dropped.
+        if present.options.late_usage == LateUsage::Settle {
+            locks.add(binding.usage.oid, pg_sys::AccessExclusiveLock)?;
+        }
+        if present.options.outside_changes != OutsideChanges::Record {
+            locks.add(users, pg_sys::AccessExclusiveLock)?;
+        }
+    }
+    if kept.is_some_and(|spec| spec.spellings != binding.spec.spellings) {
+        locks.add(users, pg_sys::ShareRowExclusiveLock)?;
+    }
+    Ok(locks)
+}
+
+/// Give the binding that is there the options of `binding`. Settlements are locked out.
+fn change_options(binding: &Binding) -> Result<()> {
     if binding.accounts.balance.is_some() {
         busy::drain_all(&*book()?)?;
     }
@@ -232,9 +271,12 @@ fn change_search_path_and_names(binding: &Binding) -> Result<()> {
 }
 
 fn create_index(binding: &Binding) -> Result<()> {
-    if catalog::has_index_on(binding.usage.oid, &binding.usage_workflow.column.name)? {
+    if catalog::has_index_on(&binding.usage, &binding.usage_workflow.column)? {
         return Ok(());
     }
+    let mut locks = StrongLocks::default();
+    locks.add(binding.usage.oid, pg_sys::ShareLock)?;
+    locks.take()?;
     // The server runs the build as the table's owner.
     as_owner(binding.accounts.extension_owner, || {
         spi::command(&format!(
@@ -246,9 +288,20 @@ fn create_index(binding: &Binding) -> Result<()> {
     .map(|_| ())
 }
 
+/// Whether the column is there, NOT NULL and with the default.
+fn is_prepared(binding: &Binding) -> Result<bool> {
+    match &binding.accounts.balance {
+        Some(column) => Ok(column.is_not_null && has_default(binding, column)?),
+        None => Ok(false),
+    }
+}
+
 /// Add the column, or make one that is there NOT NULL with the default. Balances that the ledger knows come from
-/// there.
+/// there. The table is locked for it.
 fn prepare_balance(binding: &Binding, lost: Option<&Lost>) -> Result<()> {
+    if is_prepared(binding)? {
+        return Ok(());
+    }
     let users = &binding.accounts.users.sql;
     let initial = binding.spec.initial_balance;
     match &binding.accounts.balance {
@@ -269,12 +322,8 @@ fn prepare_balance(binding: &Binding, lost: Option<&Lost>) -> Result<()> {
             ))?;
             lost.map_or(Ok(()), Lost::give_back)?;
         }
-        Some(column) if column.is_not_null && has_default(binding, column)? => {}
         Some(_) => {
             lost.map_or(Ok(()), Lost::give_back)?;
-            fill_missing_balances(binding)?;
-            spi::command(&format!("LOCK TABLE {users} IN ACCESS EXCLUSIVE MODE"))?;
-            // What was inserted before the lock was granted.
             fill_missing_balances(binding)?;
             spi::command(&format!(
                 "ALTER TABLE {users} ALTER COLUMN {BALANCE_COLUMN} SET DEFAULT {initial}, \

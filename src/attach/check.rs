@@ -2,6 +2,8 @@
 //! That tables and columns are there and of types that can be bound is checked where a spec is held against
 //! the catalogs (`binding/resolve.rs`); schemas of a search_path, in `search_path.rs`.
 
+use std::collections::HashSet;
+
 use pgrx::pg_sys;
 
 use super::plausible;
@@ -12,26 +14,47 @@ use crate::postgres::security::{self, RunAs};
 use crate::postgres::spi;
 
 /// A spec whose values make sense, held against the catalogs.
+///
+/// Errors: the fault, or all of them at once.
 pub(super) fn check(spec: Spec) -> Result<Binding> {
-    check_values(&spec)?;
-    let binding = Binding::resolve(spec)?;
-    check_children(&binding)?;
-    check_keys(&binding)?;
-    check_statuses(&binding)?;
-    check_balance(&binding)?;
-    Ok(binding)
+    let mut faults = faults_of_values(&spec);
+    match Binding::resolve(spec.clone()) {
+        Ok(binding) => {
+            // An initial balance that makes no sense is told once.
+            let is_sensible = faults.is_empty();
+            let balance = if is_sensible {
+                check_balance
+            } else {
+                |_: &_| Ok(())
+            };
+            let checks = [check_children, check_keys, check_statuses, balance];
+            faults.extend(checks.iter().filter_map(|check| check(&binding).err()));
+            if faults.is_empty() {
+                return Ok(binding);
+            }
+        }
+        Err(first) => faults.extend(Binding::faults(&spec, first)),
+    }
+    let mut told = HashSet::new();
+    faults.retain(|fault| told.insert(format!("{fault:?}")));
+    match <[Error; 1]>::try_from(faults) {
+        Ok([fault]) => Err(fault),
+        Err(faults) => Err(Error::SeveralFaults(faults)),
+    }
 }
 
-fn check_values(spec: &Spec) -> Result<()> {
-    let invalid = |message: String, hint: &str| {
-        Err(Error::InvalidArgument {
+/// What makes no sense whatever the tables are.
+fn faults_of_values(spec: &Spec) -> Vec<Error> {
+    let mut faults = Vec::new();
+    let mut invalid = |message: String, hint: &str| {
+        faults.push(Error::InvalidArgument {
             message,
             detail: None,
             hint: Some(hint.into()),
-        })
+        });
     };
     if !is_utf8() {
-        return invalid(
+        invalid(
             "token_balance needs a database with the encoding UTF8".into(),
             "Use a database made with ENCODING 'UTF8'.",
         );
@@ -39,13 +62,13 @@ fn check_values(spec: &Spec) -> Result<()> {
     let mut tokens = spec.usage_tokens.clone();
     tokens.sort_unstable();
     if let Some(twice) = tokens.windows(2).find(|pair| pair[0] == pair[1]) {
-        return invalid(
+        invalid(
             format!("usage_tokens names column \"{}\" twice", twice[0]),
             "Name each column once.",
         );
     }
     if spec.usage_tokens.is_empty() {
-        return invalid(
+        invalid(
             "usage_tokens names no column".into(),
             "Name at least one column.",
         );
@@ -53,33 +76,45 @@ fn check_values(spec: &Spec) -> Result<()> {
     if let Some(existing_usage) = &spec.existing_usage
         && !["exempt", "charge"].contains(&existing_usage.as_str())
     {
-        return invalid(
+        invalid(
             format!("existing_usage is \"{existing_usage}\""),
             "Use 'exempt' or 'charge'.",
         );
     }
     if spec.completed_statuses.is_empty() {
-        return invalid(
+        invalid(
             "completed_statuses is empty".into(),
             "Name at least one status.",
         );
     }
-    let Some(smallest) = smallest_of(spec.balance_type) else {
-        return invalid(
-            "balance_type is not a type for balances".into(),
+    match smallest_of(spec.balance_type) {
+        None => invalid(
+            format!(
+                "balance_type {} is not a type for balances",
+                type_name(spec.balance_type)
+            ),
             "Use integer or bigint.",
-        );
-    };
-    if !is_within(spec.initial_balance, smallest) {
-        return invalid(
+        ),
+        Some(smallest) if !is_within(spec.initial_balance, smallest) => invalid(
             format!(
                 "initial_balance {} is out of range for balance_type",
                 spec.initial_balance
             ),
             "Use balance_type => 'bigint'.",
-        );
+        ),
+        Some(_) => {}
     }
-    Ok(())
+    faults
+}
+
+fn type_name(type_oid: pg_sys::Oid) -> String {
+    // SAFETY: a palloc'd string, "???" for a type that is not there.
+    unsafe {
+        let name = pg_sys::format_type_be(type_oid);
+        std::ffi::CStr::from_ptr(name)
+            .to_string_lossy()
+            .into_owned()
+    }
 }
 
 fn is_utf8() -> bool {
@@ -134,6 +169,10 @@ fn check_keys(binding: &Binding) -> Result<()> {
         return Err(wrong_type(
             payer_table,
             &payer.column,
+            match &binding.payer {
+                Payer::Usage(_) => "usage_user",
+                Payer::Workflow(_) => "workflow_user",
+            },
             "types whose values can be keys of the users table",
         ));
     }
@@ -147,6 +186,7 @@ fn check_keys(binding: &Binding) -> Result<()> {
             Err(wrong_type(
                 &binding.usage,
                 &binding.usage_workflow.column,
+                "usage_workflow",
                 "types whose values can be keys of the workflow table",
             ))
         }
@@ -185,6 +225,7 @@ fn check_statuses(binding: &Binding) -> Result<()> {
         _ => Err(wrong_type(
             &workflows.table,
             status,
+            "workflow_status",
             "text, varchar and enums",
         )),
     }
@@ -209,6 +250,7 @@ fn check_balance(binding: &Binding) -> Result<()> {
         return Err(wrong_type(
             &binding.accounts.users,
             column,
+            "",
             "smallint, integer, bigint and numeric without a fraction",
         ));
     }

@@ -36,6 +36,8 @@ pub(crate) fn attach_by_convention(schema: &str) -> Result<()> {
     };
     match attach_for(attacher, spec, false, Said::default()) {
         Ok(binding) => tell_attached(&binding),
+        // These come when something is changed already, and the script is to be run again.
+        Err(error @ (Error::TableInUse { .. } | Error::ConcurrentRename)) => return Err(error),
         // attach checks before it changes anything.
         Err(error) => tell_not_attached(reason(error)),
     }

@@ -6,13 +6,12 @@ use super::check::check_caller_owns;
 use super::grants::change_grants;
 use super::trigger_ddl;
 use crate::binding::own::extension_owner;
-use crate::binding::{
-    BALANCE_COLUMN, Binding, BusyAccount, Ids, Spec, book, lock_out_settlements, take_turns,
-};
+use crate::binding::{BALANCE_COLUMN, Binding, BusyAccount, Ids, Spec, book, take_turns};
 use crate::error::{Error, Result};
 use crate::ledger::busy;
 use crate::postgres::catalog::{self, Table};
 use crate::postgres::lock::lock_relations;
+use crate::postgres::patience::{StrongLocks, keep_ddl_out};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
@@ -23,13 +22,20 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
     let spec = Spec::load()?.ok_or(Error::NotAttached)?;
     let tables = remaining_tables(&spec)?;
     check_caller_owns(&tables)?;
-    for table in &tables {
-        // SAFETY: locks an OID.
-        unsafe { pg_sys::LockRelationOid(table.oid, pg_sys::ShareUpdateExclusiveLock as i32) };
-    }
+    let oids: Vec<_> = tables.iter().map(|table| table.oid).collect();
+    keep_ddl_out(&oids)?;
     // Owners may have changed, and tables gone, before the locks were granted.
     let tables = remaining_tables(&spec)?;
     check_caller_owns(&tables)?;
+    // All at once: what follows waits for none.
+    let mut locks = StrongLocks::default();
+    for table in &tables {
+        // Usage has none but for late_usage => 'settle', and goes on being written.
+        if table.oid == spec.users.oid || trigger_ddl::is_any_on(table)? {
+            locks.add(table.oid, pg_sys::AccessExclusiveLock)?;
+        }
+    }
+    locks.take()?;
     drain_queue(&spec)?;
 
     take_turns()?;
@@ -88,23 +94,28 @@ pub(super) fn let_go(spec: &Spec, next: &Binding) -> Result<()> {
     let mut left = remaining_tables(spec)?;
     left.retain(|table| next.tables().iter().all(|bound| bound.oid != table.oid));
     check_caller_owns(&left)?;
+    let oids: Vec<_> = left.iter().map(|table| table.oid).collect();
+    keep_ddl_out(&oids)?;
+    let mut locks = StrongLocks::default();
+    for table in &left {
+        if trigger_ddl::is_any_on(table)? {
+            locks.add(table.oid, pg_sys::AccessExclusiveLock)?;
+        }
+    }
+    locks.take()?;
     let _owner = RunAs::owner(extension_owner()?);
     for table in &left {
-        // SAFETY: locks an OID.
-        unsafe { pg_sys::LockRelationOid(table.oid, pg_sys::ShareUpdateExclusiveLock as i32) };
         trigger_ddl::drop_from(table)?;
     }
     Ok(())
 }
 
-/// Charges that wait are paid before nobody is left to apply them. Where the users table is broken they
-/// stay: the next attach pays them, and reconcile() tells what no account can pay.
+/// No settlement runs any more that could queue one. Charges that wait are paid before nobody is left to apply them.
+/// Where the users table is broken they stay: the next attach pays them, and reconcile() tells what no account can pay.
 fn drain_queue(spec: &Spec) -> Result<()> {
     if spec.options.busy_account == BusyAccount::Wait {
         return Ok(());
     }
-    // Settlements that run may still queue.
-    lock_out_settlements(spec.users.oid);
     match book() {
         Ok(book) => busy::drain_all(&book).map(drop),
         Err(_) => Ok(()),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::binding::{Binding, Book, Bound, Spec, bound, lock_out_settlements};
+use crate::binding::{Binding, Book, Bound, Spec, bound};
 use crate::error::Result;
 use crate::ledger::{account, entries, queue, reference};
 use crate::postgres::key::KeyType;
@@ -13,7 +13,8 @@ use crate::postgres::spi;
 use crate::postgres::value::texts;
 use crate::settle::{rename, settlement};
 
-/// Write the ids that are stored as the keys of `binding` spell them, if they were another type's before.
+/// Write the ids that are stored as the keys of `binding` spell them, if they were another type's before. Settlements
+/// are locked out.
 pub(super) fn spell_anew(binding: &Binding, before: &Spec) -> Result<()> {
     let before = before.spellings.as_ref();
     let now = binding.spellings();
@@ -25,7 +26,6 @@ pub(super) fn spell_anew(binding: &Binding, before: &Spec) -> Result<()> {
     if !(workflows || accounts) || binding.spec.ids.is_none() {
         return Ok(());
     }
-    lock_out_settlements(binding.accounts.users.oid);
     let bound = bound()?;
     if accounts {
         spell_accounts(&bound.book)?;

@@ -6,7 +6,8 @@ use pgrx::spi::quote_identifier;
 use crate::binding::{Binding, Completion, LateUsage, OutsideChanges, Workflows, completed};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
-use crate::postgres::spi;
+use crate::postgres::patience::StrongLocks;
+use crate::postgres::spi::{self, Outcome};
 use crate::postgres::value::Arg;
 
 /// One trigger on one bound table.
@@ -232,12 +233,23 @@ impl Trigger<'_> {
         }
         let present = self.standing()?;
         if let Some(present) = &present
-            && present.reads_its_column
-            && present.names_column == self.may_name_column()?
+            && self.is_right(present)?
         {
             return Ok(());
         }
         self.put_in_place_of(present)
+    }
+
+    fn is_right(&self, present: &Standing) -> Result<bool> {
+        Ok(present.reads_its_column && present.names_column == self.may_name_column()?)
+    }
+
+    /// The lock on its table, and on the partitions, with which `create` does what it does. None if that is nothing.
+    pub(crate) fn lock_to_create(&self) -> Result<Option<u32>> {
+        match self.standing()? {
+            Some(present) if self.is_right(&present)? => Ok(None),
+            present => Ok(Some(lock_to_put(present.is_some()))),
+        }
     }
 
     /// Make it with the condition of this version, whatever stands.
@@ -267,15 +279,11 @@ impl Trigger<'_> {
     }
 
     /// Lock the table as making, or dropping, the trigger does, and the partitions with it: what
-    /// triggers they have does not change between looking and making. At once in the mode that is
-    /// needed, since a stronger one later could meet a session that reads and then writes.
+    /// triggers they have does not change between looking and making. Mostly they are locked so already.
     fn lock(&self, to_drop: bool) -> Result<()> {
-        let mode = if to_drop {
-            "ACCESS EXCLUSIVE"
-        } else {
-            "SHARE ROW EXCLUSIVE"
-        };
-        spi::command(&format!("LOCK TABLE {} IN {mode} MODE", self.table.sql)).map(|_| ())
+        let mut locks = StrongLocks::default();
+        locks.add(self.table.oid, lock_to_put(to_drop))?;
+        locks.take()
     }
 
     fn definition(&self) -> Result<String> {
@@ -392,6 +400,15 @@ impl Trigger<'_> {
 }
 
 /// Drop the triggers that options ask for. attach makes those again for which they still do.
+/// At once the mode that is needed, since a stronger one later could meet a session that reads and then writes.
+fn lock_to_put(to_drop: bool) -> u32 {
+    match to_drop {
+        true => pg_sys::AccessExclusiveLock,
+        false => pg_sys::ShareRowExclusiveLock,
+    }
+}
+
+/// Drop the trigger that the option late_usage asks for. attach makes it again if it still does.
 ///
 /// Errors: 40001 if another table has taken the name of one that is bound.
 pub(crate) fn drop_optional(binding: &Binding) -> Result<()> {
@@ -474,18 +491,28 @@ fn refuse_pending(table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// Drop every trigger on `table` that calls one of the extension's functions.
-///
-/// Errors: 55006 if this transaction has deferred events of one.
-pub(crate) fn drop_from(table: &Table) -> Result<()> {
-    let outcome = spi::query(
+/// Whether a trigger on `table` calls one of the extension's functions.
+pub(crate) fn is_any_on(table: &Table) -> Result<bool> {
+    Ok(!all_on(table)?.rows.is_empty())
+}
+
+/// The triggers on `table` that call one of the extension's functions, and whether they are deferrable.
+fn all_on(table: &Table) -> Result<Outcome> {
+    spi::query(
         "SELECT t.tgname, t.tgdeferrable FROM pg_catalog.pg_trigger AS t \
          JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
          WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
          AND n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name",
         &[Arg::Int8(table.oid.to_u32().into())],
-    )?;
+    )
+}
+
+/// Drop every trigger on `table` that calls one of the extension's functions.
+///
+/// Errors: 55006 if this transaction has deferred events of one.
+pub(crate) fn drop_from(table: &Table) -> Result<()> {
+    let outcome = all_on(table)?;
     if outcome.rows.iter().any(|row| row.is_true(1)) {
         refuse_pending(table)?;
     }

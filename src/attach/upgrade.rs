@@ -10,6 +10,7 @@ use super::remembered::Said;
 use super::search_path::Attacher;
 use crate::binding::{Binding, Spec};
 use crate::error::Result;
+use crate::postgres::patience::StrongLocks;
 use crate::postgres::security::RunAs;
 use crate::postgres::spi;
 use crate::postgres::value::Arg;
@@ -35,6 +36,13 @@ fn renew(binding: Binding) -> Result<()> {
     let _not_creating = NotCreatingExtension::start();
     {
         let _owner = RunAs::owner(binding.accounts.extension_owner);
+        let mut locks = StrongLocks::default();
+        for trigger in binding.triggers() {
+            if trigger.has_condition() {
+                locks.add(trigger.table.oid, pg_sys::AccessExclusiveLock)?;
+            }
+        }
+        locks.take()?;
         for trigger in binding.triggers() {
             if trigger.has_condition() {
                 trigger.renew()?;

@@ -8,6 +8,7 @@
 pub(crate) mod attach_arguments;
 mod bound;
 pub(crate) mod completed;
+mod faults;
 mod model;
 mod options;
 pub(crate) mod own;

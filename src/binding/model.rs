@@ -171,20 +171,31 @@ impl Binding {
         let (Payer::Usage(key), Some(created_at)) = (&self.payer, &self.details.created_at) else {
             return None;
         };
-        Some(format!("({}, {})", key.sql(), created_at.sql()))
+        Some(format!(
+            "({}, {})",
+            key.column.index_sql(),
+            created_at.index_sql()
+        ))
     }
 
     /// The index that one settlement wants, as `(columns) INCLUDE (…)`.
     pub(crate) fn usage_index(&self) -> String {
-        let mut included: Vec<_> = self.usage_tokens.iter().map(Column::sql).collect();
-        if let Payer::Usage(key) = &self.payer {
-            included.insert(0, key.sql());
+        let account = match &self.payer {
+            Payer::Usage(key) => Some(&key.column),
+            Payer::Workflow(_) => None,
+        };
+        // An index includes columns, and no expressions.
+        let included: Vec<_> = account
+            .into_iter()
+            .chain(&self.usage_tokens)
+            .filter(|column| column.computed.is_none())
+            .map(Column::sql)
+            .collect();
+        let key = self.usage_workflow.column.index_sql();
+        match included.is_empty() {
+            true => format!("({key})"),
+            false => format!("({key}) INCLUDE ({})", included.join(", ")),
         }
-        format!(
-            "({}) INCLUDE ({})",
-            self.usage_workflow.sql(),
-            included.join(", ")
-        )
     }
 }
 

@@ -44,7 +44,7 @@ impl Binding {
         let usage_tokens = spec
             .usage_tokens
             .iter()
-            .map(|name| token_column(&usage, &usage_columns, name))
+            .map(|name| token_column(&usage, &usage_columns, name, "usage_tokens"))
             .collect::<Result<Vec<_>>>()?;
 
         let workflows = workflows_table
@@ -170,7 +170,11 @@ pub(crate) fn relation_of(oid: pg_sys::Oid) -> Result<Relation> {
 
 /// A table that can be bound. Checked at each load: before PostgreSQL 16 a rule can turn a table
 /// into a view.
-fn existing_table(spec: &Spec, what: &'static str, relation: &Relation) -> Result<Table> {
+pub(super) fn existing_table(
+    spec: &Spec,
+    what: &'static str,
+    relation: &Relation,
+) -> Result<Table> {
     let Some(table) = catalog::table(relation.oid)? else {
         return Err(dropped(spec, what, relation));
     };
@@ -206,7 +210,7 @@ fn dropped(spec: &Spec, what: &'static str, relation: &Relation) -> Error {
     }
 }
 
-fn column<'a>(
+pub(super) fn column<'a>(
     table: &Table,
     columns: &'a [Column],
     name: &str,
@@ -222,10 +226,15 @@ fn column<'a>(
         })
 }
 
-fn key(table: &Table, columns: &[Column], name: &str, argument: &'static str) -> Result<Key> {
+pub(super) fn key(
+    table: &Table,
+    columns: &[Column],
+    name: &str,
+    argument: &'static str,
+) -> Result<Key> {
     let column = column(table, columns, name, argument)?;
     let key_type = KeyType::of(column.base_type)
-        .ok_or_else(|| wrong_type(table, column, SUPPORTED_KEY_TYPES))?;
+        .ok_or_else(|| wrong_type(table, column, argument, SUPPORTED_KEY_TYPES))?;
     // Ids that are spelled otherwise name other things, whatever the column thinks.
     if let Some(collation) = &column.loose_collation {
         return Err(Error::UnsupportedCollation {
@@ -240,16 +249,26 @@ fn key(table: &Table, columns: &[Column], name: &str, argument: &'static str) ->
     })
 }
 
-fn token_column(table: &Table, columns: &[Column], name: &str) -> Result<Column> {
-    let column = column(table, columns, name, "usage_tokens")?;
+pub(super) fn token_column(
+    table: &Table,
+    columns: &[Column],
+    name: &str,
+    argument: &'static str,
+) -> Result<Column> {
+    let column = column(table, columns, name, argument)?;
     match column.base_type {
         pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Ok(column.clone()),
-        _ => Err(wrong_type(table, column, "smallint, integer and bigint")),
+        _ => Err(wrong_type(
+            table,
+            column,
+            argument,
+            "smallint, integer and bigint",
+        )),
     }
 }
 
 /// A column with its usual name is left out where there is none; any other name must be right.
-fn details(spec: &Spec, usage: &Table, columns: &[Column]) -> Result<Details> {
+pub(super) fn details(spec: &Spec, usage: &Table, columns: &[Column]) -> Result<Details> {
     let find = |name: &Option<String>, usual: &str, argument| -> Result<Option<Column>> {
         match name {
             None => Ok(None),
@@ -261,7 +280,7 @@ fn details(spec: &Spec, usage: &Table, columns: &[Column]) -> Result<Details> {
     };
     let tokens = |name, usual, argument| -> Result<Option<Column>> {
         match find(name, usual, argument)? {
-            Some(column) => token_column(usage, columns, &column.name).map(Some),
+            Some(column) => token_column(usage, columns, &column.name, argument).map(Some),
             None => Ok(None),
         }
     };
@@ -297,12 +316,13 @@ fn timestamp_column(
         _ => Err(wrong_type(
             table,
             column,
+            argument,
             "timestamp with or without time zone, and date",
         )),
     }
 }
 
-fn workflows(spec: &Spec, table: Table) -> Result<Workflows> {
+pub(super) fn workflows(spec: &Spec, table: Table) -> Result<Workflows> {
     let columns = catalog::columns(table.oid)?;
     let key = key(&table, &columns, &spec.workflow_key, "workflow_key")?;
     // A completion timestamp decides alone: the default name of the status column then means
@@ -326,11 +346,17 @@ fn workflows(spec: &Spec, table: Table) -> Result<Workflows> {
     })
 }
 
-pub(crate) fn wrong_type(table: &Table, column: &Column, wanted: &'static str) -> Error {
+pub(crate) fn wrong_type(
+    table: &Table,
+    column: &Column,
+    argument: &'static str,
+    wanted: &'static str,
+) -> Error {
     Error::WrongColumnType {
         relation: table.sql.clone(),
         column: column.name.clone(),
         type_name: column.type_name.clone(),
+        argument,
         wanted,
     }
 }

@@ -74,6 +74,8 @@ pub(crate) struct Column {
     pub(crate) has_default: bool,
     /// The name of its collation, if that is a nondeterministic one.
     pub(crate) loose_collation: Option<String>,
+    /// What computes it, as an index takes it, if it is generated and not stored.
+    pub(crate) computed: Option<String>,
 }
 
 impl Column {
@@ -89,6 +91,14 @@ impl Column {
     /// Its quoted name.
     pub(crate) fn sql(&self) -> String {
         quote_identifier(&self.name)
+    }
+
+    /// As a key of an index. The server makes none on a column that is not stored.
+    pub(crate) fn index_sql(&self) -> String {
+        match &self.computed {
+            Some(expression) => format!("({expression})"),
+            None => self.sql(),
+        }
     }
 }
 
@@ -151,11 +161,25 @@ pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
          a.atttypmod, t.typtype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\", \
          a.attgenerated OPERATOR(pg_catalog.<>) ''::pg_catalog.\"char\", \
          a.attnotnull, a.atthasdef, \
-         CASE WHEN NOT c.collisdeterministic THEN c.collname END \
+         CASE WHEN NOT c.collisdeterministic THEN c.collname END, \
+         CASE WHEN a.attgenerated OPERATOR(pg_catalog.=) 'v'::pg_catalog.\"char\" \
+         THEN pg_catalog.format(CASE WHEN a.atttypmod OPERATOR(pg_catalog.>) 0 \
+         AND a.atttypid OPERATOR(pg_catalog.=) \
+         'pg_catalog.varchar'::pg_catalog.regtype::pg_catalog.oid \
+         THEN 'pg_catalog.\"varchar\"((%1$s)::pg_catalog.varchar, %3$s, false)%4$s' \
+         ELSE '(%1$s)::%2$s%4$s' END, \
+         pg_catalog.pg_get_expr(d.adbin, d.adrelid), \
+         pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypmod, \
+         CASE WHEN a.attcollation OPERATOR(pg_catalog.<>) t.typcollation \
+         THEN pg_catalog.format(' COLLATE %I.%I', n.nspname, c.collname) END) END \
          FROM pg_catalog.pg_attribute AS a \
          JOIN pg_catalog.pg_type AS t ON t.oid OPERATOR(pg_catalog.=) a.atttypid \
+         LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid \
+         AND d.adnum OPERATOR(pg_catalog.=) a.attnum \
          LEFT JOIN pg_catalog.pg_collation AS c \
          ON c.oid OPERATOR(pg_catalog.=) a.attcollation \
+         LEFT JOIN pg_catalog.pg_namespace AS n \
+         ON n.oid OPERATOR(pg_catalog.=) c.collnamespace \
          WHERE a.attrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
          AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped",
         &[Arg::Int8(relation.to_u32().into())],
@@ -174,6 +198,7 @@ pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
             is_not_null: row.is_true(6),
             has_default: row.is_true(7),
             loose_collation: row.get(8).map(str::to_owned),
+            computed: row.get(9).map(str::to_owned),
         })
         .collect())
 }
@@ -222,7 +247,28 @@ pub(crate) fn cascades_to(
 }
 
 /// Whether an index begins with `column`, so that one workflow's usage is found without a scan.
-pub(crate) fn has_index_on(relation: pg_sys::Oid, column: &str) -> Result<bool> {
+pub(crate) fn has_index_on(table: &Table, column: &Column) -> Result<bool> {
+    match column.computed {
+        None => has_index_on_stored(table.oid, &column.name),
+        Some(_) => has_index_on_computed(table, column),
+    }
+}
+
+/// Which expressions serve for a column that is not stored, the planner knows.
+fn has_index_on_computed(table: &Table, column: &Column) -> Result<bool> {
+    let _owner = RunAs::owner(table.owner);
+    let plan = spi::plan_without_scans(&format!(
+        "SELECT 1 FROM {} AS u WHERE u.{} OPERATOR(pg_catalog.=) (SELECT NULL::{})",
+        table.sql,
+        column.sql(),
+        column.type_name
+    ))?;
+    let has = |what| plan.iter().any(|line| line.trim_start().starts_with(what));
+    let scans = plan.iter().any(|line| line.contains("Seq Scan on "));
+    Ok(has("Index Cond:") && !scans)
+}
+
+fn has_index_on_stored(relation: pg_sys::Oid, column: &str) -> Result<bool> {
     exists(
         "SELECT 1 FROM pg_catalog.pg_index AS i \
          JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid \

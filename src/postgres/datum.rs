@@ -22,13 +22,26 @@ pub(crate) unsafe fn column_text(
         if is_null {
             return None;
         }
-        if let Some(text) = plain_text(datum, column_type(tupdesc, number)) {
-            return Some(text);
+        Some(datum_text(datum, column_type(tupdesc, number)))
+    }
+}
+
+/// What the type's output function gives.
+///
+/// # Safety
+/// `datum` is of the type.
+pub(super) unsafe fn datum_text(datum: pg_sys::Datum, type_oid: pg_sys::Oid) -> String {
+    // SAFETY: as the caller promises; what is palloc'd is copied and freed.
+    unsafe {
+        if let Some(text) = plain_text(datum, type_oid) {
+            return text;
         }
-        let value = pg_sys::SPI_getvalue(tuple, tupdesc, number);
+        let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
+        pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut is_varlena);
+        let value = pg_sys::OidOutputFunctionCall(output, datum);
         let text = CStr::from_ptr(value).to_string_lossy().into_owned();
         pg_sys::pfree(value.cast());
-        Some(text)
+        text
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod jsonb;
 pub(crate) mod key;
 pub(crate) mod lock;
 pub(crate) mod notice;
+pub(crate) mod patience;
 mod raw;
 pub(crate) mod security;
 pub(crate) mod snapshot;

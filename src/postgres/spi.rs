@@ -15,7 +15,7 @@ use super::error_fields::with_error_fields_kept;
 use super::security::SearchPath;
 use super::snapshot::{Snapshot, uses_transaction_snapshot};
 use super::unwind::unless_unwinding;
-use super::value::{Arg, Row};
+use super::value::{Arg, Row, texts};
 use super::versions::is_search_path;
 use crate::error::{Error, Result};
 
@@ -274,6 +274,13 @@ pub(crate) fn query_of(
     // SAFETY: the plan was just made, of one statement.
     check_relations(unsafe { relations_of_plan(plan) }, relations)?;
     Ok(outcome)
+}
+
+/// How the server would run a query if it could do without sequential scans: a line per step.
+pub(crate) fn plan_without_scans(sql: &str) -> Result<Vec<String>> {
+    let _settings = PlannerSettings::of_indexes();
+    let outcome = query(&format!("EXPLAIN (COSTS OFF) {sql}"), &[])?;
+    Ok(texts(&outcome.rows, 0))
 }
 
 /// Run DDL, or any statement without parameters and rows.

@@ -3,9 +3,10 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
-use super::datum::column_text;
-use super::descriptor::column_number;
+use super::datum::{column_text, datum_text};
+use super::descriptor::{column_number, column_type};
 use super::unwind::unless_unwinding;
+use super::versions::virtual_expression;
 
 /// Where a row version is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,25 +114,68 @@ impl StoredRow<'_> {
     /// A column; None if it is null or missing.
     pub(crate) fn text(&self, column: &str) -> Option<String> {
         // SAFETY: the tuple lives in the slot, which this value borrows.
-        unsafe { text_of(self.tuple, (*self.rows.relation).rd_att, column) }
+        unsafe { text_of(self.tuple, self.rows.relation, column) }
     }
 }
 
 /// The text of a tuple's column; None if it is null, or missing.
 ///
 /// # Safety
-/// `tuple` is null or of the descriptor.
+/// The relation is open, and `tuple` is null or one of its rows.
 pub(super) unsafe fn text_of(
     tuple: pg_sys::HeapTuple,
-    descriptor: pg_sys::TupleDesc,
+    relation: pg_sys::Relation,
     column: &str,
 ) -> Option<String> {
     // SAFETY: as the caller promises.
     unsafe {
+        let descriptor = (*relation).rd_att;
         let number = column_number(descriptor, column)?;
         if tuple.is_null() {
             return None;
         }
-        column_text(tuple, descriptor, number)
+        let expression = virtual_expression(relation, number);
+        if expression.is_null() {
+            return column_text(tuple, descriptor, number);
+        }
+        computed_text(
+            tuple,
+            descriptor,
+            expression,
+            column_type(descriptor, number),
+        )
+    }
+}
+
+/// The text of a column that is not stored: a null is where it would be. The server computes it as it
+/// does for a trigger's condition (`TriggerEnabled`). It lets such a column use its own functions only,
+/// so no code of anybody's runs.
+///
+/// # Safety
+/// The expression is of the descriptor's columns, and gives the type; `tuple` is of the descriptor.
+unsafe fn computed_text(
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+    expression: *mut pg_sys::Expr,
+    type_oid: pg_sys::Oid,
+) -> Option<String> {
+    // SAFETY: as the caller promises. The slot does not own the tuple. What is computed lives as long as
+    // the executor's state.
+    unsafe {
+        let executor = pg_sys::CreateExecutorState();
+        let slot = pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsHeapTuple);
+        pg_sys::ExecStoreHeapTuple(tuple, slot, false);
+        let state = pg_sys::ExecPrepareExpr(expression, executor);
+        let context = pg_sys::MakePerTupleExprContext(executor);
+        (*context).ecxt_scantuple = slot;
+        let evaluate = (*state).evalfunc?;
+        let mut is_null = false;
+        let before = pg_sys::MemoryContextSwitchTo((*context).ecxt_per_tuple_memory);
+        let datum = pg_guard_ffi_boundary(|| evaluate(state, context, &mut is_null));
+        let text = (!is_null).then(|| datum_text(datum, type_oid));
+        pg_sys::MemoryContextSwitchTo(before);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::FreeExecutorState(executor);
+        text
     }
 }

@@ -234,8 +234,8 @@ impl TriggerRow<'_> {
     }
 
     fn text(&self, tuple: pg_sys::HeapTuple, column: &str) -> Option<String> {
-        // SAFETY: the tuple is the trigger's own, of the relation's descriptor.
-        unsafe { text_of(tuple, (*self.data.tg_relation).rd_att, column) }
+        // SAFETY: the tuple is the trigger's own, a row of the relation, which the server opened.
+        unsafe { text_of(tuple, self.data.tg_relation, column) }
     }
 }
 

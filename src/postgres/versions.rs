@@ -40,6 +40,32 @@ pub(super) unsafe fn attribute(
     }
 }
 
+/// What computes a column that is not stored, counted from 1; null for one that is. 14 to 17 store all.
+///
+/// # Safety
+/// The relation is open and has the column.
+pub(super) unsafe fn virtual_expression(
+    relation: pg_sys::Relation,
+    number: i32,
+) -> *mut pg_sys::Expr {
+    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
+    {
+        let _ = (relation, number);
+        std::ptr::null_mut()
+    }
+    #[cfg(feature = "pg18")]
+    // SAFETY: as the caller promises.
+    unsafe {
+        let column = attribute((*relation).rd_att, number as usize - 1);
+        match (*column).attgenerated as u8 {
+            pg_sys::ATTRIBUTE_GENERATED_VIRTUAL => {
+                pg_sys::build_generation_expression(relation, number).cast()
+            }
+            _ => std::ptr::null_mut(),
+        }
+    }
+}
+
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
 server_functions! {
     fn index_beginscan(

@@ -552,7 +552,7 @@ fn deferrable_triggers(binding: &Binding) -> Result<Vec<Check>> {
 }
 
 fn index(binding: &Binding) -> Result<Check> {
-    let ok = catalog::has_index_on(binding.usage.oid, &binding.usage_workflow.column.name)?;
+    let ok = catalog::has_index_on(&binding.usage, &binding.usage_workflow.column)?;
     let concurrently = concurrently(binding);
     let column = binding.usage_workflow.sql();
     Ok(Check::new(
@@ -576,7 +576,7 @@ fn summary_index(binding: &Binding) -> Result<Option<Check>> {
         return Ok(None);
     };
     let usage = &binding.usage.sql;
-    let ok = catalog::has_index_on(binding.usage.oid, &key.column.name)?;
+    let ok = catalog::has_index_on(&binding.usage, &key.column)?;
     let concurrently = concurrently(binding);
     Ok(Some(Check::new(
         "summary index",

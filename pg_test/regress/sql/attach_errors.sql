@@ -166,6 +166,21 @@ SELECT token_balance.attach('acc', 'usage', 'runs');
 SELECT count(*) FROM token_balance.binding;
 SELECT tgrelid::regclass AS "table", count(*) FROM pg_trigger WHERE tgrelid IN ('acc'::regclass, 'usage'::regclass, 'runs'::regclass) AND NOT tgisinternal GROUP BY tgrelid ORDER BY tgrelid::regclass::text;
 
+-- all faults at once, each with its argument and its cure: each attach told of the first one only (DESIGN F14)
+SET client_min_messages = warning;
+CREATE TABLE faulty (run text, who text, total_tokens numeric, created_at bigint, prompt_tokens text);
+CREATE TABLE faulty_runs (id jsonb, status integer);
+CALL pg_temp.try($$SELECT token_balance.attach('t_nothing', 'faulty')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('ae.acc', 'ae.faulty', 'ae.faulty_runs', user_key => 'name2')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('ae.acc', 'ae.faulty', 'ae.faulty_runs', usage_workflow => 'run', usage_user => NULL,
+  workflow_user => 'payer', balance_type => 'text', existing_usage => 'all', completed_statuses => '{}')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('ae.acc', 'ae.usage', usage_user => NULL, balance_type => 'numeric')$$);
+-- two that are found when all is there
+CREATE TABLE numbered (workflow_id bigint, user_id bigint, total_tokens integer);
+CREATE TABLE numbered_runs (id uuid, user_id text, status integer);
+CALL pg_temp.try($$SELECT token_balance.attach('ae.acc', 'ae.numbered', 'ae.numbered_runs')$$);
+RESET client_min_messages;
+
 SET client_min_messages = warning;
 DROP EXTENSION token_balance CASCADE;
 DROP SCHEMA ae CASCADE;
