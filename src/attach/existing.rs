@@ -22,6 +22,7 @@ pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
     let started = Instant::now();
     let mut last_told = started;
     let mut recorded = 0_usize;
+    let mut tokens = 0_i128;
     let cursor = read_as_users_owner(binding, &binding.usage, &existing_usage_sql(binding))?;
     while let Some(batch) = next_batch(&cursor)? {
         let _owner = RunAs::owner(binding.accounts.extension_owner);
@@ -48,6 +49,9 @@ pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
             ],
         )?;
         recorded += batch.len();
+        for row in &batch {
+            tokens += row.amount::<i128>(2)?;
+        }
         if last_told.elapsed() >= PROGRESS_EVERY {
             last_told = Instant::now();
             notice(
@@ -56,6 +60,17 @@ pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
                 None,
             );
         }
+    }
+    if recorded > 0 {
+        notice(
+            format!("usage of {} from before is exempt", binding.usage.sql),
+            Some(format!(
+                "{tokens} tokens of {recorded} pairs of workflow and account are not charged."
+            )),
+            Some(
+                "CALL token_balance.settle_backlog(existing => true) charges it after all.".into(),
+            ),
+        );
     }
     cursor.close()
 }
@@ -183,9 +198,10 @@ pub(super) fn record_changes_while_detached(binding: &Binding) -> Result<()> {
         ),
         None => ("", String::new()),
     };
+    let mut changed = 0;
     while let Some(batch) = next_batch(&cursor)? {
         let actor = catalog::role_name(binding.accounts.extension_owner);
-        spi::query(
+        let outcome = spi::query(
             &format!(
                 "INSERT INTO token_balance.ledger \
              (user_id, kind, amount, previous_balance, new_balance, note, actor{columns}) \
@@ -206,6 +222,16 @@ pub(super) fn record_changes_while_detached(binding: &Binding) -> Result<()> {
                 Arg::Text(&actor),
             ],
         )?;
+        changed += outcome.processed;
+    }
+    if changed > 0 {
+        notice(
+            format!("balances of {} were changed", binding.accounts.users.sql),
+            Some(format!(
+                "The ledger knew another one of {changed} accounts: each has an adjustment."
+            )),
+            None,
+        );
     }
     cursor.close()
 }

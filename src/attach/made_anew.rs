@@ -23,6 +23,11 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
+    /// Whether there is nothing to compare with.
+    pub(super) fn is_of_nothing(&self) -> bool {
+        self.known == 0
+    }
+
     /// Whether it is the same one. A rebuild has all that there was, but for what was deleted; others with the same
     /// ids have something else under some of them.
     pub(super) fn decide(&self) -> Result<bool> {
@@ -46,7 +51,7 @@ impl Comparison {
 pub(super) fn compare_usage(binding: &Binding, ids: Ids) -> Result<Comparison> {
     let own = Ids::of_binding(Some(ids), "s");
     let compare = format!(
-        "SELECT pg_catalog.count(*) FILTER (WHERE e.tokens OPERATOR(pg_catalog.>=) s.usage_tokens), \
+        "SELECT pg_catalog.count(*) FILTER (WHERE e.tokens OPERATOR(pg_catalog.=) s.usage_tokens), \
          pg_catalog.count(*) FILTER (WHERE e.tokens OPERATOR(pg_catalog.<) s.usage_tokens) \
          FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
          pg_catalog.unnest($3::bigint[])) AS e (workflow_id, user_id, tokens) \
@@ -68,16 +73,21 @@ pub(super) fn compare_usage(binding: &Binding, ids: Ids) -> Result<Comparison> {
         agree: 0,
         differ: 0,
     };
-    let cursor = read_as_users_owner(binding, &binding.usage, &existing_usage_sql(binding))?;
-    comparison.read(binding, cursor, &compare, 3)?;
+    if !comparison.is_of_nothing() {
+        let cursor = read_as_users_owner(binding, &binding.usage, &existing_usage_sql(binding))?;
+        comparison.read(binding, cursor, &compare, 3)?;
+    }
     Ok(comparison)
 }
 
 /// How many of the users, who were made anew, have the balance that the ledger says.
 pub(super) fn compare_balances(binding: &Binding, ids: Ids) -> Result<Comparison> {
     let own = Ids::of_accounts(Some(ids), "e");
+    // Each new account has it: that says nothing.
+    let initial = binding.spec.initial_balance;
     let compare = format!(
-        "SELECT pg_catalog.count(*) FILTER (WHERE a.balance OPERATOR(pg_catalog.=) l.new_balance), \
+        "SELECT pg_catalog.count(*) FILTER (WHERE a.balance OPERATOR(pg_catalog.=) l.new_balance \
+         AND a.balance OPERATOR(pg_catalog.<>) {initial}), \
          pg_catalog.count(*) FILTER (WHERE a.balance OPERATOR(pg_catalog.<>) l.new_balance) \
          FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
          AS a (user_id, balance) \

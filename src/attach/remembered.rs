@@ -57,9 +57,14 @@ impl Standing {
 /// same ids.
 pub(super) fn standing(stored: &[Stored], binding: &Binding, said: Said) -> Result<Standing> {
     if let Some(attached) = stored.iter().find(|stored| stored.is_attached)
-        && let Some(standing) = to_attached(&attached.spec, &binding.spec)?
+        && let Some(standing) = to_attached(&attached.spec, binding)?
     {
         return Ok(standing);
+    }
+    if stored.is_empty()
+        && let Some(ids) = made_before_names(binding, said)?
+    {
+        return Ok(Standing::GoesOn(Some(ids)));
     }
     let accounts = known_accounts(stored, binding, said)?;
     if let Some(spec) = known_usage(stored, binding, accounts, said)? {
@@ -68,8 +73,24 @@ pub(super) fn standing(stored: &[Stored], binding: &Binding, said: Said) -> Resu
     Ok(Standing::New(new_ids(stored, accounts)?))
 }
 
+/// What an older version has settled, of a binding that was detached: it has forgotten which tables those were. The
+/// usage is held against it, as one that was made anew.
+fn made_before_names(binding: &Binding, said: Said) -> Result<Option<Ids>> {
+    let Some(ids) = new_ids(&[], None)? else {
+        return Ok(None);
+    };
+    let comparison = made_anew::compare_usage(binding, ids)?;
+    let is_same = match said.usage_ids {
+        _ if comparison.is_of_nothing() => false,
+        Some(identity) => identity == Identity::Same,
+        None => comparison.decide()?,
+    };
+    Ok(is_same.then_some(ids))
+}
+
 /// None if one of its tables was dropped or made anew, so that it can only be remembered.
-fn to_attached(attached: &Spec, wanted: &Spec) -> Result<Option<Standing>> {
+fn to_attached(attached: &Spec, binding: &Binding) -> Result<Option<Standing>> {
+    let wanted = &binding.spec;
     let differences = attached.differences(wanted);
     if differences.is_empty() {
         return Ok(Some(Standing::Same(attached.ids)));
@@ -97,7 +118,8 @@ fn to_attached(attached: &Spec, wanted: &Spec) -> Result<Option<Standing>> {
     let differences: Vec<_> = differences.into_iter().map(|(_, both)| both).collect();
     Err(Error::AlreadyAttached {
         detail: format!("{}.", differences.join("; ")),
-        is_same_usage: is_same_or_anew(Some(&attached.usage), Some(&wanted.usage)),
+        is_same_usage: is_same_or_anew(Some(&attached.usage), Some(&wanted.usage))
+            && means_the_same(attached, binding)?,
     })
 }
 
@@ -136,9 +158,24 @@ fn known_usage<'a>(
     };
     let specs: Vec<_> = stored.iter().map(|stored| &stored.spec).collect();
     let specs: Vec<_> = specs.into_iter().filter(of_accounts).collect();
+    let mut is_another_later = false;
     for spec in &specs {
-        if spec.usage.oid == usage.oid && means_the_same(spec, binding)? {
-            return Ok(Some(spec));
+        if spec.usage.oid != usage.oid {
+            continue;
+        }
+        if !means_the_same(spec, binding)? {
+            is_another_later = true;
+        } else if is_another_later && said.usage_ids.is_none() {
+            // What that one has charged, this one does not know.
+            return Err(Error::MadeAnew {
+                what: "usage table",
+                relation: binding.usage.sql.clone(),
+                argument: "usage_ids",
+                detail: "It was attached with other columns meanwhile, by which runs may have been charged."
+                    .into(),
+            });
+        } else {
+            return Ok((said.usage_ids != Some(Identity::New)).then_some(*spec));
         }
     }
     for spec in specs {

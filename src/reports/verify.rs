@@ -138,10 +138,7 @@ fn statuses(binding: &Binding) -> Result<Option<Check>> {
         .iter()
         .map(|(status, count)| format!("{status} ({count})"))
         .collect();
-    let detail = format!(
-        "seen in a sample, and none that completes: {}",
-        listed.join(", ")
-    );
+    let detail = format!("in a sample, these complete nothing: {}", listed.join(", "));
     Ok(Some(Check::new(&name, !misspelt, detail, hint)))
 }
 

@@ -57,7 +57,7 @@ SELECT token_balance.detach();
 -- the same keys are varchar(n), and the index that the hint asks for serves them
 ALTER TABLE calls DROP run, ADD run varchar(8) GENERATED ALWAYS AS (body ->> 'run') :kind;
 SELECT token_balance.attach('people', 'calls', 'jobs', usage_user => 'who', usage_workflow => 'run', usage_tokens => '{tokens}',
-  workflow_key => 'run', workflow_status => 'state', create_index => true);
+  workflow_key => 'run', workflow_status => 'state', create_index => true, usage_ids => 'same');
 SELECT name, ok FROM token_balance.verify() WHERE name = 'usage index';
 SELECT call('v', 'bob', 100), job('v', NULL);
 UPDATE jobs SET finished_at = now() WHERE run = 'v';

@@ -256,5 +256,75 @@ CALL run('w5', 'bob', 10);
 SELECT user_id, entry_id, new_balance FROM token_balance.ledger ORDER BY user_id, entry_id;
 SELECT * FROM token_balance.reconcile();
 ROLLBACK;
+
+-- another payer column, and back: the first binding does not know what the second one has charged (DESIGN B13)
+BEGIN;
+CALL platform();
+CALL run('late', 'ann', 100);
+INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('late', 'ann', 5);
+CALL run('open', 'ann', 7, false);
+CALL pg_temp.try($$SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_user => NULL)$$);
+SELECT token_balance.detach();
+SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_user => NULL);
+INSERT INTO workflows VALUES ('p', 'bob');
+INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('p', 'ann', 70000);
+UPDATE workflows SET status = 'completed' WHERE id = 'p';
+SELECT * FROM users ORDER BY id;
+SELECT token_balance.detach();
+CALL pg_temp.try($$SELECT token_balance.attach('users', 'token_usage', 'workflows')$$);
+SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_ids => 'new');
+SELECT token_balance.settle_pending() ->> 'tokens_used' AS charged;
+TABLE bindings;
+ROLLBACK;
+
+-- serial ids that begin again, with larger runs under them: nothing agrees (DESIGN B10)
+BEGIN;
+CALL platform();
+CALL run('1', 'ann', 1000);
+CALL run('2', 'ann', 500);
+DROP TABLE token_usage;
+CREATE TABLE token_usage (id bigint, workflow_id text, user_id text, total_tokens integer);
+INSERT INTO token_usage VALUES (1, '1', 'ann', 5000), (2, '2', 'ann', 600);
+CALL pg_temp.try($$SELECT token_balance.attach('users', 'token_usage', 'workflows')$$);
+ROLLBACK;
+-- other people, and the one account that the ledger knows stands at what each new account has (DESIGN B11)
+BEGIN;
+CALL platform();
+CALL run('1', 'ann', 10);
+SELECT token_balance.refund_workflow('1', 10, 'all') ->> 'amount' AS refunded;
+DROP TABLE users CASCADE;
+CREATE TABLE users (id text PRIMARY KEY, token_balance integer NOT NULL DEFAULT 1000000);
+INSERT INTO users VALUES ('ann');
+CALL pg_temp.try($$SELECT token_balance.attach('users', 'token_usage', 'workflows')$$);
+ROLLBACK;
+
+-- an older version has forgotten which tables were detached: the usage says (DESIGN B10)
+BEGIN;
+CALL platform();
+CALL run('late', 'ann', 100);
+INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('late', 'ann', 5);
+CALL run('done', 'ann', 10);
+CALL run('open', 'ann', 7, false);
+SELECT token_balance.detach();
+DELETE FROM token_balance.binding;
+SELECT token_balance.attach('users', 'token_usage', 'workflows');
+UPDATE workflows SET status = 'completed';
+SELECT token_balance.settle_pending() ->> 'tokens_used' AS charged;
+SELECT * FROM users ORDER BY id;
+ROLLBACK;
+
+-- the session that attaches, and settled between the rename and the attach, goes by the new table (DESIGN B9)
+BEGIN;
+CALL platform();
+CALL run('c', 'ann', 1000);
+CREATE TABLE rebuilt (LIKE token_usage INCLUDING ALL);
+INSERT INTO rebuilt (workflow_id, user_id, total_tokens) SELECT workflow_id, user_id, total_tokens FROM token_usage;
+ALTER TABLE token_usage RENAME TO token_usage_old;
+ALTER TABLE rebuilt RENAME TO token_usage;
+SELECT settle_workflow('c') ->> 'status' AS status;
+SELECT token_balance.attach('users', 'token_usage', 'workflows');
+CALL run('n', 'ann', 500);
+SELECT * FROM users ORDER BY id;
+ROLLBACK;
 DROP EXTENSION token_balance CASCADE;
 DROP SCHEMA re CASCADE;
