@@ -52,13 +52,13 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// The usage of completed workflows, and of those whose newest usage is older than $2; $1 limits it to workflows with
+/// The usage of completed workflows, and `with_idle` of those whose newest usage is older than $2; $1 limits it to workflows with
 /// usage since then. Each with whether it is such an old one.
 ///
 /// It is summed up before it is joined: there are fewer workflows than rows. By account, so that a
 /// batch has many runs of few accounts, each of which is updated once; in which order of accounts is
 /// no matter, and by bytes is the cheapest.
-fn usage_of_completed_sql(binding: &Binding) -> String {
+fn usage_of_completed_sql(binding: &Binding, with_idle: bool) -> String {
     let since = match &binding.details.created_at {
         Some(column) => format!(
             "($1 IS NULL OR u.{key} OPERATOR(pg_catalog.=) ANY (SELECT r.{key} FROM {usage} AS r \
@@ -70,21 +70,27 @@ fn usage_of_completed_sql(binding: &Binding) -> String {
         ),
         None => "($1 IS NULL OR true)".into(),
     };
+    // Not in the statement where nobody asks for it: it takes memory for all workflows, and the plan is another one.
     let is_idle = match &binding.details.created_at {
-        Some(column) => format!(
-            "($2 IS NOT NULL AND g.workflow_id OPERATOR(pg_catalog.=) ANY (SELECT \
-             i.{key}::pg_catalog.text FROM {usage} AS i WHERE $2 IS NOT NULL GROUP BY 1 \
-             HAVING pg_catalog.max(i.{column}) OPERATOR(pg_catalog.<) $2::{type_name}))",
+        Some(column) if with_idle => format!(
+            "g.workflow_id OPERATOR(pg_catalog.=) ANY (SELECT i.{key}::pg_catalog.text \
+             FROM {usage} AS i GROUP BY 1 \
+             HAVING pg_catalog.max(i.{column}) OPERATOR(pg_catalog.<) $2::{type_name})",
             key = binding.usage_workflow.sql(),
             usage = binding.usage.sql,
             column = column.sql(),
             type_name = column.time_type_sql(),
         ),
-        None => "($2 IS NOT NULL AND false)".into(),
+        _ => "false".into(),
+    };
+    let or_idle = if with_idle {
+        format!("{is_idle} OR ")
+    } else {
+        String::new()
     };
     let is_completed = binding.workflows.as_ref().map(|workflows| {
         format!(
-            "WHERE {is_idle} OR g.workflow_id OPERATOR(pg_catalog.=) ANY (SELECT {} FROM {} AS w WHERE {})",
+            "WHERE {or_idle} g.workflow_id OPERATOR(pg_catalog.=) ANY (SELECT {} FROM {} AS w WHERE {})",
             binding.workflow_key_sql(workflows, "w"),
             workflows.table.sql,
             completed::sql(binding, "w")
@@ -151,7 +157,7 @@ struct Pending {
 
 impl Pending {
     fn find(bound: &Bound, moments: Moments, which: Which, life: Life) -> Result<Self> {
-        let sql = usage_of_completed_sql(&bound.binding);
+        let sql = usage_of_completed_sql(&bound.binding, moments.idle_since.is_some());
         let owner = bound.binding.accounts.users.owner;
         let usage = [bound.binding.usage.oid];
         let args = [

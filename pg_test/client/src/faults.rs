@@ -103,8 +103,9 @@ const KINDS: &[(&str, &str)] = &[
 
 const DETACHED: &str = "SELECT token_balance.detach(drop_column => true); \
                         DROP INDEX IF EXISTS token_usage_workflow_id_user_id_total_tokens_idx;";
-/// What follows is attached for the first time.
-const FORGOTTEN: &str = "DELETE FROM token_balance.binding;";
+/// As what was not attached before.
+const ATTACH_NEW: &str = "SELECT token_balance.attach('users', 'token_usage', 'workflows', \
+                          create_index => true, usage_ids => 'new');";
 const ATTACH: &str =
     "SELECT token_balance.attach('users', 'token_usage', 'workflows', create_index => true);";
 const DETACH: &str = "SELECT token_balance.detach(drop_column => true);";
@@ -317,8 +318,7 @@ fn out_of_range() -> Vec<Case> {
     };
     let exempted = &[
         "SELECT token_balance.detach();",
-        FORGOTTEN,
-        "SELECT token_balance.attach('users', 'token_usage', 'workflows');",
+        ATTACH_NEW,
         MISSED,
     ];
     let releasing = fault(
@@ -355,8 +355,12 @@ fn faults_of_reads() -> Vec<Case> {
 #[rustfmt::skip]
 fn faults_of_attach() -> Vec<Case> {
     let attach = action("attach", &[DETACHED], ATTACH);
-    let first = action("attach", &[DETACHED, FORGOTTEN], ATTACH);
-    let credited = &["SELECT token_balance.credit('$a', 5);", DETACHED];
+    let first = action("attach", &[DETACHED], ATTACH_NEW);
+    let changed = &[
+        "SELECT token_balance.credit('$a', 5);",
+        "SELECT token_balance.detach();",
+        "UPDATE users SET token_balance = token_balance + 1 WHERE id = '$a';",
+    ];
     let nulls = &[DETACHED, "ALTER TABLE users ADD token_balance integer;"];
     vec![
         (attach, forbidden("ALTER TABLE")),
@@ -366,7 +370,7 @@ fn faults_of_attach() -> Vec<Case> {
         (attach, forbidden("GRANT")),
         (attach, refused("the binding", BINDING)),
         (first, refused("exempting", SETTLEMENT)),
-        (action("attach", credited, ATTACH), refused("changes meanwhile", LEDGER)),
+        (action("attach", changed, ATTACH), refused("changes meanwhile", LEDGER)),
         (action("attach", nulls, ATTACH),
             triggered("balances that are missing", USERS, "UPDATE", "cancel", "57014")),
         (attach, locked("waits for users", USERS, ROW_EXCLUSIVE, "lock_timeout")),
