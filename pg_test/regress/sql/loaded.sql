@@ -1,4 +1,4 @@
--- A load of users with their balances and of usage by plain INSERTs, as loaddata makes them: the usage counted as late and was charged a second time (DESIGN I4, I5).
+-- A load of users with their balances and of usage by plain INSERTs, as loaddata makes them: the usage counted as late and was charged a second time (DESIGN J7, J8).
 \set SHOW_CONTEXT never
 CREATE SCHEMA ld;
 SET search_path = ld, public;

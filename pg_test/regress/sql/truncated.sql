@@ -1,4 +1,4 @@
--- A test suite truncates its tables and uses ids again: nothing was charged, a credit was replayed, and nobody said why (DESIGN I1, I2, I3).
+-- A test suite truncates its tables and uses ids again: nothing was charged, a credit was replayed, and nobody said why (DESIGN J4, J5, J6).
 \set SHOW_CONTEXT never
 CREATE SCHEMA tr;
 SET search_path = tr, public;
