@@ -14,7 +14,7 @@ use pgrx::pg_sys::TEXTARRAYOID;
 /// Fewer workflows at once are not looked at.
 const MANY: usize = 100;
 /// So many of them are: the others would be no other.
-const SAMPLE: usize = 1_000;
+const SAMPLE: usize = 100;
 
 /// What is older waits for no sweep.
 const OLD: &str = "7 days";
