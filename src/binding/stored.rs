@@ -56,7 +56,7 @@ impl Spec {
             "INSERT INTO token_balance.binding SELECT r.* \
              FROM pg_catalog.jsonb_populate_record(NULL::token_balance.binding, \
              $1::pg_catalog.jsonb OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object( \
-             'attached_by', $2, 'attached_at', pg_catalog.now())) AS r",
+             'attached_by', $2, 'attached_at', pg_catalog.clock_timestamp())) AS r",
             &[
                 Arg::Text(&Value::Object(row).to_string()),
                 Arg::Text(&attached_by),
@@ -147,7 +147,7 @@ impl Stored {
              'workflows', b.workflows::pg_catalog.oid::bigint, \
              'balance_type', (pg_catalog.to_jsonb(b) OPERATOR(pg_catalog.->>) 'balance_type') \
              ::pg_catalog.regtype::pg_catalog.oid::bigint) FROM token_balance.binding AS b \
-             ORDER BY b.attached_at DESC, b.ctid DESC",
+             ORDER BY b.attached_at DESC",
             &[],
             // With the catalogs', or an old snapshot would have it bound as it no longer is.
             Snapshot::Latest,

@@ -73,12 +73,12 @@ INSERT INTO calls (body, cents) VALUES ('{"who": "ann", "tokens": 3}', 77);
 INSERT INTO jobs (n) VALUES (77);
 UPDATE jobs SET finished_at = now() WHERE n = 77;
 SELECT balances();
--- partitions, of which one computes the key otherwise than the other
+-- partitions, whose columns stand in another order
 SELECT token_balance.detach();
 CREATE TABLE parts (id integer, finished_at timestamptz, run text GENERATED ALWAYS AS ('run ' || id::text) :kind,
   state text GENERATED ALWAYS AS (CASE WHEN finished_at IS NOT NULL THEN 'done' END) :kind) PARTITION BY RANGE (id);
 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
-CREATE TABLE parts_2 (junk text, finished_at timestamptz, id integer NOT NULL, run text GENERATED ALWAYS AS ('other ' || id::text) :kind,
+CREATE TABLE parts_2 (junk text, finished_at timestamptz, id integer NOT NULL, run text GENERATED ALWAYS AS ('run ' || id::text) :kind,
   state text GENERATED ALWAYS AS (CASE WHEN finished_at IS NOT NULL THEN 'done' END) :kind);
 ALTER TABLE parts_2 DROP junk;
 ALTER TABLE parts ATTACH PARTITION parts_2 FOR VALUES FROM (10) TO (20);
@@ -86,7 +86,7 @@ ALTER TABLE calls DROP run, ADD run text GENERATED ALWAYS AS (body ->> 'run') :k
 SELECT token_balance.attach('people', 'calls', 'parts', usage_user => 'who', usage_workflow => 'run', usage_tokens => '{tokens}',
   workflow_key => 'run', workflow_status => 'state');
 INSERT INTO parts (id) VALUES (1), (2), (11), (12);
-SELECT call(run, 'ann', 1) FROM unnest('{run 1,run 2,other 11,other 12}'::text[]) AS run;
+SELECT call(run, 'ann', 1) FROM unnest('{run 1,run 2,run 11,run 12}'::text[]) AS run;
 UPDATE parts SET finished_at = now();
 SELECT balances();
 SELECT token_balance.detach();
