@@ -569,6 +569,7 @@ const VIEW: &[Step] = &[
         "1000000"),
     Is("usage becomes a view", EVE,
         &["DROP TRIGGER token_balance_truncated ON token_usage",
+          "VACUUM token_usage", // else it is one that may have triggers still
           "CREATE RULE \"_RETURN\" AS ON SELECT TO token_usage DO INSTEAD
            SELECT evil() AS workflow_id, 'ann'::text AS user_id, 1 AS total_tokens",
           "SELECT relkind FROM pg_class WHERE relname = 'token_usage'"],
