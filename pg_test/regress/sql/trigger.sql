@@ -10,12 +10,12 @@ SET client_min_messages = warning;
 CREATE EXTENSION token_balance SCHEMA tg;
 CREATE FUNCTION ann() RETURNS bigint LANGUAGE sql AS 'SELECT token_balance FROM tg.users WHERE id = ''ann''';
 
--- the triggers: constraint triggers, deferrable, of updates that name the status; not ENABLE ALWAYS; none on the usage
+-- the triggers: constraint triggers, deferrable, of updates that name the status; not ENABLE ALWAYS; on the usage one that tells of a TRUNCATE
 SELECT t.tgrelid::regclass AS "table", t.tgtype & 1 = 1 AS "row", t.tgtype & 4 > 0 AS ins, t.tgtype & 8 > 0 AS del, t.tgtype & 16 > 0 AS upd,
   t.tgtype & 66 = 0 AS after, t.tgenabled AS enabled, t.tgconstraint <> 0 AS "constraint", t.tgdeferrable AS deferrable, t.tginitdeferred AS deferred,
   t.tgqual IS NOT NULL AS has_when, array_length(t.tgattr::int2[], 1) AS columns
   FROM pg_trigger t WHERE NOT t.tgisinternal AND t.tgrelid IN ('users'::regclass, 'token_usage'::regclass, 'workflows'::regclass)
- ORDER BY t.tgrelid::regclass::text, t.tgtype;
+ ORDER BY t.tgrelid::regclass::text, t.tgtype, t.tgname;
 
 -- each of the default statuses, by UPDATE and by INSERT
 INSERT INTO workflows SELECT 'u-' || s, 'ann', 'running' FROM unnest('{completed,succeeded,success,finished,done,failed,cancelled,Completed,"completed ",pending}'::text[]) s;
