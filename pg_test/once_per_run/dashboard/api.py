@@ -245,7 +245,7 @@ def queued(service):
     holder.communicate("COMMIT;\n")
     sql("SELECT token_balance.settle_pending()")
     is_("applied: the newest entry", service.api("statement", "dan").json()["entries"][0]["entry_id"] is None, False)
-    sql("UPDATE users SET token_balance = 1000000 WHERE id = 'dan'")
+    sql("SELECT token_balance.refund_workflow('dan-1')")
     sql("SELECT token_balance.attach('users', 'token_usage', 'workflows')")
 
 
