@@ -27,15 +27,7 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
     // Owners may have changed, and tables gone, before the locks were granted.
     let tables = remaining_tables(&spec)?;
     check_caller_owns(&tables)?;
-    // All at once: what follows waits for none.
-    let mut locks = StrongLocks::default();
-    for table in &tables {
-        // Usage has none but for late_usage => 'settle', and goes on being written.
-        if table.oid == spec.users.oid || trigger_ddl::is_any_on(table)? {
-            locks.add(table.oid, pg_sys::AccessExclusiveLock)?;
-        }
-    }
-    locks.take()?;
+    lock_with_triggers(&tables, Some(spec.users.oid))?;
     drain_queue(&spec)?;
 
     take_turns()?;
@@ -96,18 +88,24 @@ pub(super) fn let_go(spec: &Spec, next: &Binding) -> Result<()> {
     check_caller_owns(&left)?;
     let oids: Vec<_> = left.iter().map(|table| table.oid).collect();
     keep_ddl_out(&oids)?;
-    let mut locks = StrongLocks::default();
-    for table in &left {
-        if trigger_ddl::is_any_on(table)? {
-            locks.add(table.oid, pg_sys::AccessExclusiveLock)?;
-        }
-    }
-    locks.take()?;
+    lock_with_triggers(&left, None)?;
     let _owner = RunAs::owner(extension_owner()?);
     for table in &left {
         trigger_ddl::drop_from(table)?;
     }
     Ok(())
+}
+
+/// Lock those that have triggers of the extension's, and users in any case, whose column may go. All at once: what
+/// follows waits for none.
+fn lock_with_triggers(tables: &[Table], users: Option<pg_sys::Oid>) -> Result<()> {
+    let mut locks = StrongLocks::default();
+    for table in tables {
+        if users == Some(table.oid) || trigger_ddl::is_any_on(table)? {
+            locks.add(table.oid, pg_sys::AccessExclusiveLock)?;
+        }
+    }
+    locks.take()
 }
 
 /// No settlement runs any more that could queue one. Charges that wait are paid before nobody is left to apply them.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::binding::{BALANCE_COLUMN, Binding, Payer, completed};
 use crate::error::Result;
 use crate::ledger::change::Kind;
+use crate::ledger::entries::last_entry_sql;
 use crate::postgres::catalog::{self, Table};
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::notice::notice;
@@ -209,12 +210,9 @@ pub(super) fn record_changes_while_detached(binding: &Binding) -> Result<()> {
              l.new_balance, a.balance, 'changed while token_balance was not attached', $3{ids} \
              FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
              AS a (user_id, balance) \
-             CROSS JOIN LATERAL (SELECT e.entry_id, e.new_balance FROM token_balance.ledger AS e \
-             WHERE {own} e.user_id OPERATOR(pg_catalog.=) a.user_id \
-             ORDER BY e.entry_id DESC LIMIT 1) AS l \
-             WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance",
+             {last_entry} WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance",
                 adjustment = Kind::Adjustment.sql(),
-                own = binding.accounts.own("e"),
+                last_entry = last_entry_sql(&binding.accounts.own("e")),
             ),
             &[
                 Arg::TextArray(&texts(&batch, 0)),

@@ -4,6 +4,7 @@
 use super::existing::{balances_sql, existing_usage_sql, next_batch, read_as_users_owner};
 use crate::binding::{Binding, Ids};
 use crate::error::{Error, Result};
+use crate::ledger::entries::last_entry_sql;
 use crate::postgres::cursor::Cursor;
 use crate::postgres::security::RunAs;
 use crate::postgres::spi;
@@ -90,10 +91,8 @@ pub(super) fn compare_balances(binding: &Binding, ids: Ids) -> Result<Comparison
          AND a.balance OPERATOR(pg_catalog.<>) {initial}), \
          pg_catalog.count(*) FILTER (WHERE a.balance OPERATOR(pg_catalog.<>) l.new_balance) \
          FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
-         AS a (user_id, balance) \
-         CROSS JOIN LATERAL (SELECT e.new_balance FROM token_balance.ledger AS e \
-         WHERE {own} e.user_id OPERATOR(pg_catalog.=) a.user_id \
-         ORDER BY e.entry_id DESC LIMIT 1) AS l"
+         AS a (user_id, balance) {}",
+        last_entry_sql(&own)
     );
     let known = format!(
         "SELECT pg_catalog.count(DISTINCT e.user_id) FROM token_balance.ledger AS e WHERE {own} true"

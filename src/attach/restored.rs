@@ -9,6 +9,7 @@ use super::existing::next_batch;
 use crate::binding::{BALANCE_COLUMN, Binding, Ids};
 use crate::error::{Error, Result};
 use crate::ledger::change::Restoring;
+use crate::ledger::entries::last_entry_sql;
 use crate::postgres::catalog;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::notice::notice;
@@ -148,7 +149,7 @@ impl Lost<'_> {
                 let sql = format!(
                     "SELECT a.user_id, l.new_balance FROM pg_catalog.unnest($1) AS a (user_id) \
                      {}",
-                    last_entry_sql(self.ids)
+                    last_entry_sql(&Ids::of_accounts(Some(self.ids), "e"))
                 );
                 spi::query(&sql, &[Arg::TextArray(&texts(&batch, 0))])?.rows
             };
@@ -158,16 +159,6 @@ impl Lost<'_> {
         }
         cursor.close()
     }
-}
-
-/// SQL that joins the last entry of account `a.user_id`, by the name of `l`.
-fn last_entry_sql(ids: Ids) -> String {
-    format!(
-        "CROSS JOIN LATERAL (SELECT e.new_balance FROM token_balance.ledger AS e \
-         WHERE {} e.user_id OPERATOR(pg_catalog.=) a.user_id \
-         ORDER BY e.entry_id DESC LIMIT 1) AS l",
-        Ids::of_accounts(Some(ids), "e")
-    )
 }
 
 /// A column that was dropped and made anew by somebody else has a balance for everybody, and the ledger knows
@@ -195,7 +186,7 @@ pub(super) fn warn_of_other_balances(binding: &Binding) -> Result<()> {
         "SELECT pg_catalog.count(*) FILTER (WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance) \
          FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
          AS a (user_id, balance) {}",
-        last_entry_sql(ids)
+        last_entry_sql(&Ids::of_accounts(Some(ids), "e"))
     );
     let mut others = 0;
     while let Some(batch) = next_batch(&cursor)? {

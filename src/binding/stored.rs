@@ -36,10 +36,7 @@ impl Spec {
     /// Make it a binding of this database, in place of what is stored of it.
     pub(crate) fn store(&self, attached_by: pg_sys::Oid) -> Result<()> {
         let _owner = RunAs::owner(extension_owner()?);
-        match self.ids {
-            Some(ids) => delete_row(ids)?,
-            None => delete_rows()?,
-        }
+        delete_row(self.ids)?;
         let attached_by = catalog::role_name(attached_by);
         let mut row = self.row();
         let existing_usage = self.existing_usage.as_deref().unwrap_or("exempt");
@@ -115,21 +112,18 @@ impl Spec {
     /// It is no longer attached, and there is nothing of it to be remembered.
     pub(crate) fn forget(&self) -> Result<()> {
         let _owner = RunAs::owner(extension_owner()?);
-        match self.ids {
-            Some(ids) => delete_row(ids),
-            None => delete_rows(),
-        }
+        delete_row(self.ids)
     }
 
     /// It is no longer attached, and is remembered: a binding of the same usage goes on where it was.
     pub(crate) fn detached(&self) -> Result<()> {
         let _owner = RunAs::owner(extension_owner()?);
-        let Some(ids) = self.ids else {
-            return delete_rows();
-        };
+        if self.ids.is_none() {
+            return delete_row(None);
+        }
         spi::command(&format!(
             "UPDATE token_balance.binding AS b SET detached_at = pg_catalog.now() WHERE {} true",
-            Ids::of_binding(Some(ids), "b")
+            Ids::of_binding(self.ids, "b")
         ))
         .map(drop)
     }
@@ -212,16 +206,13 @@ pub(crate) fn new_ids(stored: &[Stored], accounts: Option<i16>) -> Result<Option
     }
 }
 
-fn delete_row(ids: Ids) -> Result<()> {
+/// Without `ids`: the one row that the catalog of an older version has.
+fn delete_row(ids: Option<Ids>) -> Result<()> {
     spi::command(&format!(
         "DELETE FROM token_balance.binding AS b WHERE {} true",
-        Ids::of_binding(Some(ids), "b")
+        Ids::of_binding(ids, "b")
     ))
     .map(drop)
-}
-
-fn delete_rows() -> Result<()> {
-    spi::command("DELETE FROM token_balance.binding").map(drop)
 }
 
 /// Whether the catalog's binding has a column: that of an older version, until it is updated, may

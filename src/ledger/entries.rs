@@ -240,6 +240,16 @@ impl Kept<Book> for Statements {
     }
 }
 
+/// SQL that joins the entry at which the ledger of account `a.user_id` ends, by the name of `l`. Accounts without
+/// entries are left out. `own` says whose ledger it is, of the alias `e`.
+pub(crate) fn last_entry_sql(own: &str) -> String {
+    format!(
+        "CROSS JOIN LATERAL (SELECT e.entry_id, e.new_balance FROM token_balance.ledger AS e \
+         WHERE {own} e.user_id OPERATOR(pg_catalog.=) a.user_id \
+         ORDER BY e.entry_id DESC LIMIT 1) AS l"
+    )
+}
+
 /// `INSERT INTO token_balance.ledger (user_id, entry_id, kind, …) VALUES ($1, $2, $3, …)`
 fn insert_sql(book: &Book) -> String {
     let names: Vec<_> = given(book).map(|column| column.name).collect();

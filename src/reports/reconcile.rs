@@ -18,6 +18,7 @@ use crate::binding::own::{self, extension_owner, own_tables};
 use crate::binding::{BALANCE_COLUMN, Binding, Book, Bound, Payer, book, bound};
 use crate::error::{Error, Result};
 use crate::ledger::change::Kind;
+use crate::ledger::entries::last_entry_sql;
 use crate::ledger::{account, queue};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
@@ -268,11 +269,9 @@ fn column_problems(
         &format!(
             "SELECT a.user_id, l.new_balance, a.balance \
              FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
-             AS a (user_id, balance) \
-             CROSS JOIN LATERAL (SELECT e.new_balance FROM token_balance.ledger AS e \
-             WHERE {own} e.user_id OPERATOR(pg_catalog.=) a.user_id \
-             ORDER BY e.entry_id DESC LIMIT 1) AS l \
-             WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance"
+             AS a (user_id, balance) {} \
+             WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance",
+            last_entry_sql(own)
         ),
         &[
             Arg::TextArray(&texts(accounts, 0)),
