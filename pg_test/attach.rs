@@ -39,7 +39,7 @@ mod tests {
             let wanted = match argument.kind {
                 Kind::Relation => "regclass",
                 Kind::Type => "regtype",
-                Kind::Name => "name",
+                Kind::Name | Kind::Label => "name",
                 Kind::Names => "name[]",
                 Kind::Text => "text",
                 Kind::Texts => "text[]",
