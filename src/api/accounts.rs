@@ -342,6 +342,7 @@ fn overdrawn_accounts() -> Result<
             name!(user_id, String),
             name!(token_balance, i64),
             name!(since, Option<TimestampWithTimeZone>),
+            name!(binding, Option<String>),
         ),
     >,
     ErrorReport,
@@ -352,6 +353,7 @@ fn overdrawn_accounts() -> Result<
             account.account,
             account.balance,
             account.since.and_then(timestamp),
+            None,
         )
     })))
 }

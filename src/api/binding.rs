@@ -160,13 +160,14 @@ fn verify() -> Result<
             name!(ok, bool),
             name!(detail, String),
             name!(hint, Option<String>),
+            name!(binding, Option<String>),
         ),
     >,
     ErrorReport,
 > {
     let checks = verify::verify()?;
     Ok(TableIterator::new(checks.into_iter().map(|check| {
-        (check.name, check.ok, check.detail, check.hint)
+        (check.name, check.ok, check.detail, check.hint, None)
     })))
 }
 
@@ -184,6 +185,7 @@ fn reconcile() -> Result<
             name!(expected, Option<AnyNumeric>),
             name!(found, Option<AnyNumeric>),
             name!(hint, String),
+            name!(binding, Option<String>),
         ),
     >,
     ErrorReport,
@@ -196,6 +198,7 @@ fn reconcile() -> Result<
             problem.expected.map(AnyNumeric::from),
             problem.found.map(AnyNumeric::from),
             problem.hint,
+            None,
         ),
         Err(error) => error.raise(),
     });

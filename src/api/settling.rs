@@ -144,6 +144,7 @@ fn settle_workflows(
             name!(charged_tokens, i64),
             name!(previous_balance, i64),
             name!(new_balance, i64),
+            name!(binding, Option<String>),
         ),
     >,
     ErrorReport,
@@ -175,6 +176,7 @@ fn settle_workflows(
                 charge.tokens,
                 charge.previous_balance,
                 charge.new_balance,
+                None,
             )
         },
     )))

@@ -49,6 +49,7 @@ impl Spec {
             }
             None => drop(row.insert("singleton".into(), true.into())),
         }
+        row.insert("balance_column".into(), "token_balance".into());
         spi::query(
             "INSERT INTO token_balance.binding SELECT r.* \
              FROM pg_catalog.jsonb_populate_record(NULL::token_balance.binding, \
