@@ -139,7 +139,7 @@ fn on_usage<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> 
     let settles_late = |binding: &&Binding| {
         binding.usage.oid == table.oid && binding.spec.options.late_usage == LateUsage::Settle
     };
-    if bindings.iter().any(|binding| settles_late(binding)) {
+    if bindings.iter().any(settles_late) {
         triggers.push(Trigger {
             name: LATE_USAGE,
             table,

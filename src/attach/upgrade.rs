@@ -56,7 +56,7 @@ fn renew(binding: Binding) -> Result<()> {
 pub(crate) fn upgrade_grants(before: pg_sys::Oid, after: pg_sys::Oid) -> Result<()> {
     let _not_creating = NotCreatingExtension::start();
     let grants = spi::query(
-        "SELECT pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s%s', \
+        "SELECT pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %s%s', \
          $2::pg_catalog.oid::pg_catalog.regprocedure, \
          CASE acl.grantee OPERATOR(pg_catalog.<>) 0 \
          WHEN true THEN pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(acl.grantee)) \

@@ -405,12 +405,18 @@ fn readable(binding: &Binding) -> Result<Check> {
 
 fn granted(binding: &Binding) -> Result<Check> {
     let role = catalog::role_name(binding.accounts.users.owner);
-    let call = format!("{}.settle_workflow(pg_catalog.text)", extension_schema()?);
+    let schema = extension_schema()?;
+    // The second one until the extension is updated.
+    let calls = [
+        format!("{schema}.settle_workflow(pg_catalog.text, pg_catalog.name)"),
+        format!("{schema}.settle_workflow(pg_catalog.text)"),
+    ];
     let ok = catalog::exists(
-        "SELECT 1 WHERE pg_catalog.has_function_privilege($1::pg_catalog.oid, $2, 'EXECUTE')",
+        "SELECT 1 FROM pg_catalog.unnest($2::pg_catalog.text[]) AS f WHERE pg_catalog.has_function_privilege( \
+         $1::pg_catalog.oid, pg_catalog.to_regprocedure(f)::pg_catalog.oid, 'EXECUTE')",
         &[
             Arg::Int8(binding.accounts.users.owner.to_u32().into()),
-            Arg::Text(&call),
+            Arg::TextArray(&calls),
         ],
     )?;
     let can = if ok { "can" } else { "cannot" };
