@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::spi::quote_literal;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 /// What can go wrong.
@@ -95,6 +96,8 @@ pub(crate) enum Error {
         name: String,
         detail: String,
         is_same_usage: bool,
+        /// Whether the other one could be attached as well.
+        could_stand_beside: bool,
     },
 
     // What is bound, or is to be.
@@ -379,7 +382,7 @@ const MAKE_ARCHIVE: &str =
 /// How one of several bindings is named.
 fn name_one(argument: &str, names: &[String]) -> String {
     let first = names.first().map_or("default", String::as_str);
-    format!("Name one: {argument} => '{}'.", first.replace('\'', "''"))
+    format!("Name one: {argument} => {}.", quote_literal(first))
 }
 
 /// The DETAIL of a bad charge.
@@ -583,10 +586,11 @@ impl From<Error> for Report {
                 name,
                 detail,
                 is_same_usage,
+                could_stand_beside,
             } => {
                 let detach = match name.as_str() {
                     "default" => "Call token_balance.detach() first".to_owned(),
-                    name => format!("Call token_balance.detach(name => '{name}') first"),
+                    name => format!("Call token_balance.detach(name => {}) first", quote_literal(name)),
                 };
                 new_report(
                     ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -596,10 +600,16 @@ impl From<Error> for Report {
                     },
                 )
                 .set_detail(detail)
-                .set_hint(if is_same_usage {
-                    format!("{detach}, then attach: it goes on where it was.")
-                } else {
-                    format!("{detach}; or attach it beside that one, with a name of its own: name => '...'.")
+                .set_hint(match (is_same_usage, could_stand_beside) {
+                    (true, false) => format!("{detach}, then attach: it goes on where it was."),
+                    (true, true) => format!(
+                        "{detach}, then attach: it goes on where it was. Or attach it beside that one, with a \
+                         name of its own: name => '...'."
+                    ),
+                    (false, true) => format!(
+                        "{detach}; or attach it beside that one, with a name of its own: name => '...'."
+                    ),
+                    (false, false) => format!("{detach}."),
                 })
             }
 

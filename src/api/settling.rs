@@ -18,7 +18,8 @@ use crate::postgres::jsonb::{Jsonb, Value};
 use crate::settle::charge::Charge;
 use crate::settle::occasion::Occasion;
 use crate::settle::sweep::{self, Moments};
-use crate::settle::{Settled, Work, settle, usage};
+use crate::settle::work::Work;
+use crate::settle::{Settled, settle, usage};
 
 /// The answer of `settle_workflow`. Amounts are tokens.
 struct Settlement {

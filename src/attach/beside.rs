@@ -1,5 +1,7 @@
 //! Several bindings that are attached at once: whether one can stand beside the others, and what they share.
 
+use pgrx::spi::quote_literal;
+
 use crate::binding::{Binding, Spec, Stored, is_part_of};
 use crate::error::{Error, Result};
 
@@ -77,7 +79,10 @@ fn check_key(other: &Spec, binding: &Binding) -> Result<()> {
             "Binding \"{}\" has user_key \"{}\".",
             other.name, other.user_key
         ),
-        format!("Name the same: user_key => '{}'.", other.user_key),
+        format!(
+            "Name the same: user_key => {}.",
+            quote_literal(&other.user_key)
+        ),
     )
 }
 
@@ -117,8 +122,8 @@ fn check_partitions(other: &Spec, binding: &Binding) -> Result<()> {
                     other.name
                 ),
                 format!(
-                    "Detach that one first: token_balance.detach(name => '{}').",
-                    other.name
+                    "Detach that one first: token_balance.detach(name => {}).",
+                    quote_literal(&other.name)
                 ),
             );
         }

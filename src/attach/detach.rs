@@ -25,10 +25,10 @@ use crate::postgres::spi;
 /// Errors: 55000 if nothing is attached, or if another binding charges the column that is to be dropped; 42704 if none
 /// has the name, 22023 if several are attached and none is named.
 pub(crate) fn detach(name: Option<&str>, drop_column: bool) -> Result<()> {
-    check_caller_owns(&remaining_tables(&chosen(name)?)?)?;
+    check_caller_owns(&remaining_tables(&chosen("name", name)?)?)?;
     // Before any lock on a table, as attach takes them.
     take_turns()?;
-    let spec = chosen(name)?;
+    let spec = chosen("name", name)?;
     let tables = remaining_tables(&spec)?;
     check_caller_owns(&tables)?;
     let oids: Vec<_> = tables.iter().map(|table| table.oid).collect();
@@ -80,17 +80,14 @@ pub(crate) fn detach(name: Option<&str>, drop_column: bool) -> Result<()> {
     }
 }
 
-/// The attached binding that is meant.
-pub(super) fn chosen(name: Option<&str>) -> Result<Spec> {
+/// The attached binding that is meant by an argument.
+pub(super) fn chosen(argument: &'static str, name: Option<&str>) -> Result<Spec> {
     let mut attached = Stored::attached()?;
     let names = attached.iter().map(|spec| spec.name.clone()).collect();
     match name {
         _ if attached.is_empty() => Err(Error::NotAttached),
         None if attached.len() == 1 => Ok(attached.remove(0)),
-        None => Err(Error::SeveralBindings {
-            names,
-            argument: "name",
-        }),
+        None => Err(Error::SeveralBindings { names, argument }),
         Some(name) => attached
             .into_iter()
             .find(|spec| spec.name == name)

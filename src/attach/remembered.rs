@@ -7,6 +7,7 @@
 
 use pgrx::pg_sys;
 
+use super::beside::share_accounts;
 use super::made_anew;
 use crate::binding::{Binding, Ids, Relation, Spec, Stored, new_ids};
 use crate::error::{Error, Result};
@@ -117,7 +118,9 @@ fn to_attached(attached: &Spec, binding: &Binding) -> Result<Option<Standing>> {
         }
     }
     let differences: Vec<_> = differences.into_iter().map(|(_, both)| both).collect();
+    let is_same_table = attached.usage.oid == wanted.usage.oid;
     Err(Error::AlreadyAttached {
+        could_stand_beside: !(is_same_table && share_accounts(attached, wanted)),
         name: attached.name.clone(),
         detail: format!("{}.", differences.join("; ")),
         is_same_usage: is_same_or_anew(Some(&attached.usage), Some(&wanted.usage))

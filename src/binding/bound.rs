@@ -377,10 +377,18 @@ fn read() -> Result<Present> {
     let reading = Reading::begin();
     let specs = Stored::attached()?;
     let own = own::own_tables()?;
+    // Also where nothing is attached: attach says so by one of them.
+    watch([
+        own.binding,
+        own.settlement,
+        own.ledger,
+        own.queue,
+        own.workflow_alias,
+    ]);
     let before = PRESENT.with_borrow(Clone::clone).unwrap_or_default();
     let mut present: Vec<Attached> = Vec::new();
     for spec in specs {
-        watch_all(&spec, &own);
+        watch_all(&spec);
         let accounts = Accounts::resolve(&spec);
         let of_same_accounts = present.iter().find(|attached| {
             attached.spec.ids.map(|ids| ids.accounts) == spec.ids.map(|ids| ids.accounts)
@@ -530,15 +538,8 @@ pub(crate) fn lock_out_settlements(users: pg_sys::Oid) {
 }
 
 /// Also what is not there any more, or not of a kind that can be bound.
-fn watch_all(spec: &Spec, own: &OwnTables) {
+fn watch_all(spec: &Spec) {
     watch(spec.relations().map(|relation| relation.oid));
-    watch([
-        own.binding,
-        own.settlement,
-        own.ledger,
-        own.queue,
-        own.workflow_alias,
-    ]);
     for relation in spec.relations() {
         // SAFETY: a look-up in a system cache; InvalidOid for a relation that is gone.
         watch_schema(unsafe { pg_sys::get_rel_namespace(relation.oid) });

@@ -18,7 +18,7 @@ const BATCH: usize = 1_000;
 
 /// Rows of a cursor, one at a time.
 pub(super) struct Rows {
-    pub(super) cursor: Cursor,
+    cursor: Cursor,
     read: VecDeque<Row>,
 }
 
@@ -37,9 +37,18 @@ impl Rows {
         })
     }
 
+    /// The next ones; none at the end, where the cursor is closed: it would keep DDL from the tables that it has read.
+    pub(super) fn fetch(&self, count: usize) -> Result<Vec<Row>> {
+        let rows = self.cursor.fetch(count)?;
+        if rows.is_empty() {
+            self.cursor.clone().close()?;
+        }
+        Ok(rows)
+    }
+
     pub(super) fn next_row(&mut self) -> Result<Option<Row>> {
         if self.read.is_empty() {
-            self.read = self.cursor.fetch(BATCH)?.into();
+            self.read = self.fetch(BATCH)?.into();
         }
         Ok(self.read.pop_front())
     }

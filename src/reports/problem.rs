@@ -15,4 +15,4 @@ pub(crate) struct Problem {
     pub(crate) binding: Option<String>,
 }
 
-pub(super) type Problems = Box<dyn Iterator<Item = Result<Problem>>>;
+pub(crate) type Problems = Box<dyn Iterator<Item = Result<Problem>>>;

@@ -33,9 +33,7 @@ type Look = Box<dyn FnOnce() -> Result<Problems>>;
 /// All problems, found while they are read: of the binding of this name, or of all.
 ///
 /// Error 42704 if none has the name.
-pub(crate) fn reconcile(
-    name: Option<&str>,
-) -> Result<impl Iterator<Item = Result<Problem>> + use<>> {
+pub(crate) fn reconcile(name: Option<&str>) -> Result<Problems> {
     let owner = extension_owner()?;
     let names = Names::read()?;
     let [of_chain, of_settlements, of_saves] = [(); 3].map(|()| names.clone());
@@ -78,16 +76,18 @@ pub(crate) fn reconcile(
         Ok(problems) => problems,
         Err(error) => Box::new(std::iter::once(Err(error))) as Problems,
     });
-    Ok(problems.filter(move |problem| match (problem, &meant) {
-        // What is of no binding is told in any case.
-        (
-            Ok(Problem {
-                binding: Some(of), ..
-            }),
-            Some(meant),
-        ) => meant.contains(of),
-        _ => true,
-    }))
+    Ok(Box::new(problems.filter(move |problem| {
+        match (problem, &meant) {
+            // What is of no binding is told in any case.
+            (
+                Ok(Problem {
+                    binding: Some(of), ..
+                }),
+                Some(meant),
+            ) => meant.contains(of),
+            _ => true,
+        }
+    })))
 }
 
 fn one(problem: Problem) -> Problems {
@@ -253,8 +253,7 @@ fn columns(book: Rc<Book>) -> Result<Problems> {
         ),
     )?;
     let batches = std::iter::from_fn(move || {
-        rows.cursor
-            .fetch(BATCH)
+        rows.fetch(BATCH)
             .and_then(|batch| match batch.is_empty() {
                 true => Ok(None),
                 false => column_problems(&book, &batch).map(Some),

@@ -3,8 +3,8 @@
 
 use pgrx::PgLogLevel;
 
-use super::Work;
 use super::claim::{self, Claim};
+use super::work::Work;
 use crate::binding::{Book, Bound};
 use crate::error::{Error, Result};
 use crate::ledger::account::{self, Refusal};

@@ -16,15 +16,16 @@ pub(crate) mod rename;
 pub(crate) mod settlement;
 pub(crate) mod sweep;
 pub(crate) mod usage;
+pub(crate) mod work;
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 
 use charge::Charge;
 use claim::{Accounted, Claim, accounted_for};
 use lock::{lock_workflows, needs_locks};
 use occasion::Occasion;
 use usage::Usage;
+use work::Work;
 
 use crate::binding::{Bound, Payer};
 use crate::error::{Error, Result};
@@ -32,14 +33,6 @@ use crate::postgres::snapshot::uses_transaction_snapshot;
 
 /// How many workflows are read and claimed at a time: memory grows by what is charged only.
 const CHUNK: usize = 10_000;
-
-/// What is to be settled of one binding.
-pub(crate) struct Work {
-    pub(crate) bound: Rc<Bound>,
-    /// By canonical id, in whatever order and how often.
-    pub(crate) workflows: Vec<String>,
-    pub(crate) occasion: Occasion,
-}
 
 /// What a settlement did, of one binding.
 pub(crate) struct Settled {

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::postgres::stored_row::RowPlace;
 use crate::postgres::trigger::{TriggerCall, trigger_function};
 use crate::settle::occasion::Occasion;
-use crate::settle::{Work, settle};
+use crate::settle::settle;
+use crate::settle::work::Work;
 
 /// `token_balance.note_completion(oid, tid) → true`, last in the WHEN condition of the completion
 /// triggers, and the condition of the one for late usage: note that the row at this place of this

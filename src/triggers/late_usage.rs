@@ -27,8 +27,9 @@ use crate::postgres::value::Arg;
 use crate::settle::lock::lock_written;
 use crate::settle::occasion::Occasion;
 use crate::settle::old_usage::tell_of_old_usage;
+use crate::settle::settle;
 use crate::settle::settlement::was_settled_sql;
-use crate::settle::{Work, settle};
+use crate::settle::work::Work;
 
 struct Statements {
     is_over: Statement,

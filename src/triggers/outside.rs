@@ -26,12 +26,13 @@ trigger_function!(
 /// balance changes and nothing is attached.
 fn keep_balance(call: &TriggerCall) -> Result<Datum> {
     let row = call.row_before_update()?;
-    let books = match books_of(call.relation()) {
-        Ok(books) => books,
+    let books = books_of(call.relation());
+    let is_ours = books.as_ref().is_ok_and(|books| !books.is_empty());
+    if !is_ours && !row.changes(USUAL_BALANCE_COLUMN) {
         // What does not change the balance goes on.
-        Err(_) if !row.changes(USUAL_BALANCE_COLUMN) => return Ok(call.unchanged()),
-        Err(error) => return Err(error),
-    };
+        return Ok(call.unchanged());
+    }
+    let books = books?;
     if books.is_empty() {
         return Err(call.foreign());
     }
