@@ -1,17 +1,20 @@
-//! settle_workflow, settle_workflows, settle_pending and settle_backlog.
+//! settle_workflow, settle_workflows, settle_pending, settle_backlog and exempt_pending.
 
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, Uuid, pg_sys};
+use serde::Serialize;
 
 use super::common::{at_least_one, before_now, refuse_read_only, required, to_json};
 use crate::binding::{Bound, bound_and_locked};
 use crate::error::{Error, Result};
 use crate::ledger::account;
+use crate::postgres::clock::now;
 use crate::postgres::commit::MayCommit;
 use crate::postgres::jsonb::{Jsonb, Value};
 use crate::settle::charge::Charge;
+use crate::settle::exempt;
 use crate::settle::occasion::Occasion;
 use crate::settle::sweep::{self, Moments};
 use crate::settle::{Workflow, settle, usage};
@@ -232,4 +235,39 @@ fn settle_backlog(
     let commits = unsafe { MayCommit::of(fcinfo) }.ok_or(Error::InTransaction { function })?;
     refuse_read_only(c"token_balance.settle_backlog()");
     Ok(sweep::settle_backlog(batch_size, existing, commits)?)
+}
+
+/// The answer of `exempt_pending`.
+#[derive(Serialize)]
+struct Exempted {
+    workflows: usize,
+    pairs: usize,
+    tokens_exempt: i128,
+}
+
+/// `token_balance.exempt_pending(timestamptz) → jsonb`: forgive what waits, completed runs and open ones alike; with
+/// `until`, what is older than that.
+///
+/// Errors: 22023 for a time that is to come, or where the usage has none; 40001 and 40P01 to be retried, 25006 in a
+/// read-only transaction, 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+fn exempt_pending(until: Option<TimestampWithTimeZone>) -> Result<JsonB, ErrorReport> {
+    let until = until.map(pg_sys::TimestampTz::from);
+    if until.is_some_and(|until| until > now()) {
+        return Err(Error::InvalidArgument {
+            message: "until is in the future".into(),
+            detail: None,
+            hint: Some(
+                "Usage is still to come that would be exempt: use a time that is past.".into(),
+            ),
+        }
+        .into());
+    }
+    refuse_read_only(c"token_balance.exempt_pending()");
+    let exempted = exempt::exempt_pending(until)?;
+    Ok(to_json(&Exempted {
+        workflows: exempted.workflows,
+        pairs: exempted.pairs,
+        tokens_exempt: exempted.tokens,
+    })?)
 }
