@@ -21,7 +21,10 @@ pub(crate) use bound::{
     Book, Bound, Kept, book, book_and_users_locked, book_of_any_column, bound, bound_and_alone,
     bound_and_locked, bound_and_users_locked, lock_out_settlements,
 };
-pub(crate) use model::{BALANCE_COLUMN, Binding, Completion, Key, Payer, Workflows, numeric_scale};
+pub(crate) use faults::Parts;
+pub(crate) use model::{
+    Accounts, BALANCE_COLUMN, Binding, Completion, Key, Payer, Workflows, numeric_scale,
+};
 pub(crate) use options::{BusyAccount, LateUsage, OutsideChanges};
 pub(crate) use resolve::{relation_of, wrong_type};
 pub(crate) use search_path::path_of;
