@@ -11,6 +11,7 @@ COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the 
 COMMENT ON FUNCTION token_balance.reset(pg_catalog.name) IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.verify(pg_catalog.name) IS 'Check the binding: one row per check, with what to do where it is not ok. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval, pg_catalog.name) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.exempt_pending(timestamp with time zone, pg_catalog.name) IS 'Forgive the usage that waits to be charged, of completed and of open runs; with until, what is older than that. It is accounted for as exempt and recorded in token_balance.exemption. Returns workflows, pairs and tokens_exempt. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean, pg_catalog.name) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.credit(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Top up an account. The same reference again answers as the first time and changes nothing. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note. binding: NULL means the one that is attached, if it is the only one.';
@@ -144,6 +145,15 @@ COMMENT ON COLUMN token_balance.workflow_alias.workflow_id IS 'Workflow id, as t
 COMMENT ON COLUMN token_balance.workflow_alias.family IS 'The same for all ids of a workflow, and for all workflows that have shared one.';
 COMMENT ON COLUMN token_balance.workflow_alias.became IS 'The id that it was changed to; null if it is the last one.';
 COMMENT ON INDEX token_balance.workflow_alias_family IS 'The ids of a family.';
+
+COMMENT ON TABLE token_balance.exemption IS 'Who has forgiven usage that waited, by token_balance.exempt_pending(): a row per call that exempted some.';
+COMMENT ON COLUMN token_balance.exemption.binding_id IS 'Binding whose usage it was.';
+COMMENT ON COLUMN token_balance.exemption.exempted_at IS 'When it was exempted.';
+COMMENT ON COLUMN token_balance.exemption.until IS 'Usage before this time was exempted; null: all that waited.';
+COMMENT ON COLUMN token_balance.exemption.actor IS 'Role that exempted it.';
+COMMENT ON COLUMN token_balance.exemption.workflows IS 'Workflows of which some was exempted.';
+COMMENT ON COLUMN token_balance.exemption.pairs IS 'Pairs of workflow and account of which some was exempted.';
+COMMENT ON COLUMN token_balance.exemption.tokens IS 'Tokens that were exempted.';
 
 COMMENT ON TABLE token_balance.queue IS 'Charges that wait for their account''s row, with busy_account => ''queue''. The balance is the column less what waits here.';
 COMMENT ON COLUMN token_balance.queue.user_id IS 'Account, as text.';

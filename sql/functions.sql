@@ -39,6 +39,12 @@ CREATE PROCEDURE token_balance.settle_backlog(
     binding pg_catalog.name DEFAULT NULL)
 LANGUAGE c AS 'MODULE_PATHNAME', 'settle_backlog_wrapper';
 
+CREATE FUNCTION token_balance.exempt_pending(
+    until timestamp with time zone DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'exempt_pending_wrapper';
+
 CREATE FUNCTION token_balance.balance(user_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_wrapper';
@@ -232,6 +238,7 @@ REVOKE ALL ON FUNCTION
     token_balance.reset(pg_catalog.name),
     token_balance.verify(pg_catalog.name),
     token_balance.settle_pending(timestamp with time zone, integer, interval, pg_catalog.name),
+    token_balance.exempt_pending(timestamp with time zone, pg_catalog.name),
     token_balance.credit(
         pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
     token_balance.refund_workflow(

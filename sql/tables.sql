@@ -136,6 +136,17 @@ CREATE TABLE token_balance.workflow_alias (
 
 CREATE INDEX workflow_alias_family ON token_balance.workflow_alias (binding_id, family);
 
+-- What was forgiven, and by whom. Rows are only added: it needs no key.
+CREATE TABLE token_balance.exemption (
+    binding_id smallint NOT NULL,
+    exempted_at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    until timestamp with time zone,
+    actor pg_catalog.text NOT NULL,
+    workflows bigint NOT NULL,
+    pairs bigint NOT NULL,
+    tokens pg_catalog.numeric NOT NULL
+);
+
 -- What a dump must carry: the rows of these tables. The sequences give no numbers any more; an older dump sets them.
 SELECT pg_catalog.pg_extension_config_dump('token_balance.binding', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.settlement', '');
@@ -144,5 +155,6 @@ SELECT pg_catalog.pg_extension_config_dump('token_balance.reference', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.archived_reference', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger_entry_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.workflow_alias', '');
+SELECT pg_catalog.pg_extension_config_dump('token_balance.exemption', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.queue', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.queue_charge_id_seq', '');

@@ -313,6 +313,12 @@ CREATE FUNCTION token_balance.adjust(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_wrapper';
 
+CREATE FUNCTION token_balance.exempt_pending(
+    until timestamp with time zone DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'exempt_pending_wrapper';
+
 CREATE FUNCTION token_balance.usage_state(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     binding pg_catalog.text,
@@ -344,6 +350,7 @@ FROM token_balance.unsettled_usage() AS u;
 
 REVOKE ALL ON FUNCTION
     token_balance.adjust(text, numeric, text, name),
+    token_balance.exempt_pending(timestamp with time zone, name),
     token_balance.usage_state(name),
     token_balance.unsettled_usage(name)
 FROM PUBLIC;
@@ -481,6 +488,25 @@ CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.wor
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
 ALTER TABLE token_balance.workflow_alias ENABLE ALWAYS TRIGGER owner_only;
+
+-- What was forgiven, and by whom.
+CREATE TABLE token_balance.exemption (
+    binding_id smallint NOT NULL,
+    exempted_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    until timestamp with time zone,
+    actor text NOT NULL,
+    workflows bigint NOT NULL,
+    pairs bigint NOT NULL,
+    tokens numeric NOT NULL
+);
+
+SELECT pg_extension_config_dump('token_balance.exemption', '');
+
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.exemption
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
+ALTER TABLE token_balance.exemption ENABLE ALWAYS TRIGGER owner_only;
+
 -- What a statement that is not the extension's may do to a balance: as before, all that it wants.
 ALTER TABLE token_balance.binding ADD COLUMN outside_changes text NOT NULL DEFAULT 'record';
 
@@ -500,6 +526,7 @@ COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the 
 COMMENT ON FUNCTION token_balance.reset(pg_catalog.name) IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.verify(pg_catalog.name) IS 'Check the binding: one row per check, with what to do where it is not ok. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval, pg_catalog.name) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.exempt_pending(timestamp with time zone, pg_catalog.name) IS 'Forgive the usage that waits to be charged, of completed and of open runs; with until, what is older than that. It is accounted for as exempt and recorded in token_balance.exemption. Returns workflows, pairs and tokens_exempt. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean, pg_catalog.name) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.credit(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Top up an account. The same reference again answers as the first time and changes nothing. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note. binding: NULL means the one that is attached, if it is the only one.';
@@ -559,6 +586,14 @@ COMMENT ON COLUMN token_balance.reference.amount IS 'What was given.';
 COMMENT ON COLUMN token_balance.reference.previous_balance IS 'Balance before.';
 COMMENT ON COLUMN token_balance.reference.new_balance IS 'Balance after.';
 COMMENT ON COLUMN token_balance.reference.workflow_id IS 'Workflow that was refunded.';
+COMMENT ON TABLE token_balance.exemption IS 'Who has forgiven usage that waited, by token_balance.exempt_pending(): a row per call that exempted some.';
+COMMENT ON COLUMN token_balance.exemption.binding_id IS 'Binding whose usage it was.';
+COMMENT ON COLUMN token_balance.exemption.exempted_at IS 'When it was exempted.';
+COMMENT ON COLUMN token_balance.exemption.until IS 'Usage before this time was exempted; null: all that waited.';
+COMMENT ON COLUMN token_balance.exemption.actor IS 'Role that exempted it.';
+COMMENT ON COLUMN token_balance.exemption.workflows IS 'Workflows of which some was exempted.';
+COMMENT ON COLUMN token_balance.exemption.pairs IS 'Pairs of workflow and account of which some was exempted.';
+COMMENT ON COLUMN token_balance.exemption.tokens IS 'Tokens that were exempted.';
 COMMENT ON TABLE token_balance.archived_reference IS 'Empty: where a dump of an older version brings its archived references, until they are taken into token_balance.reference.';
 COMMENT ON COLUMN token_balance.queue.charge_id IS 'Number of the charge, by the time at which it was queued; they are applied in this order.';
 COMMENT ON COLUMN token_balance.queue.accounts_id IS 'Accounts of which user_id is one.';

@@ -576,7 +576,10 @@ impl From<Error> for Report {
             .set_detail(format!(
                 "It was attached before. {tokens} tokens of {pairs} pairs of workflow and account wait to be charged."
             ))
-            .set_hint("Leave existing_usage out: it decides when usage is attached for the first time."),
+            .set_hint(
+                "Leave existing_usage out: it decides when usage is attached for the first time. \
+                 To forgive what waits, call token_balance.exempt_pending() once it is attached.",
+            ),
             Error::NotAttached => new_report(
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "token_balance is not attached to any tables",

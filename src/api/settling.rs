@@ -1,4 +1,4 @@
-//! settle_workflow, settle_workflows, settle_pending and settle_backlog.
+//! settle_workflow, settle_workflows, settle_pending, settle_backlog and exempt_pending.
 
 use std::rc::Rc;
 
@@ -6,6 +6,7 @@ use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgLogLevel, Uuid, pg_sys};
+use serde::Serialize;
 
 use super::common::{
     at_least_one, before_now, binding_at, by_id, refuse_read_only, required, to_json,
@@ -13,9 +14,11 @@ use super::common::{
 use crate::binding::{Bound, Which, bindings_locked, is_one_of_several};
 use crate::error::{Error, Result};
 use crate::ledger::account;
+use crate::postgres::clock::now;
 use crate::postgres::commit::MayCommit;
 use crate::postgres::jsonb::{Jsonb, Value};
 use crate::settle::charge::Charge;
+use crate::settle::exempt;
 use crate::settle::occasion::Occasion;
 use crate::settle::sweep::{self, Moments};
 use crate::settle::work::Work;
@@ -347,4 +350,43 @@ fn settle_backlog(
         existing,
         commits,
     )?)
+}
+
+/// The answer of `exempt_pending`.
+#[derive(Serialize)]
+struct Exempted {
+    workflows: usize,
+    pairs: usize,
+    tokens_exempt: i128,
+}
+
+/// `token_balance.exempt_pending(timestamptz, name) → jsonb`: forgive what waits, completed runs and open ones alike; with
+/// `until`, what is older than that.
+///
+/// Errors: 22023 for a time that is to come, where the usage has none, or where several bindings are attached and none is
+/// named; 40001 and 40P01 to be retried, 25006 in a
+/// read-only transaction, 55000 if nothing is attached.
+#[pg_extern(sql = false)]
+fn exempt_pending(
+    until: Option<TimestampWithTimeZone>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<JsonB, ErrorReport> {
+    let until = until.map(pg_sys::TimestampTz::from);
+    if until.is_some_and(|until| until > now()) {
+        return Err(Error::InvalidArgument {
+            message: "until is in the future".into(),
+            detail: None,
+            hint: Some(
+                "Usage is still to come that would be exempt: use a time that is past.".into(),
+            ),
+        }
+        .into());
+    }
+    refuse_read_only(c"token_balance.exempt_pending()");
+    let exempted = exempt::exempt_pending(binding_at(fcinfo, 1).as_deref(), until)?;
+    Ok(to_json(&Exempted {
+        workflows: exempted.workflows,
+        pairs: exempted.pairs,
+        tokens_exempt: exempted.tokens,
+    })?)
 }

@@ -15,6 +15,7 @@ use super::plausible;
 use super::remembered::{Said, Standing, standing};
 use super::restored::{Lost, lost, warn_of_other_balances};
 use super::search_path::{self, Attacher};
+use super::told::{ColumnBefore, tell_of_ignored};
 use super::trigger_ddl::{Trigger, drop_optional, triggers};
 use crate::binding::own::tell_other_sessions;
 use crate::binding::{Binding, LateUsage, OutsideChanges, Spec, Stored, book, take_turns};
@@ -89,6 +90,8 @@ pub(super) fn attach_for(
     check_existing_balances(&binding)?;
     let as_found = binding.clone();
     let had_balance = as_found.accounts.balance.is_some();
+    let column_before = ColumnBefore::of(&as_found)?;
+    tell_of_ignored(kept.map(|stored| &stored.spec), &as_found);
     let lost = lost(&as_found)?;
     if lost.is_none() && standing.is_attached() && had_balance {
         warn_of_other_balances(&binding)?;
@@ -124,9 +127,10 @@ pub(super) fn attach_for(
     if with_index {
         create_index(&binding)?;
     }
+    let mut filled = 0;
     if binding.accounts.balance.is_some() && lost.is_none() && !is_prepared(&binding)? {
         // Most of them before the table is locked; what is inserted until then, below.
-        as_owner(binding.accounts.users.owner, || {
+        filled += as_owner(binding.accounts.users.owner, || {
             fill_missing_balances(&binding)
         })?;
     }
@@ -146,9 +150,12 @@ pub(super) fn attach_for(
         binding.spec.store(security::current_user())?;
         tell_other_sessions()?;
     }
-    as_owner(binding.accounts.users.owner, || {
+    filled += as_owner(binding.accounts.users.owner, || {
         prepare_balance(&binding, lost.as_ref())
     })?;
+    if let Some(column) = column_before {
+        column.tell_changes(&binding, filled)?;
+    }
     let is_balance =
         |column: &Column| column.name == binding.accounts.balance_column && column.is_not_null;
     let columns = catalog::columns(binding.accounts.users.oid)?;
@@ -338,10 +345,10 @@ fn is_prepared(binding: &Binding) -> Result<bool> {
 }
 
 /// Add the column, or make one that is there NOT NULL with the default. Balances that the ledger knows come from
-/// there. The table is locked for it.
-fn prepare_balance(binding: &Binding, lost: Option<&Lost>) -> Result<()> {
+/// there. The table is locked for it. How many accounts had NULL.
+fn prepare_balance(binding: &Binding, lost: Option<&Lost>) -> Result<u64> {
     if is_prepared(binding)? {
-        return Ok(());
+        return Ok(0);
     }
     let users = &binding.accounts.users.sql;
     let column = binding.accounts.balance_sql();
@@ -363,17 +370,18 @@ fn prepare_balance(binding: &Binding, lost: Option<&Lost>) -> Result<()> {
                  'Prepaid tokens left; negative is an overdraft. Kept by the extension token_balance.'"
             ))?;
             lost.map_or(Ok(()), Lost::give_back)?;
+            Ok(0)
         }
         Some(_) => {
             lost.map_or(Ok(()), Lost::give_back)?;
-            fill_missing_balances(binding)?;
+            let filled = fill_missing_balances(binding)?;
             spi::command(&format!(
                 "ALTER TABLE {users} ALTER COLUMN {column} SET DEFAULT {initial}, \
                  ALTER COLUMN {column} SET NOT NULL"
             ))?;
+            Ok(filled)
         }
     }
-    Ok(())
 }
 
 /// Whether the column's default is the initial balance already.
@@ -396,7 +404,8 @@ fn has_default(binding: &Binding, column: &Column) -> Result<bool> {
     )
 }
 
-fn fill_missing_balances(binding: &Binding) -> Result<()> {
+/// How many accounts had none.
+fn fill_missing_balances(binding: &Binding) -> Result<u64> {
     let _restoring = Restoring::begin();
     spi::command(&format!(
         "UPDATE {users} SET {column} = {initial} WHERE {column} IS NULL",
@@ -404,7 +413,6 @@ fn fill_missing_balances(binding: &Binding) -> Result<()> {
         column = binding.accounts.balance_sql(),
         initial = binding.spec.initial_balance,
     ))
-    .map(|_| ())
 }
 
 fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> Result<T>) -> Result<T> {

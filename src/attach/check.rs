@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use pgrx::pg_sys;
 
 use super::plausible;
-use crate::binding::{Binding, Completion, Payer, Spec, numeric_scale, wrong_type};
+use crate::binding::{
+    Accounts, Binding, Completion, Key, Parts, Payer, Spec, Workflows, numeric_scale, wrong_type,
+};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::security::{self, RunAs};
@@ -18,22 +20,20 @@ use crate::postgres::spi;
 /// Errors: the fault, or all of them at once.
 pub(super) fn check(spec: Spec) -> Result<Binding> {
     let mut faults = faults_of_values(&spec);
+    let is_sensible = faults.is_empty();
     match Binding::resolve(spec.clone()) {
         Ok(binding) => {
-            // An initial balance that makes no sense is told once.
-            let is_sensible = faults.is_empty();
-            let balance = if is_sensible {
-                check_balance
-            } else {
-                |_: &_| Ok(())
-            };
-            let checks = [check_children, check_keys, check_statuses, balance];
-            faults.extend(checks.iter().filter_map(|check| check(&binding).err()));
+            let misfits = misfits(&Parts::of_binding(&binding), &spec, is_sensible);
+            faults.extend(check_children(&binding).err());
+            faults.extend(misfits);
             if faults.is_empty() {
                 return Ok(binding);
             }
         }
-        Err(first) => faults.extend(Binding::faults(&spec, first)),
+        Err(first) => {
+            faults.extend(Binding::faults(&spec, first));
+            faults.extend(misfits(&Parts::of_spec(&spec), &spec, is_sensible));
+        }
     }
     let mut told = HashSet::new();
     faults.retain(|fault| told.insert(format!("{fault:?}")));
@@ -153,57 +153,75 @@ fn check_children(binding: &Binding) -> Result<()> {
     Ok(())
 }
 
-fn check_keys(binding: &Binding) -> Result<()> {
-    let users = &binding.accounts.users;
-    if !catalog::is_unique(users.oid, &binding.accounts.user_key.column.name)? {
-        return Err(Error::NoUniqueKey {
-            relation: users.sql.clone(),
-            column: binding.accounts.user_key.column.name.clone(),
-        });
-    }
-    let (payer_table, payer) = match (&binding.payer, &binding.workflows) {
-        (Payer::Workflow(key), Some(workflows)) => (&workflows.table, key),
-        (Payer::Usage(key) | Payer::Workflow(key), _) => (&binding.usage, key),
-    };
-    if !payer.key_type.matches(binding.accounts.user_key.key_type) {
-        return Err(wrong_type(
-            payer_table,
-            &payer.column,
-            match &binding.payer {
-                Payer::Usage(_) => "usage_user",
-                Payer::Workflow(_) => "workflow_user",
-            },
-            "types whose values can be keys of the users table",
-        ));
-    }
-    match &binding.workflows {
-        Some(workflows)
-            if !binding
-                .usage_workflow
-                .key_type
-                .matches(workflows.key.key_type) =>
-        {
-            Err(wrong_type(
-                &binding.usage,
-                &binding.usage_workflow.column,
-                "usage_workflow",
-                "types whose values can be keys of the workflow table",
-            ))
+/// How what is there fits together. An initial balance that makes no sense is told once.
+fn misfits(parts: &Parts, spec: &Spec, is_sensible: bool) -> Vec<Error> {
+    let mut faults = Vec::new();
+    let mut add = |found: Result<()>| faults.extend(found.err());
+    if let Some(accounts) = &parts.accounts {
+        add(check_user_key(accounts));
+        if let Some((table, payer)) = &parts.payer {
+            add(check_payer(table, payer, accounts));
         }
-        _ => Ok(()),
+    }
+    if let (Some((usage, key)), Some(workflows)) = (&parts.usage, &parts.workflows) {
+        add(check_workflow_key(usage, key, workflows));
+    }
+    if let Some(workflows) = &parts.workflows {
+        add(check_statuses(workflows, &spec.completed_statuses));
+    }
+    if let Some(accounts) = &parts.accounts
+        && is_sensible
+    {
+        add(check_balance(accounts, spec.initial_balance));
+    }
+    faults
+}
+
+fn check_user_key(accounts: &Accounts) -> Result<()> {
+    let (users, column) = (&accounts.users, &accounts.user_key.column.name);
+    match catalog::is_unique(users.oid, column)? {
+        true => Ok(()),
+        false => Err(Error::NoUniqueKey {
+            relation: users.sql.clone(),
+            column: column.clone(),
+        }),
     }
 }
 
-fn check_statuses(binding: &Binding) -> Result<()> {
-    let Some(workflows) = &binding.workflows else {
-        return Ok(());
+fn check_payer(table: &Table, payer: &Payer, accounts: &Accounts) -> Result<()> {
+    let (key, argument) = match payer {
+        Payer::Usage(key) => (key, "usage_user"),
+        Payer::Workflow(key) => (key, "workflow_user"),
     };
+    match key.key_type.matches(accounts.user_key.key_type) {
+        true => Ok(()),
+        false => Err(wrong_type(
+            table,
+            &key.column,
+            argument,
+            "types whose values can be keys of the users table",
+        )),
+    }
+}
+
+fn check_workflow_key(usage: &Table, key: &Key, workflows: &Workflows) -> Result<()> {
+    match key.key_type.matches(workflows.key.key_type) {
+        true => Ok(()),
+        false => Err(wrong_type(
+            usage,
+            &key.column,
+            "usage_workflow",
+            "types whose values can be keys of the workflow table",
+        )),
+    }
+}
+
+fn check_statuses(workflows: &Workflows, statuses: &[String]) -> Result<()> {
     let Completion::Status(status) = &workflows.completion else {
         return Ok(());
     };
     if status.is_enum {
         let labels = catalog::enum_labels(status.base_type)?;
-        let statuses = &binding.spec.completed_statuses;
         if !statuses.iter().any(|status| labels.contains(status)) {
             return Err(Error::InvalidArgument {
                 message: format!(
@@ -231,13 +249,13 @@ fn check_statuses(binding: &Binding) -> Result<()> {
     }
 }
 
-fn check_balance(binding: &Binding) -> Result<()> {
-    let Some(column) = &binding.accounts.balance else {
+fn check_balance(accounts: &Accounts, initial: i64) -> Result<()> {
+    let Some(column) = &accounts.balance else {
         return Ok(());
     };
     if column.is_generated {
         return Err(Error::GeneratedColumn {
-            relation: binding.accounts.users.sql.clone(),
+            relation: accounts.users.sql.clone(),
             column: column.name.clone(),
         });
     }
@@ -248,20 +266,19 @@ fn check_balance(binding: &Binding) -> Result<()> {
     };
     if !is_whole {
         return Err(wrong_type(
-            &binding.accounts.users,
+            &accounts.users,
             column,
             "",
             "smallint, integer, bigint and numeric without a fraction",
         ));
     }
-    let smallest = binding.accounts.smallest_balance();
-    let initial = binding.spec.initial_balance;
+    let smallest = accounts.smallest_balance();
     if !is_within(initial, smallest) {
         return Err(Error::InvalidArgument {
             message: format!("initial_balance {initial} is out of range for the balance column"),
             detail: Some(format!(
                 "Column \"{}\" of table {} is of type {}.",
-                column.name, binding.accounts.users.sql, column.type_name
+                column.name, accounts.users.sql, column.type_name
             )),
             hint: Some("Name a smaller initial_balance, or give the column a wider type.".into()),
         });

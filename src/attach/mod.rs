@@ -16,6 +16,7 @@ mod remembered;
 mod reset;
 mod restored;
 mod search_path;
+mod told;
 pub(crate) mod trigger_ddl;
 mod upgrade;
 

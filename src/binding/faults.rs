@@ -1,7 +1,7 @@
 //! All that is wrong with a spec. Who uses a binding stops at the first fault; who is about to attach wants to know
 //! of each, and not to try until there is none.
 
-use super::model::Binding;
+use super::model::{Accounts, Binding, Key, Payer, Workflows};
 use super::resolve::{column, details, existing_table, key, token_column, workflows};
 use super::spec::Spec;
 use crate::error::{Error, Result};
@@ -40,6 +40,60 @@ impl Binding {
             add(workflows(spec, table).map(drop));
         }
         faults
+    }
+}
+
+/// What of a spec could be held against the catalogs, each by itself: how these fit together can be told with what is
+/// wrong of the others.
+pub(crate) struct Parts {
+    pub(crate) accounts: Option<Accounts>,
+    /// With its column of workflow ids.
+    pub(crate) usage: Option<(Table, Key)>,
+    /// With the table whose column it is.
+    pub(crate) payer: Option<(Table, Payer)>,
+    pub(crate) workflows: Option<Workflows>,
+}
+
+impl Parts {
+    pub(crate) fn of_binding(binding: &Binding) -> Self {
+        let payer_table = match (&binding.payer, &binding.workflows) {
+            (Payer::Workflow(_), Some(workflows)) => &workflows.table,
+            (Payer::Usage(_) | Payer::Workflow(_), _) => &binding.usage,
+        };
+        Parts {
+            accounts: Some(binding.accounts.clone()),
+            usage: Some((binding.usage.clone(), binding.usage_workflow.clone())),
+            payer: Some((payer_table.clone(), binding.payer.clone())),
+            workflows: binding.workflows.clone(),
+        }
+    }
+
+    /// What is not right is told by [`Binding::faults`].
+    pub(crate) fn of_spec(spec: &Spec) -> Self {
+        let unheard = &mut |_: Result<()>| ();
+        let usage = open(spec, "usage table", &spec.usage, unheard);
+        let runs = spec.workflows.as_ref();
+        let runs = runs.and_then(|relation| open(spec, "workflow table", relation, unheard));
+        let payer = match (&spec.usage_user, &spec.workflow_user) {
+            (Some(name), _) => usage.as_ref().and_then(|(table, columns)| {
+                let key = key(table, columns, name, "usage_user").ok()?;
+                Some((table.clone(), Payer::Usage(key)))
+            }),
+            (None, Some(name)) => runs.as_ref().and_then(|(table, columns)| {
+                let key = key(table, columns, name, "workflow_user").ok()?;
+                Some((table.clone(), Payer::Workflow(key)))
+            }),
+            (None, None) => None,
+        };
+        Parts {
+            accounts: Accounts::resolve(spec).ok(),
+            usage: usage.and_then(|(table, columns)| {
+                let key = key(&table, &columns, &spec.usage_workflow, "usage_workflow").ok()?;
+                Some((table, key))
+            }),
+            payer,
+            workflows: runs.and_then(|(table, _)| workflows(spec, table).ok()),
+        }
     }
 }
 

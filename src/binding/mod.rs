@@ -24,7 +24,8 @@ pub(crate) use bound::{
     book_and_users_locked, books, books_of, bound, bound_and_alone, is_one_of_several,
     lock_out_settlements,
 };
-pub(crate) use model::{Binding, Completion, Key, Payer, Workflows, numeric_scale};
+pub(crate) use faults::Parts;
+pub(crate) use model::{Accounts, Binding, Completion, Key, Payer, Workflows, numeric_scale};
 pub(crate) use options::{BusyAccount, LateUsage, OutsideChanges};
 pub(crate) use parts::is_part_of;
 pub(crate) use resolve::{relation_of, wrong_type};

@@ -16,7 +16,7 @@ use crate::error::Result;
 pub(crate) enum State {
     /// Taken from a balance, also where it was given back.
     Charged,
-    /// From before the first attach.
+    /// From before the first attach, or forgiven by `exempt_pending`.
     Exempt,
     Waiting(Reason),
     /// The row names no workflow or no account.

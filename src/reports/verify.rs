@@ -682,7 +682,7 @@ pub(crate) fn ledger_guard() -> Result<Check> {
     ))
 }
 
-const GUARDS: [(&str, &str); 9] = [
+const GUARDS: [(&str, &str); 10] = [
     ("ledger", "append_only_rows"),
     ("ledger", "append_only_truncate"),
     ("ledger", "owner_only"),
@@ -692,6 +692,7 @@ const GUARDS: [(&str, &str); 9] = [
     ("reference", "owner_only"),
     ("archived_reference", "owner_only"),
     ("workflow_alias", "owner_only"),
+    ("exemption", "owner_only"),
 ];
 
 fn fires_always(table: &str, trigger: &str) -> Result<bool> {

@@ -8,6 +8,7 @@
 
 pub(crate) mod charge;
 pub(crate) mod claim;
+pub(crate) mod exempt;
 pub(crate) mod lock;
 pub(crate) mod occasion;
 pub(crate) mod old_usage;

@@ -34,6 +34,7 @@ INSERT INTO calls VALUES
   ('settle_workflows', 'SELECT token_balance.settle_workflows(NULL)', NULL, $$SELECT token_balance.settle_workflows('{w}')$$),
   ('settle_pending', 'SELECT token_balance.settle_pending(NULL, NULL)', 'SELECT token_balance.settle_pending(NULL, 0)', 'SELECT token_balance.settle_pending()'),
   ('settle_backlog', 'CALL token_balance.settle_backlog(0, NULL)', 'CALL token_balance.settle_backlog(0)', NULL),
+  ('exempt_pending', NULL, $$SELECT token_balance.exempt_pending('infinity')$$, 'SELECT token_balance.exempt_pending()'),
   ('balance', 'SELECT token_balance.balance(NULL)', NULL, $$SELECT token_balance.balance('a')$$),
   ('credit', 'SELECT token_balance.credit(NULL, 0)', $$SELECT token_balance.credit('a', 0)$$, $$SELECT token_balance.credit('a', 1)$$),
   ('refund_workflow', 'SELECT token_balance.refund_workflow(NULL, 0)', $$SELECT token_balance.refund_workflow('w', 0)$$, $$SELECT token_balance.refund_workflow('w')$$),
@@ -179,6 +180,11 @@ CALL pg_temp.try($$SELECT token_balance.attach('ae.acc', 'ae.usage', usage_user 
 CREATE TABLE numbered (workflow_id bigint, user_id bigint, total_tokens integer);
 CREATE TABLE numbered_runs (id uuid, user_id text, status integer);
 CALL pg_temp.try($$SELECT token_balance.attach('ae.acc', 'ae.numbered', 'ae.numbered_runs')$$);
+-- how what is right fits together, told with what is not: it was told of once that was right
+CREATE TABLE faulty_acc (id uuid, token_balance float8);
+CREATE TABLE faulty_moods (id uuid, status mood);
+CALL pg_temp.try($$SELECT token_balance.attach('ae.faulty_acc', 'ae.numbered', 'ae.faulty_moods', usage_tokens => '{nothing}')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('ae.faulty_acc', 'ae.numbered', 'ae.faulty_moods', workflow_key => 'nothing', usage_user => NULL, workflow_user => 'id')$$);
 RESET client_min_messages;
 
 SET client_min_messages = warning;

@@ -44,7 +44,8 @@ INSERT INTO call VALUES
   (21, 'read the binding', $$SELECT count(*) FROM token_balance.binding$$),
   (22, 'write the ledger', $$INSERT INTO token_balance.ledger (user_id, kind, amount, previous_balance, new_balance, actor) VALUES ('ann', 'credit', 1, 1, 2, 'me')$$),
   (23, 'write the settlements', $$UPDATE token_balance.settlement SET charged_tokens = 0$$),
-  (24, 'write a balance', $$UPDATE ro.users SET token_balance = 1$$);
+  (24, 'write a balance', $$UPDATE ro.users SET token_balance = 1$$),
+  (25, 'exempt_pending', $$SELECT token_balance.exempt_pending() ->> 'pairs'$$);
 GRANT SELECT ON call TO PUBLIC;
 CREATE FUNCTION try(statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE answer text;
