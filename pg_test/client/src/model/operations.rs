@@ -3,9 +3,10 @@
 use postgres::types::ToSql;
 use serde_json::Value;
 
-use super::oracle::{Charged, MAX_BINDINGS, State, Usage};
+use super::oracle::{Charged, MAX_BINDINGS, State, Usage, of};
+use super::schema::Name;
 use super::{Model, same, workflow_id, workflow_ids};
-use crate::database::{Result, settles_late_usage, sqlstate};
+use crate::database::{Result, attach_options, settles_late_usage, sqlstate};
 
 /// How many workflows there may be: those that are there at first, and ids that are not in use.
 const WORKFLOW_IDS: usize = super::WORKFLOWS + 5;
@@ -14,6 +15,11 @@ const MORE_ACCOUNTS: usize = 3;
 
 const UNKNOWN_WORKFLOW: &str = "P0002";
 const UNKNOWN_ACCOUNT: &str = "23503";
+
+/// Whether a charge may wait in the queue for its account.
+fn queues_charges() -> bool {
+    attach_options().is_some_and(|options| options.contains("queue"))
+}
 
 impl Model {
     pub(super) fn any_workflow(&mut self) -> usize {
@@ -27,8 +33,11 @@ impl Model {
 
     /// Of those that the session sees; an id that is not in use, if there is none.
     fn account_that_is_there(&mut self, session: usize, binding: usize) -> usize {
-        let accounts = self.seen(session).books[binding].accounts.clone();
-        self.rng.choice(accounts).unwrap_or_default()
+        let seen = self.seen(session);
+        let there = seen.books[binding].accounts_there();
+        self.rng
+            .choice(there.collect::<Vec<_>>())
+            .unwrap_or_default()
     }
 
     fn any_binding(&mut self) -> usize {
@@ -54,9 +63,10 @@ impl Model {
             0 => None,
             // Strangers are rare, or no settlement would succeed.
             1 if !self.schema.accounts_are_referenced => Some(account),
-            _ => self
-                .rng
-                .choice(seen.books[binding].accounts.iter().copied()),
+            _ => {
+                let there: Vec<_> = seen.books[binding].accounts_there().collect();
+                self.rng.choice(there)
+            }
         }
     }
 
@@ -244,28 +254,123 @@ impl Model {
         Ok(())
     }
 
-    /// An account comes: what it has used by then waits for the next settlement.
-    pub(super) fn insert_account(&mut self, session: usize) -> Result<()> {
+    /// An account comes: what it has used by then waits for the next settlement. Or it goes, and its usage stays.
+    pub(super) fn insert_or_delete_account(&mut self, session: usize) -> Result<()> {
         let binding = self.any_binding();
         let account = self.any_account(binding);
-        if self.seen(session).books[binding]
-            .accounts
-            .contains(&account)
-        {
+        let accounts = self.schema.accounts[binding];
+        let (table, key, id) = (accounts.table, accounts.key, accounts.id(account));
+        let seen = self.seen(session);
+        let known = &seen.books[binding];
+        if !known.has_account(account) {
+            let insert = format!("INSERT INTO {table} ({key}) VALUES ($1)");
+            self.sessions[session].client.execute(&insert, &[&id])?;
+            self.overlay(session).books[binding]
+                .accounts
+                .insert(account, true);
+        } else if self.may_delete_accounts() && account.is_multiple_of(4) {
+            let delete = format!("DELETE FROM {table} WHERE {key} = $1");
+            self.sessions[session].client.execute(&delete, &[&id])?;
+            let books = &mut self.overlay(session).books[binding];
+            books.accounts.insert(account, false);
+            // Who comes with this id begins anew.
+            *books.balance.entry(account).or_default() -= of(&known.balance, &account);
+        }
+        Ok(())
+    }
+
+    /// Not where usage must have one; nor where charges may wait for it in the queue, which nobody can apply then.
+    fn may_delete_accounts(&self) -> bool {
+        !self.schema.accounts_are_referenced && !queues_charges()
+    }
+
+    /// A workflow gets an id of which there is no row; there may be usage of it, which is the workflow's then. The usage
+    /// follows: by the foreign key, or as the application has it.
+    pub(super) fn rename_workflow(&mut self, session: usize) -> Result<()> {
+        let seen = self.seen(session);
+        let there: Vec<_> = seen
+            .runs
+            .keys()
+            .copied()
+            .filter(|it| seen.has_run(*it))
+            .collect();
+        let (old, new) = (self.rng.choice(there), self.any_workflow());
+        let Some(old) = old.filter(|_| !seen.has_run(new)) else {
+            return Ok(());
+        };
+        // Of one transaction, ids that take one another's place are guessed about.
+        let is_in_use = |id: usize| {
+            let pairs = seen.renamed.iter();
+            pairs.clone().any(|(from, to)| *from == id || *to == id)
+        };
+        if is_in_use(old) || is_in_use(new) {
+            return Ok(());
+        }
+        let key = self.schema.workflow_key;
+        let mut renames = vec![(self.schema.workflows, key)];
+        if !self.schema.workflows_are_referenced {
+            renames.push((self.schema.usage, self.schema.run));
+        }
+        self.rename(session, &renames, &workflow_id(old), &workflow_id(new))?;
+        let added = seen.rename_workflow(old, new);
+        let overlay = self.overlay(session);
+        overlay.add(&added);
+        overlay.renamed.push((old, new));
+        Ok(())
+    }
+
+    /// An account gets an id that nobody has, and its usage with it.
+    pub(super) fn rename_account(&mut self, session: usize) -> Result<()> {
+        let binding = self.any_binding();
+        let seen = self.seen(session);
+        let (old, new) = (
+            self.account_that_is_there(session, binding),
+            self.any_account(binding),
+        );
+        let books = &seen.books[binding];
+        if !books.has_account(old) || books.has_account(new) {
             return Ok(());
         }
         let accounts = self.schema.accounts[binding];
-        self.sessions[session].client.execute(
-            &format!(
-                "INSERT INTO {} ({}) VALUES ($1)",
-                accounts.table, accounts.key
-            ),
-            &[&accounts.id(account)],
-        )?;
-        self.overlay(session).books[binding]
-            .accounts
-            .insert(account);
+        let mut renames = vec![(accounts.table, accounts.key)];
+        if !self.schema.accounts_are_referenced {
+            renames.push((self.schema.usage, accounts.payer));
+        }
+        self.rename(session, &renames, &accounts.id(old), &accounts.id(new))?;
+        let added = seen.rename_account(binding, old, new);
+        self.overlay(session).add(&added);
         Ok(())
+    }
+
+    fn rename(
+        &mut self,
+        session: usize,
+        columns: &[(Name, Name)],
+        old: &str,
+        new: &str,
+    ) -> Result<()> {
+        for (table, column) in columns {
+            let update = format!("UPDATE {table} SET {column} = $2 WHERE {column} = $1");
+            self.sessions[session]
+                .client
+                .execute(&update, &[&old, &new])?;
+        }
+        Ok(())
+    }
+
+    /// What is known of workflows whose id was changed goes with them, before anything is settled and at the commit: of
+    /// those whose usage has followed, so that none is under the old id.
+    pub(super) fn follow(&mut self, session: usize) {
+        let renamed = std::mem::take(&mut self.overlay(session).renamed);
+        for pair in renamed {
+            let seen = self.seen(session);
+            if seen.is_used(pair.0) && !self.schema.workflows_are_referenced {
+                self.overlay(session).renamed.push(pair);
+            } else {
+                let added = seen.follow(pair);
+                self.overlay(session).add(&added);
+            }
+        }
     }
 
     fn several_workflows(&mut self, of: usize) -> Vec<usize> {
@@ -278,14 +383,18 @@ impl Model {
         if !self.is_settling {
             return Charged::default();
         }
+        self.follow(session);
         let (added, charged) = self.seen(session).charge(workflow);
         self.overlay(session).add(&added);
         charged
     }
 
     /// With which error a function that settles these fails, all of them with the first bad one.
-    fn refusal(&self, session: usize, workflows: &[usize]) -> Option<&'static str> {
+    fn refusal(&mut self, session: usize, workflows: &[usize]) -> Option<&'static str> {
+        let before = self.overlay(session).clone();
+        self.follow(session);
         let seen = self.seen(session);
+        *self.overlay(session) = before;
         let is_bad = |workflow: &&usize| seen.has_bad_charge(**workflow);
         let is_unknown = |workflow: &&usize| !seen.has_run(**workflow) && !seen.is_used(**workflow);
         if workflows.iter().any(|workflow| is_bad(&workflow)) {
@@ -304,6 +413,7 @@ impl Model {
         let Some(answer) = self.call(session, call, &workflow_id(workflow), refusal)? else {
             return Ok(());
         };
+        self.follow(session);
         let is_used = self.seen(session).is_used(workflow);
         let expected = self.charge(session, workflow);
         same(
@@ -341,6 +451,7 @@ impl Model {
         let Some(rows) = rows else {
             return Ok(());
         };
+        self.follow(session);
         let mut expected = Charged::default();
         for workflow in workflows {
             expected.add(self.charge(session, workflow));
@@ -359,6 +470,7 @@ impl Model {
             .client
             .query_one("SELECT token_balance.settle_pending()", &[])?;
         let answer: Value = rows.get(0);
+        self.follow(session);
         let mut expected = Charged::default();
         for workflow in self.seen(session).completed() {
             expected.add(self.charge(session, workflow));
@@ -384,13 +496,14 @@ impl Model {
         );
         let was_made = self.seen(session).books[binding]
             .references
-            .contains_key(&(account, reference));
+            .get(&(account, reference))
+            .is_some_and(|amount| amount.is_some());
         let id = self.schema.accounts[binding].id(account);
         let answer = self.call(session, &call, &id, None)?.unwrap_or_default();
         same("replayed", answer["replayed"].as_bool(), Some(was_made))?;
         if !was_made {
             let books = &mut self.overlay(session).books[binding];
-            books.references.insert((account, reference), amount);
+            books.references.insert((account, reference), Some(amount));
             *books.balance.entry(account).or_default() += amount;
         }
         Ok(())
@@ -399,14 +512,19 @@ impl Model {
     pub(super) fn refund(&mut self, session: usize) -> Result<()> {
         let binding = self.any_binding();
         let asked = self.any_workflow();
+        let before = self.overlay(session).clone();
+        self.follow(session);
         let seen = self.seen(session);
         let books = &seen.books[binding];
         // By an id that it has had before, too.
         let workflow = books.refundable(asked);
         let of_workflow = |workflow| books.charged.range((workflow, 0)..(workflow + 1, 0));
         let payers = workflow.into_iter().flat_map(of_workflow);
-        let all: i64 = payers.map(|(key, _)| books.left(key)).sum();
-        let amount = if all > 0 && self.rng.bool() {
+        let left: Vec<_> = payers.map(|(key, _)| (key.1, books.left(key))).collect();
+        let all: i64 = left.iter().map(|(_, left)| left).sum();
+        let is_gone = |(account, left): &(usize, i64)| *left > 0 && !books.has_account(*account);
+        let has_payers = !left.iter().any(is_gone);
+        let amount = if all > 0 && has_payers && self.rng.bool() {
             Some(self.rng.i64(1..=all))
         } else {
             None
@@ -417,8 +535,10 @@ impl Model {
             "token_balance.refund_workflow($1, {argument}{})",
             self.schema.binding_argument(binding)
         );
-        let refusal = (!is_known).then_some(UNKNOWN_WORKFLOW);
+        // A payer that is gone is unknown, with the same code.
+        let refusal = (!is_known || !has_payers).then_some(UNKNOWN_WORKFLOW);
         let Some(answer) = self.call(session, &call, &workflow_id(asked), refusal)? else {
+            *self.overlay(session) = before;
             return Ok(());
         };
         let mut total = 0;

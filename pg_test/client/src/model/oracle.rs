@@ -3,7 +3,7 @@
 //! An id is a number: `w3`, `a3`. A workflow or an account that gets another id is under another number then, and so
 //! is all that goes with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Workflow and account.
 pub type Key = (usize, usize);
@@ -23,17 +23,17 @@ pub struct Usage {
 /// What one binding knows; or what a transaction adds to it.
 #[derive(Clone, Default)]
 pub struct Books {
-    /// Rows of the users table.
-    pub accounts: BTreeSet<usize>,
+    /// Whether there is a row of the users table.
+    pub accounts: BTreeMap<usize, bool>,
     /// Less what each account began with.
     pub balance: BTreeMap<usize, i64>,
     pub accounted: BTreeMap<Key, i64>,
     pub charged: BTreeMap<Key, i64>,
     pub refunded: BTreeMap<Key, i64>,
-    /// Of credits, by account and reference.
-    pub references: BTreeMap<(usize, u64), i64>,
-    /// What an id of a workflow has become, if that is another one.
-    pub became: BTreeMap<usize, usize>,
+    /// Amounts of credits, by account and reference; None where it is forgotten.
+    pub references: BTreeMap<(usize, u64), Option<i64>>,
+    /// What an id of a workflow has become; None where it is used again.
+    pub became: BTreeMap<usize, Option<usize>>,
 }
 
 /// What is true, or what a transaction adds to it: amounts are additions; rows, runs and accounts are as they are
@@ -44,6 +44,8 @@ pub struct State {
     pub usage: BTreeMap<i64, Option<Usage>>,
     /// Whether the run is completed; None where its row was deleted.
     pub runs: BTreeMap<usize, Option<bool>>,
+    /// Workflows whose id a transaction has changed, from old to new, and of which what is known has not followed yet.
+    pub renamed: Vec<Key>,
     pub books: Vec<Books>,
 }
 
@@ -95,15 +97,6 @@ pub fn of<K: Ord>(map: &BTreeMap<K, i64>, key: &K) -> i64 {
     map.get(key).copied().unwrap_or_default()
 }
 
-/// Amounts under other keys; those that meet are added up.
-fn renamed<K: Ord + Copy>(map: &BTreeMap<K, i64>, rename: impl Fn(K) -> K) -> BTreeMap<K, i64> {
-    let mut renamed = BTreeMap::new();
-    for (key, amount) in map {
-        *renamed.entry(rename(*key)).or_default() += amount;
-    }
-    renamed
-}
-
 impl Books {
     fn add(&mut self, other: &Books) {
         self.accounts.extend(&other.accounts);
@@ -120,6 +113,32 @@ impl Books {
         of_workflow.any(|(_, tokens)| *tokens > 0)
     }
 
+    pub fn has_account(&self, account: usize) -> bool {
+        self.accounts.get(&account) == Some(&true)
+    }
+
+    pub fn accounts_there(&self) -> impl Iterator<Item = usize> {
+        let there = self.accounts.iter().filter(|(_, is_there)| **is_there);
+        there.map(|(account, _)| *account)
+    }
+
+    /// Move amounts from the keys that `rename` changes to those that it gives, as additions.
+    fn moved(&self, rename: impl Fn(Key) -> Key) -> Books {
+        let mut moved = Books::default();
+        let maps = [
+            (&self.accounted, &mut moved.accounted),
+            (&self.charged, &mut moved.charged),
+            (&self.refunded, &mut moved.refunded),
+        ];
+        for (from, to) in maps {
+            for (key, amount) in from.iter().filter(|(key, _)| rename(**key) != **key) {
+                *to.entry(*key).or_default() -= amount;
+                *to.entry(rename(*key)).or_default() += amount;
+            }
+        }
+        moved
+    }
+
     /// What is left to be refunded.
     pub fn left(&self, key: &Key) -> i64 {
         of(&self.charged, key) - of(&self.refunded, key)
@@ -128,7 +147,7 @@ impl Books {
     /// Under which id a refund finds the workflow: this one, or the first that it has had later and that is known.
     pub fn refundable(&self, workflow: usize) -> Option<usize> {
         let mut ids = vec![workflow];
-        while let Some(next) = self.became.get(&ids[ids.len() - 1])
+        while let Some(Some(next)) = self.became.get(&ids[ids.len() - 1])
             && !ids.contains(next)
         {
             ids.push(*next);
@@ -142,6 +161,7 @@ impl State {
         State {
             usage: BTreeMap::new(),
             runs: BTreeMap::new(),
+            renamed: Vec::new(),
             books: vec![Books::default(); bindings],
         }
     }
@@ -149,6 +169,7 @@ impl State {
     pub fn add(&mut self, other: &State) {
         self.usage.extend(&other.usage);
         self.runs.extend(&other.runs);
+        self.renamed.extend(&other.renamed);
         for (books, other) in self.books.iter_mut().zip(&other.books) {
             books.add(other);
         }
@@ -205,10 +226,8 @@ impl State {
     pub fn has_bad_charge(&self, workflow: usize) -> bool {
         (0..self.books.len()).any(|binding| {
             let outstanding = self.outstanding(binding, workflow);
-            let accounts = &self.books[binding].accounts;
-            outstanding
-                .iter()
-                .any(|(key, _)| !accounts.contains(&key.1))
+            let books = &self.books[binding];
+            outstanding.iter().any(|(key, _)| !books.has_account(key.1))
         })
     }
 
@@ -218,7 +237,7 @@ impl State {
         let mut sum = Charged::default();
         for binding in 0..self.books.len() {
             for (key, tokens) in self.outstanding(binding, workflow) {
-                if !self.books[binding].accounts.contains(&key.1) {
+                if !self.books[binding].has_account(key.1) {
                     continue;
                 }
                 let books = &mut added.books[binding];
@@ -247,50 +266,74 @@ impl State {
         }
     }
 
-    /// The usage follows, and all that is known of the workflow goes with it.
-    pub fn rename_workflow(&mut self, old: usize, new: usize) {
-        let rename = |workflow| if workflow == old { new } else { workflow };
-        if let Some(run) = self.runs.remove(&old) {
-            self.runs.insert(new, run);
+    /// A workflow gets another id, and its usage with it, as an addition. What is known of it follows later.
+    pub fn rename_workflow(&self, old: usize, new: usize) -> State {
+        let mut added = State::new(self.books.len());
+        if let Some(run) = self.runs.get(&old) {
+            added.runs.extend([(old, None), (new, *run)]);
         }
-        for row in self.usage.values_mut().flatten() {
-            row.workflow = row.workflow.map(rename);
-        }
-        for books in &mut self.books {
-            if books.knows(old) {
-                books.became.insert(old, new);
-                books.became.remove(&new);
-            }
-            for map in [
-                &mut books.accounted,
-                &mut books.charged,
-                &mut books.refunded,
-            ] {
-                *map = renamed(map, |(workflow, account)| (rename(workflow), account));
-            }
-        }
+        let rename = |row: &mut Usage| {
+            let is_of_it = row.workflow == Some(old);
+            row.workflow = is_of_it.then_some(new);
+            is_of_it
+        };
+        added.usage = self.rows_changed(rename);
+        added
     }
 
-    pub fn rename_account(&mut self, binding: usize, old: usize, new: usize) {
-        let rename = |account| if account == old { new } else { account };
-        for row in self.usage.values_mut().flatten() {
-            row.accounts[binding] = row.accounts[binding].map(rename);
+    /// Settlements go with a workflow whose usage has followed, as an addition.
+    pub fn follow(&self, (old, new): Key) -> State {
+        let mut added = State::new(self.books.len());
+        let rename = |(workflow, account)| (if workflow == old { new } else { workflow }, account);
+        for (books, added) in self.books.iter().zip(&mut added.books) {
+            if books.knows(old) {
+                *added = books.moved(rename);
+                added.became.extend([(old, Some(new)), (new, None)]);
+            }
         }
-        let books = &mut self.books[binding];
-        books.accounts.remove(&old);
-        books.accounts.insert(new);
-        books.balance = renamed(&books.balance, rename);
-        for map in [
-            &mut books.accounted,
-            &mut books.charged,
-            &mut books.refunded,
-        ] {
-            *map = renamed(map, |(workflow, account)| (workflow, rename(account)));
+        added
+    }
+
+    /// An account gets another id, as an addition: its usage and all that is known of it go with it at once.
+    pub fn rename_account(&self, binding: usize, old: usize, new: usize) -> State {
+        let mut added = State::new(self.books.len());
+        added.usage = self.rows_changed(|row| {
+            let account = &mut row.accounts[binding];
+            let is_of_it = *account == Some(old);
+            *account = is_of_it.then_some(new);
+            is_of_it
+        });
+        let known = &self.books[binding];
+        let rename = |(workflow, account)| (workflow, if account == old { new } else { account });
+        let mut books = known.moved(rename);
+        books.accounts.extend([(old, false), (new, true)]);
+        let balance = of(&known.balance, &old);
+        books.balance.extend([(old, -balance), (new, balance)]);
+        // They take the place of those of the same name that an earlier account has left under the new id.
+        for ((_, name), amount) in known
+            .references
+            .iter()
+            .filter(|((account, _), _)| *account == old)
+        {
+            books.references.insert((old, *name), None);
+            if amount.is_some() {
+                books.references.insert((new, *name), *amount);
+            }
         }
-        books.references.retain(|(account, _), _| *account != new);
-        let references = std::mem::take(&mut books.references).into_iter();
-        let moved = references.map(|((account, name), amount)| ((rename(account), name), amount));
-        books.references = moved.collect();
+        added.books[binding] = books;
+        added
+    }
+
+    fn rows_changed(&self, change: impl Fn(&mut Usage) -> bool) -> BTreeMap<i64, Option<Usage>> {
+        let mut changed = BTreeMap::new();
+        for (id, row) in &self.usage {
+            if let Some(mut row) = *row
+                && change(&mut row)
+            {
+                changed.insert(*id, Some(row));
+            }
+        }
+        changed
     }
 
     /// All of the usage and of what was accounted for: the rows of a pair count for the last of its parts.
@@ -303,7 +346,8 @@ impl State {
             *rows += 1;
             *tokens += row.tokens;
         }
-        for (workflow, account) in books.accounted.keys() {
+        let accounted = books.accounted.iter().filter(|(_, tokens)| **tokens != 0);
+        for ((workflow, account), _) in accounted {
             pairs.entry((Some(*workflow), Some(*account))).or_default();
         }
         let pairs = pairs.into_iter();
@@ -358,7 +402,7 @@ impl State {
         match self.runs.get(&workflow).copied().flatten() {
             None => NO_WORKFLOW,
             Some(false) => OPEN,
-            Some(true) if self.books[binding].accounts.contains(&account) => NOT_SETTLED,
+            Some(true) if self.books[binding].has_account(account) => NOT_SETTLED,
             Some(true) => NO_ACCOUNT,
         }
     }
@@ -367,7 +411,7 @@ impl State {
     pub fn problem(&self, binding: usize, part: &Part) -> Option<&'static str> {
         let account = part.account?;
         part.workflow?;
-        let has_account = self.books[binding].accounts.contains(&account);
+        let has_account = self.books[binding].has_account(account);
         match (part.fate, has_account) {
             (SHRUNK, true) => Some("usage shrank"),
             (SHRUNK, false) => Some("usage of an account that is gone"),
