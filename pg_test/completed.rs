@@ -42,7 +42,7 @@ mod tests {
                      completed_statuses => {COMPLETED})",
                 rows.join(", ")
             ));
-            let bound = bound().expect("attached");
+            let bound = bound(None).expect("attached");
             let binding = &bound.binding;
             let workflows = binding
                 .workflows

@@ -14,15 +14,15 @@ mod tests {
     use crate::tests::fixture::*;
 
     fn writes_settlements() -> bool {
-        settlement::open(&bound().expect("attached").book).is_some()
+        settlement::open(&bound(None).expect("attached").book).is_some()
     }
 
     fn writes_ledger() -> bool {
-        entries::open(&bound().expect("attached").book).is_some()
+        entries::open(&bound(None).expect("attached").book).is_some()
     }
 
     fn reads_usage() -> bool {
-        let bound = bound().expect("attached");
+        let bound = bound(None).expect("attached");
         bound.kept::<usage::Statements>().lookup.reader().is_some()
     }
 

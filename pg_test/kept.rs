@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 mod tests {
     use pgrx::prelude::*;
 
-    use crate::binding::bound;
+    use crate::binding::{bound, is_part_of};
     use crate::error::Error;
     use crate::postgres::cursor::{Cursor, Life};
     use crate::postgres::direct::{Holds, Lookup, Wanted};
@@ -22,14 +22,14 @@ mod tests {
 
     /// Whether what is kept is dropped by a statement.
     fn is_dropped_by(statement: &str) -> bool {
-        let kept = bound().expect("attached");
+        let kept = bound(None).expect("attached");
         let before = generation();
         assert!(!is_stale(), "before {statement}");
         run(statement);
         let is_dropped = is_stale();
         assert_eq!(is_dropped, generation() != before, "{statement}");
         drop(kept);
-        bound().expect("attached still");
+        bound(None).expect("attached still");
         is_dropped
     }
 
@@ -111,8 +111,8 @@ mod tests {
         };
         let (workflows, leaf) = (oid("workflows"), oid("leaf"));
         let is_part = || {
-            let bound = bound().expect("attached");
-            bound.book.is_part_of(leaf, workflows).expect("an answer")
+            bound(None).expect("attached");
+            is_part_of(leaf, workflows).expect("an answer")
         };
         assert!(is_part() && is_part());
         // Neither the root nor the leaf is altered by name.
@@ -122,13 +122,7 @@ mod tests {
         assert!(is_part());
         run("ALTER TABLE middle DETACH PARTITION leaf");
         assert!(!is_part());
-        assert!(
-            !bound()
-                .unwrap()
-                .book
-                .is_part_of(leaf, oid("users"))
-                .unwrap()
-        );
+        assert!(!is_part_of(leaf, oid("users")).unwrap());
     }
 
     /// The type of each column is that of the table as it is opened, whatever was said of it.
@@ -212,7 +206,7 @@ mod tests {
         run("CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens)");
         add_usage("w", "ann", 10);
         settle("w");
-        let before = bound().expect("attached");
+        let before = bound(None).expect("attached");
         assert!(before.kept::<usage::Statements>().lookup.reader().is_some());
         run("ALTER TABLE token_usage ALTER total_tokens TYPE numeric");
         // The old binding, as a settlement under way would have it.

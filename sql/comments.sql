@@ -1,27 +1,27 @@
 COMMENT ON SCHEMA token_balance IS 'Prepaid token balances: settlements, ledger and administration of the extension token_balance.';
 
-COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text) IS 'Charge the accounts of a workflow for its usage that was not charged yet. Returns success, previous_balance, tokens_used, new_balance, is_overdraft, workflow_id, status (settled, already_settled, no_usage) and charges.';
-COMMENT ON FUNCTION @extschema@.settle_workflow(bigint) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text).';
-COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text).';
-COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[]) IS 'Settle several workflows in one go; one row for each charge.';
-COMMENT ON FUNCTION token_balance.balance(pg_catalog.text) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}.';
-COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was.';
-COMMENT ON FUNCTION token_balance.attach_again() IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say.';
-COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column.';
-COMMENT ON FUNCTION token_balance.reset() IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references.';
-COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row per check, with what to do where it is not ok.';
-COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more.';
-COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again.';
-COMMENT ON FUNCTION token_balance.credit(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS 'Top up an account. The same reference again answers as the first time and changes nothing.';
-COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note.';
-COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text) IS 'Give back what a workflow was charged, all that is left or a part, to the accounts that paid.';
-COMMENT ON FUNCTION token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone) IS 'The ledger of an account in order, from since on and before until.';
-COMMENT ON FUNCTION token_balance.balance_at(pg_catalog.text, timestamp with time zone) IS 'The balance of an account at a moment, by the ledger.';
-COMMENT ON FUNCTION token_balance.summary(pg_catalog.text, integer) IS 'Usage of an account in the last days: summary, by_stage, by_model, recent_records, token_balance and is_overdraft.';
-COMMENT ON FUNCTION token_balance.overdrawn_accounts() IS 'The accounts below zero; see the view overdrawn.';
-COMMENT ON FUNCTION token_balance.reconcile() IS 'Everything that does not add up, with the two figures and what to do; no row if all does.';
-COMMENT ON FUNCTION token_balance.usage_state() IS 'What has become of all usage, by state: charged, exempt, waiting (with the reason), unowned, shrunk. Amounts are tokens.';
-COMMENT ON FUNCTION token_balance.unsettled_usage() IS 'Usage that waits or that nobody owns; see the view unsettled.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet. Returns success, previous_balance, tokens_used, new_balance, is_overdraft, workflow_id, status (settled, already_settled, no_usage) and charges. binding: NULL means the one whose workflow it is.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(bigint, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means the one whose workflow it is.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means the one whose workflow it is.';
+COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name) IS 'Settle several workflows in one go; one row for each charge. binding: NULL means those whose workflows they are.';
+COMMENT ON FUNCTION token_balance.balance(pg_catalog.text, pg_catalog.name) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';
+COMMENT ON FUNCTION token_balance.attach_again(pg_catalog.name) IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column. name: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.reset(pg_catalog.name) IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.verify(pg_catalog.name) IS 'Check the binding: one row per check, with what to do where it is not ok. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval, pg_catalog.name) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more. binding: NULL means each one that is attached.';
+COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean, pg_catalog.name) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.credit(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Top up an account. The same reference again answers as the first time and changes nothing. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Give back what a workflow was charged, all that is left or a part, to the accounts that paid. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone, pg_catalog.name) IS 'The ledger of an account in order, from since on and before until. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.balance_at(pg_catalog.text, timestamp with time zone, pg_catalog.name) IS 'The balance of an account at a moment, by the ledger. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.summary(pg_catalog.text, integer, pg_catalog.name) IS 'Usage of an account in the last days: summary, by_stage, by_model, recent_records, token_balance and is_overdraft. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.overdrawn_accounts(pg_catalog.name) IS 'The accounts below zero; see the view overdrawn. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.reconcile(pg_catalog.name) IS 'Everything that does not add up, with the two figures and what to do; no row if all does. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.usage_state(pg_catalog.name) IS 'What has become of all usage, by state: charged, exempt, waiting (with the reason), unowned, shrunk. Amounts are tokens. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.unsettled_usage(pg_catalog.name) IS 'Usage that waits or that nobody owns; see the view unsettled. binding: NULL means each one that is attached.';
 COMMENT ON VIEW token_balance.unsettled IS 'Usage that waits to be charged, with the reason, and usage that names no workflow or no account; by workflow and account.';
 COMMENT ON COLUMN token_balance.unsettled.binding IS 'Name of the binding.';
 COMMENT ON COLUMN token_balance.unsettled.workflow_id IS 'Workflow id, as text; null where the usage names none.';
@@ -36,6 +36,7 @@ COMMENT ON VIEW token_balance.overdrawn IS 'The accounts below zero, deepest fir
 COMMENT ON COLUMN token_balance.overdrawn.user_id IS 'Account, as text.';
 COMMENT ON COLUMN token_balance.overdrawn.token_balance IS 'Its balance in tokens.';
 COMMENT ON COLUMN token_balance.overdrawn.since IS 'When it crossed zero; null if that is not in the ledger.';
+COMMENT ON COLUMN token_balance.overdrawn.binding IS 'Name of the binding.';
 COMMENT ON FUNCTION token_balance.note_completion(pg_catalog.oid, pg_catalog.tid) IS 'In the WHEN condition of the completion triggers: notes a completed row, so that one statement is settled as one. Always true.';
 COMMENT ON FUNCTION token_balance.note_status(pg_catalog.text, pg_catalog.text, pg_catalog.text[], pg_catalog.oid, pg_catalog.tid) IS 'The WHEN condition of the completion triggers: whether the status became a completed one; if so, notes the row.';
 COMMENT ON FUNCTION token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass) IS 'Move the ledger entries before a moment to a table of yours, which has the ledger''s columns; of each account an opening entry stays. Returns accounts, entries and archive.';
@@ -51,7 +52,7 @@ COMMENT ON FUNCTION token_balance.refuse_foreign_write() IS 'Trigger function on
 
 COMMENT ON TABLE token_balance.binding IS 'The tables and columns of this database that the extension works on: a row per binding, also of those that were detached. Written by token_balance.attach().';
 COMMENT ON COLUMN token_balance.binding.singleton IS 'True in a row that a dump of an older version has brought, until its references are taken over; else null.';
-COMMENT ON COLUMN token_balance.binding.users IS 'Table of accounts; it has the column token_balance.';
+COMMENT ON COLUMN token_balance.binding.users IS 'Table of accounts; it has the balance column.';
 COMMENT ON COLUMN token_balance.binding.users_name IS 'Its name when it was attached.';
 COMMENT ON COLUMN token_balance.binding.user_key IS 'Its key column.';
 COMMENT ON COLUMN token_balance.binding.usage IS 'Table of usage, one row a model call.';
@@ -82,6 +83,7 @@ COMMENT ON COLUMN token_balance.binding.workflow_ids IS 'How stored workflow ids
 COMMENT ON COLUMN token_balance.binding.account_ids IS 'How stored account ids are spelled: as text, uuid or integer; null: as the users table spells them.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
 COMMENT ON COLUMN token_balance.binding.outside_changes IS 'What a statement that is not the extension''s may do to a balance: record (change it, with an adjustment in the ledger), keep (nothing) or refuse (it is an error).';
+COMMENT ON COLUMN token_balance.binding.balance_column IS 'Column of the users table that holds the balance.';
 
 COMMENT ON COLUMN token_balance.binding.binding_id IS 'Number of the binding; settlements have it.';
 COMMENT ON COLUMN token_balance.binding.name IS 'Name of the binding.';

@@ -1,37 +1,46 @@
 -- The functions that people call. Nobody but the extension's owner may, until it is granted;
 -- token_balance.attach grants the everyday ones to the owner of the users table.
 
-CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.text) RETURNS pg_catalog.jsonb
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_text_wrapper';
 
-CREATE FUNCTION @extschema@.settle_workflow(workflow_id bigint) RETURNS pg_catalog.jsonb
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id bigint, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_bigint_wrapper';
 
-CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.uuid) RETURNS pg_catalog.jsonb
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.uuid, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_uuid_wrapper';
 
-CREATE FUNCTION token_balance.settle_workflows(workflow_ids pg_catalog.text[])
+CREATE FUNCTION token_balance.settle_workflows(
+    workflow_ids pg_catalog.text[],
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     workflow_id pg_catalog.text,
     user_id pg_catalog.text,
     charged_tokens bigint,
     previous_balance bigint,
-    new_balance bigint)
+    new_balance bigint,
+    binding pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflows_wrapper';
 
 CREATE FUNCTION token_balance.settle_pending(
     since timestamp with time zone DEFAULT NULL,
     max_workflows integer DEFAULT 10000,
-    idle interval DEFAULT NULL)
+    idle interval DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_pending_or_idle_wrapper';
 
 CREATE PROCEDURE token_balance.settle_backlog(
     batch_size integer DEFAULT 10000,
-    existing boolean DEFAULT false)
+    existing boolean DEFAULT false,
+    binding pg_catalog.name DEFAULT NULL)
 LANGUAGE c AS 'MODULE_PATHNAME', 'settle_backlog_wrapper';
 
-CREATE FUNCTION token_balance.balance(user_id pg_catalog.text) RETURNS pg_catalog.jsonb
+CREATE FUNCTION token_balance.balance(user_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_wrapper';
 
 -- Amounts are numeric so that one past bigint gets a clear error.
@@ -39,14 +48,16 @@ CREATE FUNCTION token_balance.credit(
     user_id pg_catalog.text,
     amount pg_catalog.numeric,
     reference pg_catalog.text DEFAULT NULL,
-    note pg_catalog.text DEFAULT NULL)
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'credit_wrapper';
 
 CREATE FUNCTION token_balance.adjust(
     user_id pg_catalog.text,
     amount pg_catalog.numeric,
-    note pg_catalog.text DEFAULT NULL)
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_wrapper';
 
@@ -54,14 +65,16 @@ CREATE FUNCTION token_balance.refund_workflow(
     workflow_id pg_catalog.text,
     amount pg_catalog.numeric DEFAULT NULL,
     reference pg_catalog.text DEFAULT NULL,
-    note pg_catalog.text DEFAULT NULL)
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_wrapper';
 
 CREATE FUNCTION token_balance.statement(
     user_id pg_catalog.text,
     since timestamp with time zone DEFAULT NULL,
-    until timestamp with time zone DEFAULT NULL)
+    until timestamp with time zone DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     entry_id bigint,
     created_at timestamp with time zone,
@@ -77,35 +90,43 @@ LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'statement_wrapper';
 
 CREATE FUNCTION token_balance.balance_at(
     user_id pg_catalog.text,
-    at timestamp with time zone)
+    at timestamp with time zone,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS bigint
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_at_wrapper';
 
-CREATE FUNCTION token_balance.summary(user_id pg_catalog.text, days integer DEFAULT 30)
+CREATE FUNCTION token_balance.summary(
+    user_id pg_catalog.text,
+    days integer DEFAULT 30,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'summary_wrapper';
 
-CREATE FUNCTION token_balance.overdrawn_accounts()
+CREATE FUNCTION token_balance.overdrawn_accounts(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     user_id pg_catalog.text,
     token_balance bigint,
-    since timestamp with time zone)
+    since timestamp with time zone,
+    binding pg_catalog.text)
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'overdrawn_accounts_wrapper';
 
+-- The argument is there for the update, which makes this view while the function without one is there, too.
 CREATE VIEW token_balance.overdrawn AS
-SELECT a.user_id, a.token_balance, a.since FROM token_balance.overdrawn_accounts() AS a;
+SELECT a.user_id, a.token_balance, a.since, a.binding
+FROM token_balance.overdrawn_accounts(NULL::pg_catalog.name) AS a;
 
-CREATE FUNCTION token_balance.reconcile()
+CREATE FUNCTION token_balance.reconcile(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     problem pg_catalog.text,
     user_id pg_catalog.text,
     workflow_id pg_catalog.text,
     expected pg_catalog.numeric,
     found pg_catalog.numeric,
-    hint pg_catalog.text)
+    hint pg_catalog.text,
+    binding pg_catalog.text)
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reconcile_wrapper';
 
-CREATE FUNCTION token_balance.usage_state()
+CREATE FUNCTION token_balance.usage_state(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     binding pg_catalog.text,
     state pg_catalog.text,
@@ -117,7 +138,7 @@ RETURNS TABLE (
     newest timestamp with time zone)
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'usage_state_wrapper';
 
-CREATE FUNCTION token_balance.unsettled_usage()
+CREATE FUNCTION token_balance.unsettled_usage(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     binding pg_catalog.text,
     workflow_id pg_catalog.text,
@@ -167,55 +188,63 @@ CREATE FUNCTION token_balance.attach(
     search_path pg_catalog.name[] DEFAULT NULL,
     usage_ids pg_catalog.text DEFAULT NULL,
     accounts pg_catalog.text DEFAULT NULL,
-    outside_changes pg_catalog.text DEFAULT 'record')
+    outside_changes pg_catalog.text DEFAULT 'record',
+    name pg_catalog.name DEFAULT 'default',
+    balance_column pg_catalog.name DEFAULT 'token_balance')
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
-CREATE FUNCTION token_balance.attach_again() RETURNS void
+CREATE FUNCTION token_balance.attach_again(binding pg_catalog.name DEFAULT NULL) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_again_wrapper';
 
-CREATE FUNCTION token_balance.detach(drop_column boolean DEFAULT false) RETURNS void
+CREATE FUNCTION token_balance.detach(drop_column boolean DEFAULT false, name pg_catalog.name DEFAULT NULL)
+RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_wrapper';
 
-CREATE FUNCTION token_balance.reset() RETURNS pg_catalog.jsonb
+CREATE FUNCTION token_balance.reset(binding pg_catalog.name DEFAULT NULL) RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_wrapper';
 
-CREATE FUNCTION token_balance.verify()
-RETURNS TABLE (name pg_catalog.text, ok boolean, detail pg_catalog.text, hint pg_catalog.text)
+CREATE FUNCTION token_balance.verify(binding pg_catalog.name DEFAULT NULL)
+RETURNS TABLE (
+    name pg_catalog.text,
+    ok boolean,
+    detail pg_catalog.text,
+    hint pg_catalog.text,
+    binding pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_wrapper';
 
 REVOKE ALL ON FUNCTION
-    @extschema@.settle_workflow(pg_catalog.text),
-    @extschema@.settle_workflow(bigint),
-    @extschema@.settle_workflow(pg_catalog.uuid),
-    token_balance.settle_workflows(pg_catalog.text[]),
-    token_balance.balance(pg_catalog.text),
+    @extschema@.settle_workflow(pg_catalog.text, pg_catalog.name),
+    @extschema@.settle_workflow(bigint, pg_catalog.name),
+    @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name),
+    token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name),
+    token_balance.balance(pg_catalog.text, pg_catalog.name),
     token_balance.attach(
         pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype,
         pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[],
-        pg_catalog.text, pg_catalog.text, pg_catalog.text),
-    token_balance.attach_again(),
-    token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text),
-    token_balance.detach(boolean),
-    token_balance.reset(),
-    token_balance.verify(),
-    token_balance.settle_pending(timestamp with time zone, integer, interval),
+        pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name),
+    token_balance.attach_again(pg_catalog.name),
+    token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name),
+    token_balance.detach(boolean, pg_catalog.name),
+    token_balance.reset(pg_catalog.name),
+    token_balance.verify(pg_catalog.name),
+    token_balance.settle_pending(timestamp with time zone, integer, interval, pg_catalog.name),
     token_balance.credit(
-        pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text),
+        pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
     token_balance.refund_workflow(
-        pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text),
+        pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
     token_balance.statement(
-        pg_catalog.text, timestamp with time zone, timestamp with time zone),
-    token_balance.balance_at(pg_catalog.text, timestamp with time zone),
-    token_balance.summary(pg_catalog.text, integer),
-    token_balance.overdrawn_accounts(),
+        pg_catalog.text, timestamp with time zone, timestamp with time zone, pg_catalog.name),
+    token_balance.balance_at(pg_catalog.text, timestamp with time zone, pg_catalog.name),
+    token_balance.summary(pg_catalog.text, integer, pg_catalog.name),
+    token_balance.overdrawn_accounts(pg_catalog.name),
     token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass),
-    token_balance.usage_state(),
-    token_balance.unsettled_usage(),
-    token_balance.reconcile()
+    token_balance.usage_state(pg_catalog.name),
+    token_balance.unsettled_usage(pg_catalog.name),
+    token_balance.reconcile(pg_catalog.name)
 FROM PUBLIC;
 
-REVOKE ALL ON PROCEDURE token_balance.settle_backlog(integer, boolean) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE token_balance.settle_backlog(integer, boolean, pg_catalog.name) FROM PUBLIC;

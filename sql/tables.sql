@@ -43,6 +43,7 @@ CREATE TABLE token_balance.binding (
     workflow_ids pg_catalog.text,
     account_ids pg_catalog.text,
     outside_changes pg_catalog.text NOT NULL DEFAULT 'record',
+    balance_column pg_catalog.name NOT NULL DEFAULT 'token_balance',
     PRIMARY KEY (binding_id)
 );
 

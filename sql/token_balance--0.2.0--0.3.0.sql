@@ -40,72 +40,81 @@ END $$;
 -- Functions. Those of 0.2.0 move to the new library, so that sessions which have the old one loaded go on with it.
 -- They come first: triggers on the extension's tables call them, and the old library need not be there any more.
 
-CREATE OR REPLACE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.text) RETURNS pg_catalog.jsonb
+CREATE OR REPLACE FUNCTION token_balance.archive_ledger(
+    before timestamp with time zone,
+    archive pg_catalog.regclass)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_ledger_wrapper';
+
+-- The others have an argument more, which names the binding, or more columns: they take the place of those of 0.2.0. C
+-- functions that read other arguments than those of 0.2.0 have names of their own, so a session with the old library
+-- cannot call that library's.
+
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_text_wrapper';
 
-CREATE OR REPLACE FUNCTION @extschema@.settle_workflow(workflow_id bigint) RETURNS pg_catalog.jsonb
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id bigint, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_bigint_wrapper';
 
-CREATE OR REPLACE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.uuid) RETURNS pg_catalog.jsonb
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.uuid, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_uuid_wrapper';
 
-CREATE OR REPLACE FUNCTION token_balance.settle_workflows(workflow_ids pg_catalog.text[])
+CREATE FUNCTION token_balance.settle_workflows(
+    workflow_ids pg_catalog.text[],
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     workflow_id pg_catalog.text,
     user_id pg_catalog.text,
     charged_tokens bigint,
     previous_balance bigint,
-    new_balance bigint)
+    new_balance bigint,
+    binding pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflows_wrapper';
-
--- settle_pending has one argument more. As with attach below, the grants of the old function go to the new one.
-
-CREATE FUNCTION token_balance.upgrade_grants(before regprocedure, after regprocedure) RETURNS void
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'upgrade_grants_wrapper';
 
 CREATE FUNCTION token_balance.settle_pending(
     since timestamp with time zone DEFAULT NULL,
     max_workflows integer DEFAULT 10000,
-    idle interval DEFAULT NULL)
+    idle interval DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_pending_or_idle_wrapper';
 
-REVOKE ALL ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval) FROM PUBLIC;
-
-SELECT token_balance.upgrade_grants(
-    'token_balance.settle_pending(timestamp with time zone, integer)',
-    'token_balance.settle_pending(timestamp with time zone, integer, interval)');
-
-DROP FUNCTION token_balance.settle_pending(timestamp with time zone, integer);
-
-CREATE OR REPLACE PROCEDURE token_balance.settle_backlog(
+CREATE PROCEDURE token_balance.settle_backlog(
     batch_size integer DEFAULT 10000,
-    existing boolean DEFAULT false)
+    existing boolean DEFAULT false,
+    binding pg_catalog.name DEFAULT NULL)
 LANGUAGE c AS 'MODULE_PATHNAME', 'settle_backlog_wrapper';
 
-CREATE OR REPLACE FUNCTION token_balance.balance(user_id pg_catalog.text) RETURNS pg_catalog.jsonb
+CREATE FUNCTION token_balance.balance(user_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_wrapper';
 
-CREATE OR REPLACE FUNCTION token_balance.credit(
+CREATE FUNCTION token_balance.credit(
     user_id pg_catalog.text,
     amount pg_catalog.numeric,
     reference pg_catalog.text DEFAULT NULL,
-    note pg_catalog.text DEFAULT NULL)
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'credit_wrapper';
 
-CREATE OR REPLACE FUNCTION token_balance.refund_workflow(
+CREATE FUNCTION token_balance.refund_workflow(
     workflow_id pg_catalog.text,
     amount pg_catalog.numeric DEFAULT NULL,
     reference pg_catalog.text DEFAULT NULL,
-    note pg_catalog.text DEFAULT NULL)
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_wrapper';
 
-CREATE OR REPLACE FUNCTION token_balance.statement(
+CREATE FUNCTION token_balance.statement(
     user_id pg_catalog.text,
     since timestamp with time zone DEFAULT NULL,
-    until timestamp with time zone DEFAULT NULL)
+    until timestamp with time zone DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     entry_id bigint,
     created_at timestamp with time zone,
@@ -119,82 +128,51 @@ RETURNS TABLE (
     actor pg_catalog.text)
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'statement_wrapper';
 
-CREATE OR REPLACE FUNCTION token_balance.balance_at(
+CREATE FUNCTION token_balance.balance_at(
     user_id pg_catalog.text,
-    at timestamp with time zone)
+    at timestamp with time zone,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS bigint
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_at_wrapper';
 
-CREATE OR REPLACE FUNCTION token_balance.summary(user_id pg_catalog.text, days integer DEFAULT 30)
+CREATE FUNCTION token_balance.summary(
+    user_id pg_catalog.text,
+    days integer DEFAULT 30,
+    binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'summary_wrapper';
 
-CREATE OR REPLACE FUNCTION token_balance.overdrawn_accounts()
+CREATE FUNCTION token_balance.overdrawn_accounts(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     user_id pg_catalog.text,
     token_balance bigint,
-    since timestamp with time zone)
+    since timestamp with time zone,
+    binding pg_catalog.text)
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'overdrawn_accounts_wrapper';
 
-CREATE OR REPLACE FUNCTION token_balance.reconcile()
+CREATE FUNCTION token_balance.reconcile(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     problem pg_catalog.text,
     user_id pg_catalog.text,
     workflow_id pg_catalog.text,
     expected pg_catalog.numeric,
     found pg_catalog.numeric,
-    hint pg_catalog.text)
+    hint pg_catalog.text,
+    binding pg_catalog.text)
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reconcile_wrapper';
 
-CREATE FUNCTION token_balance.usage_state()
+CREATE FUNCTION token_balance.detach(drop_column boolean DEFAULT false, name pg_catalog.name DEFAULT NULL)
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_wrapper';
+
+CREATE FUNCTION token_balance.verify(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
-    binding pg_catalog.text,
-    state pg_catalog.text,
-    reason pg_catalog.text,
-    workflows bigint,
-    usage_rows bigint,
-    tokens pg_catalog.numeric,
-    oldest timestamp with time zone,
-    newest timestamp with time zone)
-LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'usage_state_wrapper';
-
-CREATE FUNCTION token_balance.unsettled_usage()
-RETURNS TABLE (
-    binding pg_catalog.text,
-    workflow_id pg_catalog.text,
-    user_id pg_catalog.text,
-    state pg_catalog.text,
-    reason pg_catalog.text,
-    usage_rows bigint,
-    tokens pg_catalog.numeric,
-    oldest timestamp with time zone,
-    newest timestamp with time zone)
-LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'unsettled_usage_wrapper';
-
-CREATE VIEW token_balance.unsettled AS
-SELECT u.binding, u.workflow_id, u.user_id, u.state, u.reason, u.usage_rows, u.tokens, u.oldest, u.newest
-FROM token_balance.unsettled_usage() AS u;
-
-REVOKE ALL ON FUNCTION token_balance.usage_state(), token_balance.unsettled_usage() FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION token_balance.archive_ledger(
-    before timestamp with time zone,
-    archive pg_catalog.regclass)
-RETURNS pg_catalog.jsonb
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_ledger_wrapper';
-
-CREATE FUNCTION token_balance.adjust(
-    user_id pg_catalog.text,
-    amount pg_catalog.numeric,
-    note pg_catalog.text DEFAULT NULL)
-RETURNS pg_catalog.jsonb
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_wrapper';
-
-REVOKE ALL ON FUNCTION token_balance.adjust(text, numeric, text) FROM PUBLIC;
-
--- attach has more arguments. The grants of the old function go to the new one. The C function reads
--- the arguments by their names; it has a name of its own, so a session with the old library cannot call that
--- library's.
+    name pg_catalog.text,
+    ok boolean,
+    detail pg_catalog.text,
+    hint pg_catalog.text,
+    binding pg_catalog.text)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_wrapper';
 
 CREATE FUNCTION token_balance.attach(
     users pg_catalog.regclass,
@@ -223,35 +201,152 @@ CREATE FUNCTION token_balance.attach(
     search_path pg_catalog.name[] DEFAULT NULL,
     usage_ids pg_catalog.text DEFAULT NULL,
     accounts pg_catalog.text DEFAULT NULL,
-    outside_changes pg_catalog.text DEFAULT 'record')
+    outside_changes pg_catalog.text DEFAULT 'record',
+    name pg_catalog.name DEFAULT 'default',
+    balance_column pg_catalog.name DEFAULT 'token_balance')
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
-REVOKE ALL ON FUNCTION token_balance.attach(
-    regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-    text, boolean, name, name, name, name, name, text, text, name[], text, text, text)
+REVOKE ALL ON ROUTINE
+    @extschema@.settle_workflow(text, name),
+    @extschema@.settle_workflow(bigint, name),
+    @extschema@.settle_workflow(uuid, name),
+    token_balance.settle_workflows(text[], name),
+    token_balance.settle_pending(timestamp with time zone, integer, interval, name),
+    token_balance.settle_backlog(integer, boolean, name),
+    token_balance.balance(text, name),
+    token_balance.credit(text, numeric, text, text, name),
+    token_balance.refund_workflow(text, numeric, text, text, name),
+    token_balance.statement(text, timestamp with time zone, timestamp with time zone, name),
+    token_balance.balance_at(text, timestamp with time zone, name),
+    token_balance.summary(text, integer, name),
+    token_balance.overdrawn_accounts(name),
+    token_balance.reconcile(name),
+    token_balance.detach(boolean, name),
+    token_balance.verify(name),
+    token_balance.attach(
+        regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
+        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name)
 FROM PUBLIC;
 
-SELECT token_balance.upgrade_grants(
-    'token_balance.attach(
+-- Before the function that it has called is dropped, so that it stays with its grants and with what reads it.
+CREATE OR REPLACE VIEW token_balance.overdrawn AS
+SELECT a.user_id, a.token_balance, a.since, a.binding
+FROM token_balance.overdrawn_accounts(NULL::pg_catalog.name) AS a;
+
+-- The grants of the old functions go to the new ones. What else depends on an old one, a view or a function of the
+-- application, the server's own error at DROP names.
+
+CREATE FUNCTION token_balance.upgrade_grants(before regprocedure, after regprocedure) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'upgrade_grants_wrapper';
+
+SELECT token_balance.upgrade_grants(before::regprocedure, after::regprocedure) FROM (VALUES
+    ('@extschema@.settle_workflow(text)',
+    '@extschema@.settle_workflow(text, name)'),
+    ('@extschema@.settle_workflow(bigint)',
+    '@extschema@.settle_workflow(bigint, name)'),
+    ('@extschema@.settle_workflow(uuid)',
+    '@extschema@.settle_workflow(uuid, name)'),
+    ('token_balance.settle_workflows(text[])',
+    'token_balance.settle_workflows(text[], name)'),
+    ('token_balance.settle_pending(timestamp with time zone, integer)',
+    'token_balance.settle_pending(timestamp with time zone, integer, interval, name)'),
+    ('token_balance.settle_backlog(integer, boolean)',
+    'token_balance.settle_backlog(integer, boolean, name)'),
+    ('token_balance.balance(text)',
+    'token_balance.balance(text, name)'),
+    ('token_balance.credit(text, numeric, text, text)',
+    'token_balance.credit(text, numeric, text, text, name)'),
+    ('token_balance.refund_workflow(text, numeric, text, text)',
+    'token_balance.refund_workflow(text, numeric, text, text, name)'),
+    ('token_balance.statement(text, timestamp with time zone, timestamp with time zone)',
+    'token_balance.statement(text, timestamp with time zone, timestamp with time zone, name)'),
+    ('token_balance.balance_at(text, timestamp with time zone)',
+    'token_balance.balance_at(text, timestamp with time zone, name)'),
+    ('token_balance.summary(text, integer)',
+    'token_balance.summary(text, integer, name)'),
+    ('token_balance.overdrawn_accounts()',
+    'token_balance.overdrawn_accounts(name)'),
+    ('token_balance.reconcile()',
+    'token_balance.reconcile(name)'),
+    ('token_balance.detach(boolean)',
+    'token_balance.detach(boolean, name)'),
+    ('token_balance.verify()',
+    'token_balance.verify(name)'),
+    ('token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
         text, boolean, name, name, name, name, name, text, text)',
     'token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-        text, boolean, name, name, name, name, name, text, text, name[], text, text, text)');
+        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name)')) AS t (before, after);
 
 DROP FUNCTION token_balance.upgrade_grants(regprocedure, regprocedure);
 
-DROP FUNCTION token_balance.attach(
-    regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-    text, boolean, name, name, name, name, name, text, text);
+DROP ROUTINE
+    @extschema@.settle_workflow(text),
+    @extschema@.settle_workflow(bigint),
+    @extschema@.settle_workflow(uuid),
+    token_balance.settle_workflows(text[]),
+    token_balance.settle_pending(timestamp with time zone, integer),
+    token_balance.settle_backlog(integer, boolean),
+    token_balance.balance(text),
+    token_balance.credit(text, numeric, text, text),
+    token_balance.refund_workflow(text, numeric, text, text),
+    token_balance.statement(text, timestamp with time zone, timestamp with time zone),
+    token_balance.balance_at(text, timestamp with time zone),
+    token_balance.summary(text, integer),
+    token_balance.overdrawn_accounts(),
+    token_balance.reconcile(),
+    token_balance.detach(boolean),
+    token_balance.verify(),
+    token_balance.attach(
+        regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
+        text, boolean, name, name, name, name, name, text, text);
 
-CREATE OR REPLACE FUNCTION token_balance.detach(drop_column boolean DEFAULT false) RETURNS void
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'detach_wrapper';
+-- What 0.2.0 did not have.
 
-CREATE OR REPLACE FUNCTION token_balance.verify()
-RETURNS TABLE (name pg_catalog.text, ok boolean, detail pg_catalog.text, hint pg_catalog.text)
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_wrapper';
+CREATE FUNCTION token_balance.adjust(
+    user_id pg_catalog.text,
+    amount pg_catalog.numeric,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_wrapper';
+
+CREATE FUNCTION token_balance.usage_state(binding pg_catalog.name DEFAULT NULL)
+RETURNS TABLE (
+    binding pg_catalog.text,
+    state pg_catalog.text,
+    reason pg_catalog.text,
+    workflows bigint,
+    usage_rows bigint,
+    tokens pg_catalog.numeric,
+    oldest timestamp with time zone,
+    newest timestamp with time zone)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'usage_state_wrapper';
+
+CREATE FUNCTION token_balance.unsettled_usage(binding pg_catalog.name DEFAULT NULL)
+RETURNS TABLE (
+    binding pg_catalog.text,
+    workflow_id pg_catalog.text,
+    user_id pg_catalog.text,
+    state pg_catalog.text,
+    reason pg_catalog.text,
+    usage_rows bigint,
+    tokens pg_catalog.numeric,
+    oldest timestamp with time zone,
+    newest timestamp with time zone)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'unsettled_usage_wrapper';
+
+CREATE VIEW token_balance.unsettled AS
+SELECT u.binding, u.workflow_id, u.user_id, u.state, u.reason, u.usage_rows, u.tokens, u.oldest, u.newest
+FROM token_balance.unsettled_usage() AS u;
+
+REVOKE ALL ON FUNCTION
+    token_balance.adjust(text, numeric, text, name),
+    token_balance.usage_state(name),
+    token_balance.unsettled_usage(name)
+FROM PUBLIC;
 
 -- Trigger functions, and what is in the triggers' conditions.
 
@@ -264,10 +359,10 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_late_usage_wra
 CREATE OR REPLACE FUNCTION token_balance.record_balance_change() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_balance_change_wrapper';
 
-CREATE FUNCTION token_balance.reset() RETURNS pg_catalog.jsonb
+CREATE FUNCTION token_balance.reset(binding pg_catalog.name DEFAULT NULL) RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_wrapper';
 
-REVOKE ALL ON FUNCTION token_balance.reset() FROM PUBLIC;
+REVOKE ALL ON FUNCTION token_balance.reset(name) FROM PUBLIC;
 
 CREATE FUNCTION token_balance.warn_of_truncate() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'warn_of_truncate_wrapper';
@@ -294,10 +389,10 @@ CREATE OR REPLACE FUNCTION token_balance.note_status(old pg_catalog.text, new pg
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_status_wrapper';
 
-CREATE FUNCTION token_balance.attach_again() RETURNS void
+CREATE FUNCTION token_balance.attach_again(binding pg_catalog.name DEFAULT NULL) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_again_wrapper';
 
-REVOKE ALL ON FUNCTION token_balance.attach_again() FROM PUBLIC;
+REVOKE ALL ON FUNCTION token_balance.attach_again(name) FROM PUBLIC;
 
 CREATE FUNCTION token_balance.follow_workflow_id() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'follow_workflow_id_wrapper';
@@ -389,33 +484,50 @@ ALTER TABLE token_balance.workflow_alias ENABLE ALWAYS TRIGGER owner_only;
 -- What a statement that is not the extension's may do to a balance: as before, all that it wants.
 ALTER TABLE token_balance.binding ADD COLUMN outside_changes text NOT NULL DEFAULT 'record';
 
+-- The column that holds the balance.
+ALTER TABLE token_balance.binding ADD COLUMN balance_column name NOT NULL DEFAULT 'token_balance';
+
 -- Comments.
 
-COMMENT ON FUNCTION token_balance.attach_again() IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet. Returns success, previous_balance, tokens_used, new_balance, is_overdraft, workflow_id, status (settled, already_settled, no_usage) and charges. binding: NULL means the one whose workflow it is.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(bigint, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means the one whose workflow it is.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means the one whose workflow it is.';
+COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name) IS 'Settle several workflows in one go; one row for each charge. binding: NULL means those whose workflows they are.';
+COMMENT ON FUNCTION token_balance.balance(pg_catalog.text, pg_catalog.name) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';
+COMMENT ON FUNCTION token_balance.attach_again(pg_catalog.name) IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column. name: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.reset(pg_catalog.name) IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.verify(pg_catalog.name) IS 'Check the binding: one row per check, with what to do where it is not ok. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval, pg_catalog.name) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more. binding: NULL means each one that is attached.';
+COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean, pg_catalog.name) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.credit(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Top up an account. The same reference again answers as the first time and changes nothing. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Give back what a workflow was charged, all that is left or a part, to the accounts that paid. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone, pg_catalog.name) IS 'The ledger of an account in order, from since on and before until. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.balance_at(pg_catalog.text, timestamp with time zone, pg_catalog.name) IS 'The balance of an account at a moment, by the ledger. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.summary(pg_catalog.text, integer, pg_catalog.name) IS 'Usage of an account in the last days: summary, by_stage, by_model, recent_records, token_balance and is_overdraft. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.overdrawn_accounts(pg_catalog.name) IS 'The accounts below zero; see the view overdrawn. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.reconcile(pg_catalog.name) IS 'Everything that does not add up, with the two figures and what to do; no row if all does. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.usage_state(pg_catalog.name) IS 'What has become of all usage, by state: charged, exempt, waiting (with the reason), unowned, shrunk. Amounts are tokens. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.unsettled_usage(pg_catalog.name) IS 'Usage that waits or that nobody owns; see the view unsettled. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on the workflow table: what is known of a workflow follows it to another id.';
+COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it.';
+COMMENT ON FUNCTION token_balance.warn_of_truncate() IS 'Trigger function on users and usage: tells of a TRUNCATE that what was settled before it is known all the same.';
+COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger() and reset().';
+COMMENT ON COLUMN token_balance.overdrawn.binding IS 'Name of the binding.';
+COMMENT ON COLUMN token_balance.binding.users IS 'Table of accounts; it has the balance column.';
+COMMENT ON COLUMN token_balance.binding.balance_column IS 'Column of the users table that holds the balance.';
 COMMENT ON COLUMN token_balance.binding.workflow_ids IS 'How stored workflow ids are spelled: as text, uuid or integer; null: as the usage spells them.';
 COMMENT ON COLUMN token_balance.binding.account_ids IS 'How stored account ids are spelled: as text, uuid or integer; null: as the users table spells them.';
-COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on the workflow table: what is known of a workflow follows it to another id.';
 COMMENT ON TABLE token_balance.workflow_alias IS 'Ids that a workflow has had, with one row each. Ledger entries keep the id that they were made with.';
 COMMENT ON COLUMN token_balance.workflow_alias.binding_id IS 'Binding whose workflow it is.';
 COMMENT ON COLUMN token_balance.workflow_alias.workflow_id IS 'Workflow id, as text.';
 COMMENT ON COLUMN token_balance.workflow_alias.family IS 'The same for all ids of a workflow, and for all workflows that have shared one.';
 COMMENT ON COLUMN token_balance.workflow_alias.became IS 'The id that it was changed to; null if it is the last one.';
 COMMENT ON INDEX token_balance.workflow_alias_family IS 'The ids of a family.';
-COMMENT ON FUNCTION token_balance.verify() IS 'Check the binding: one row per check, with what to do where it is not ok.';
-COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again.';
-COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more.';
-COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column.';
-COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
 COMMENT ON COLUMN token_balance.binding.outside_changes IS 'What a statement that is not the extension''s may do to a balance: record (change it, with an adjustment in the ledger), keep (nothing) or refuse (it is an error).';
-COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note.';
-COMMENT ON FUNCTION token_balance.reset() IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references.';
-COMMENT ON FUNCTION token_balance.warn_of_truncate() IS 'Trigger function on users and usage: tells of a TRUNCATE that what was settled before it is known all the same.';
-COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger() and reset().';
-COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it.';
-
-COMMENT ON FUNCTION token_balance.usage_state() IS 'What has become of all usage, by state: charged, exempt, waiting (with the reason), unowned, shrunk. Amounts are tokens.';
-COMMENT ON FUNCTION token_balance.unsettled_usage() IS 'Usage that waits or that nobody owns; see the view unsettled.';
 COMMENT ON VIEW token_balance.unsettled IS 'Usage that waits to be charged, with the reason, and usage that names no workflow or no account; by workflow and account.';
 COMMENT ON COLUMN token_balance.unsettled.binding IS 'Name of the binding.';
 COMMENT ON COLUMN token_balance.unsettled.workflow_id IS 'Workflow id, as text; null where the usage names none.';

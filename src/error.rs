@@ -45,6 +45,27 @@ pub(crate) enum Error {
         type_name: String,
     },
     TooManyBindings,
+    /// None of those that are attached.
+    UnknownBinding {
+        name: String,
+        names: Vec<String>,
+    },
+    /// Where one is meant, and none was named.
+    SeveralBindings {
+        names: Vec<String>,
+        argument: &'static str,
+    },
+    /// Where an amount is to be given back, and none was named.
+    SeveralPaid {
+        workflow: String,
+        names: Vec<String>,
+    },
+    /// Of one that is to be attached beside another.
+    CannotStandBeside {
+        message: String,
+        detail: String,
+        hint: String,
+    },
     /// A table that was bound was dropped, and another one has its name.
     MadeAnew {
         what: &'static str,
@@ -71,6 +92,7 @@ pub(crate) enum Error {
     },
     /// To other tables, or with other options.
     AlreadyAttached {
+        name: String,
         detail: String,
         is_same_usage: bool,
     },
@@ -86,6 +108,7 @@ pub(crate) enum Error {
     /// The balance column was dropped, or renamed.
     BalanceColumnMissing {
         relation: String,
+        column: String,
         attach: String,
     },
     RelationMissing {
@@ -353,6 +376,12 @@ const RETRY: &str = "The transaction might succeed if retried.";
 const MAKE_ARCHIVE: &str =
     "Make one that can hold the entries: CREATE TABLE ... (LIKE token_balance.ledger).";
 
+/// How one of several bindings is named.
+fn name_one(argument: &str, names: &[String]) -> String {
+    let first = names.first().map_or("default", String::as_str);
+    format!("Name one: {argument} => '{}'.", first.replace('\'', "''"))
+}
+
 /// The DETAIL of a bad charge.
 fn unsettled(tokens: i128) -> String {
     format!("Tokens that stay unsettled: {tokens}.")
@@ -468,6 +497,34 @@ impl From<Error> for Report {
                 "the extension token_balance is not updated yet",
             )
             .set_hint("Call ALTER EXTENSION token_balance UPDATE."),
+            Error::UnknownBinding { name, names } => new_report(
+                ERRCODE_UNDEFINED_OBJECT,
+                format!("no binding is attached by the name \"{name}\""),
+            )
+            .set_detail(format!("Attached: {}.", names.join(", ")))
+            .set_hint("SELECT name FROM token_balance.binding WHERE detached_at IS NULL has the names."),
+            Error::SeveralBindings { names, argument } => new_report(
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "several bindings are attached, and none is named",
+            )
+            .set_detail(format!("Attached: {}.", names.join(", ")))
+            .set_hint(name_one(argument, &names)),
+            Error::SeveralPaid { workflow, names } => new_report(
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("several bindings have charged workflow \"{workflow}\", and none is named"),
+            )
+            .set_detail(format!(
+                "Charged: {}. Leave the amount out to give back in each what is left.",
+                names.join(", ")
+            ))
+            .set_hint(name_one("binding", &names)),
+            Error::CannotStandBeside {
+                message,
+                detail,
+                hint,
+            } => new_report(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .set_detail(detail)
+                .set_hint(hint),
             Error::TooManyBindings => new_report(
                 ERRCODE_PROGRAM_LIMIT_EXCEEDED,
                 "there are too many bindings",
@@ -523,18 +580,28 @@ impl From<Error> for Report {
             )
             .set_hint("Call token_balance.attach(users => ..., usage => ...)."),
             Error::AlreadyAttached {
+                name,
                 detail,
                 is_same_usage,
-            } => new_report(
-                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "token_balance is already attached",
-            )
-            .set_detail(detail)
-            .set_hint(if is_same_usage {
-                "Call token_balance.detach() first, then attach: it goes on where it was."
-            } else {
-                "Call token_balance.detach() first."
-            }),
+            } => {
+                let detach = match name.as_str() {
+                    "default" => "Call token_balance.detach() first".to_owned(),
+                    name => format!("Call token_balance.detach(name => '{name}') first"),
+                };
+                new_report(
+                    ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    match name.as_str() {
+                        "default" => "token_balance is already attached".into(),
+                        name => format!("token_balance is already attached by the name \"{name}\""),
+                    },
+                )
+                .set_detail(detail)
+                .set_hint(if is_same_usage {
+                    format!("{detach}, then attach: it goes on where it was.")
+                } else {
+                    format!("{detach}; or attach it beside that one, with a name of its own: name => '...'.")
+                })
+            }
 
             // What is bound, or is to be.
             Error::RelationDropped {
@@ -552,11 +619,17 @@ impl From<Error> for Report {
                 "It was dropped."
             })
             .set_hint(hint),
-            Error::BalanceColumnMissing { relation, attach } => new_report(
+            Error::BalanceColumnMissing {
+                relation,
+                column,
+                attach,
+            } => new_report(
                 ERRCODE_UNDEFINED_COLUMN,
                 format!("the balance column of {relation} is gone"),
             )
-            .set_detail("Column \"token_balance\" was dropped or renamed. The ledger has the balances.")
+            .set_detail(format!(
+                "Column \"{column}\" was dropped or renamed. The ledger has the balances."
+            ))
             .set_hint(format!(
                 "Call {attach}: it makes the column and takes the balances from the ledger."
             )),

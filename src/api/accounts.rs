@@ -4,17 +4,23 @@ use pgrx::iter::TableIterator;
 use pgrx::pg_sys::TimestampTz;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::{AnyNumeric, JsonB};
+use pgrx::{AnyNumeric, JsonB, pg_sys};
 use serde::Serialize;
 
-use super::common::{refuse_read_only, required, signed_tokens, to_json, tokens};
-use crate::binding::{Book, book, book_and_users_locked, bound, bound_and_users_locked};
+use super::common::{
+    binding_at, by_id, refuse_read_only, required, signed_tokens, to_json, tokens,
+};
+use crate::binding::{
+    Book, Which, bindings, bindings_and_users_locked, book, book_and_users_locked,
+    is_one_of_several,
+};
 use crate::error::{Error, Result};
 use crate::ledger::account;
-use crate::ledger::change::Given;
+
 use crate::ledger::credit::{self, Remarks};
 use crate::reports::{overdrawn, statement, summary};
-use crate::settle::{refund, usage};
+use crate::settle::refund::{self, Refundable};
+use crate::settle::usage;
 
 /// A summary reaches back a century at most.
 const MOST_DAYS: i32 = 36_500;
@@ -69,18 +75,9 @@ struct AccountRefund {
     previous_balance: i64,
     new_balance: i64,
     is_overdraft: bool,
-}
-
-impl From<Given> for AccountRefund {
-    fn from(given: Given) -> Self {
-        AccountRefund {
-            user_id: given.account,
-            amount: given.amount,
-            previous_balance: given.previous_balance,
-            new_balance: given.new_balance,
-            is_overdraft: given.new_balance < 0,
-        }
-    }
+    /// Left out where one binding alone is attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    binding: Option<String>,
 }
 
 /// The canonical account that a caller named. A malformed id is its type's own error.
@@ -92,10 +89,10 @@ fn account_id(book: &Book, user_id: &str) -> String {
 ///
 /// Errors: 22004 for a null id, P0002 for an unknown account, 55000 if nothing is attached.
 #[pg_extern(sql = false)]
-fn balance(user_id: Option<&str>) -> Result<JsonB, ErrorReport> {
+fn balance(user_id: Option<&str>, fcinfo: pg_sys::FunctionCallInfo) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.balance";
     let id = required(function, "user_id", user_id)?;
-    let book = book()?;
+    let book = book(binding_at(fcinfo, 1).as_deref())?;
     let account = account_id(&book, id);
     let balance = account::balance_of(&book, &account)?.ok_or(Error::UnknownAccount { account })?;
     Ok(to_json(&Balance {
@@ -117,13 +114,14 @@ fn credit(
     amount: Option<AnyNumeric>,
     reference: Option<&str>,
     note: Option<&str>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.credit";
     let user_id = required(function, "user_id", user_id)?;
     let amount = tokens("amount", &required(function, "amount", amount)?)?;
     let remarks = remarks(reference, note)?;
     refuse_read_only(c"token_balance.credit()");
-    let book = book_and_users_locked()?;
+    let book = book_and_users_locked(binding_at(fcinfo, 4).as_deref())?;
     let account = account_id(&book, user_id);
     let outcome = credit::credit(&book, &account, amount, &remarks)?;
     let given = outcome.given.into_iter().next();
@@ -151,12 +149,13 @@ fn adjust(
     user_id: Option<&str>,
     amount: Option<AnyNumeric>,
     note: Option<&str>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.adjust";
     let user_id = required(function, "user_id", user_id)?;
     let amount = signed_tokens("amount", &required(function, "amount", amount)?)?;
     refuse_read_only(c"token_balance.adjust()");
-    let book = book_and_users_locked()?;
+    let book = book_and_users_locked(binding_at(fcinfo, 3).as_deref())?;
     let account = account_id(&book, user_id);
     let given = credit::adjust(&book, &account, amount, note)?;
     Ok(to_json(&Adjustment {
@@ -178,32 +177,48 @@ fn remarks(reference: Option<&str>, note: Option<&str>) -> Result<Remarks> {
     Ok(remarks)
 }
 
-/// `token_balance.refund_workflow(text, numeric, text, text) → jsonb`: give back what a workflow was
-/// charged, all that is left or a part, to the accounts that paid, in proportion.
+/// `token_balance.refund_workflow(text, numeric, text, text, name) → jsonb`: give back what a workflow was
+/// charged, all that is left or a part, to the accounts that paid, in proportion; in all bindings, unless one is named.
 ///
-/// Errors: as `credit`; 22023 for more than was charged less what was refunded, P0002 for an
-/// unknown workflow.
+/// Errors: as `credit`; 22023 for more than was charged less what was refunded, or for an amount where several bindings
+/// have charged it and none is named, P0002 for an unknown workflow.
 #[pg_extern(sql = false)]
 fn refund_workflow(
     workflow_id: Option<&str>,
     amount: Option<AnyNumeric>,
     reference: Option<&str>,
     note: Option<&str>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.refund_workflow";
     let id = required(function, "workflow_id", workflow_id)?;
     let amount = amount.map(|amount| tokens("amount", &amount)).transpose()?;
     let remarks = remarks(reference, note)?;
     refuse_read_only(c"token_balance.refund_workflow()");
-    let bound = bound_and_users_locked()?;
-    let workflow = bound.binding.workflow_id(id);
-    let outcome = refund::refund(&bound, &workflow, amount, &remarks)?;
-    if outcome.is_none() && !usage::is_known(&bound, &workflow)? {
-        return Err(Error::UnknownWorkflow { workflow }.into());
-    }
+    let name = binding_at(fcinfo, 4);
+    let bounds = bindings_and_users_locked(Which::Named(name.as_deref()))?.or_warn()?;
+    let of: Vec<_> = by_id(bounds, id)
+        .map(|(bound, workflow)| Refundable { bound, workflow })
+        .collect();
+    let Some(workflow) = of.first().map(|one| one.workflow.clone()) else {
+        return Err(Error::UnknownWorkflow {
+            workflow: id.to_owned(),
+        }
+        .into());
+    };
+    let outcome = refund::refund(&of, amount, &remarks)?;
     let (given, replayed) = match outcome {
         Some(outcome) => (outcome.given, outcome.replayed),
-        None => (Vec::new(), false),
+        None => {
+            let mut is_known = false;
+            for one in &of {
+                is_known |= usage::is_known(&one.bound, &one.workflow)?;
+            }
+            if !is_known {
+                return Err(Error::UnknownWorkflow { workflow }.into());
+            }
+            (Vec::new(), false)
+        }
     };
     let total = given.iter().map(|given| i128::from(given.amount)).sum();
     if let Some(amount) = amount.map(i128::from)
@@ -216,13 +231,22 @@ fn refund_workflow(
         }
         .into());
     }
+    let is_one_of_several = is_one_of_several()?;
+    let refunds = given.into_iter().map(|given| AccountRefund {
+        user_id: given.account,
+        amount: given.amount,
+        previous_balance: given.previous_balance,
+        new_balance: given.new_balance,
+        is_overdraft: given.new_balance < 0,
+        binding: given.binding.filter(|_| is_one_of_several),
+    });
     Ok(to_json(&Refund {
         success: true,
         workflow_id: workflow,
         amount: total,
         reference: remarks.reference,
         replayed,
-        refunds: given.into_iter().map(AccountRefund::from).collect(),
+        refunds: refunds.collect(),
     })?)
 }
 
@@ -237,6 +261,7 @@ fn statement(
     user_id: Option<&str>,
     since: Option<TimestampWithTimeZone>,
     until: Option<TimestampWithTimeZone>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<
     TableIterator<
         'static,
@@ -267,7 +292,7 @@ fn statement(
         }
         .into());
     }
-    let book = book()?;
+    let book = book(binding_at(fcinfo, 3).as_deref())?;
     let account = account_id(&book, user_id);
     let lines = statement::statement(&book, &account, since, until)?;
     Ok(TableIterator::new(lines.into_iter().map(|line| {
@@ -298,11 +323,12 @@ fn timestamp(moment: TimestampTz) -> Option<TimestampWithTimeZone> {
 fn balance_at(
     user_id: Option<&str>,
     at: Option<TimestampWithTimeZone>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<i64, ErrorReport> {
     let function = "token_balance.balance_at";
     let user_id = required(function, "user_id", user_id)?;
     let at = required(function, "at", at)?;
-    let book = book()?;
+    let book = book(binding_at(fcinfo, 2).as_deref())?;
     let account = account_id(&book, user_id);
     Ok(statement::balance_at(&book, &account, at.into())?)
 }
@@ -313,7 +339,11 @@ fn balance_at(
 /// Errors: 22004 for nulls, 22023 for days below 1 or past a century, P0002 for an unknown account,
 /// 55000 if nothing is attached.
 #[pg_extern(sql = false)]
-fn summary(user_id: Option<&str>, days: Option<i32>) -> Result<JsonB, ErrorReport> {
+fn summary(
+    user_id: Option<&str>,
+    days: Option<i32>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.summary";
     let user_id = required(function, "user_id", user_id)?;
     let days = required(function, "days", days)?;
@@ -325,9 +355,12 @@ fn summary(user_id: Option<&str>, days: Option<i32>) -> Result<JsonB, ErrorRepor
         }
         .into());
     }
-    let bound = bound()?;
-    let account = account_id(&bound.book, user_id);
-    Ok(to_json(&summary::summary(&bound, &account, days)?)?)
+    let name = binding_at(fcinfo, 2);
+    let book = book(name.as_deref())?;
+    let account = account_id(&book, user_id);
+    // Without a name there is one set of accounts, and each binding charges them.
+    let bounds = bindings(Which::Named(name.as_deref()))?.all()?;
+    Ok(to_json(&summary::summary(&bounds, &account, days)?)?)
 }
 
 /// `token_balance.overdrawn_accounts() → rows`: the accounts below zero, for the view `overdrawn`.
@@ -335,23 +368,27 @@ fn summary(user_id: Option<&str>, days: Option<i32>) -> Result<JsonB, ErrorRepor
 /// Errors: 55000 if nothing is attached.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
-fn overdrawn_accounts() -> Result<
+fn overdrawn_accounts(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<
     TableIterator<
         'static,
         (
             name!(user_id, String),
             name!(token_balance, i64),
             name!(since, Option<TimestampWithTimeZone>),
+            name!(binding, String),
         ),
     >,
     ErrorReport,
 > {
-    let accounts = overdrawn::overdrawn(&*book()?)?;
+    let accounts = overdrawn::overdrawn(binding_at(fcinfo, 0).as_deref())?;
     Ok(TableIterator::new(accounts.into_iter().map(|account| {
         (
             account.account,
             account.balance,
             account.since.and_then(timestamp),
+            account.binding,
         )
     })))
 }

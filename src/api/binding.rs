@@ -6,10 +6,10 @@ use pgrx::prelude::*;
 use pgrx::{AnyNumeric, JsonB, pg_sys};
 use serde::Serialize;
 
-use super::common::{refuse_read_only, required, to_json};
+use super::common::{binding_at, refuse_read_only, required, to_json};
 use crate::attach::{self, Identity, Said};
 use crate::binding::attach_arguments::{Argument, Kind, Value};
-use crate::binding::{DEFAULT_NAME, Spec, bound, relation_of};
+use crate::binding::{Spec, Which, bindings, relation_of};
 use crate::error::{Error, Result};
 use crate::postgres::call::{self, Given};
 use crate::reports::{reconcile, usage_state, verify};
@@ -48,9 +48,9 @@ fn attach_by_name(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
 /// `token_balance.attach_again() → void`: bind what is attached once more, with what is remembered. Errors: as of
 /// `attach`; 55000 if nothing is attached.
 #[pg_extern(sql = false)]
-fn attach_again() -> Result<(), ErrorReport> {
+fn attach_again(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     refuse_read_only(c"token_balance.attach_again()");
-    Ok(attach::attach_again()?)
+    Ok(attach::attach_again(binding_at(fcinfo, 0).as_deref())?)
 }
 
 /// Error 22023 for a word that it does not know.
@@ -119,10 +119,13 @@ fn upgrade_binding() -> Result<(), ErrorReport> {
 /// `token_balance.detach(boolean) → void`. Errors: 22004 for null, 42501 for a caller that does not own the bound
 /// tables, 55000 if nothing is attached, 55006 in a transaction that has deferred completions.
 #[pg_extern(sql = false)]
-fn detach(drop_column: Option<bool>) -> Result<(), ErrorReport> {
+fn detach(drop_column: Option<bool>, fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     let drop_column = required("token_balance.detach", "drop_column", drop_column)?;
     refuse_read_only(c"token_balance.detach()");
-    Ok(attach::detach(drop_column)?)
+    Ok(attach::detach(
+        binding_at(fcinfo, 1).as_deref(),
+        drop_column,
+    )?)
 }
 
 /// The answer of `reset`: how many rows are gone.
@@ -138,9 +141,9 @@ struct Reset {
 ///
 /// Errors: 25006 in a read-only transaction, 55000 if nothing is attached, or if users or usage has a row.
 #[pg_extern(sql = false)]
-fn reset() -> Result<JsonB, ErrorReport> {
+fn reset(fcinfo: pg_sys::FunctionCallInfo) -> Result<JsonB, ErrorReport> {
     refuse_read_only(c"token_balance.reset()");
-    let reset = attach::reset()?;
+    let reset = attach::reset(binding_at(fcinfo, 0).as_deref())?;
     Ok(to_json(&Reset {
         settlements: reset.settlements,
         ledger_entries: reset.of_accounts.entries,
@@ -152,7 +155,9 @@ fn reset() -> Result<JsonB, ErrorReport> {
 /// `token_balance.verify() → rows`: one row per check.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
-fn verify() -> Result<
+fn verify(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<
     TableIterator<
         'static,
         (
@@ -160,13 +165,20 @@ fn verify() -> Result<
             name!(ok, bool),
             name!(detail, String),
             name!(hint, Option<String>),
+            name!(binding, Option<String>),
         ),
     >,
     ErrorReport,
 > {
-    let checks = verify::verify()?;
+    let checks = verify::verify(binding_at(fcinfo, 0).as_deref())?;
     Ok(TableIterator::new(checks.into_iter().map(|check| {
-        (check.name, check.ok, check.detail, check.hint)
+        (
+            check.name,
+            check.ok,
+            check.detail,
+            check.hint,
+            check.binding,
+        )
     })))
 }
 
@@ -174,7 +186,9 @@ fn verify() -> Result<
 /// Amounts are tokens.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
-fn reconcile() -> Result<
+fn reconcile(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<
     TableIterator<
         'static,
         (
@@ -184,11 +198,13 @@ fn reconcile() -> Result<
             name!(expected, Option<AnyNumeric>),
             name!(found, Option<AnyNumeric>),
             name!(hint, String),
+            name!(binding, Option<String>),
         ),
     >,
     ErrorReport,
 > {
-    let problems = reconcile::reconcile()?.map(|problem| match problem {
+    let name = binding_at(fcinfo, 0);
+    let problems = reconcile::reconcile(name.as_deref())?.map(|problem| match problem {
         Ok(problem) => (
             problem.problem,
             problem.account,
@@ -196,6 +212,7 @@ fn reconcile() -> Result<
             problem.expected.map(AnyNumeric::from),
             problem.found.map(AnyNumeric::from),
             problem.hint,
+            problem.binding,
         ),
         Err(error) => error.raise(),
     });
@@ -207,7 +224,9 @@ fn reconcile() -> Result<
 /// Errors: 55000 if nothing is attached.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
-fn usage_state() -> Result<
+fn usage_state(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<
     TableIterator<
         'static,
         (
@@ -223,20 +242,26 @@ fn usage_state() -> Result<
     >,
     ErrorReport,
 > {
-    let bound = bound()?;
-    let sums = usage_state::usage_state(&bound)?;
-    Ok(TableIterator::new(sums.into_iter().map(|(state, sum)| {
-        (
-            DEFAULT_NAME.to_owned(),
-            state.name().to_owned(),
-            state.reason().map(str::to_owned),
-            sum.workflows,
-            sum.rows,
-            AnyNumeric::from(sum.tokens),
-            moment(sum.oldest),
-            moment(sum.newest),
-        )
-    })))
+    let name = binding_at(fcinfo, 0);
+    let mut sums = Vec::new();
+    for bound in bindings(Which::Named(name.as_deref()))?.or_warn()? {
+        let of_binding = usage_state::usage_state(&bound)?.into_iter();
+        sums.extend(of_binding.map(|(state, sum)| (bound.name().to_owned(), state, sum)));
+    }
+    Ok(TableIterator::new(sums.into_iter().map(
+        |(name, state, sum)| {
+            (
+                name,
+                state.name().to_owned(),
+                state.reason().map(str::to_owned),
+                sum.workflows,
+                sum.rows,
+                AnyNumeric::from(sum.tokens),
+                moment(sum.oldest),
+                moment(sum.newest),
+            )
+        },
+    )))
 }
 
 /// `token_balance.unsettled_usage() → rows`: what waits, and what nobody owns, by workflow and account. Amounts are
@@ -245,7 +270,9 @@ fn usage_state() -> Result<
 /// Errors: 55000 if nothing is attached.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
-fn unsettled_usage() -> Result<
+fn unsettled_usage(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<
     TableIterator<
         'static,
         (
@@ -262,9 +289,18 @@ fn unsettled_usage() -> Result<
     >,
     ErrorReport,
 > {
-    let found = usage_state::unsettled(bound()?)?.map(|unsettled| match unsettled {
-        Ok(unsettled) => (
-            DEFAULT_NAME.to_owned(),
+    let name = binding_at(fcinfo, 0);
+    let bounds = bindings(Which::Named(name.as_deref()))?.or_warn()?;
+    let found = bounds.into_iter().flat_map(|bound| {
+        let name = bound.name().to_owned();
+        match usage_state::unsettled(bound) {
+            Ok(found) => Box::new(found.map(move |one| one.map(|one| (name.clone(), one)))),
+            Err(error) => Box::new(std::iter::once(Err(error))) as Box<dyn Iterator<Item = _>>,
+        }
+    });
+    let found = found.map(|unsettled| match unsettled {
+        Ok((name, unsettled)) => (
+            name,
             unsettled.workflow,
             unsettled.account,
             unsettled.state.name().to_owned(),

@@ -4,13 +4,16 @@
 //! nothing is attached; what is wrong with the tables and rows.
 
 use std::ffi::CStr;
+use std::rc::Rc;
 
 use pgrx::datum::Interval;
 use pgrx::pg_sys::TimestampTz;
 use pgrx::{AnyNumeric, JsonB, pg_sys};
 use serde::Serialize;
 
+use crate::binding::Bound;
 use crate::error::{Error, Result};
+use crate::postgres::call;
 use crate::postgres::datum::whole_part;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, moment_sql};
@@ -27,6 +30,25 @@ pub(super) fn to_json(answer: &impl Serialize) -> Result<JsonB> {
         .map_err(|error| Error::Spi {
             code: error.to_string(),
         })
+}
+
+/// The bindings that could know a workflow, each with its canonical id: where there is one alone, a malformed id is its
+/// type's own error.
+pub(super) fn by_id(bounds: Vec<Rc<Bound>>, id: &str) -> impl Iterator<Item = (Rc<Bound>, String)> {
+    let is_only = bounds.len() == 1;
+    bounds.into_iter().filter_map(move |bound| {
+        let workflow = match is_only {
+            true => Some(bound.binding.workflow_id(id)),
+            false => bound.binding.workflow_id_if_possible(id),
+        };
+        workflow.map(|workflow| (bound, workflow))
+    })
+}
+
+/// The argument `binding`, at its place among the arguments of a function; None where none is given.
+pub(super) fn binding_at(fcinfo: pg_sys::FunctionCallInfo, place: usize) -> Option<String> {
+    // SAFETY: the server's own fcinfo, of a function whose last argument is declared as a name, or not at all.
+    unsafe { call::name_at(fcinfo, place) }
 }
 
 /// Error 22004 for an argument that must not be null.

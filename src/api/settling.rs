@@ -1,12 +1,16 @@
 //! settle_workflow, settle_workflows, settle_pending and settle_backlog.
 
+use std::rc::Rc;
+
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::{JsonB, Uuid, pg_sys};
+use pgrx::{JsonB, PgLogLevel, Uuid, pg_sys};
 
-use super::common::{at_least_one, before_now, refuse_read_only, required, to_json};
-use crate::binding::{Bound, bound_and_locked};
+use super::common::{
+    at_least_one, before_now, binding_at, by_id, refuse_read_only, required, to_json,
+};
+use crate::binding::{Bound, Which, bindings_locked, is_one_of_several};
 use crate::error::{Error, Result};
 use crate::ledger::account;
 use crate::postgres::commit::MayCommit;
@@ -14,7 +18,7 @@ use crate::postgres::jsonb::{Jsonb, Value};
 use crate::settle::charge::Charge;
 use crate::settle::occasion::Occasion;
 use crate::settle::sweep::{self, Moments};
-use crate::settle::{Workflow, settle, usage};
+use crate::settle::{Settled, Work, settle, usage};
 
 /// The answer of `settle_workflow`. Amounts are tokens.
 struct Settlement {
@@ -26,6 +30,8 @@ struct Settlement {
     /// accounted for before, `no_usage` if the workflow is known and has none.
     status: &'static str,
     charges: Vec<Charge>,
+    /// The names of the bindings that they are of; empty where one alone is attached.
+    bindings: Vec<String>,
 }
 
 impl Settlement {
@@ -40,7 +46,8 @@ impl Settlement {
             .chain(self.new_balance)
             .any(|balance| balance < 0);
         let charges = charges.iter().map(|charge| {
-            Value::Object(vec![
+            let binding = self.bindings.get(charge.place);
+            let mut charge = vec![
                 ("user_id", Value::Text(&charge.account)),
                 ("tokens_used", Value::Number(charge.tokens.into())),
                 (
@@ -49,7 +56,9 @@ impl Settlement {
                 ),
                 ("new_balance", Value::Number(charge.new_balance.into())),
                 ("is_overdraft", Value::Boolean(charge.new_balance < 0)),
-            ])
+            ];
+            charge.extend(binding.map(|name| ("binding", Value::Text(name))));
+            Value::Object(charge)
         });
         let answer = Value::Object(vec![
             ("success", Value::Boolean(true)),
@@ -65,52 +74,141 @@ impl Settlement {
     }
 }
 
-/// `settle_workflow(text) → jsonb`: charge what the workflow has used and nobody was charged for.
+/// `settle_workflow(text, name) → jsonb`: charge what the workflow has used and nobody was charged for, in all bindings
+/// that know it, unless one is named.
 ///
 /// Errors: 22004 for a null id, P0002 for an id that neither the workflow table nor the usage
 /// knows, 23503 for usage of an account that does not exist, 22003 for a charge out of the balance's
 /// range, 21000 if several accounts could pay, 40001 and 40P01 to be retried, 25006 in a read-only
-/// transaction, 55000 if nothing is attached.
+/// transaction, 55000 if nothing is attached, 42704 if none is attached by the name.
 #[pg_extern(sql = false)]
-fn settle_workflow_text(workflow_id: Option<&str>) -> Result<Jsonb, ErrorReport> {
-    Ok(settle_one(workflow_id)?)
+fn settle_workflow_text(
+    workflow_id: Option<&str>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Jsonb, ErrorReport> {
+    Ok(settle_one(workflow_id, fcinfo)?)
 }
 
-/// `settle_workflow(bigint) → jsonb`, as the one for text.
+/// `settle_workflow(bigint, name) → jsonb`, as the one for text.
 #[pg_extern(sql = false)]
-fn settle_workflow_bigint(workflow_id: Option<i64>) -> Result<Jsonb, ErrorReport> {
-    Ok(settle_one(workflow_id.map(|id| id.to_string()).as_deref())?)
+fn settle_workflow_bigint(
+    workflow_id: Option<i64>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Jsonb, ErrorReport> {
+    let id = workflow_id.map(|id| id.to_string());
+    Ok(settle_one(id.as_deref(), fcinfo)?)
 }
 
-/// `settle_workflow(uuid) → jsonb`, as the one for text.
+/// `settle_workflow(uuid, name) → jsonb`, as the one for text.
 #[pg_extern(sql = false)]
-fn settle_workflow_uuid(workflow_id: Option<Uuid>) -> Result<Jsonb, ErrorReport> {
-    Ok(settle_one(workflow_id.map(|id| id.to_string()).as_deref())?)
+fn settle_workflow_uuid(
+    workflow_id: Option<Uuid>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Jsonb, ErrorReport> {
+    let id = workflow_id.map(|id| id.to_string());
+    Ok(settle_one(id.as_deref(), fcinfo)?)
 }
 
-fn settle_one(id: Option<&str>) -> Result<Jsonb> {
+fn settle_one(id: Option<&str>, fcinfo: pg_sys::FunctionCallInfo) -> Result<Jsonb> {
     let function = "settle_workflow";
     let id = required(function, "workflow_id", id)?;
     refuse_read_only(c"settle_workflow()");
-    let bound = bound_and_locked()?;
-    let workflow = bound.binding.workflow_id(id);
-    let settled = settle(&bound, vec![workflow], &Occasion::Caller)?;
-    let mut workflows = settled.workflows;
-    let Some(workflow) = workflows.pop() else {
-        unreachable!("one workflow was settled");
-    };
-    if !workflow.has_usage && !usage::workflow_exists(&bound, &workflow.id)? {
-        return Err(Error::UnknownWorkflow {
-            workflow: workflow.id,
-        });
-    }
-    Ok(answer(&bound, workflow, settled.charges)?.to_jsonb())
+    let done = settle_ids(&[id.to_owned()], binding_at(fcinfo, 1).as_deref())?;
+    Ok(answer(id, done)?.to_jsonb())
 }
 
-fn answer(bound: &Bound, workflow: Workflow, charges: Vec<Charge>) -> Result<Settlement> {
-    let (previous_balance, new_balance) = match (&charges[..], &workflow.accounts[..]) {
+/// What was settled of which binding.
+type Done = Vec<(Rc<Bound>, Settled)>;
+
+/// Settle workflows in the binding of this name, or in all that know them. One that is broken is left out with a WARNING
+/// where another knows them all. Error P0002 for an id that nobody knows.
+fn settle_ids(ids: &[String], name: Option<&str>) -> Result<Done> {
+    let found = bindings_locked(Which::Named(name))?;
+    if found.whole.is_empty() {
+        found.all()?;
+        return Ok(Vec::new());
+    }
+    let mut works: Vec<_> = found
+        .whole
+        .into_iter()
+        .map(|bound| Work {
+            bound,
+            workflows: Vec::new(),
+            occasion: Occasion::Caller,
+        })
+        .collect();
+    // By place among the ids: in which works it is, and as what.
+    let mut canonical = Vec::with_capacity(ids.len());
+    for id in ids {
+        let bounds = works.iter().map(|work| work.bound.clone()).collect();
+        let of_id: Vec<_> = by_id(bounds, id).collect();
+        for (bound, workflow) in &of_id {
+            let of_binding = |work: &&mut Work| Rc::ptr_eq(&work.bound, bound);
+            if let Some(work) = works.iter_mut().find(of_binding) {
+                work.workflows.push(workflow.clone());
+            }
+        }
+        canonical.push((id, of_id));
+    }
+    let bounds: Vec<_> = works.iter().map(|work| work.bound.clone()).collect();
+    let settled = settle(works)?;
+    let done: Done = bounds.into_iter().zip(settled).collect();
+    let mut broken = found.broken.into_iter();
+    for (id, of_id) in canonical {
+        if !is_known(&of_id, &done)? {
+            let workflow = of_id.into_iter().next();
+            let unknown = Error::UnknownWorkflow {
+                workflow: workflow.map_or_else(|| id.clone(), |(_, workflow)| workflow),
+            };
+            // It may be of one that is broken.
+            return Err(broken.next().map_or(unknown, |(_, error)| error));
+        }
+    }
+    for (_, error) in broken {
+        error.report(PgLogLevel::WARNING);
+    }
+    Ok(done)
+}
+
+/// Whether one of the bindings knows the workflow.
+fn is_known(of_id: &[(Rc<Bound>, String)], done: &Done) -> Result<bool> {
+    for (bound, workflow) in of_id {
+        let settled = done.iter().find(|(of, _)| Rc::ptr_eq(of, bound));
+        let has_usage = settled.is_some_and(|(_, settled)| {
+            let place = settled
+                .workflows
+                .binary_search_by(|known| known.id.cmp(workflow));
+            place.is_ok_and(|place| settled.workflows[place].has_usage)
+        });
+        if has_usage || usage::workflow_exists(bound, workflow)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn answer(id: &str, done: Done) -> Result<Settlement> {
+    let bindings = match is_one_of_several()? {
+        true => done
+            .iter()
+            .map(|(bound, _)| bound.name().to_owned())
+            .collect(),
+        false => Vec::new(),
+    };
+    let (mut charges, mut accounts) = (Vec::new(), Vec::new());
+    let (mut workflow_id, mut has_usage) = (None, false);
+    for (bound, settled) in done {
+        charges.extend(settled.charges);
+        for workflow in settled.workflows {
+            has_usage |= workflow.has_usage;
+            workflow_id.get_or_insert(workflow.id);
+            let of_workflow = workflow.accounts.into_iter();
+            accounts.extend(of_workflow.map(|account| (bound.clone(), account)));
+        }
+    }
+    let (previous_balance, new_balance) = match (&charges[..], &accounts[..]) {
         ([only], _) => (Some(only.previous_balance), Some(only.new_balance)),
-        ([], [only]) => {
+        ([], [(bound, only)]) => {
             let balance = account::balance_now(&bound.book, only)?;
             (balance, balance)
         }
@@ -119,22 +217,24 @@ fn answer(bound: &Bound, workflow: Workflow, charges: Vec<Charge>) -> Result<Set
     Ok(Settlement {
         previous_balance,
         new_balance,
-        workflow_id: workflow.id,
-        status: match (charges.is_empty(), workflow.has_usage) {
+        workflow_id: workflow_id.unwrap_or_else(|| id.to_owned()),
+        status: match (charges.is_empty(), has_usage) {
             (false, _) => "settled",
             (true, true) => "already_settled",
             (true, false) => "no_usage",
         },
         charges,
+        bindings,
     })
 }
 
-/// `token_balance.settle_workflows(text[]) → rows`: settle several workflows as one, one row per
+/// `token_balance.settle_workflows(text[], name) → rows`: settle several workflows as one, one row per
 /// charge. Repeated ids count once; errors as of `settle_workflow`.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn settle_workflows(
     workflow_ids: Option<Vec<Option<String>>>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<
     TableIterator<
         'static,
@@ -144,6 +244,7 @@ fn settle_workflows(
             name!(charged_tokens, i64),
             name!(previous_balance, i64),
             name!(new_balance, i64),
+            name!(binding, String),
         ),
     >,
     ErrorReport,
@@ -156,28 +257,22 @@ fn settle_workflows(
         .collect::<Option<_>>()
         .ok_or(Error::NullInside { function, argument })?;
     refuse_read_only(c"token_balance.settle_workflows()");
-    let bound = bound_and_locked()?;
-    let workflows = ids.iter().map(|id| bound.binding.workflow_id(id)).collect();
-    let settled = settle(&bound, workflows, &Occasion::Caller)?;
-    for workflow in settled.workflows {
-        if !workflow.has_usage && !usage::workflow_exists(&bound, &workflow.id)? {
-            return Err(Error::UnknownWorkflow {
-                workflow: workflow.id,
-            }
-            .into());
-        }
+    let mut charges = Vec::new();
+    for (bound, settled) in settle_ids(&ids, binding_at(fcinfo, 1).as_deref())? {
+        let of_binding = settled.charges.into_iter();
+        charges.extend(of_binding.map(|charge| (charge, bound.name().to_owned())));
     }
-    Ok(TableIterator::new(settled.charges.into_iter().map(
-        |charge| {
-            (
-                charge.workflow,
-                charge.account,
-                charge.tokens,
-                charge.previous_balance,
-                charge.new_balance,
-            )
-        },
-    )))
+    let rows = charges.into_iter().map(|(charge, binding)| {
+        (
+            charge.workflow,
+            charge.account,
+            charge.tokens,
+            charge.previous_balance,
+            charge.new_balance,
+            binding,
+        )
+    });
+    Ok(TableIterator::new(rows))
 }
 
 /// `token_balance.settle_pending(timestamptz, integer, interval) → jsonb`: settle completed workflows that
@@ -190,6 +285,17 @@ fn settle_pending_or_idle(
     since: Option<TimestampWithTimeZone>,
     max_workflows: Option<i32>,
     idle: Option<Interval>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<JsonB, ErrorReport> {
+    let name = binding_at(fcinfo, 3);
+    sweep_pending(since, max_workflows, idle, name.as_deref())
+}
+
+fn sweep_pending(
+    since: Option<TimestampWithTimeZone>,
+    max_workflows: Option<i32>,
+    idle: Option<Interval>,
+    name: Option<&str>,
 ) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.settle_pending";
     let max_workflows = required(function, "max_workflows", max_workflows)?;
@@ -200,7 +306,11 @@ fn settle_pending_or_idle(
         since: since.map(Into::into),
         idle_since,
     };
-    Ok(to_json(&sweep::settle_pending(moments, max_workflows)?)?)
+    Ok(to_json(&sweep::settle_pending(
+        name,
+        moments,
+        max_workflows,
+    )?)?)
 }
 
 /// `token_balance.settle_pending` as 0.2.0 declares it, for databases that are not updated yet.
@@ -209,7 +319,7 @@ fn settle_pending(
     since: Option<TimestampWithTimeZone>,
     max_workflows: Option<i32>,
 ) -> Result<JsonB, ErrorReport> {
-    settle_pending_or_idle(since, max_workflows, None)
+    sweep_pending(since, max_workflows, None, None)
 }
 
 /// `CALL token_balance.settle_backlog(integer, boolean)`: settle all that is pending, with a commit
@@ -229,5 +339,11 @@ fn settle_backlog(
     // SAFETY: the server's own fcinfo.
     let commits = unsafe { MayCommit::of(fcinfo) }.ok_or(Error::InTransaction { function })?;
     refuse_read_only(c"token_balance.settle_backlog()");
-    Ok(sweep::settle_backlog(batch_size, existing, commits)?)
+    let name = binding_at(fcinfo, 2);
+    Ok(sweep::settle_backlog(
+        name.as_deref(),
+        batch_size,
+        existing,
+        commits,
+    )?)
 }

@@ -1,13 +1,15 @@
 //! `token_balance.attach_again`: what is attached, bound once more.
 
 use super::attach::attach;
+use super::detach::chosen;
 use super::remembered::Said;
-use crate::binding::Spec;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
-/// Bind what is attached once more, with the arguments that are remembered. Error 55000 if nothing is.
-pub(crate) fn attach_again() -> Result<()> {
-    let mut spec = Spec::load()?.ok_or(Error::NotAttached)?;
+/// Bind the binding of this name once more, with the arguments that are remembered; without one, the only one.
+///
+/// Errors: 55000 if nothing is attached, 42704 if none has the name, 22023 if several are attached and none is named.
+pub(crate) fn attach_again(name: Option<&str>) -> Result<()> {
+    let mut spec = chosen(name)?;
     // What is stored is brought to the types of now.
     spec.spellings = None;
     attach(spec, false, Said::default()).map(drop)

@@ -3,6 +3,7 @@
 use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
+use super::beside::{self, share_accounts};
 use super::check::{check, check_existing_balances, check_ownership};
 use super::detach::let_go;
 use super::existing::{
@@ -14,11 +15,9 @@ use super::plausible;
 use super::remembered::{Said, Standing, standing};
 use super::restored::{Lost, lost, warn_of_other_balances};
 use super::search_path::{self, Attacher};
-use super::trigger_ddl::drop_optional;
+use super::trigger_ddl::{Trigger, drop_optional, triggers};
 use crate::binding::own::tell_other_sessions;
-use crate::binding::{
-    BALANCE_COLUMN, Binding, LateUsage, OutsideChanges, Spec, Stored, book, take_turns,
-};
+use crate::binding::{Binding, LateUsage, OutsideChanges, Spec, Stored, book, take_turns};
 use crate::error::{Error, Result};
 use crate::ledger::change::Restoring;
 use crate::ledger::{busy, reference};
@@ -49,16 +48,34 @@ pub(super) fn attach_for(
     }
     let binding = check(spec.clone())?;
     check_ownership(&binding)?;
+    // Before any lock on a table: two that wait for each other's turn with one in hand would wait for ever.
+    take_turns()?;
     // A table that is gone by the time is found by the check below.
     keep_ddl_out(&oids(&binding))?;
-    take_turns()?;
     // Owner, kind and columns may have changed before the locks were granted.
     let mut binding = check(spec)?;
     check_ownership(&binding)?;
     let stored = Stored::all()?;
     let standing = standing(&stored, &binding, said)?;
+    beside::check(&stored, &binding, standing.is_attached())?;
+    let others = beside::others(&stored, &binding.spec);
+    let shares_accounts = others
+        .iter()
+        .find(|other| share_accounts(&other.spec, &binding.spec));
+    if let Some(other) = shares_accounts {
+        binding.spec.initial_balance = other.spec.initial_balance;
+        binding.spec.balance_type = other.spec.balance_type;
+    }
+    let is_this = |stored: &&Stored| stored.is_attached && stored.spec.name == binding.spec.name;
+    let replaced = stored.iter().find(is_this);
+    // What its tables' triggers are made of until now.
+    let before: Vec<_> = replaced
+        .and_then(|stored| Binding::resolve(stored.spec.clone()).ok())
+        .into_iter()
+        .chain(others.iter().cloned())
+        .collect();
     binding.spec.ids = standing.ids();
-    binding.accounts.ids = standing.ids();
+    binding.accounts.id = standing.ids().map(|ids| ids.accounts);
     binding.spec.spellings = Some(binding.spellings());
     let kept = stored.iter().find(|stored| match &standing {
         Standing::New(_) => false,
@@ -70,9 +87,10 @@ pub(super) fn attach_for(
     let _following = Following::start(&binding.accounts.paths);
 
     check_existing_balances(&binding)?;
-    let before = binding.clone();
-    let lost = lost(&before)?;
-    if lost.is_none() && standing.is_attached() && before.accounts.balance.is_some() {
+    let as_found = binding.clone();
+    let had_balance = as_found.accounts.balance.is_some();
+    let lost = lost(&as_found)?;
+    if lost.is_none() && standing.is_attached() && had_balance {
         warn_of_other_balances(&binding)?;
     }
     if let Standing::GoesOn(_) = standing
@@ -87,12 +105,12 @@ pub(super) fn attach_for(
         let _owner = RunAs::owner(binding.accounts.extension_owner);
         reference::take_in_all()?;
     }
-    for stored in stored.iter().filter(|stored| stored.is_attached) {
-        let_go(&stored.spec, &binding)?;
+    if let Some(replaced) = replaced {
+        let_go(&replaced.spec, &binding, &before, &others)?;
     }
     if !standing.is_attached() {
-        for stored in stored.iter().filter(|stored| stored.is_attached) {
-            stored.spec.detached()?;
+        if let Some(replaced) = replaced {
+            replaced.spec.detached()?;
         }
         binding.spec.store(security::current_user())?;
         // This session, too: what it has read of a binding that a savepoint takes back is not there any more.
@@ -114,12 +132,12 @@ pub(super) fn attach_for(
     }
     // The strong locks come last, so that they are held for milliseconds and not for the scan. And all at once:
     // what follows waits for none.
-    let changes = Spec::load()?
+    let changes = (binding.spec.present()?)
         .filter(|present| standing.is_attached() && present.options != binding.spec.options);
     let spec = kept.map(|stored| &stored.spec);
-    strong_locks(&binding, spec, changes.as_ref())?.take()?;
+    strong_locks(&binding, &others, &before, spec, changes.as_ref())?.take()?;
     if changes.is_some() {
-        change_options(&binding)?;
+        change_options(&binding, &others)?;
     }
     if standing.is_attached() {
         change_search_path_and_names(&binding)?;
@@ -131,7 +149,8 @@ pub(super) fn attach_for(
     as_owner(binding.accounts.users.owner, || {
         prepare_balance(&binding, lost.as_ref())
     })?;
-    let is_balance = |column: &Column| column.name == BALANCE_COLUMN && column.is_not_null;
+    let is_balance =
+        |column: &Column| column.name == binding.accounts.balance_column && column.is_not_null;
     let columns = catalog::columns(binding.accounts.users.oid)?;
     binding.accounts.balance = columns.into_iter().find(is_balance);
     if binding.accounts.balance.is_none() {
@@ -143,15 +162,19 @@ pub(super) fn attach_for(
     }
     {
         let _owner = RunAs::owner(binding.accounts.extension_owner);
-        for trigger in binding.triggers() {
-            trigger.create()?;
+        let was = triggers_of(&before);
+        for trigger in triggers(&binding, &others) {
+            match trigger.is_another(&was) {
+                true => trigger.renew()?,
+                false => trigger.create()?,
+            }
         }
-        if !standing.is_attached() {
+        if !standing.is_attached() && shares_accounts.is_none() {
             record_changes_while_detached(&binding)?;
         }
-        if !standing.is_attached() || before.accounts.balance.is_none() {
+        if !standing.is_attached() || !had_balance {
             // What was left there, since the binding was broken.
-            busy::drain_all(&*book()?)?;
+            busy::drain_all(&*book(Some(&binding.spec.name))?)?;
         }
         grant_everyday_functions(binding.accounts.users.owner)?;
     }
@@ -209,15 +232,25 @@ fn oids(binding: &Binding) -> Vec<pg_sys::Oid> {
     tables.iter().map(|table| table.oid).collect()
 }
 
+/// The triggers of all these.
+fn triggers_of(bindings: &[Binding]) -> Vec<Trigger<'_>> {
+    let each = bindings.iter();
+    each.flat_map(|binding| triggers(binding, bindings))
+        .collect()
+}
+
 /// The locks with which attach does what there is to do, if the binding that is there gets other options also that.
 fn strong_locks(
     binding: &Binding,
+    others: &[Binding],
+    before: &[Binding],
     kept: Option<&Spec>,
     changes: Option<&Spec>,
 ) -> Result<StrongLocks> {
     let mut locks = StrongLocks::default();
-    for trigger in binding.triggers() {
-        if let Some(mode) = trigger.lock_to_create()? {
+    let was = triggers_of(before);
+    for trigger in triggers(binding, others) {
+        if let Some(mode) = trigger.lock_to_create(trigger.is_another(&was))? {
             locks.add(trigger.table.oid, mode)?;
         }
     }
@@ -243,11 +276,19 @@ fn strong_locks(
 }
 
 /// Give the binding that is there the options of `binding`. Settlements are locked out.
-fn change_options(binding: &Binding) -> Result<()> {
+fn change_options(binding: &Binding, others: &[Binding]) -> Result<()> {
     if binding.accounts.balance.is_some() {
-        busy::drain_all(&*book()?)?;
+        busy::drain_all(&*book(Some(&binding.spec.name))?)?;
     }
     binding.spec.store_changes()?;
+    for Binding { spec: other, .. } in others {
+        if share_accounts(other, &binding.spec) {
+            let mut other = other.clone();
+            other.options.busy_account = binding.spec.options.busy_account;
+            other.options.outside_changes = binding.spec.options.outside_changes;
+            other.store_changes()?;
+        }
+    }
     tell_other_sessions()?;
     drop_optional(binding)
 }
@@ -257,7 +298,7 @@ fn change_options(binding: &Binding) -> Result<()> {
 fn change_search_path_and_names(binding: &Binding) -> Result<()> {
     let named =
         |spec: &Spec| Vec::from_iter(spec.relations().map(|relation| relation.name.clone()));
-    match Spec::load()? {
+    match binding.spec.present()? {
         Some(present)
             if present.search_path != binding.spec.search_path
                 || present.spellings != binding.spec.spellings
@@ -303,6 +344,7 @@ fn prepare_balance(binding: &Binding, lost: Option<&Lost>) -> Result<()> {
         return Ok(());
     }
     let users = &binding.accounts.users.sql;
+    let column = binding.accounts.balance_sql();
     let initial = binding.spec.initial_balance;
     match &binding.accounts.balance {
         None => {
@@ -313,11 +355,11 @@ fn prepare_balance(binding: &Binding, lost: Option<&Lost>) -> Result<()> {
             };
             // A constant default: the server does not rewrite the table.
             spi::command(&format!(
-                "ALTER TABLE {users} ADD COLUMN {BALANCE_COLUMN} {balance_type} \
+                "ALTER TABLE {users} ADD COLUMN {column} {balance_type} \
                  NOT NULL DEFAULT {initial}"
             ))?;
             spi::command(&format!(
-                "COMMENT ON COLUMN {users}.{BALANCE_COLUMN} IS \
+                "COMMENT ON COLUMN {users}.{column} IS \
                  'Prepaid tokens left; negative is an overdraft. Kept by the extension token_balance.'"
             ))?;
             lost.map_or(Ok(()), Lost::give_back)?;
@@ -326,8 +368,8 @@ fn prepare_balance(binding: &Binding, lost: Option<&Lost>) -> Result<()> {
             lost.map_or(Ok(()), Lost::give_back)?;
             fill_missing_balances(binding)?;
             spi::command(&format!(
-                "ALTER TABLE {users} ALTER COLUMN {BALANCE_COLUMN} SET DEFAULT {initial}, \
-                 ALTER COLUMN {BALANCE_COLUMN} SET NOT NULL"
+                "ALTER TABLE {users} ALTER COLUMN {column} SET DEFAULT {initial}, \
+                 ALTER COLUMN {column} SET NOT NULL"
             ))?;
         }
     }
@@ -357,8 +399,10 @@ fn has_default(binding: &Binding, column: &Column) -> Result<bool> {
 fn fill_missing_balances(binding: &Binding) -> Result<()> {
     let _restoring = Restoring::begin();
     spi::command(&format!(
-        "UPDATE {} SET {BALANCE_COLUMN} = {} WHERE {BALANCE_COLUMN} IS NULL",
-        binding.accounts.users.sql, binding.spec.initial_balance
+        "UPDATE {users} SET {column} = {initial} WHERE {column} IS NULL",
+        users = binding.accounts.users.sql,
+        column = binding.accounts.balance_sql(),
+        initial = binding.spec.initial_balance,
     ))
     .map(|_| ())
 }

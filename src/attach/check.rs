@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use pgrx::pg_sys;
 
 use super::plausible;
-use crate::binding::{BALANCE_COLUMN, Binding, Completion, Payer, Spec, numeric_scale, wrong_type};
+use crate::binding::{Binding, Completion, Payer, Spec, numeric_scale, wrong_type};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::security::{self, RunAs};
@@ -307,7 +307,7 @@ pub(super) fn check_existing_balances(binding: &Binding) -> Result<()> {
         return Ok(());
     }
     let _owner = RunAs::owner(binding.accounts.users.owner);
-    let balance = format!("a.{BALANCE_COLUMN}");
+    let balance = format!("a.{}", binding.accounts.balance_sql());
     let odd = spi::query(
         &format!(
             "SELECT a.{key}::pg_catalog.text, {balance}::pg_catalog.text FROM {users} AS a \

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use super::attach::attach_for;
 use super::remembered::Said;
 use super::search_path::Attacher;
-use crate::binding::{BALANCE_COLUMN, Binding, Completion, Payer, Relation, Spec};
+use crate::binding::{Binding, Completion, Payer, Relation, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Table};
 use crate::postgres::notice::notice;
@@ -246,7 +246,7 @@ fn tell_attached(binding: &Binding) {
         binding.accounts.users.sql,
         binding.accounts.user_key.sql(),
         binding.accounts.users.sql,
-        BALANCE_COLUMN
+        binding.accounts.balance_sql()
     )];
     let tokens: Vec<_> = binding
         .usage_tokens

@@ -1,12 +1,14 @@
 //! `token_balance.detach`.
 
 use pgrx::pg_sys;
+use pgrx::spi::quote_identifier;
 
+use super::beside::share_accounts;
 use super::check::check_caller_owns;
 use super::grants::change_grants;
 use super::trigger_ddl;
 use crate::binding::own::extension_owner;
-use crate::binding::{BALANCE_COLUMN, Binding, BusyAccount, Ids, Spec, book, take_turns};
+use crate::binding::{Binding, BusyAccount, Ids, Spec, Stored, book, take_turns};
 use crate::error::{Error, Result};
 use crate::ledger::busy;
 use crate::postgres::catalog::{self, Table};
@@ -16,10 +18,17 @@ use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 
-/// Drop the triggers. The binding is remembered; balances, settlements and the ledger stay, and the column does
-/// unless `drop_column`. Works also where some of the bound tables or columns are gone.
-pub(crate) fn detach(drop_column: bool) -> Result<()> {
-    let spec = Spec::load()?.ok_or(Error::NotAttached)?;
+/// Drop the triggers of the binding of this name; without one, of the only one. It is remembered; balances, settlements
+/// and the ledger stay, and the column does unless `drop_column`. Works also where some of the bound tables or columns
+/// are gone. What other bindings that are attached want of its tables stays.
+///
+/// Errors: 55000 if nothing is attached, or if another binding charges the column that is to be dropped; 42704 if none
+/// has the name, 22023 if several are attached and none is named.
+pub(crate) fn detach(name: Option<&str>, drop_column: bool) -> Result<()> {
+    check_caller_owns(&remaining_tables(&chosen(name)?)?)?;
+    // Before any lock on a table, as attach takes them.
+    take_turns()?;
+    let spec = chosen(name)?;
     let tables = remaining_tables(&spec)?;
     check_caller_owns(&tables)?;
     let oids: Vec<_> = tables.iter().map(|table| table.oid).collect();
@@ -27,28 +36,94 @@ pub(crate) fn detach(drop_column: bool) -> Result<()> {
     // Owners may have changed, and tables gone, before the locks were granted.
     let tables = remaining_tables(&spec)?;
     check_caller_owns(&tables)?;
+    let others: Vec<_> = Stored::attached()?
+        .into_iter()
+        .filter(|other| other.ids != spec.ids)
+        .collect();
+    if drop_column {
+        refuse_to_drop(&spec, &others)?;
+    }
     lock_with_triggers(&tables, Some(spec.users.oid))?;
     drain_queue(&spec)?;
 
-    take_turns()?;
     // What DDL sets off runs with the search_path of the binding, if that is not broken.
-    let _ = book();
+    let _ = book(Some(&spec.name));
+    let whole = |specs: &[Spec]| -> Vec<Binding> {
+        let bindings = specs.iter().map(|spec| Binding::resolve(spec.clone()));
+        bindings.filter_map(Result::ok).collect()
+    };
+    let after = whole(&others);
+    let before: Vec<_> = whole(std::slice::from_ref(&spec))
+        .into_iter()
+        .chain(after.iter().cloned())
+        .collect();
     let _owner = RunAs::owner(extension_owner()?);
     for table in &tables {
-        trigger_ddl::drop_from(table)?;
+        give_up(table, &others, &before, &after)?;
     }
     if let Some(users) = tables.iter().find(|table| table.oid == spec.users.oid) {
         if drop_column {
             spi::command(&format!(
-                "ALTER TABLE {} DROP COLUMN IF EXISTS {BALANCE_COLUMN}",
-                users.sql
+                "ALTER TABLE {} DROP COLUMN IF EXISTS {}",
+                users.sql,
+                quote_identifier(&spec.balance_column)
             ))?;
         }
-        change_grants("REVOKE", "FROM", users.owner)?;
+        let is_owner_of_another = |other: &Binding| other.accounts.users.owner == users.owner;
+        if !after.iter().any(is_owner_of_another) {
+            change_grants("REVOKE", "FROM", users.owner)?;
+        }
     }
     match has_nothing_to_remember(&spec, &tables)? {
         true => spec.forget(),
         false => spec.detached(),
+    }
+}
+
+/// The attached binding that is meant.
+pub(super) fn chosen(name: Option<&str>) -> Result<Spec> {
+    let mut attached = Stored::attached()?;
+    let names = attached.iter().map(|spec| spec.name.clone()).collect();
+    match name {
+        _ if attached.is_empty() => Err(Error::NotAttached),
+        None if attached.len() == 1 => Ok(attached.remove(0)),
+        None => Err(Error::SeveralBindings {
+            names,
+            argument: "name",
+        }),
+        Some(name) => attached
+            .into_iter()
+            .find(|spec| spec.name == name)
+            .ok_or_else(|| Error::UnknownBinding {
+                name: name.to_owned(),
+                names,
+            }),
+    }
+}
+
+fn refuse_to_drop(spec: &Spec, others: &[Spec]) -> Result<()> {
+    match others.iter().find(|other| share_accounts(other, spec)) {
+        Some(other) => Err(Error::CannotStandBeside {
+            message: format!("the balance column of {} is in use", spec.users.name),
+            detail: format!("Binding \"{}\" charges it as well.", other.name),
+            hint: "Leave drop_column out.".into(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Take from a table the triggers that nobody wants any more of `others`, who are attached still. Those of a broken
+/// binding stay as they are: it may be healed.
+fn give_up(table: &Table, others: &[Spec], before: &[Binding], after: &[Binding]) -> Result<()> {
+    let has = |spec: &Spec| spec.relations().any(|relation| relation.oid == table.oid);
+    let is_whole = |spec: &&Spec| after.iter().any(|whole| whole.spec.ids == spec.ids);
+    let others: Vec<_> = others.iter().filter(|other| has(other)).collect();
+    if others.is_empty() {
+        return trigger_ddl::drop_from(table);
+    }
+    match others.iter().all(is_whole) {
+        true => trigger_ddl::leave_to(table, before, after),
+        false => Ok(()),
     }
 }
 
@@ -67,7 +142,7 @@ fn has_nothing_to_remember(spec: &Spec, tables: &[Table]) -> Result<bool> {
     let known = |table: &str, own: String| {
         format!("EXISTS (SELECT 1 FROM token_balance.{table} AS k WHERE {own} true)")
     };
-    let of_accounts = || Ids::of_accounts(Some(ids), "k");
+    let of_accounts = || ids.of_accounts("k");
     let known = [
         known("settlement", Ids::of_binding(Some(ids), "k")),
         known("ledger", of_accounts()),
@@ -81,17 +156,26 @@ fn has_nothing_to_remember(spec: &Spec, tables: &[Table]) -> Result<bool> {
 }
 
 /// Another binding takes the place of one whose tables were dropped or renamed away: on those that are left, and
-/// are not `next`'s, nothing of it stays.
-pub(super) fn let_go(spec: &Spec, next: &Binding) -> Result<()> {
+/// are neither `next`'s nor one of the `others`', nothing of it stays. `before` is what was attached until now.
+pub(super) fn let_go(
+    spec: &Spec,
+    next: &Binding,
+    before: &[Binding],
+    others: &[Binding],
+) -> Result<()> {
     let mut left = remaining_tables(spec)?;
     left.retain(|table| next.tables().iter().all(|bound| bound.oid != table.oid));
     check_caller_owns(&left)?;
     let oids: Vec<_> = left.iter().map(|table| table.oid).collect();
     keep_ddl_out(&oids)?;
     lock_with_triggers(&left, None)?;
+    let specs: Vec<_> = Stored::attached()?
+        .into_iter()
+        .filter(|other| other.ids != spec.ids)
+        .collect();
     let _owner = RunAs::owner(extension_owner()?);
     for table in &left {
-        trigger_ddl::drop_from(table)?;
+        give_up(table, &specs, before, others)?;
     }
     Ok(())
 }
@@ -114,7 +198,7 @@ fn drain_queue(spec: &Spec) -> Result<()> {
     if spec.options.busy_account == BusyAccount::Wait {
         return Ok(());
     }
-    match book() {
+    match book(Some(&spec.name)) {
         Ok(book) => busy::drain_all(&book).map(drop),
         Err(_) => Ok(()),
     }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::binding::{BALANCE_COLUMN, Binding, Payer, completed};
+use crate::binding::{Binding, Payer, completed};
 use crate::error::Result;
 use crate::ledger::change::Kind;
 use crate::ledger::entries::last_entry_sql;
@@ -175,10 +175,10 @@ pub(super) fn outstanding(binding: &Binding) -> Result<Outstanding> {
 
 pub(super) fn balances_sql(binding: &Binding) -> String {
     format!(
-        "SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a \
-         WHERE a.{BALANCE_COLUMN} IS NOT NULL",
+        "SELECT a.{}::pg_catalog.text, a.{column}::bigint FROM {} AS a WHERE a.{column} IS NOT NULL",
         binding.accounts.user_key.sql(),
-        binding.accounts.users.sql
+        binding.accounts.users.sql,
+        column = binding.accounts.balance_sql(),
     )
 }
 

@@ -9,13 +9,21 @@ use crate::postgres::catalog;
 use crate::postgres::spi;
 use crate::postgres::value::Arg;
 
-/// What the owner of the users table may call after attach. `{}` is the extension's schema.
-const EVERYDAY_FUNCTIONS: [&str; 8] = [
+/// What the owner of the users table may call after attach. `{}` is the extension's schema. The catalog has either
+/// those of this version or, until it is updated, the older ones, which do not name a binding.
+const EVERYDAY_FUNCTIONS: [&str; 15] = [
+    "{}.settle_workflow(pg_catalog.text, pg_catalog.name)",
+    "{}.settle_workflow(bigint, pg_catalog.name)",
+    "{}.settle_workflow(pg_catalog.uuid, pg_catalog.name)",
+    "token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name)",
+    "token_balance.attach_again(pg_catalog.name)",
+    "token_balance.balance(pg_catalog.text, pg_catalog.name)",
+    "token_balance.summary(pg_catalog.text, integer, pg_catalog.name)",
+    "token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone, pg_catalog.name)",
     "{}.settle_workflow(pg_catalog.text)",
     "{}.settle_workflow(bigint)",
     "{}.settle_workflow(pg_catalog.uuid)",
     "token_balance.settle_workflows(pg_catalog.text[])",
-    "token_balance.attach_again()",
     "token_balance.balance(pg_catalog.text)",
     "token_balance.summary(pg_catalog.text, integer)",
     "token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone)",
@@ -40,7 +48,6 @@ pub(super) fn change_grants(verb: &str, preposition: &str, users_owner: pg_sys::
         .iter()
         .map(|function| function.replace("{}", &schema))
         .collect();
-    // The catalog of 0.1.0, before it is updated, has not all of them.
     let present = spi::query(
         "SELECT f FROM pg_catalog.unnest($1::pg_catalog.text[]) AS f \
          WHERE pg_catalog.to_regprocedure(f) IS NOT NULL",

@@ -26,7 +26,7 @@ pub(super) fn spell_anew(binding: &Binding, before: &Spec) -> Result<()> {
     if !(workflows || accounts) || binding.spec.ids.is_none() {
         return Ok(());
     }
-    let bound = bound()?;
+    let bound = bound(Some(&binding.spec.name))?;
     if accounts {
         spell_accounts(&bound.book)?;
     }

@@ -83,7 +83,7 @@ pub(super) fn compare_usage(binding: &Binding, ids: Ids) -> Result<Comparison> {
 
 /// How many of the users, who were made anew, have the balance that the ledger says.
 pub(super) fn compare_balances(binding: &Binding, ids: Ids) -> Result<Comparison> {
-    let own = Ids::of_accounts(Some(ids), "e");
+    let own = ids.of_accounts("e");
     // Each new account has it: that says nothing.
     let initial = binding.spec.initial_balance;
     let compare = format!(

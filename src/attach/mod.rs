@@ -3,6 +3,7 @@
 mod again;
 #[expect(clippy::module_inception)]
 mod attach;
+pub(crate) mod beside;
 mod check;
 mod convention;
 mod detach;

@@ -56,7 +56,8 @@ impl Standing {
 /// Errors: 55000 if another binding is attached, or if it is not clear whether a table that was made anew has the
 /// same ids.
 pub(super) fn standing(stored: &[Stored], binding: &Binding, said: Said) -> Result<Standing> {
-    if let Some(attached) = stored.iter().find(|stored| stored.is_attached)
+    let is_named = |stored: &&Stored| stored.is_attached && stored.spec.name == binding.spec.name;
+    if let Some(attached) = stored.iter().find(is_named)
         && let Some(standing) = to_attached(&attached.spec, binding)?
     {
         return Ok(standing);
@@ -117,6 +118,7 @@ fn to_attached(attached: &Spec, binding: &Binding) -> Result<Option<Standing>> {
     }
     let differences: Vec<_> = differences.into_iter().map(|(_, both)| both).collect();
     Err(Error::AlreadyAttached {
+        name: attached.name.clone(),
         detail: format!("{}.", differences.join("; ")),
         is_same_usage: is_same_or_anew(Some(&attached.usage), Some(&wanted.usage))
             && means_the_same(attached, binding)?,
@@ -127,6 +129,8 @@ fn to_attached(attached: &Spec, binding: &Binding) -> Result<Option<Standing>> {
 fn known_accounts(stored: &[Stored], binding: &Binding, said: Said) -> Result<Option<i16>> {
     let users = &binding.spec.users;
     let specs = || stored.iter().map(|stored| &stored.spec);
+    let is_same_column = |spec: &&Spec| spec.balance_column == binding.spec.balance_column;
+    let specs = || specs().filter(is_same_column);
     if let Some(spec) = specs().find(|spec| spec.users.oid == users.oid) {
         return Ok(spec.ids.map(|ids| ids.accounts));
     }
@@ -156,8 +160,10 @@ fn known_usage<'a>(
         let ids = spec.ids.map(|ids| ids.accounts);
         ids == accounts
     };
-    let specs: Vec<_> = stored.iter().map(|stored| &stored.spec).collect();
-    let specs: Vec<_> = specs.into_iter().filter(of_accounts).collect();
+    // What is attached by another name goes on as that one.
+    let is_free = |stored: &&Stored| !stored.is_attached || stored.spec.name == binding.spec.name;
+    let specs = stored.iter().filter(is_free).map(|stored| &stored.spec);
+    let specs: Vec<_> = specs.filter(of_accounts).collect();
     let mut is_another_later = false;
     for spec in &specs {
         if spec.usage.oid != usage.oid {

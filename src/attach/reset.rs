@@ -17,9 +17,9 @@ pub(crate) struct Reset {
 /// Forget the settlements of the binding, and the ledger, the queue and the references of its accounts.
 ///
 /// Error 55000 if users or usage has a row: of those it would be forgotten what they are settled for.
-pub(crate) fn reset() -> Result<Reset> {
+pub(crate) fn reset(name: Option<&str>) -> Result<Reset> {
     refuse_older_catalog()?;
-    let bound = bound_and_alone()?;
+    let bound = bound_and_alone(name)?;
     require_empty(&bound)?;
     Ok(Reset {
         settlements: settlement::forget(&bound)?,

@@ -6,7 +6,7 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use super::check::range_of;
 use super::existing::next_batch;
-use crate::binding::{BALANCE_COLUMN, Binding, Ids};
+use crate::binding::{Binding, Ids};
 use crate::error::{Error, Result};
 use crate::ledger::change::Restoring;
 use crate::ledger::entries::last_entry_sql;
@@ -70,7 +70,7 @@ impl Lost<'_> {
     pub(super) fn give_back(&self) -> Result<()> {
         let accounts = &self.binding.accounts;
         let is_missing = match self.is_there {
-            true => format!("AND a.{BALANCE_COLUMN} IS NULL"),
+            true => format!("AND a.{} IS NULL", accounts.balance_sql()),
             false => String::new(),
         };
         let rows = format!(
@@ -80,13 +80,13 @@ impl Lost<'_> {
             accounts.user_key.key_type.sql(),
         );
         let users = &accounts.users.sql;
+        let column = accounts.balance_sql();
         // No RETURNING: the table may have rules.
-        let update = format!(
-            "UPDATE {users} AS a SET {BALANCE_COLUMN} = l.balance FROM {rows} {is_missing}"
-        );
+        let update =
+            format!("UPDATE {users} AS a SET {column} = l.balance FROM {rows} {is_missing}");
         let right = format!(
             "SELECT pg_catalog.count(*) FROM {users} AS a, {rows} \
-             AND a.{BALANCE_COLUMN} OPERATOR(pg_catalog.=) l.balance"
+             AND a.{column} OPERATOR(pg_catalog.=) l.balance"
         );
         let mut restored = 0;
         self.for_each_batch(|batch| {
@@ -128,7 +128,7 @@ impl Lost<'_> {
     fn for_each_batch(&self, mut work: impl FnMut(&[Row]) -> Result<()>) -> Result<()> {
         let accounts = &self.binding.accounts;
         let is_missing = match self.is_there {
-            true => format!("WHERE a.{BALANCE_COLUMN} IS NULL"),
+            true => format!("WHERE a.{} IS NULL", accounts.balance_sql()),
             false => String::new(),
         };
         let cursor = Cursor::open(
@@ -149,7 +149,7 @@ impl Lost<'_> {
                 let sql = format!(
                     "SELECT a.user_id, l.new_balance FROM pg_catalog.unnest($1) AS a (user_id) \
                      {}",
-                    last_entry_sql(&Ids::of_accounts(Some(self.ids), "e"))
+                    last_entry_sql(&self.ids.of_accounts("e"))
                 );
                 spi::query(&sql, &[Arg::TextArray(&texts(&batch, 0))])?.rows
             };
@@ -186,7 +186,7 @@ pub(super) fn warn_of_other_balances(binding: &Binding) -> Result<()> {
         "SELECT pg_catalog.count(*) FILTER (WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance) \
          FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
          AS a (user_id, balance) {}",
-        last_entry_sql(&Ids::of_accounts(Some(ids), "e"))
+        last_entry_sql(&ids.of_accounts("e"))
     );
     let mut others = 0;
     while let Some(batch) = next_batch(&cursor)? {

@@ -1,4 +1,6 @@
 //! The triggers on the bound tables: their names, their DDL, whether they are there.
+//!
+//! A table has one trigger of a kind, whatever the number of bindings that it is bound in.
 
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
@@ -19,16 +21,17 @@ pub(crate) struct Trigger<'a> {
     events: &'static str,
     /// `ROW` or `STATEMENT`.
     level: &'static str,
-    /// The column whose change it waits for.
-    column: Option<&'a Column>,
-    /// The column that its condition reads.
-    reads: Option<&'a Column>,
+    /// The columns whose change it waits for.
+    columns: Vec<&'a Column>,
+    /// The columns that its condition reads.
+    reads: Vec<&'a Column>,
     condition: Option<Condition>,
     is_deferrable: bool,
     function: &'static str,
 }
 
 /// The WHEN condition of a trigger that settles.
+#[derive(PartialEq)]
 struct Condition {
     /// Notes the row when all else holds, so that only rows whose event is queued are noted (see
     /// completion.rs).
@@ -43,11 +46,11 @@ pub(crate) struct Standing {
     /// Whether it fires where changes are made (`O`, as made) or was altered (`D` disabled, `R`
     /// replica, `A` always).
     pub(crate) state: String,
-    /// Whether only an UPDATE that names its column fires it.
-    names_column: bool,
-    /// Whether its condition reads the column that says so now: one that was renamed goes on to be read, and
+    /// How many columns it has in its list: only an UPDATE that names one of them fires it. 0 if it has none.
+    columns: usize,
+    /// Whether its condition reads the columns that say so now: one that was renamed goes on to be read, and
     /// another may have got its name.
-    pub(crate) reads_its_column: bool,
+    pub(crate) reads_its_columns: bool,
 }
 
 /// AFTER triggers of a row fire in the order of their names. An application's own AFTER trigger may
@@ -66,88 +69,147 @@ const TRUNCATED: &str = "token_balance_truncated";
 const BEFORE_UPDATE_OF_A_ROW: u32 =
     pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_ROW;
 
-impl Binding {
-    pub(crate) fn triggers(&self) -> Vec<Trigger<'_>> {
-        let mut triggers = Vec::new();
-        if let Some(workflows) = &self.workflows {
-            triggers.extend(completion_triggers(self, workflows));
-            // The catalog of an older version has no function for it, until it is updated.
-            if !self.spec.is_of_older_catalog {
-                triggers.push(Trigger {
-                    name: WORKFLOW_ID,
-                    table: &workflows.table,
-                    time: "AFTER",
-                    events: "UPDATE",
-                    level: "ROW",
-                    column: None,
-                    reads: None,
-                    condition: None,
-                    is_deferrable: false,
-                    function: "follow_workflow_id",
-                });
-            }
-        }
-        if self.spec.options.late_usage == LateUsage::Settle {
-            triggers.push(Trigger {
-                name: LATE_USAGE,
-                table: &self.usage,
-                time: "AFTER",
-                events: "INSERT",
-                level: "ROW",
-                column: None,
-                reads: None,
-                condition: Some(Condition {
-                    noting: "token_balance.note_completion(NEW.tableoid, NEW.ctid)".into(),
-                    plain: "true".into(),
-                }),
-                is_deferrable: false,
-                function: "settle_late_usage",
-            });
-        }
-        // No WHEN and no column list: either would forbid ALTER COLUMN ... TYPE on the balance.
-        triggers.push(Trigger {
-            name: LEDGER,
-            table: &self.accounts.users,
-            time: "AFTER",
-            events: "INSERT OR UPDATE",
-            level: "ROW",
-            column: None,
-            reads: None,
-            condition: None,
-            is_deferrable: false,
-            function: "record_balance_change",
-        });
-        triggers.extend(self.keeping_trigger());
-        triggers.extend([&self.usage, &self.accounts.users].map(truncating_trigger));
-        triggers
+/// The triggers that the tables of `binding` want, which may be bound in `others` that are attached as well.
+pub(crate) fn triggers<'a>(binding: &'a Binding, others: &'a [Binding]) -> Vec<Trigger<'a>> {
+    let mut bindings: Vec<_> = std::iter::once(binding).chain(others).collect();
+    bindings.sort_by_key(|binding| binding.spec.ids.map_or(i16::MAX, |ids| ids.binding));
+    let mut triggers = Vec::new();
+    if let Some(workflows) = &binding.workflows {
+        triggers.extend(on_workflows(&workflows.table, &bindings));
     }
+    triggers.extend(on_usage(&binding.usage, &bindings));
+    triggers.extend(on_users(&binding.accounts.users, &bindings));
+    // Those that only tell of something come last.
+    triggers.sort_by_key(|trigger| trigger.name == TRUNCATED);
+    triggers
 }
 
-impl Binding {
-    /// What is refused, the ledger's trigger refuses, but for a row that moves to another partition: that
-    /// fires no AFTER UPDATE trigger.
-    ///
-    /// No WHEN: the server would read it anew for each statement, which costs more than the call.
-    fn keeping_trigger(&self) -> Option<Trigger<'_>> {
-        let users = &self.accounts.users;
-        match self.spec.options.outside_changes {
-            OutsideChanges::Keep => (),
-            OutsideChanges::Refuse if users.is_partitioned() => (),
-            OutsideChanges::Refuse | OutsideChanges::Record => return None,
-        }
-        Some(Trigger {
-            name: KEEP_BALANCE,
-            table: users,
-            time: "BEFORE",
+/// The triggers that the table wants, of all that is attached.
+pub(crate) fn triggers_on<'a>(table: &'a Table, attached: &'a [Binding]) -> Vec<Trigger<'a>> {
+    let bindings: Vec<_> = attached.iter().collect();
+    let is_bound = |of: fn(&Binding) -> Option<&Table>| {
+        let mut bound = attached.iter().filter_map(of);
+        bound.any(|bound| bound.oid == table.oid)
+    };
+    let mut triggers = Vec::new();
+    if is_bound(|binding| binding.workflows.as_ref().map(|it| &it.table)) {
+        triggers.extend(on_workflows(table, &bindings));
+    }
+    if is_bound(|binding| Some(&binding.usage)) {
+        triggers.extend(on_usage(table, &bindings));
+    }
+    if is_bound(|binding| Some(&binding.accounts.users)) {
+        triggers.extend(on_users(table, &bindings));
+    }
+    triggers
+}
+
+fn on_workflows<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> {
+    let bound = bindings.iter().filter_map(|binding| {
+        let workflows = binding.workflows.as_ref();
+        workflows
+            .filter(|workflows| workflows.table.oid == table.oid)
+            .map(|workflows| (*binding, workflows))
+    });
+    let bound: Vec<_> = bound.collect();
+    let mut triggers = completion_triggers(table, &bound);
+    // The catalog of an older version has no function for it, until it is updated.
+    if bound
+        .iter()
+        .all(|(binding, _)| !binding.spec.is_of_older_catalog)
+    {
+        triggers.push(Trigger {
+            name: WORKFLOW_ID,
+            table,
+            time: "AFTER",
             events: "UPDATE",
             level: "ROW",
-            column: self.accounts.balance.as_ref(),
-            reads: self.accounts.balance.as_ref(),
+            columns: Vec::new(),
+            reads: Vec::new(),
             condition: None,
             is_deferrable: false,
-            function: "keep_balance",
-        })
+            function: "follow_workflow_id",
+        });
     }
+    triggers
+}
+
+fn on_usage<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> {
+    let mut triggers = vec![truncating_trigger(table)];
+    let settles_late = |binding: &&Binding| {
+        binding.usage.oid == table.oid && binding.spec.options.late_usage == LateUsage::Settle
+    };
+    if bindings.iter().any(settles_late) {
+        triggers.push(Trigger {
+            name: LATE_USAGE,
+            table,
+            time: "AFTER",
+            events: "INSERT",
+            level: "ROW",
+            columns: Vec::new(),
+            reads: Vec::new(),
+            condition: Some(Condition {
+                noting: "token_balance.note_completion(NEW.tableoid, NEW.ctid)".into(),
+                plain: "true".into(),
+            }),
+            is_deferrable: false,
+            function: "settle_late_usage",
+        });
+    }
+    triggers
+}
+
+fn on_users<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> {
+    // No WHEN and no column list: either would forbid ALTER COLUMN ... TYPE on the balance.
+    let mut triggers = vec![Trigger {
+        name: LEDGER,
+        table,
+        time: "AFTER",
+        events: "INSERT OR UPDATE",
+        level: "ROW",
+        columns: Vec::new(),
+        reads: Vec::new(),
+        condition: None,
+        is_deferrable: false,
+        function: "record_balance_change",
+    }];
+    triggers.extend(keeping_trigger(table, bindings));
+    triggers.push(truncating_trigger(table));
+    triggers
+}
+
+/// What is refused, the ledger's trigger refuses, but for a row that moves to another partition: that
+/// fires no AFTER UPDATE trigger.
+///
+/// No WHEN: the server would read it anew for each statement, which costs more than the call.
+fn keeping_trigger<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Option<Trigger<'a>> {
+    let keeps = |binding: &Binding| {
+        binding.accounts.users.oid == table.oid
+            && match binding.spec.options.outside_changes {
+                OutsideChanges::Keep => true,
+                OutsideChanges::Refuse => table.is_partitioned(),
+                OutsideChanges::Record => false,
+            }
+    };
+    let keeping: Vec<_> = bindings.iter().filter(|binding| keeps(binding)).collect();
+    let mut columns: Vec<&Column> = Vec::new();
+    for column in keeping.iter().filter_map(|it| it.accounts.balance.as_ref()) {
+        if columns.iter().all(|known| known.name != column.name) {
+            columns.push(column);
+        }
+    }
+    (!keeping.is_empty()).then(|| Trigger {
+        name: KEEP_BALANCE,
+        table,
+        time: "BEFORE",
+        events: "UPDATE",
+        level: "ROW",
+        reads: columns.clone(),
+        columns,
+        condition: None,
+        is_deferrable: false,
+        function: "keep_balance",
+    })
 }
 
 /// What is known stays: it tells of it.
@@ -158,8 +220,8 @@ fn truncating_trigger(table: &Table) -> Trigger<'_> {
         time: "AFTER",
         events: "TRUNCATE",
         level: "STATEMENT",
-        column: None,
-        reads: None,
+        columns: Vec::new(),
+        reads: Vec::new(),
         condition: None,
         is_deferrable: false,
         function: "warn_of_truncate",
@@ -167,31 +229,73 @@ fn truncating_trigger(table: &Table) -> Trigger<'_> {
 }
 
 /// The INSERT one also catches a row that moves between partitions, which fires no UPDATE trigger.
-fn completion_triggers<'a>(binding: &Binding, workflows: &'a Workflows) -> Vec<Trigger<'a>> {
-    let reads = match &workflows.completion {
-        Completion::Timestamp(column) | Completion::Status(column) => Some(column),
-        Completion::Row => None,
-    };
-    let trigger = |name, events, column, old| Trigger {
+fn completion_triggers<'a>(
+    table: &'a Table,
+    bound: &[(&'a Binding, &'a Workflows)],
+) -> Vec<Trigger<'a>> {
+    let mut reads: Vec<&Column> = Vec::new();
+    for (_, workflows) in bound {
+        if let Completion::Timestamp(column) | Completion::Status(column) = &workflows.completion
+            && reads.iter().all(|known| known.name != column.name)
+        {
+            reads.push(column);
+        }
+    }
+    let trigger = |name, events, columns, old| Trigger {
         name,
-        table: &workflows.table,
+        table,
         time: "AFTER",
         events,
         level: "ROW",
-        column,
-        reads,
-        condition: Some(condition(binding, workflows, old)),
+        columns,
+        reads: reads.clone(),
+        condition: Some(condition_of_all(bound, old)),
         is_deferrable: true,
         function: "settle_on_completion",
     };
-    let mut triggers = vec![trigger(COMPLETED_BY_INSERT, "INSERT", None, None)];
-    if reads.is_some() {
-        triggers.push(trigger(COMPLETED_BY_UPDATE, "UPDATE", reads, Some("OLD")));
+    let mut triggers = vec![trigger(COMPLETED_BY_INSERT, "INSERT", Vec::new(), None)];
+    if !reads.is_empty() {
+        triggers.push(trigger(
+            COMPLETED_BY_UPDATE,
+            "UPDATE",
+            reads.clone(),
+            Some("OLD"),
+        ));
     }
     triggers
 }
 
-/// That the row becomes completed; `old` is what it was before an UPDATE.
+/// That the row becomes completed in one of the bindings; `old` is what it was before an UPDATE. Mostly it is the same
+/// condition in all of them.
+fn condition_of_all(bound: &[(&Binding, &Workflows)], old: Option<&str>) -> Condition {
+    let mut conditions: Vec<Condition> = Vec::new();
+    for (binding, workflows) in bound {
+        // An UPDATE completes no row that is completed by being there.
+        if old.is_some() && workflows.completion == Completion::Row {
+            continue;
+        }
+        let condition = condition(binding, workflows, old);
+        if !conditions.contains(&condition) {
+            conditions.push(condition);
+        }
+    }
+    if conditions.len() == 1 {
+        return conditions.remove(0);
+    }
+    let any = |of: fn(&Condition) -> &String| {
+        let all: Vec<_> = conditions
+            .iter()
+            .map(|it| format!("({})", of(it)))
+            .collect();
+        all.join(" OR ")
+    };
+    Condition {
+        noting: any(|condition| &condition.noting),
+        plain: any(|condition| &condition.plain),
+    }
+}
+
+/// That the row becomes completed in one of them.
 fn condition(binding: &Binding, workflows: &Workflows, old: Option<&str>) -> Condition {
     let mut plain = completed::sql(binding, "NEW");
     if let Some(old) = old {
@@ -241,15 +345,29 @@ impl Trigger<'_> {
     }
 
     fn is_right(&self, present: &Standing) -> Result<bool> {
-        Ok(present.reads_its_column && present.names_column == self.may_name_column()?)
+        let columns = match self.may_name_columns()? {
+            true => self.columns.len(),
+            false => 0,
+        };
+        Ok(present.reads_its_columns && present.columns == columns)
     }
 
-    /// The lock on its table, and on the partitions, with which `create` does what it does. None if that is nothing.
-    pub(crate) fn lock_to_create(&self) -> Result<Option<u32>> {
+    /// The lock on its table, and on the partitions, with which `create` does what it does, or `renew`. None if that is
+    /// nothing.
+    pub(crate) fn lock_to_create(&self, is_another: bool) -> Result<Option<u32>> {
         match self.standing()? {
-            Some(present) if self.is_right(&present)? => Ok(None),
+            Some(present) if !is_another && self.is_right(&present)? => Ok(None),
             present => Ok(Some(lock_to_put(present.is_some()))),
         }
+    }
+
+    /// Whether one of `before` stands in its place with another condition.
+    pub(crate) fn is_another(&self, before: &[Trigger]) -> bool {
+        before.iter().any(|before| {
+            before.table.oid == self.table.oid
+                && before.name == self.name
+                && before.condition != self.condition
+        })
     }
 
     /// Make it with the condition of this version, whatever stands.
@@ -297,9 +415,10 @@ impl Trigger<'_> {
             Some(condition) => format!(" WHEN ({})", condition.plain),
             None => String::new(),
         };
-        let of = match self.column {
-            Some(column) if self.may_name_column()? => format!(" OF {}", column.sql()),
-            _ => String::new(),
+        let columns: Vec<_> = self.columns.iter().map(|column| column.sql()).collect();
+        let of = match self.may_name_columns()? {
+            true => format!(" OF {}", columns.join(", ")),
+            false => String::new(),
         };
         Ok(format!(
             "CREATE {kind} \"{}\" {} {}{of} ON {}{deferrable} FOR EACH {}{when} \
@@ -308,13 +427,11 @@ impl Trigger<'_> {
         ))
     }
 
-    /// Whether nothing changes its column but an UPDATE that names it. With a column list any other
+    /// Whether nothing changes its columns but an UPDATE that names one. With a column list any other
     /// UPDATE costs nothing; the server would read the condition anew for each statement.
-    fn may_name_column(&self) -> Result<bool> {
-        match self.column {
-            Some(column) if !column.is_generated => Ok(self.before_triggers()?.is_empty()),
-            _ => Ok(false),
-        }
+    fn may_name_columns(&self) -> Result<bool> {
+        let is_plain = self.columns.iter().all(|column| !column.is_generated);
+        Ok(!self.columns.is_empty() && is_plain && self.before_triggers()?.is_empty())
     }
 
     /// The BEFORE triggers that may set a column which the UPDATE does not name, on the table or a
@@ -350,7 +467,7 @@ impl Trigger<'_> {
 
     /// The BEFORE triggers for which it should have no column list, if it has one.
     pub(crate) fn overlooked(&self, standing: &Standing) -> Result<Vec<String>> {
-        if standing.names_column {
+        if standing.columns > 0 {
             self.before_triggers()
         } else {
             Ok(Vec::new())
@@ -359,7 +476,7 @@ impl Trigger<'_> {
 
     /// How it stands; None if it is missing.
     pub(crate) fn standing(&self) -> Result<Option<Standing>> {
-        standing(self.table.oid, self.name, self.reads)
+        standing(self.table.oid, self.name, &self.reads)
     }
 
     /// Make it stand as `state` says; it is `O` when it was just made.
@@ -399,7 +516,6 @@ impl Trigger<'_> {
     }
 }
 
-/// Drop the triggers that options ask for. attach makes those again for which they still do.
 /// At once the mode that is needed, since a stronger one later could meet a session that reads and then writes.
 fn lock_to_put(to_drop: bool) -> u32 {
     match to_drop {
@@ -408,7 +524,7 @@ fn lock_to_put(to_drop: bool) -> u32 {
     }
 }
 
-/// Drop the trigger that the option late_usage asks for. attach makes it again if it still does.
+/// Drop the triggers that options ask for. attach makes those again for which they still do, of one of the bindings.
 ///
 /// Errors: 40001 if another table has taken the name of one that is bound.
 pub(crate) fn drop_optional(binding: &Binding) -> Result<()> {
@@ -416,11 +532,11 @@ pub(crate) fn drop_optional(binding: &Binding) -> Result<()> {
         (LATE_USAGE, &binding.usage),
         (KEEP_BALANCE, &binding.accounts.users),
     ] {
-        if standing(table.oid, name, None)?.is_none() {
+        if standing(table.oid, name, &[])?.is_none() {
             continue;
         }
         spi::command(&format!("DROP TRIGGER \"{name}\" ON {}", table.sql))?;
-        if standing(table.oid, name, None)?.is_some() {
+        if standing(table.oid, name, &[])?.is_some() {
             return Err(Error::ConcurrentRename);
         }
     }
@@ -428,32 +544,33 @@ pub(crate) fn drop_optional(binding: &Binding) -> Result<()> {
 }
 
 /// How a trigger of the table stands; None if it is missing.
-fn standing(table: pg_sys::Oid, name: &str, reads: Option<&Column>) -> Result<Option<Standing>> {
+fn standing(table: pg_sys::Oid, name: &str, reads: &[&Column]) -> Result<Option<Standing>> {
+    let reads: Vec<_> = reads.iter().map(|column| column.name.clone()).collect();
     let outcome = spi::query(
-        "SELECT t.tgenabled, \
-         pg_catalog.cardinality(t.tgattr::smallint[]) OPERATOR(pg_catalog.>) 0, \
-         $3 IS NULL OR t.tgqual IS NULL \
+        "SELECT t.tgenabled, pg_catalog.cardinality(t.tgattr::smallint[]), \
+         t.tgqual IS NULL \
          AND pg_catalog.cardinality(t.tgattr::smallint[]) OPERATOR(pg_catalog.=) 0 \
-         OR EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d \
+         OR NOT EXISTS (SELECT 1 FROM pg_catalog.unnest($3) AS c (name) \
+         WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d \
          JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) d.refobjid \
          AND a.attnum::integer OPERATOR(pg_catalog.=) d.refobjsubid \
          WHERE d.classid OPERATOR(pg_catalog.=) \
          'pg_catalog.pg_trigger'::pg_catalog.regclass::pg_catalog.oid \
          AND d.objid OPERATOR(pg_catalog.=) t.oid AND d.refobjid OPERATOR(pg_catalog.=) t.tgrelid \
-         AND a.attname OPERATOR(pg_catalog.=) $3::pg_catalog.name) \
+         AND a.attname OPERATOR(pg_catalog.=) c.name::pg_catalog.name)) \
          FROM pg_catalog.pg_trigger AS t \
          WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
          AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
         &[
             Arg::Int8(table.to_u32().into()),
             Arg::Text(name),
-            Arg::OptionalText(reads.map(|column| column.name.as_str())),
+            Arg::TextArray(&reads),
         ],
     )?;
     Ok(outcome.rows.first().map(|row| Standing {
         state: row.text(0).to_owned(),
-        names_column: row.is_true(1),
-        reads_its_column: row.is_true(2),
+        columns: row.number(1).unwrap_or(0),
+        reads_its_columns: row.is_true(2),
     }))
 }
 
@@ -506,6 +623,29 @@ fn all_on(table: &Table) -> Result<Outcome> {
          AND n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name",
         &[Arg::Int8(table.oid.to_u32().into())],
     )
+}
+
+/// Have the table, which is bound in `after` still, fire what these want and nothing else; `before` was attached until
+/// now.
+pub(crate) fn leave_to(table: &Table, before: &[Binding], after: &[Binding]) -> Result<()> {
+    let was = triggers_on(table, before);
+    let wanted = triggers_on(table, after);
+    for row in &all_on(table)?.rows {
+        if wanted.iter().all(|trigger| trigger.name != row.text(0)) {
+            if row.is_true(1) {
+                refuse_pending(table)?;
+            }
+            let name = quote_identifier(row.text(0));
+            spi::command(&format!("DROP TRIGGER {name} ON {}", table.sql))?;
+        }
+    }
+    for trigger in &wanted {
+        match trigger.is_another(&was) {
+            true => trigger.renew()?,
+            false => trigger.create()?,
+        }
+    }
+    Ok(())
 }
 
 /// Drop every trigger on `table` that calls one of the extension's functions.

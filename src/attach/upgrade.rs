@@ -8,7 +8,8 @@ use super::check::check;
 use super::convention::NotCreatingExtension;
 use super::remembered::Said;
 use super::search_path::Attacher;
-use crate::binding::{Binding, Spec};
+use super::trigger_ddl::triggers;
+use crate::binding::{Binding, Stored};
 use crate::error::Result;
 use crate::postgres::patience::StrongLocks;
 use crate::postgres::security::RunAs;
@@ -19,16 +20,13 @@ use crate::postgres::value::Arg;
 /// search_path that it has not chosen yet. Bound tables that are
 /// gone or changed need not keep the rest from being updated: a WARNING says so.
 pub(crate) fn upgrade() -> Result<()> {
-    let Some(spec) = Spec::load()? else {
-        return Ok(());
-    };
-    match check(spec) {
-        Ok(binding) => renew(binding),
-        Err(error) => {
-            error.report(PgLogLevel::WARNING);
-            Ok(())
+    for spec in Stored::attached()? {
+        match check(spec) {
+            Ok(binding) => renew(binding)?,
+            Err(error) => error.report(PgLogLevel::WARNING),
         }
     }
+    Ok(())
 }
 
 fn renew(binding: Binding) -> Result<()> {
@@ -37,13 +35,15 @@ fn renew(binding: Binding) -> Result<()> {
     {
         let _owner = RunAs::owner(binding.accounts.extension_owner);
         let mut locks = StrongLocks::default();
-        for trigger in binding.triggers() {
+        // No older version has more than one binding.
+        let triggers = triggers(&binding, &[]);
+        for trigger in &triggers {
             if trigger.has_condition() {
                 locks.add(trigger.table.oid, pg_sys::AccessExclusiveLock)?;
             }
         }
         locks.take()?;
-        for trigger in binding.triggers() {
+        for trigger in &triggers {
             if trigger.has_condition() {
                 trigger.renew()?;
             }
@@ -56,7 +56,7 @@ fn renew(binding: Binding) -> Result<()> {
 pub(crate) fn upgrade_grants(before: pg_sys::Oid, after: pg_sys::Oid) -> Result<()> {
     let _not_creating = NotCreatingExtension::start();
     let grants = spi::query(
-        "SELECT pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s%s', \
+        "SELECT pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %s%s', \
          $2::pg_catalog.oid::pg_catalog.regprocedure, \
          CASE acl.grantee OPERATOR(pg_catalog.<>) 0 \
          WHEN true THEN pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(acl.grantee)) \

@@ -28,8 +28,12 @@ pub(crate) struct Argument {
 pub(crate) enum Kind {
     Relation,
     Type,
+    /// Of a column.
     Name,
+    /// Of columns, or of schemas.
     Names,
+    /// Of the binding.
+    Label,
     Text,
     Texts,
     Bigint,
@@ -119,6 +123,8 @@ pub(crate) static ARGUMENTS: &[Argument] = &[
     argument!("late_usage", Text, options.late_usage, Changed, IfUnusual),
     argument!("search_path", Names, search_path, Changed, Never),
     argument!("outside_changes", Text, options.outside_changes, Changed, IfUnusual),
+    argument!("name", Label, name, Ignored, IfUnusual),
+    argument!("balance_column", Name, balance_column, Refused, IfUnusual),
 ];
 
 impl Spec {
@@ -137,6 +143,18 @@ impl Spec {
             }
         }
         Ok(spec)
+    }
+
+    /// The words for the options that bindings of the same accounts have in common: busy_account, outside_changes.
+    pub(crate) fn options_of_accounts(&self) -> [String; 2] {
+        let word = |value: Value| match value {
+            Value::Text(word) => word,
+            _ => String::new(),
+        };
+        [
+            word(self.options.busy_account.value()),
+            word(self.options.outside_changes.value()),
+        ]
     }
 
     /// The call that binds this again; it repairs what is missing. Without the search_path: attach
@@ -219,7 +237,7 @@ impl Spec {
                         Value::Relation(Relation { oid, name })
                     }),
                     Kind::Type => oid(value).map(Value::Type),
-                    Kind::Name | Kind::Text => text(value).map(Value::Text),
+                    Kind::Name | Kind::Label | Kind::Text => text(value).map(Value::Text),
                     Kind::Names | Kind::Texts => {
                         let texts = value.as_array()?.iter().map(text);
                         texts.collect::<Option<_>>().map(Value::Texts)

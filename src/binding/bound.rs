@@ -1,44 +1,46 @@
-//! What a backend keeps between calls: the binding, and what the rooms above have made of it.
+//! What a backend keeps between calls: what is attached, and what the rooms above have made of it.
 //!
-//! The binding is read with the latest snapshot, whatever the transaction's own one is, and is read
+//! The bindings are read with the latest snapshot, whatever the transaction's own one is, and are read
 //! again after these invalidations (`invalidation`):
 //! - of a bound table, one of the extension's own or a known partition: DDL on it; attach and detach,
 //!   which alter triggers on bound tables or send an invalidation themselves;
 //! - of a bound table's schema: the quoted names of tables, in statements and messages, hold its name;
-//!   and of a schema in the stored search_path, in which others may come to be able to create;
+//!   and of a schema in a stored search_path, in which others may come to be able to create;
 //! - of any role or membership: which may read a table, or create in a schema.
 //!
-//! What comes while the binding is read makes it stale at once. What the rooms have made of it
+//! What comes while they are read makes them stale at once. What the rooms have made of one
 //! ([`Bound::kept`]) survives if it is still the same.
+//!
+//! Several may be attached. One that is broken breaks no other: what is wrong with it is told to those who
+//! want that one.
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use pgrx::pg_sys;
+use pgrx::{PgLogLevel, pg_sys};
 
 use super::model::{Accounts, Binding, Payer};
 use super::own::{self, OwnTables};
+use super::parts::is_part_of;
 use super::spec::Spec;
+use super::stored::Stored;
 use crate::error::{Error, Result};
-use crate::postgres::catalog;
 use crate::postgres::datum::c_string;
-use crate::postgres::invalidation::{
-    self, EverythingMatters, Reading, generation, watch, watch_schema,
-};
+use crate::postgres::invalidation::{self, Reading, watch, watch_schema};
 use crate::postgres::lock::lock_relations;
-use crate::postgres::security;
+use crate::postgres::security::{self, RunAs};
 
-/// The accounts, and what is kept with them. There whatever has become of the other bound tables.
+/// The accounts, and what is kept with them. There whatever has become of the other bound tables. Bindings that
+/// charge the same accounts have one book.
 pub(crate) struct Book {
     pub(crate) accounts: Accounts,
     pub(crate) own: OwnTables,
     kept: Store,
-    parts: RefCell<Parts>,
 }
 
-/// The binding, and what is kept with it.
+/// A binding, and what is kept with it.
 pub(crate) struct Bound {
     pub(crate) book: Rc<Book>,
     pub(crate) binding: Binding,
@@ -67,49 +69,25 @@ impl Store {
     }
 }
 
-/// Partitions that are known to be parts of the bound tables: (partition, bound table). Each is watched
-/// with all that is above it, and with the first invalidation none is known any more.
-#[derive(Default)]
-struct Parts {
-    generation: u64,
-    known: HashSet<(pg_sys::Oid, pg_sys::Oid)>,
-}
-
 impl Book {
     /// What the room of `T` keeps with these accounts, made at its first use.
     pub(crate) fn kept<T: Kept<Book>>(&self) -> Rc<T> {
         self.kept.get(self)
     }
 
-    /// Whether `relation` is the bound table `root` or one of its partitions.
-    pub(crate) fn is_part_of(&self, relation: pg_sys::Oid, root: pg_sys::Oid) -> Result<bool> {
-        if relation == root {
-            return Ok(true);
-        }
-        let now = generation();
-        {
-            let mut parts = self.parts.borrow_mut();
-            if parts.generation != now {
-                parts.known.clear();
-                parts.generation = now;
-            }
-            if parts.known.contains(&(relation, root)) {
-                return Ok(true);
-            }
-        }
-        // A partition is taken from its root by an ALTER of any table between the two. What changes
-        // while they are looked at is not kept.
-        let ancestors = {
-            let _everything = EverythingMatters::begin();
-            let ancestors = catalog::partition_ancestors(relation)?;
-            watch(ancestors.iter().copied());
-            ancestors
-        };
-        let is_part = ancestors.contains(&root);
-        if is_part && generation() == now {
-            self.parts.borrow_mut().known.insert((relation, root));
-        }
-        Ok(is_part)
+    /// Act as `owner`, with the search_path of these accounts.
+    pub(crate) fn run_as(&self, owner: pg_sys::Oid) -> RunAs {
+        RunAs::with(owner, &self.accounts.paths)
+    }
+
+    /// Act as the owner of the users table.
+    pub(crate) fn run_as_users_owner(&self) -> RunAs {
+        self.run_as(self.accounts.users.owner)
+    }
+
+    /// Act as the owner of the extension's tables.
+    pub(crate) fn run_as_extension(&self) -> RunAs {
+        self.run_as(self.accounts.extension_owner)
     }
 }
 
@@ -117,6 +95,26 @@ impl Bound {
     /// What the room of `T` keeps with this binding, made at its first use.
     pub(crate) fn kept<T: Kept<Bound>>(&self) -> Rc<T> {
         self.kept.get(self)
+    }
+
+    /// Act as `owner`, with the search_path of this binding.
+    pub(crate) fn run_as(&self, owner: pg_sys::Oid) -> RunAs {
+        RunAs::with(owner, &self.binding.accounts.paths)
+    }
+
+    /// Act as the owner of the extension's tables.
+    pub(crate) fn run_as_extension(&self) -> RunAs {
+        self.run_as(self.binding.accounts.extension_owner)
+    }
+
+    /// What is run from here on without naming a binding goes by the search_path of this one.
+    pub(crate) fn follow(&self) {
+        security::follow(&self.binding.accounts.paths);
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.binding.spec.name
     }
 
     /// The bound tables, in the order in which their locks are taken.
@@ -130,148 +128,379 @@ impl Bound {
     }
 }
 
-/// What is bound, as far as it is whole.
-#[derive(Clone)]
-struct Present {
-    book: Rc<Book>,
-    /// None if it is not whole: it is looked at again at each use, which says what is wrong.
-    bound: Option<Rc<Bound>>,
+/// One that is attached, or what is wrong with it.
+struct Attached {
+    spec: Spec,
+    book: Result<Rc<Book>>,
+    bound: Result<Rc<Bound>>,
 }
+
+/// All that are attached, in the order of their numbers.
+type Present = Rc<Vec<Attached>>;
 
 thread_local! {
     static PRESENT: RefCell<Option<Present>> = const { RefCell::new(None) };
 }
 
-/// The binding as it is now, and its search paths in force. Error 55000 if there is none, or what is wrong
-/// with it.
-pub(crate) fn bound() -> Result<Rc<Bound>> {
-    let known = known().and_then(|present| present.bound);
-    let bound = match known {
-        Some(bound) => bound,
-        None => read()?.1?,
-    };
-    security::follow(&bound.book.accounts.paths);
-    require_balance(&bound.book)?;
+/// Which of the attached bindings are meant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Which<'a> {
+    /// The one of this name; without one, all of them.
+    Named(Option<&'a str>),
+    /// Those whose workflow table this is, or has this partition.
+    OfWorkflows(pg_sys::Oid),
+    /// The same of the usage table.
+    OfUsage(pg_sys::Oid),
+    /// Those of these numbers.
+    Numbered(&'a [i16]),
+}
+
+impl Which<'_> {
+    fn is(&self, spec: &Spec) -> Result<bool> {
+        match (self, &spec.workflows) {
+            (Which::Named(name), _) => Ok(name.is_none_or(|name| name == spec.name)),
+            (Which::OfWorkflows(relation), Some(workflows)) => is_part_of(*relation, workflows.oid),
+            (Which::OfWorkflows(_), None) => Ok(false),
+            (Which::OfUsage(relation), _) => is_part_of(*relation, spec.usage.oid),
+            (Which::Numbered(numbers), _) => Ok(numbers.contains(&spec.number())),
+        }
+    }
+}
+
+/// Attached bindings, in the order of their numbers.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) whole: Vec<Rc<Bound>>,
+    /// The names of the others, and what is wrong with them.
+    pub(crate) broken: Vec<(String, Error)>,
+}
+
+impl Found {
+    /// All of them. Error: what is wrong with one.
+    pub(crate) fn all(mut self) -> Result<Vec<Rc<Bound>>> {
+        match self.broken.is_empty() {
+            true => Ok(self.whole),
+            false => Err(self.broken.swap_remove(0).1),
+        }
+    }
+
+    /// Those that are whole, with a WARNING for each of the others. Error: what is wrong, if none is whole.
+    pub(crate) fn or_warn(self) -> Result<Vec<Rc<Bound>>> {
+        if self.whole.is_empty() {
+            return self.all();
+        }
+        for (_, error) in self.broken {
+            error.report(PgLogLevel::WARNING);
+        }
+        Ok(self.whole)
+    }
+
+    fn tables(&self) -> Vec<[pg_sys::Oid; 3]> {
+        self.whole.iter().map(|bound| bound.tables()).collect()
+    }
+}
+
+/// Those of the attached bindings that are meant. Error 55000 if nothing is attached, 42704 if none has the name.
+pub(crate) fn bindings(which: Which) -> Result<Found> {
+    let present = present()?;
+    let mut found = Found::default();
+    for attached in present.iter() {
+        if !which.is(&attached.spec)? {
+            continue;
+        }
+        match whole(attached) {
+            Ok(bound) => found.whole.push(bound),
+            Err(error) => found.broken.push((attached.spec.name.clone(), error)),
+        }
+    }
+    match (which, found.whole.first()) {
+        (Which::Named(Some(name)), None) if found.broken.is_empty() => Err(unknown(name, &present)),
+        (_, Some(first)) => {
+            first.follow();
+            Ok(found)
+        }
+        _ => Ok(found),
+    }
+}
+
+/// The binding of this name; without one, the only one that is attached. Its search path is in force.
+///
+/// Errors: 55000 if nothing is attached, 42704 if none has the name, 22023 if several are attached and none is named,
+/// or what is wrong with it.
+pub(crate) fn bound(name: Option<&str>) -> Result<Rc<Bound>> {
+    let present = present()?;
+    let attached = only(name, &present)?;
+    let bound = whole(attached)?;
+    bound.follow();
     Ok(bound)
 }
 
-/// The accounts as they are now, and the binding's search paths in force: what a change of a balance wants
-/// that has nothing to do with usage. Error 55000 if there are none, or what is wrong with their table.
-pub(crate) fn book() -> Result<Rc<Book>> {
-    let book = book_of_any_column()?;
-    require_balance(&book)?;
-    Ok(book)
-}
-
-/// Error 42703 if the balance column is gone.
-fn require_balance(book: &Book) -> Result<()> {
-    if book.accounts.balance.is_some() {
-        return Ok(());
-    }
-    let spec = Spec::load()?.ok_or(Error::NotAttached)?;
-    Err(Error::BalanceColumnMissing {
-        relation: book.accounts.users.sql.clone(),
-        attach: spec.attach_call(),
-    })
-}
-
-/// The same, also where the balance column is gone: what the trigger on users wants.
-pub(crate) fn book_of_any_column() -> Result<Rc<Book>> {
-    let book = match known() {
-        Some(present) => present.book,
-        None => read()?.0,
+/// The accounts that the binding of this name charges; without one, the only ones there are: what a change of a
+/// balance wants that has nothing to do with usage. Errors: as [`bound`].
+pub(crate) fn book(name: Option<&str>) -> Result<Rc<Book>> {
+    let present = present()?;
+    let attached = match name {
+        None if has_one_book(&present) => &present[0],
+        _ => only(name, &present)?,
     };
+    let book = attached.book.clone().map_err(|_| fault(attached))?;
+    require_balance(&book, &attached.spec)?;
     security::follow(&book.accounts.paths);
     Ok(book)
 }
 
-fn known() -> Option<Present> {
-    match invalidation::is_stale() {
-        true => None,
-        false => PRESENT.with_borrow(Clone::clone),
+fn has_one_book(present: &Present) -> bool {
+    let accounts = |attached: &Attached| attached.spec.ids.map(|ids| ids.accounts);
+    let first = accounts(&present[0]);
+    present.iter().all(|attached| accounts(attached) == first)
+}
+
+/// The accounts that the binding of this name charges; without one, all that there are, each once. Errors: as [`bound`].
+pub(crate) fn books(name: Option<&str>) -> Result<Vec<Rc<Book>>> {
+    if name.is_some() {
+        return Ok(vec![book(name)?]);
+    }
+    let present = present()?;
+    let books = each_of_accounts(&present).map(|attached| {
+        let book = attached.book.clone().map_err(|_| fault(attached))?;
+        require_balance(&book, &attached.spec)?;
+        Ok(book)
+    });
+    books.collect()
+}
+
+/// The accounts of this users table, or of the one that it is a partition of: one per balance column, which may be
+/// gone. What the triggers on users want.
+pub(crate) fn books_of(relation: pg_sys::Oid) -> Result<Vec<Rc<Book>>> {
+    let present = present()?;
+    let mut books = Vec::new();
+    for attached in each_of_accounts(&present) {
+        if is_part_of(relation, attached.spec.users.oid)? {
+            books.push(attached.book.clone().map_err(|_| fault(attached))?);
+        }
+    }
+    Ok(books)
+}
+
+fn each_of_accounts(present: &[Attached]) -> impl Iterator<Item = &Attached> {
+    let mut seen = BTreeSet::new();
+    present
+        .iter()
+        .filter(move |attached| seen.insert(attached.spec.ids.map(|ids| ids.accounts)))
+}
+
+fn only<'a>(name: Option<&str>, present: &'a Present) -> Result<&'a Attached> {
+    match (name, &present[..]) {
+        (None, [only]) => Ok(only),
+        (None, _) => Err(Error::SeveralBindings {
+            names: names(present),
+            argument: "binding",
+        }),
+        (Some(name), all) => all
+            .iter()
+            .find(|attached| attached.spec.name == name)
+            .ok_or_else(|| unknown(name, present)),
     }
 }
 
-/// Read the binding anew. What was kept stays if it is of what is the same still.
-fn read() -> Result<(Rc<Book>, Result<Rc<Bound>>)> {
-    let reading = Reading::begin();
-    let spec = Spec::load()?.ok_or(Error::NotAttached)?;
-    let accounts = Accounts::resolve(&spec)?;
-    let binding = Binding::resolve_with(spec.clone(), accounts.clone());
-    let own = own::own_tables()?;
-    watch_all(&spec, &own);
-    let before = PRESENT.with_borrow(Clone::clone);
-    let book = match before.as_ref().map(|present| &present.book) {
-        Some(book) if book.accounts == accounts && book.own == own => book.clone(),
-        _ => Rc::new(Book {
-            accounts,
-            own,
-            kept: Store::default(),
-            parts: RefCell::default(),
-        }),
-    };
-    let bound = binding.map(|binding| match before.and_then(|present| present.bound) {
-        Some(bound) if bound.binding == binding && Rc::ptr_eq(&bound.book, &book) => bound,
-        _ => Rc::new(Bound {
-            book: book.clone(),
-            binding,
-            kept: Store::default(),
-        }),
-    });
-    PRESENT.set(Some(Present {
-        book: book.clone(),
-        bound: bound.as_ref().ok().cloned(),
-    }));
-    reading.end();
-    Ok((book, bound))
+fn unknown(name: &str, present: &Present) -> Error {
+    Error::UnknownBinding {
+        name: name.to_owned(),
+        names: names(present),
+    }
 }
 
-/// The binding, with the bound tables locked as a settlement uses them: the users table as an UPDATE
-/// locks it; as a reader the usage and, where they say who pays, the workflows. Until the transaction
-/// ends nobody else can change their columns, nor take the ledger's trigger away between a claim and
-/// its deduction.
-pub(crate) fn bound_and_locked() -> Result<Rc<Bound>> {
-    bound_with_locks(|bound| {
-        let [mut workflows, usage, users] = bound.tables();
-        if let Payer::Usage(_) = bound.binding.payer {
-            workflows = pg_sys::InvalidOid;
+fn names(present: &Present) -> Vec<String> {
+    let names = present.iter().map(|attached| attached.spec.name.clone());
+    names.collect()
+}
+
+/// Whether more than one is attached: then answers say which one they are of.
+pub(crate) fn is_one_of_several() -> Result<bool> {
+    Ok(present()?.len() > 1)
+}
+
+/// The binding, if it is whole.
+fn whole(attached: &Attached) -> Result<Rc<Bound>> {
+    match &attached.bound {
+        Ok(bound) => {
+            require_balance(&bound.book, &attached.spec)?;
+            Ok(bound.clone())
         }
-        lock_relations(&[
-            (workflows, pg_sys::AccessShareLock),
-            (usage, pg_sys::AccessShareLock),
-            (users, pg_sys::RowExclusiveLock),
-        ]);
+        Err(_) => Err(fault(attached)),
+    }
+}
+
+/// What is wrong by now: whether another table has the name of one that was dropped is seen by no invalidation.
+fn fault(attached: &Attached) -> Error {
+    match (
+        Binding::resolve(attached.spec.clone()),
+        &attached.book,
+        &attached.bound,
+    ) {
+        (Err(error), _, _) => error,
+        (Ok(_), Err(error), _) | (Ok(_), _, Err(error)) => error.clone(),
+        (Ok(_), Ok(_), Ok(_)) => Error::ConcurrentRename,
+    }
+}
+
+/// Error 42703 if the balance column is gone.
+fn require_balance(book: &Book, spec: &Spec) -> Result<()> {
+    match book.accounts.balance {
+        Some(_) => Ok(()),
+        None => Err(Error::BalanceColumnMissing {
+            relation: book.accounts.users.sql.clone(),
+            column: book.accounts.balance_column.clone(),
+            attach: spec.attach_call(),
+        }),
+    }
+}
+
+/// What is attached; error 55000 if nothing is.
+fn present() -> Result<Present> {
+    let known = match invalidation::is_stale() {
+        true => None,
+        false => PRESENT.with_borrow(Clone::clone),
+    };
+    let present = match known {
+        Some(present) => present,
+        None => read()?,
+    };
+    match present.is_empty() {
+        true => Err(Error::NotAttached),
+        false => Ok(present),
+    }
+}
+
+/// Read the bindings anew. What was kept stays if it is of what is the same still.
+fn read() -> Result<Present> {
+    let reading = Reading::begin();
+    let specs = Stored::attached()?;
+    let own = own::own_tables()?;
+    let before = PRESENT.with_borrow(Clone::clone).unwrap_or_default();
+    let mut present: Vec<Attached> = Vec::new();
+    for spec in specs {
+        watch_all(&spec, &own);
+        let accounts = Accounts::resolve(&spec);
+        let of_same_accounts = present.iter().find(|attached| {
+            attached.spec.ids.map(|ids| ids.accounts) == spec.ids.map(|ids| ids.accounts)
+        });
+        let book = match (of_same_accounts, &accounts) {
+            (Some(Attached { book: Ok(book), .. }), _) => Ok(book.clone()),
+            (_, Ok(accounts)) => Ok(book_of(accounts, &own, &before)),
+            (_, Err(error)) => Err(error.clone()),
+        };
+        let bound = accounts
+            .and_then(|accounts| Binding::resolve_with(spec.clone(), accounts))
+            .and_then(|binding| Ok(bound_of(binding, book.clone()?, &before)));
+        present.push(Attached { spec, book, bound });
+    }
+    let present = Rc::new(present);
+    PRESENT.set(Some(present.clone()));
+    reading.end();
+    Ok(present)
+}
+
+fn book_of(accounts: &Accounts, own: &OwnTables, before: &[Attached]) -> Rc<Book> {
+    let same = before
+        .iter()
+        .filter_map(|attached| attached.book.as_ref().ok());
+    let same = same
+        .into_iter()
+        .find(|book| book.accounts == *accounts && book.own == *own);
+    same.cloned().unwrap_or_else(|| {
+        Rc::new(Book {
+            accounts: accounts.clone(),
+            own: *own,
+            kept: Store::default(),
+        })
     })
 }
 
-/// The binding, with the users table locked as an UPDATE locks it: for a refund, which does not read the
-/// usage.
-pub(crate) fn bound_and_users_locked() -> Result<Rc<Bound>> {
-    bound_with_locks(|bound| lock_users(&bound.book))
+fn bound_of(binding: Binding, book: Rc<Book>, before: &[Attached]) -> Rc<Bound> {
+    let same = before
+        .iter()
+        .filter_map(|attached| attached.bound.as_ref().ok());
+    let same = same
+        .into_iter()
+        .find(|bound| bound.binding == binding && Rc::ptr_eq(&bound.book, &book));
+    same.cloned().unwrap_or_else(|| {
+        Rc::new(Bound {
+            book,
+            binding,
+            kept: Store::default(),
+        })
+    })
+}
+
+/// The bindings that are meant, with the bound tables locked as a settlement uses them: the users tables as an
+/// UPDATE locks them; as a reader the usage and, where they say who pays, the workflows. Until the transaction
+/// ends nobody else can change their columns, nor take the ledger's trigger away between a claim and
+/// its deduction.
+pub(crate) fn bindings_locked(which: Which) -> Result<Found> {
+    look_until_locked(
+        || bindings(which),
+        |found| {
+            let each = |place: usize, mode| {
+                let tables = found.whole.iter().map(move |bound| {
+                    let is_read = place > 0 || matches!(bound.binding.payer, Payer::Workflow(_));
+                    match is_read {
+                        true => bound.tables()[place],
+                        false => pg_sys::InvalidOid,
+                    }
+                });
+                tables.map(move |table| (table, mode))
+            };
+            let locks: Vec<_> = each(0, pg_sys::AccessShareLock)
+                .chain(each(1, pg_sys::AccessShareLock))
+                .chain(each(2, pg_sys::RowExclusiveLock))
+                .collect();
+            lock_relations(&locks);
+        },
+        Found::tables,
+    )
+}
+
+/// The bindings that are meant, with the users tables locked as an UPDATE locks them: for a refund, which does
+/// not read the usage.
+pub(crate) fn bindings_and_users_locked(which: Which) -> Result<Found> {
+    look_until_locked(
+        || bindings(which),
+        |found| {
+            for bound in &found.whole {
+                lock_users(&bound.book);
+            }
+        },
+        Found::tables,
+    )
 }
 
 /// The binding, with usage and users locked so that nobody else writes them.
-pub(crate) fn bound_and_alone() -> Result<Rc<Bound>> {
-    bound_with_locks(|bound| {
-        let [_, usage, users] = bound.tables();
-        lock_relations(&[
-            (usage, pg_sys::ShareRowExclusiveLock),
-            (users, pg_sys::ShareRowExclusiveLock),
-        ]);
-    })
+pub(crate) fn bound_and_alone(name: Option<&str>) -> Result<Rc<Bound>> {
+    look_until_locked(
+        || bound(name),
+        |bound| {
+            let [_, usage, users] = bound.tables();
+            lock_relations(&[
+                (usage, pg_sys::ShareRowExclusiveLock),
+                (users, pg_sys::ShareRowExclusiveLock),
+            ]);
+        },
+        |bound| bound.tables(),
+    )
 }
 
 /// The accounts, with the users table locked as an UPDATE locks it.
-pub(crate) fn book_and_users_locked() -> Result<Rc<Book>> {
-    look_until_locked(book, lock_users, |book| book.accounts.users.oid)
+pub(crate) fn book_and_users_locked(name: Option<&str>) -> Result<Rc<Book>> {
+    look_until_locked(
+        || book(name),
+        |book| lock_users(book),
+        |book| book.accounts.users.oid,
+    )
 }
 
 fn lock_users(book: &Book) {
     lock_relations(&[(book.accounts.users.oid, pg_sys::RowExclusiveLock)]);
-}
-
-fn bound_with_locks(lock: impl Fn(&Bound)) -> Result<Rc<Bound>> {
-    look_until_locked(bound, lock, Bound::tables)
 }
 
 /// Waiting for a lock takes in the invalidations of whoever held it, so what is bound is looked at again
@@ -279,10 +508,10 @@ fn bound_with_locks(lock: impl Fn(&Bound)) -> Result<Rc<Bound>> {
 /// says of them cannot change any more. From `RangeVarGetRelidExtended`, which also looks again until
 /// the answer is the same, and not until nothing was invalidated: there may always be something.
 fn look_until_locked<T, Tables: PartialEq>(
-    look: impl Fn() -> Result<Rc<T>>,
+    look: impl Fn() -> Result<T>,
     lock: impl Fn(&T),
     tables: impl Fn(&T) -> Tables,
-) -> Result<Rc<T>> {
+) -> Result<T> {
     let mut before = look()?;
     loop {
         lock(&before);
@@ -295,7 +524,7 @@ fn look_until_locked<T, Tables: PartialEq>(
 }
 
 /// Wait for the transactions that settle, and keep others from it until this one ends: each of them
-/// holds the lock of [`bound_and_locked`].
+/// holds the lock of [`bindings_locked`].
 pub(crate) fn lock_out_settlements(users: pg_sys::Oid) {
     lock_relations(&[(users, pg_sys::ShareRowExclusiveLock)]);
 }

@@ -3,7 +3,8 @@
 //! A [`Spec`] is what `attach` was told and what the table `token_balance.binding` keeps. A
 //! [`Binding`] is a spec held against the catalogs. A [`Bound`] is the binding as a backend keeps it, with
 //! what the rooms above have made of it; this room knows none of them. Its [`Book`] is the part of it that is of
-//! accounts alone: whatever becomes of the other tables, balances go on.
+//! accounts alone: whatever becomes of the other tables, balances go on. Several bindings may be attached, and
+//! those of one users table and balance column share a book.
 
 pub(crate) mod attach_arguments;
 mod bound;
@@ -12,18 +13,21 @@ mod faults;
 mod model;
 mod options;
 pub(crate) mod own;
+mod parts;
 mod resolve;
 pub(crate) mod search_path;
 mod spec;
 mod stored;
 
 pub(crate) use bound::{
-    Book, Bound, Kept, book, book_and_users_locked, book_of_any_column, bound, bound_and_alone,
-    bound_and_locked, bound_and_users_locked, lock_out_settlements,
+    Book, Bound, Kept, Which, bindings, bindings_and_users_locked, bindings_locked, book,
+    book_and_users_locked, books, books_of, bound, bound_and_alone, is_one_of_several,
+    lock_out_settlements,
 };
-pub(crate) use model::{BALANCE_COLUMN, Binding, Completion, Key, Payer, Workflows, numeric_scale};
+pub(crate) use model::{Binding, Completion, Key, Payer, Workflows, numeric_scale};
 pub(crate) use options::{BusyAccount, LateUsage, OutsideChanges};
+pub(crate) use parts::is_part_of;
 pub(crate) use resolve::{relation_of, wrong_type};
 pub(crate) use search_path::path_of;
 pub(crate) use spec::{Ids, Relation, Spec};
-pub(crate) use stored::{DEFAULT_NAME, Stored, new_ids, take_turns};
+pub(crate) use stored::{Stored, new_ids, take_turns};

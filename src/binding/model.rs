@@ -3,15 +3,13 @@
 use std::rc::Rc;
 
 use pgrx::pg_sys;
+use pgrx::spi::quote_identifier;
 
 use super::options::{BusyAccount, OutsideChanges};
-use super::spec::{Ids, Spec, Spellings};
+use super::spec::{Ids, Spec, Spellings, of_accounts};
 use crate::postgres::catalog::{Column, Table};
 use crate::postgres::key::KeyType;
 use crate::postgres::security::SearchPaths;
-
-/// The column that the extension keeps.
-pub(crate) const BALANCE_COLUMN: &str = "token_balance";
 
 /// A key column.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,12 +65,18 @@ pub(crate) struct Details {
 /// The accounts: the users table and its balances.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Accounts {
-    pub(crate) ids: Option<Ids>,
+    /// The number by which the extension's tables know them. None until it is stored; and in the catalog of an older
+    /// version, which has one users table.
+    pub(crate) id: Option<i16>,
+    /// The name of a binding that charges them.
+    pub(crate) binding: String,
     pub(crate) is_of_older_dump: bool,
     /// The owner of the extension's own tables.
     pub(crate) extension_owner: pg_sys::Oid,
     pub(crate) users: Table,
     pub(crate) user_key: Key,
+    /// The name of the column that the extension keeps.
+    pub(crate) balance_column: String,
     /// None until attach has added it.
     pub(crate) balance: Option<Column>,
     pub(crate) busy_account: BusyAccount,
@@ -135,6 +139,15 @@ impl Binding {
             None => id.to_owned(),
         };
         self.usage_workflow.key_type.canonical_or_raise(&id)
+    }
+
+    /// The same; None for one that these types cannot hold, which names no workflow here.
+    pub(crate) fn workflow_id_if_possible(&self, id: &str) -> Option<String> {
+        let id = match &self.workflows {
+            Some(workflows) => workflows.key.key_type.canonical(id)?,
+            None => id.to_owned(),
+        };
+        self.usage_workflow.key_type.canonical(&id)
     }
 
     /// SQL for the tokens of a group of usage rows; the result is bigint, or numeric where a sum of
@@ -202,7 +215,12 @@ impl Binding {
 impl Accounts {
     /// SQL for "the row is of these accounts", to stand before other conditions.
     pub(crate) fn own(&self, alias: &str) -> String {
-        Ids::of_accounts(self.ids, alias)
+        of_accounts(self.id, alias)
+    }
+
+    /// The quoted name of the balance column.
+    pub(crate) fn balance_sql(&self) -> String {
+        quote_identifier(&self.balance_column)
     }
 
     /// The largest balance that the column can hold: integers reach as far above zero as below.

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use super::model::{Accounts, BALANCE_COLUMN, Binding, Completion, Details, Key, Payer, Workflows};
+use super::model::{Accounts, Binding, Completion, Details, Key, Payer, Workflows};
 use super::own::{distributed, extension_owner};
 use super::search_path::paths;
 use super::spec::{Relation, Spec};
@@ -11,13 +11,6 @@ use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::key::{KeyType, SUPPORTED_KEY_TYPES};
 
 impl Binding {
-    /// The binding of this database. Error 55000 if there is none, 42P01 or 42703 if it points at
-    /// what is gone.
-    pub(crate) fn load() -> Result<Self> {
-        let spec = Spec::load()?.ok_or(Error::NotAttached)?;
-        Self::resolve(spec)
-    }
-
     /// Look everything up that the spec names.
     pub(crate) fn resolve(spec: Spec) -> Result<Self> {
         let accounts = Accounts::resolve(&spec)?;
@@ -102,13 +95,15 @@ impl Accounts {
         }
         let extension_owner = extension_owner()?;
         Ok(Accounts {
-            ids: spec.ids,
+            id: spec.ids.map(|ids| ids.accounts),
+            binding: spec.name.clone(),
             is_of_older_dump: spec.is_of_older_dump,
             extension_owner,
             paths: paths(spec, &tables.iter().collect::<Vec<_>>(), extension_owner)?,
             balance: columns
                 .into_iter()
-                .find(|column| column.name == BALANCE_COLUMN),
+                .find(|column| column.name == spec.balance_column),
+            balance_column: spec.balance_column.clone(),
             busy_account: spec.options.busy_account,
             outside_changes: spec.options.outside_changes,
             users,

@@ -8,8 +8,12 @@ use super::options::Options;
 pub(crate) struct Spec {
     /// None until it is stored; and in the catalog of an older version, which has one binding.
     pub(crate) ids: Option<Ids>,
+    /// Unique among those that are attached.
+    pub(crate) name: String,
     pub(crate) users: Relation,
     pub(crate) user_key: String,
+    /// The column of users that the extension keeps.
+    pub(crate) balance_column: String,
     pub(crate) usage: Relation,
     pub(crate) usage_user: Option<String>,
     pub(crate) usage_workflow: String,
@@ -60,14 +64,19 @@ pub(crate) struct Ids {
 impl Ids {
     /// SQL for "the row of the ledger, the queue or the references is of these accounts", to stand before other
     /// conditions.
-    pub(crate) fn of_accounts(ids: Option<Self>, alias: &str) -> String {
-        condition(alias, "accounts_id", ids.map(|ids| ids.accounts))
+    pub(crate) fn of_accounts(self, alias: &str) -> String {
+        of_accounts(Some(self.accounts), alias)
     }
 
     /// SQL for "the settlement is of this binding", to stand before other conditions.
     pub(crate) fn of_binding(ids: Option<Self>, alias: &str) -> String {
         condition(alias, "binding_id", ids.map(|ids| ids.binding))
     }
+}
+
+/// The same, given their number.
+pub(super) fn of_accounts(id: Option<i16>, alias: &str) -> String {
+    condition(alias, "accounts_id", id)
 }
 
 /// Empty where the catalog has no such column.
@@ -85,6 +94,9 @@ pub(crate) struct Relation {
     pub(crate) name: String,
 }
 
+/// The name of a binding that was given none.
+const DEFAULT_NAME: &str = "default";
+
 /// The statuses that complete a run where attach is told nothing else.
 const COMPLETED_STATUSES: [&str; 5] = ["completed", "succeeded", "success", "finished", "done"];
 
@@ -98,8 +110,10 @@ impl Spec {
         let named = |name: &str| Some(name.to_owned());
         Spec {
             ids: None,
+            name: DEFAULT_NAME.into(),
             users: no_relation.clone(),
             user_key: "id".into(),
+            balance_column: "token_balance".into(),
             usage: no_relation,
             usage_user: named("user_id"),
             usage_workflow: "workflow_id".into(),
@@ -124,6 +138,11 @@ impl Spec {
             is_of_older_catalog: false,
             is_of_older_dump: false,
         }
+    }
+
+    /// The binding's number; 0 in the catalog of an older version.
+    pub(crate) fn number(&self) -> i16 {
+        self.ids.map_or(0, |ids| ids.binding)
     }
 
     /// Without the arguments that mean nothing beside the others, so that two specs that say the

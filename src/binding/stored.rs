@@ -17,9 +17,6 @@ use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::Arg;
 
-/// The name of a binding that was given none.
-pub(crate) const DEFAULT_NAME: &str = "default";
-
 /// A row: a binding, attached or remembered.
 pub(crate) struct Stored {
     pub(crate) spec: Spec,
@@ -27,10 +24,10 @@ pub(crate) struct Stored {
 }
 
 impl Spec {
-    /// What is bound in this database, if anything is.
-    pub(crate) fn load() -> Result<Option<Self>> {
-        let attached = Stored::all()?.into_iter().find(|stored| stored.is_attached);
-        Ok(attached.map(|stored| stored.spec))
+    /// The same binding as it is stored, if it is attached.
+    pub(crate) fn present(&self) -> Result<Option<Self>> {
+        let mut attached = Stored::attached()?.into_iter();
+        Ok(attached.find(|spec| spec.ids == self.ids))
     }
 
     /// Make it a binding of this database, in place of what is stored of it.
@@ -45,7 +42,6 @@ impl Spec {
             Some(ids) => {
                 row.insert("binding_id".into(), ids.binding.into());
                 row.insert("accounts_id".into(), ids.accounts.into());
-                row.insert("name".into(), DEFAULT_NAME.into());
             }
             None => drop(row.insert("singleton".into(), true.into())),
         }
@@ -130,6 +126,17 @@ impl Spec {
 }
 
 impl Stored {
+    /// What is bound in this database, in the order of numbers.
+    pub(crate) fn attached() -> Result<Vec<Spec>> {
+        let stored = Stored::all()?.into_iter();
+        let mut attached: Vec<_> = stored
+            .filter(|stored| stored.is_attached)
+            .map(|stored| stored.spec)
+            .collect();
+        attached.sort_by_key(|spec| spec.ids.map(|ids| ids.binding));
+        Ok(attached)
+    }
+
     /// All of them, the latest first.
     pub(crate) fn all() -> Result<Vec<Self>> {
         let _owner = RunAs::owner(extension_owner()?);

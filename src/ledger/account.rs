@@ -9,9 +9,8 @@ use pgrx::pg_sys::{INT8OID, TEXTOID};
 
 use super::change::{Announcement, Change, Changed};
 use super::{entries, queue};
-use crate::binding::{BALANCE_COLUMN, Book, Kept};
+use crate::binding::{Book, Kept};
 use crate::error::{Error, Result};
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::{FreshSnapshot, Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi::Statement;
 use crate::postgres::value::Arg;
@@ -28,6 +27,7 @@ impl Kept<Book> for Statements {
     fn of(book: &Book) -> Self {
         let accounts = &book.accounts;
         let users = &accounts.users.sql;
+        let balance = accounts.balance_sql();
         let is_account = format!(
             "a.{} OPERATOR(pg_catalog.=) $1::{}",
             accounts.user_key.sql(),
@@ -39,12 +39,12 @@ impl Kept<Book> for Statements {
         // Never FOR UPDATE before it: a child row's foreign-key check holds KEY SHARE on the
         // account, and the upgrade deadlocks. A plain UPDATE of a column that is no key goes
         // along with it.
-        let change = |book: &str| {
+        let change = |is_within: &str| {
             Statement::new(
                 &format!(
                     "UPDATE {users} AS a \
-                     SET {BALANCE_COLUMN} = a.{BALANCE_COLUMN} OPERATOR(pg_catalog.+) $2 \
-                     WHERE {is_account} AND a.{BALANCE_COLUMN} {book} $3"
+                     SET {balance} = a.{balance} OPERATOR(pg_catalog.+) $2 \
+                     WHERE {is_account} AND a.{balance} {is_within} $3"
                 ),
                 &[TEXTOID, INT8OID, INT8OID],
             )
@@ -54,13 +54,13 @@ impl Kept<Book> for Statements {
             take: change("OPERATOR(pg_catalog.>=)"),
             give: change("OPERATOR(pg_catalog.<=)"),
             balance: Statement::new(
-                &format!("SELECT a.{BALANCE_COLUMN}::bigint FROM {users} AS a WHERE {is_account}"),
+                &format!("SELECT a.{balance}::bigint FROM {users} AS a WHERE {is_account}"),
                 &[TEXTOID],
             )
             .of(&[accounts.users.oid]),
             row: Statement::new(
                 &format!(
-                    "SELECT a.{BALANCE_COLUMN}::bigint, pg_catalog.format('%s %s %s', a.tableoid, \
+                    "SELECT a.{balance}::bigint, pg_catalog.format('%s %s %s', a.tableoid, \
                      a.ctid, a.xmin) FROM {users} AS a WHERE {is_account}"
                 ),
                 &[TEXTOID],
@@ -98,7 +98,7 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
         ..0 => (&statements.take, lowest),
         _ => (&statements.give, highest),
     };
-    let announcement = Announcement::of(change.clone());
+    let announcement = Announcement::of(accounts.id, change.clone());
     let args = [
         Arg::Text(&change.account),
         Arg::Int8(amount),
@@ -107,7 +107,7 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
     let mut passed_over = Vec::new();
     loop {
         let outcome = {
-            let _owner = RunAs::owner(accounts.users.owner);
+            let _owner = book.run_as_users_owner();
             statement.run(&args, Snapshot::Statement)?
         };
         let is_made = outcome.processed == 1;
@@ -164,7 +164,7 @@ struct AccountRow {
 }
 
 fn row_of(book: &Book, account: &str, snapshot: Snapshot) -> Result<Option<AccountRow>> {
-    let _owner = RunAs::owner(book.accounts.users.owner);
+    let _owner = book.run_as_users_owner();
     let outcome = book
         .kept::<Statements>()
         .row
@@ -211,7 +211,7 @@ fn read_column(book: &Book, account: &str, snapshot: Snapshot) -> Result<Option<
     if book.accounts.user_key.key_type.canonical(account).is_none() {
         return Ok(None);
     }
-    let _owner = RunAs::owner(book.accounts.users.owner);
+    let _owner = book.run_as_users_owner();
     let outcome = book
         .kept::<Statements>()
         .balance

@@ -8,7 +8,6 @@ use super::change::{Change, Line};
 use super::queue::{self, Queued};
 use crate::binding::{Book, Kept};
 use crate::error::Result;
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::{Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi::Statement;
 use crate::postgres::value::Arg;
@@ -49,7 +48,7 @@ pub(crate) fn hold_unless_busy(book: &Book, account: &str) -> Result<bool> {
 }
 
 fn run_hold(book: &Book, statement: &Statement, account: &str) -> Result<bool> {
-    let _owner = RunAs::owner(book.accounts.users.owner);
+    let _owner = book.run_as_users_owner();
     let outcome = statement.run(&[Arg::Text(account)], Snapshot::Statement)?;
     Ok(outcome.processed == 1)
 }

@@ -100,6 +100,8 @@ pub(crate) struct Changed {
 /// What was given to one account. Tokens.
 #[derive(Clone, Debug)]
 pub(crate) struct Given {
+    /// The name of a binding that charges the account.
+    pub(crate) binding: Option<String>,
     pub(crate) account: String,
     pub(crate) amount: i64,
     pub(crate) previous_balance: i64,
@@ -114,6 +116,8 @@ pub(crate) fn actor() -> Rc<str> {
 /// A change that was announced, and what the trigger answered to it.
 #[derive(Default)]
 struct Announced {
+    /// The number of the accounts of which one is changed.
+    accounts: Option<i16>,
     /// None once the trigger has written it.
     change: Option<Rc<Change>>,
     /// The balance that the trigger found before and after the change.
@@ -130,8 +134,9 @@ pub(crate) struct Announcement {
 }
 
 impl Announcement {
-    pub(crate) fn of(change: Rc<Change>) -> Self {
+    pub(crate) fn of(accounts: Option<i16>, change: Rc<Change>) -> Self {
         let announced = Announced {
+            accounts,
             change: Some(change),
             changed: None,
         };
@@ -182,21 +187,30 @@ pub(crate) fn is_idle() -> bool {
     is_silent && security::is_owner_run()
 }
 
-/// Whether the next change of `account` is one that the extension makes.
-pub(crate) fn is_announced(account: &str) -> bool {
-    ANNOUNCED.with_borrow(|announced| {
-        let change = announced.change.as_ref();
-        change.is_some_and(|change| change.account == account)
-    })
+impl Announced {
+    /// An id may name one account here and another one there.
+    fn is_of(&self, accounts: Option<i16>, account: &str) -> bool {
+        let change = self.change.as_ref();
+        self.accounts == accounts && change.is_some_and(|change| change.account == account)
+    }
+}
+
+/// Whether the next change of `account`, one of the accounts of that number, is one that the extension makes.
+pub(crate) fn is_announced(accounts: Option<i16>, account: &str) -> bool {
+    ANNOUNCED.with_borrow(|announced| announced.is_of(accounts, account))
 }
 
 /// The announced change of `account`, once.
-pub(super) fn take_announced(account: &str, changed: Changed) -> Option<Rc<Change>> {
+pub(super) fn take_announced(
+    accounts: Option<i16>,
+    account: &str,
+    changed: Changed,
+) -> Option<Rc<Change>> {
     ANNOUNCED.with_borrow_mut(|announced| {
-        let change = announced
-            .change
-            .take_if(|change| change.account == account)?;
+        if !announced.is_of(accounts, account) {
+            return None;
+        }
         announced.changed = Some(changed);
-        Some(change)
+        announced.change.take()
     })
 }

@@ -122,6 +122,7 @@ pub(crate) fn give(
     };
     let given = match account::change(book, Rc::new(change))? {
         Ok(Changed { previous, new }) => Given {
+            binding: Some(book.accounts.binding.clone()),
             account: account.to_owned(),
             amount,
             previous_balance: previous,

@@ -3,7 +3,7 @@
 use pgrx::pg_sys::TEXTOID;
 use serde::Serialize;
 
-use crate::binding::{Book, Kept};
+use crate::binding::{Book, Kept, is_one_of_several};
 use crate::error::Result;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
@@ -35,6 +35,9 @@ struct Crossing<'a> {
     previous_balance: i64,
     token_balance: i64,
     is_overdraft: bool,
+    /// A binding that charges the account; left out where one alone is attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    binding: Option<&'a str>,
 }
 
 /// Notify the listeners if a change takes the account below zero or back; delivered at commit.
@@ -43,6 +46,7 @@ pub(crate) fn notify_crossing(book: &Book, account: &str, previous: i64, new: i6
         return Ok(());
     }
     let is_overdraft = new < 0;
+    let binding = is_one_of_several()?.then_some(book.accounts.binding.as_str());
     let payload = |user_id| {
         serde_json::to_string(&Crossing {
             event: if is_overdraft {
@@ -54,6 +58,7 @@ pub(crate) fn notify_crossing(book: &Book, account: &str, previous: i64, new: i6
             previous_balance: previous,
             token_balance: new,
             is_overdraft,
+            binding,
         })
         .unwrap_or_default()
     };

@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::postgres::clock::now;
 use crate::postgres::direct::{Conflict, OpenTable, Shape};
 use crate::postgres::invalidation::generation;
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::value::Arg;
@@ -163,7 +162,7 @@ impl Column {
 
 /// The columns whose values SQL is given.
 fn given(book: &Book) -> impl Iterator<Item = &'static Column> {
-    let is_older = book.accounts.ids.is_none();
+    let is_older = book.accounts.id.is_none();
     COLUMNS
         .iter()
         .filter(move |column| !(column.has_default || is_older && column.is_new))
@@ -287,7 +286,7 @@ impl Entries<'_> {
     ///
     /// They are numbered: the account's row is locked by this transaction, so nobody else does that now.
     fn write(&self, book: &Book) -> Result<i64> {
-        let _owner = RunAs::owner(book.accounts.extension_owner);
+        let _owner = book.run_as_extension();
         let table = held_or_open(book);
         let direct = table
             .as_ref()
@@ -354,11 +353,11 @@ impl<'a> Entry<'a> {
 /// An account's balance is another one. What was announced of it is written with its kind; the rest is an
 /// adjustment.
 pub(crate) fn record_change(book: &Book, account: &str, previous: i64, new: i64) -> Result<()> {
-    let Some(change) = take_announced(account, Changed { previous, new }) else {
+    let Some(change) = take_announced(book.accounts.id, account, Changed { previous, new }) else {
         return adjust(book, account, previous, new, None);
     };
     let made = Entries {
-        accounts: accounts(book),
+        accounts: book.accounts.id,
         account,
         kind: change.kind,
         previous,
@@ -405,10 +404,6 @@ pub(crate) fn record_rename(
     adjust(book, account, last, new, Some(&note))
 }
 
-fn accounts(book: &Book) -> Option<i16> {
-    book.accounts.ids.map(|ids| ids.accounts)
-}
-
 /// The last entry of an account.
 struct Last {
     id: i64,
@@ -416,7 +411,7 @@ struct Last {
 }
 
 fn last(book: &Book, account: &str) -> Result<Option<Last>> {
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let last = book
         .kept::<Statements>()
         .last
@@ -446,7 +441,7 @@ fn adjust(book: &Book, account: &str, previous: i64, new: i64, note: Option<&str
             balance: new.to_string(),
         })?;
     Entries {
-        accounts: accounts(book),
+        accounts: book.accounts.id,
         account,
         kind: Kind::Adjustment,
         previous,

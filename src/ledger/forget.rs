@@ -3,7 +3,6 @@
 use super::archive::Permission;
 use crate::binding::Book;
 use crate::error::Result;
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 
@@ -17,7 +16,7 @@ pub(crate) struct Forgotten {
 /// Forget the ledger, the queue and the references of the accounts. The caller has seen, under a lock, that
 /// there is no account.
 pub(crate) fn forget(book: &Book) -> Result<Forgotten> {
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let delete = |table: &str| {
         let own = book.accounts.own("d");
         // What is there now, also where the transaction keeps an older snapshot.

@@ -11,7 +11,6 @@ use crate::binding::{Book, BusyAccount, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::clock::now;
 use crate::postgres::lock::{EXCLUSIVE, Object, SHARE, hash, lock};
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Statement};
 use crate::postgres::value::{Arg, Row, moment_sql, texts};
@@ -37,18 +36,17 @@ impl Kept<Book> for Statements {
             format!(
                 "{alias}.charge_id, {alias}.workflow_id, {alias}.tokens, {alias}.actor, {}, {}",
                 moment_sql(&format!("{alias}.queued_at")),
-                match book.accounts.ids {
+                match book.accounts.id {
                     Some(_) => format!("{alias}.binding_id"),
                     None => "NULL".into(),
                 }
             )
         };
-        let insert = match book.accounts.ids {
-            Some(ids) => format!(
+        let insert = match book.accounts.id {
+            Some(id) => format!(
                 "INSERT INTO token_balance.queue (user_id, charge_id, workflow_id, tokens, actor, \
                  queued_at, binding_id, accounts_id) OVERRIDING SYSTEM VALUE \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, {}) ON CONFLICT DO NOTHING",
-                ids.accounts
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, {id}) ON CONFLICT DO NOTHING"
             ),
             // The catalog of an older version.
             None => {
@@ -140,7 +138,7 @@ pub(super) fn add(book: &Book, account: &str, lines: &[Line]) -> Result<()> {
 }
 
 fn put(book: &Book, account: &str, queued: impl Iterator<Item = Queued>) -> Result<()> {
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let insert = &book.kept::<Statements>().insert;
     'charges: for mut queued in queued {
         let is_new = |queued: &Queued| {
@@ -178,7 +176,7 @@ pub(super) fn take(book: &Book, account: &str) -> Result<Vec<Queued>> {
 }
 
 fn take_as_of(book: &Book, account: &str, snapshot: Snapshot) -> Result<Vec<Queued>> {
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let outcome = book
         .kept::<Statements>()
         .take
@@ -225,7 +223,7 @@ pub(crate) fn waiting(book: &Book, account: &str) -> Result<i64> {
     if !is_used(book) {
         return Ok(0);
     }
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let outcome = book
         .kept::<Statements>()
         .waiting
@@ -246,7 +244,7 @@ pub(super) fn totals_as_of(book: &Book, snapshot: Snapshot) -> Result<(Vec<Strin
     if book.own.queue == pg_sys::InvalidOid {
         return Ok((Vec::new(), Vec::new()));
     }
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let outcome = spi::query_as_of(
         &format!(
             "SELECT q.user_id, pg_catalog.sum(q.tokens)::bigint FROM token_balance.queue AS q \
@@ -265,7 +263,7 @@ pub(crate) fn entries(book: &Book, account: &str) -> Result<Vec<Queued>> {
     if !is_used(book) {
         return Ok(Vec::new());
     }
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let outcome = book
         .kept::<Statements>()
         .entries

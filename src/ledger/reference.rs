@@ -10,7 +10,6 @@ use super::change::{Given, Kind};
 use crate::binding::{Book, Kept, own};
 use crate::error::{Error, Result};
 use crate::postgres::lock::{EXCLUSIVE, Object, hash, lock};
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Statement};
 use crate::postgres::value::Arg;
@@ -26,8 +25,8 @@ struct Statements {
 impl Kept<Book> for Statements {
     fn of(book: &Book) -> Self {
         let own = |alias| book.accounts.own(alias);
-        let accounts = book.accounts.ids.map_or(0, |ids| ids.accounts);
-        let find = match book.accounts.ids {
+        let accounts = book.accounts.id.unwrap_or(0);
+        let find = match book.accounts.id {
             Some(_) => format!(
                 "SELECT r.kind, r.amount, r.previous_balance, r.new_balance, r.workflow_id \
                  FROM token_balance.reference AS r WHERE {} r.user_id OPERATOR(pg_catalog.=) $1 \
@@ -109,7 +108,7 @@ pub(crate) fn lock_reference(account: &str, reference: &str) {
 /// What was done for the account with this reference.
 pub(crate) fn find(book: &Book, account: &str, reference: &str) -> Result<Option<Referenced>> {
     take_in_older(book)?;
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let args = [Arg::Text(account), Arg::Text(reference)];
     let outcome = book
         .kept::<Statements>()
@@ -122,6 +121,7 @@ pub(crate) fn find(book: &Book, account: &str, reference: &str) -> Result<Option
         kind: row.text(0).to_owned(),
         workflow: row.owned(4),
         given: Given {
+            binding: Some(book.accounts.binding.clone()),
             account: account.to_owned(),
             amount: row.amount(1)?,
             previous_balance: row.amount(2)?,
@@ -138,10 +138,10 @@ pub(super) fn remember(
     given: &Given,
     workflow: Option<&str>,
 ) -> Result<()> {
-    if book.accounts.ids.is_none() {
+    if book.accounts.id.is_none() {
         return Ok(());
     }
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let args = [
         Arg::Text(&given.account),
         Arg::Text(reference),
@@ -160,11 +160,11 @@ pub(super) fn remember(
 /// The account has another id. What an earlier account of that id had with the same reference is no longer
 /// asked for.
 pub(crate) fn rename(book: &Book, old_account: &str, account: &str) -> Result<()> {
-    if book.accounts.ids.is_none() {
+    if book.accounts.id.is_none() {
         return Ok(());
     }
     take_in_older(book)?;
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let ids = [Arg::Text(old_account), Arg::Text(account)];
     let statements = book.kept::<Statements>();
     statements.drop_taken.run(&ids, Snapshot::Statement)?;
@@ -177,7 +177,7 @@ fn take_in_older(book: &Book) -> Result<()> {
     if !book.accounts.is_of_older_dump {
         return Ok(());
     }
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let marked = spi::command(
         "UPDATE token_balance.binding SET singleton = NULL WHERE singleton OPERATOR(pg_catalog.=) true",
     )?;

@@ -51,6 +51,28 @@ pub(crate) unsafe fn arguments(fcinfo: pg_sys::FunctionCallInfo) -> HashMap<Stri
     given
 }
 
+/// The argument of type name at a place, if the function is declared with it and it is not null: an older declaration
+/// has fewer.
+///
+/// # Safety
+/// `fcinfo` is what the server called the function with; a function that has an argument there has a name there.
+pub(crate) unsafe fn name_at(fcinfo: pg_sys::FunctionCallInfo, place: usize) -> Option<String> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if usize::try_from((*fcinfo).nargs).is_ok_and(|count| count <= place) {
+            return None;
+        }
+        let argument = (*fcinfo).args.as_ptr().add(place);
+        if (*argument).isnull {
+            return None;
+        }
+        match given_as(pg_sys::NAMEOID, (*argument).value) {
+            Some(Given::Text(name)) => Some(name),
+            _ => None,
+        }
+    }
+}
+
 /// # Safety
 /// The datum is of the type and not null.
 unsafe fn given_as(type_oid: pg_sys::Oid, datum: pg_sys::Datum) -> Option<Given> {

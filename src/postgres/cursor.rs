@@ -1,6 +1,7 @@
 //! Queries that are read in pieces.
 
 use std::ffi::{CStr, CString};
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 
@@ -24,6 +25,8 @@ pub(crate) enum Life {
 #[derive(Clone)]
 pub(crate) struct Cursor {
     owner: pg_sys::Oid,
+    /// The search_path with which it was opened: meanwhile another binding may be at work.
+    path: Option<Rc<CStr>>,
     name: CString,
 }
 
@@ -67,13 +70,17 @@ impl Cursor {
                     return Err(error);
                 }
             }
-            Ok(Cursor { owner, name })
+            Ok(Cursor {
+                owner,
+                path: RunAs::path(),
+                name,
+            })
         }
     }
 
     /// The next rows, at most `count`; none at the end.
     pub(crate) fn fetch(&self, count: usize) -> Result<Vec<Row>> {
-        let _owner = RunAs::owner(self.owner);
+        let _owner = RunAs::as_before(self.owner, &self.path);
         let _connection = Connection::open()?;
         // SAFETY: SPI is connected; the portal is looked up by name since the application may have
         // closed it.
@@ -89,7 +96,7 @@ impl Cursor {
 
     /// How many rows it has; it stands before the first one afterwards. Only with Life::Session.
     pub(crate) fn count(&self) -> Result<usize> {
-        let _owner = RunAs::owner(self.owner);
+        let _owner = RunAs::as_before(self.owner, &self.path);
         let _connection = Connection::open()?;
         // SAFETY: as in fetch; a scrollable cursor can go back.
         unsafe {

@@ -101,6 +101,21 @@ impl RunAs {
         Self::in_context(owner, 0, path)
     }
 
+    /// The same, with the search_path of these.
+    pub(crate) fn with(owner: pg_sys::Oid, paths: &SearchPaths) -> Self {
+        Self::in_context(owner, 0, paths.of(owner))
+    }
+
+    /// With the search_path that another one had.
+    pub(crate) fn as_before(owner: pg_sys::Oid, path: &Option<Rc<CStr>>) -> Self {
+        Self::in_context(owner, 0, path.clone())
+    }
+
+    /// The search_path that statements are run with.
+    pub(crate) fn path() -> Option<Rc<CStr>> {
+        WANTED.with_borrow(Clone::clone)
+    }
+
     /// As `owner`, and what runs may not leave anything behind for the end of the transaction: no
     /// deferred trigger, which would run with the caller's rights again.
     pub(crate) fn restricted(owner: pg_sys::Oid, path: &Rc<CStr>) -> Self {

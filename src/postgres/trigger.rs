@@ -208,26 +208,37 @@ impl TriggerRow<'_> {
         self.is_update && self.new_text(column) != self.old_text(column)
     }
 
-    /// The answer of a BEFORE UPDATE trigger that leaves the column as it was.
-    pub(crate) fn with_old(&self, column: &str) -> pg_sys::Datum {
-        // SAFETY: both tuples are the trigger's own, of the relation's descriptor, and the number is that of a
-        // column which both have. The new tuple is made in the memory that the server gives to its triggers.
+    /// The answer of a BEFORE UPDATE trigger that leaves these columns as they were.
+    pub(crate) fn with_old(&self, columns: &[&str]) -> pg_sys::Datum {
+        // SAFETY: both tuples are the trigger's own, of the relation's descriptor, and the numbers are those of
+        // columns which both have. The new tuple is made in the memory that the server gives to its triggers.
         unsafe {
             let descriptor = (*self.data.tg_relation).rd_att;
-            let Some(number) = column_number(descriptor, column) else {
-                return pg_sys::Datum::from(self.data.tg_newtuple);
-            };
-            let mut is_null = false;
-            let old =
-                pg_sys::SPI_getbinval(self.data.tg_trigtuple, descriptor, number, &mut is_null);
+            let numbers = columns.iter();
+            let mut numbers: Vec<_> = numbers
+                .filter_map(|column| column_number(descriptor, column))
+                .collect();
+            let (mut values, mut nulls): (Vec<_>, Vec<_>) = numbers
+                .iter()
+                .map(|number| {
+                    let mut is_null = false;
+                    let old = pg_sys::SPI_getbinval(
+                        self.data.tg_trigtuple,
+                        descriptor,
+                        *number,
+                        &mut is_null,
+                    );
+                    (old, is_null)
+                })
+                .unzip();
             let kept = pg_sys::heap_modify_tuple_by_cols(
                 self.data.tg_newtuple,
                 descriptor,
-                1,
+                numbers.len() as i32,
                 // Read alone; 14 declares them as if they were written.
-                (&raw const number).cast_mut(),
-                (&raw const old).cast_mut(),
-                (&raw const is_null).cast_mut(),
+                numbers.as_mut_ptr(),
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
             );
             pg_sys::Datum::from(kept)
         }

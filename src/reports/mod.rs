@@ -1,5 +1,6 @@
 //! What the extension says of itself and of accounts. Nothing here changes anything.
 
+mod names;
 pub(crate) mod overdrawn;
 mod pairs;
 mod problem;

@@ -2,30 +2,42 @@
 
 use pgrx::pg_sys;
 
-use crate::binding::{BALANCE_COLUMN, Book};
+use crate::binding::{Book, books};
 use crate::error::Result;
 use crate::ledger::queue;
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, moment_sql, texts};
 
 /// An account below zero.
 pub(crate) struct Overdrawn {
+    /// The name of a binding that charges it.
+    pub(crate) binding: String,
     pub(crate) account: String,
     pub(crate) balance: i64,
     /// When it crossed zero, in the server's count; None if that is not in the ledger.
     pub(crate) since: Option<pg_sys::TimestampTz>,
 }
 
-/// All accounts below zero, deepest first.
-pub(crate) fn overdrawn(book: &Book) -> Result<Vec<Overdrawn>> {
+/// All accounts below zero, deepest first: of the binding of this name, or of all. Errors: as `books`.
+pub(crate) fn overdrawn(name: Option<&str>) -> Result<Vec<Overdrawn>> {
+    let mut all = Vec::new();
+    for book in books(name)? {
+        all.extend(of_book(&book)?);
+    }
+    all.sort_by_key(|overdrawn| overdrawn.balance);
+    Ok(all)
+}
+
+fn of_book(book: &Book) -> Result<Vec<Overdrawn>> {
     let accounts = &book.accounts;
     let (queued_accounts, queued_tokens) = queue::totals(book)?;
     let accounts = {
-        let _owner = RunAs::owner(accounts.users.owner);
-        let balance =
-            format!("(a.{BALANCE_COLUMN}::bigint OPERATOR(pg_catalog.-) COALESCE(q.tokens, 0))");
+        let _owner = book.run_as_users_owner();
+        let balance = format!(
+            "(a.{}::bigint OPERATOR(pg_catalog.-) COALESCE(q.tokens, 0))",
+            accounts.balance_sql()
+        );
         let sql = format!(
             "SELECT a.{key}::pg_catalog.text, {balance} FROM {users} AS a \
              LEFT JOIN ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) \
@@ -41,7 +53,7 @@ pub(crate) fn overdrawn(book: &Book) -> Result<Vec<Overdrawn>> {
         spi::query_of(&[accounts.users.oid], &sql, &args, Snapshot::Caller)?.rows
     };
     let ids = texts(&accounts, 0);
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let crossings = spi::query_as_of(
         &format!(
             "SELECT {} \
@@ -62,6 +74,7 @@ pub(crate) fn overdrawn(book: &Book) -> Result<Vec<Overdrawn>> {
         .zip(&crossings.rows)
         .map(|(account, crossing)| {
             Ok(Overdrawn {
+                binding: book.accounts.binding.clone(),
                 account: account.text(0).to_owned(),
                 balance: account.amount(1)?,
                 since: crossing.number(0),

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use pgrx::pg_sys::{self, TimestampTz};
 
-use crate::binding::{BALANCE_COLUMN, Binding, Bound, Payer, completed};
+use crate::binding::{Binding, Bound, Payer, completed};
 use crate::error::Result;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::snapshot::Snapshot;
@@ -101,6 +101,7 @@ pub(super) struct Pairs {
 impl Pairs {
     pub(super) fn open(bound: &Bound) -> Result<Self> {
         let binding = &bound.binding;
+        bound.follow();
         let mut pairs = Pairs {
             usage: Rows::open(
                 binding.accounts.users.owner,
@@ -273,7 +274,7 @@ fn usage_sql(binding: &Binding) -> String {
          FROM (SELECT {workflow}::pg_catalog.text AS workflow_id, {account} AS user_id, {tokens} AS tokens, \
          pg_catalog.count(*) AS row_count, {oldest} AS oldest, {newest} AS newest \
          FROM {usage} AS u GROUP BY 1, 2) AS g {workflows} \
-         LEFT JOIN (SELECT {key} AS id, a.{BALANCE_COLUMN}::bigint AS balance FROM {users} AS a) AS k \
+         LEFT JOIN (SELECT {key} AS id, a.{balance}::bigint AS balance FROM {users} AS a) AS k \
          ON k.id OPERATOR(pg_catalog.=) {payer} \
          ORDER BY g.workflow_id COLLATE pg_catalog.\"C\", \
          COALESCE(g.user_id, '') COLLATE pg_catalog.\"C\"",
@@ -285,5 +286,6 @@ fn usage_sql(binding: &Binding) -> String {
             .key_type
             .canonical_sql(&format!("a.{}", user_key.sql()), user_key.key_type),
         users = binding.accounts.users.sql,
+        balance = binding.accounts.balance_sql(),
     )
 }

@@ -11,6 +11,8 @@ pub(crate) struct Problem {
     pub(crate) expected: Option<i128>,
     pub(crate) found: Option<i128>,
     pub(crate) hint: String,
+    /// The name of the binding; None for what is of all of them.
+    pub(crate) binding: Option<String>,
 }
 
 pub(super) type Problems = Box<dyn Iterator<Item = Result<Problem>>>;

@@ -10,17 +10,18 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::names::Names;
 use super::pairs::{Pair, Pairs, Rows, Used};
 use super::problem::{Problem, Problems};
 use super::stale_saves::stale_saves;
 use super::verify::{Check, ledger_guard, verify_triggers};
 use crate::binding::own::{self, extension_owner, own_tables};
-use crate::binding::{BALANCE_COLUMN, Binding, Book, Bound, Payer, book, bound};
+use crate::binding::{Binding, Book, Bound, Payer, Which, bindings, books};
 use crate::error::{Error, Result};
 use crate::ledger::change::Kind;
 use crate::ledger::entries::last_entry_sql;
 use crate::ledger::{account, queue};
-use crate::postgres::security::RunAs;
+use crate::postgres::security::follow;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, Row, texts};
@@ -29,32 +30,63 @@ const BATCH: usize = 1_000;
 
 type Look = Box<dyn FnOnce() -> Result<Problems>>;
 
-/// All problems, found while they are read.
-pub(crate) fn reconcile() -> Result<impl Iterator<Item = Result<Problem>>> {
+/// All problems, found while they are read: of the binding of this name, or of all.
+///
+/// Error 42704 if none has the name.
+pub(crate) fn reconcile(
+    name: Option<&str>,
+) -> Result<impl Iterator<Item = Result<Problem>> + use<>> {
     let owner = extension_owner()?;
+    let names = Names::read()?;
+    let [of_chain, of_settlements, of_saves] = [(); 3].map(|()| names.clone());
     let mut checks: Vec<Look> = vec![
-        Box::new(move || chain(owner)),
-        Box::new(move || settlements(owner)),
-        Box::new(move || stale_saves(owner)),
-        Box::new(|| Ok(failed(vec![ledger_guard()?]))),
+        Box::new(move || chain(owner, of_chain)),
+        Box::new(move || settlements(owner, of_settlements)),
+        Box::new(move || stale_saves(owner, of_saves)),
+        Box::new(|| Ok(failed(vec![ledger_guard()?], None))),
     ];
     // Balances are there whatever has become of the other tables.
-    if let Ok(book) = book() {
+    let books = books(name).unwrap_or_default();
+    // What is wrong with balances is told under one name of those that charge them.
+    let meant = name.map(|name| {
+        let of_accounts = books.iter().map(|book| book.accounts.binding.clone());
+        Vec::from_iter(of_accounts.chain([name.to_owned()]))
+    });
+    for book in books {
         let balances = book.clone();
-        checks.push(Box::new(move || columns(&balances)));
+        checks.push(Box::new(move || columns(balances)));
         checks.push(Box::new(move || queued(&book)));
     }
-    match bound() {
-        Ok(bound) => {
-            let structure = bound.clone();
-            checks.push(Box::new(move || triggers(&structure.binding)));
-            checks.push(Box::new(move || used_and_settled(bound)));
+    let is_meant = |of: &str| name.is_none_or(|name| name == of);
+    match bindings(Which::Named(name)).and_then(|_| bindings(Which::Named(None))) {
+        Ok(found) => {
+            // A table's triggers are those of all bindings.
+            let whole: Vec<_> = found.whole.iter().map(|it| it.binding.clone()).collect();
+            for bound in found.whole.into_iter().filter(|it| is_meant(it.name())) {
+                let (structure, attached) = (bound.clone(), whole.clone());
+                checks.push(Box::new(move || triggers(&structure.binding, &attached)));
+                checks.push(Box::new(move || used_and_settled(bound)));
+            }
+            for (name, error) in found.broken.into_iter().filter(|(name, _)| is_meant(name)) {
+                checks.push(Box::new(move || Ok(one(broken_binding(Some(name), error)))));
+            }
         }
-        Err(error) => checks.push(Box::new(move || Ok(one(broken_binding(error))))),
+        Err(error @ Error::UnknownBinding { .. }) => return Err(error),
+        Err(error) => checks.push(Box::new(move || Ok(one(broken_binding(None, error))))),
     }
-    Ok(checks.into_iter().flat_map(|check| match check() {
+    let problems = checks.into_iter().flat_map(|check| match check() {
         Ok(problems) => problems,
         Err(error) => Box::new(std::iter::once(Err(error))) as Problems,
+    });
+    Ok(problems.filter(move |problem| match (problem, &meant) {
+        // What is of no binding is told in any case.
+        (
+            Ok(Problem {
+                binding: Some(of), ..
+            }),
+            Some(meant),
+        ) => meant.contains(of),
+        _ => true,
     }))
 }
 
@@ -62,7 +94,7 @@ fn one(problem: Problem) -> Problems {
     Box::new(std::iter::once(Ok(problem)))
 }
 
-fn broken_binding(error: Error) -> Problem {
+fn broken_binding(name: Option<String>, error: Error) -> Problem {
     let report = pg_sys::panic::ErrorReport::from(error);
     Problem {
         problem: "binding broken".into(),
@@ -71,30 +103,32 @@ fn broken_binding(error: Error) -> Problem {
             report.message(),
             report.hint().unwrap_or_default()
         ),
+        binding: name,
         ..Problem::default()
     }
 }
 
 /// The ledger's chain of each account: a change that was made while the trigger was off leaves a
 /// gap between two entries.
-fn chain(owner: pg_sys::Oid) -> Result<Problems> {
+fn chain(owner: pg_sys::Oid, names: Names) -> Result<Problems> {
     let rows = Rows::open(
         owner,
         &[],
         &format!(
-            "SELECT c.user_id, c.entry_id, c.expected, c.previous_balance \
-             FROM (SELECT l.user_id, l.entry_id, l.previous_balance, \
-             pg_catalog.lag(l.new_balance) OVER (PARTITION BY {}, l.user_id ORDER BY l.entry_id) \
+            "SELECT c.user_id, c.entry_id, c.expected, c.previous_balance, c.accounts_id \
+             FROM (SELECT l.user_id, l.entry_id, l.previous_balance, {of_entry} AS accounts_id, \
+             pg_catalog.lag(l.new_balance) OVER (PARTITION BY {of_entry}, l.user_id ORDER BY l.entry_id) \
              AS expected FROM token_balance.ledger AS l) AS c \
              WHERE c.previous_balance OPERATOR(pg_catalog.<>) c.expected",
-            own::id("l", "accounts_id")?
+            of_entry = own::id("l", "accounts_id")?
         ),
     )?;
-    Ok(Box::new(rows.map(|row| {
+    Ok(Box::new(rows.map(move |row| {
         let row = row?;
         Ok(Problem {
             problem: "chain broken".into(),
             account: Some(row.text(0).into()),
+            binding: names.of_accounts(row.number(4)),
             expected: row.number(2),
             found: row.number(3),
             hint: format!(
@@ -109,7 +143,7 @@ fn chain(owner: pg_sys::Oid) -> Result<Problems> {
 
 /// Settlements against the ledger and what was archived of it, by workflow: an account whose id was
 /// changed keeps its entries under the old one. So does a workflow: the ids that it has had are one.
-fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
+fn settlements(owner: pg_sys::Oid, names: Names) -> Result<Problems> {
     // The catalog of an older version, until it is updated, has no aliases.
     let has_aliases = own_tables()?.workflow_alias != pg_sys::InvalidOid;
     let (join, family) = if has_aliases {
@@ -126,8 +160,9 @@ fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
         owner,
         &[],
         &format!(
-            "SELECT c.workflow_id, c.charged, c.in_ledger, c.refunded, c.back_in_ledger, c.used \
+            "SELECT c.workflow_id, c.charged, c.in_ledger, c.refunded, c.back_in_ledger, c.used, c.binding_id \
          FROM (SELECT COALESCE(s.workflow_id, l.family) AS workflow_id, \
+         COALESCE(s.binding_id, l.binding_id) AS binding_id, \
          COALESCE(s.used, 0) AS used, COALESCE(s.charged, 0) AS charged, \
          COALESCE(l.charged, 0) OPERATOR(pg_catalog.+) COALESCE(s.archived_charged, 0) \
          AS in_ledger, COALESCE(s.refunded, 0) AS refunded, \
@@ -162,7 +197,7 @@ fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
             refund = Kind::Refund.sql()
         ),
     )?;
-    Ok(Box::new(rows.map(|row| {
+    Ok(Box::new(rows.map(move |row| {
         let row = row?;
         let differs = "settlement differs from ledger";
         let (problem, expected, found, hint) = if row.get(1) != row.get(2) {
@@ -175,6 +210,7 @@ fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
         Ok(Problem {
             problem: problem.into(),
             workflow: Some(row.text(0).into()),
+            binding: names.of_binding(row.number(6)),
             expected: row.number(expected),
             found: row.number(found),
             hint: format!("The settlement says what was {hint}; one of them was changed by hand."),
@@ -183,14 +219,17 @@ fn settlements(owner: pg_sys::Oid) -> Result<Problems> {
     })))
 }
 
-fn triggers(binding: &Binding) -> Result<Problems> {
-    Ok(failed(verify_triggers(binding)?))
+fn triggers(binding: &Binding, attached: &[Binding]) -> Result<Problems> {
+    let name = binding.spec.name.clone();
+    Ok(failed(verify_triggers(binding, attached)?, Some(name)))
 }
 
 /// The checks of `verify` that are not ok.
-fn failed(checks: Vec<Check>) -> Problems {
-    let problems = checks.into_iter().filter(|check| !check.ok).map(|check| {
+fn failed(checks: Vec<Check>, binding: Option<String>) -> Problems {
+    let failed = checks.into_iter().filter(|check| !check.ok);
+    let problems = failed.map(move |check| {
         Ok(Problem {
+            binding: binding.clone(),
             problem: format!("{}: {}", check.name, check.detail),
             hint: check.hint.unwrap_or_default(),
             ..Problem::default()
@@ -200,15 +239,16 @@ fn failed(checks: Vec<Check>) -> Problems {
 }
 
 /// The balance column against the last entry of each account that has one.
-fn columns(book: &Book) -> Result<Problems> {
+fn columns(book: Rc<Book>) -> Result<Problems> {
     let accounts = &book.accounts;
-    let (extension_owner, own) = (accounts.extension_owner, accounts.own("e"));
+    follow(&accounts.paths);
     let rows = Rows::open(
         accounts.users.owner,
         &[accounts.users.oid],
         &format!(
-            "SELECT a.{}::pg_catalog.text, a.{BALANCE_COLUMN}::bigint FROM {} AS a",
+            "SELECT a.{}::pg_catalog.text, a.{}::bigint FROM {} AS a",
             accounts.user_key.sql(),
+            accounts.balance_sql(),
             accounts.users.sql
         ),
     )?;
@@ -217,7 +257,7 @@ fn columns(book: &Book) -> Result<Problems> {
             .fetch(BATCH)
             .and_then(|batch| match batch.is_empty() {
                 true => Ok(None),
-                false => column_problems(extension_owner, &own, &batch).map(Some),
+                false => column_problems(&book, &batch).map(Some),
             })
             .transpose()
     });
@@ -236,6 +276,7 @@ fn queued(book: &Book) -> Result<Problems> {
             problems.push(Ok(Problem {
                 problem: "queued for an unknown account".into(),
                 account: Some(account),
+                binding: Some(book.accounts.binding.clone()),
                 found: Some(tokens.into()),
                 hint:
                     "The account was deleted before its charges were applied: create it again, or \
@@ -247,6 +288,7 @@ fn queued(book: &Book) -> Result<Problems> {
             problems.push(Ok(Problem {
                 problem: "left in the queue".into(),
                 account: Some(account),
+                binding: Some(book.accounts.binding.clone()),
                 expected: Some(0),
                 found: Some(tokens.into()),
                 hint: "Call token_balance.settle_pending(). What the balance column has no room \
@@ -259,19 +301,15 @@ fn queued(book: &Book) -> Result<Problems> {
     Ok(Box::new(problems.into_iter()))
 }
 
-fn column_problems(
-    extension_owner: pg_sys::Oid,
-    own: &str,
-    accounts: &[Row],
-) -> Result<Vec<Problem>> {
-    let _owner = RunAs::owner(extension_owner);
+fn column_problems(book: &Book, accounts: &[Row]) -> Result<Vec<Problem>> {
+    let _owner = book.run_as_extension();
     let outcome = spi::query_as_of(
         &format!(
             "SELECT a.user_id, l.new_balance, a.balance \
              FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2::bigint[])) \
              AS a (user_id, balance) {} \
              WHERE l.new_balance OPERATOR(pg_catalog.<>) a.balance",
-            last_entry_sql(own)
+            last_entry_sql(&book.accounts.own("e"))
         ),
         &[
             Arg::TextArray(&texts(accounts, 0)),
@@ -285,6 +323,7 @@ fn column_problems(
         .map(|row| Problem {
             problem: "balance differs from ledger".into(),
             account: Some(row.text(0).into()),
+            binding: Some(book.accounts.binding.clone()),
             expected: row.number(1),
             found: row.number(2),
             hint: "The column was changed without an entry: set it to what is right with \
@@ -352,6 +391,7 @@ fn problem_of(bound: &Bound, pair: &Pair) -> Result<Option<Problem>> {
         expected: Some(expected),
         found: Some(found),
         hint: hint.into(),
+        binding: Some(bound.name().to_owned()),
     }))
 }
 

@@ -3,6 +3,7 @@
 
 use pgrx::pg_sys;
 
+use super::names::Names;
 use super::pairs::Rows;
 use super::problem::{Problem, Problems};
 use crate::binding::own;
@@ -15,12 +16,12 @@ const BEFORE: usize = 1_000;
 /// Adjustments that take a balance back to exactly what it was before charges of the hour before, with no
 /// other adjustment in between. What an application has in memory is younger; a quota that is filled up again
 /// each day, or month, is none of it. One that was corrected since, by the same amount, is none either.
-pub(super) fn stale_saves(owner: pg_sys::Oid) -> Result<Problems> {
+pub(super) fn stale_saves(owner: pg_sys::Oid, names: Names) -> Result<Problems> {
     let rows = Rows::open(
         owner,
         &[],
         &format!(
-            "SELECT a.user_id, a.entry_id, a.previous_balance, a.new_balance \
+            "SELECT a.user_id, a.entry_id, a.previous_balance, a.new_balance, {of_adjustment} \
              FROM token_balance.ledger AS a \
              WHERE a.kind OPERATOR(pg_catalog.=) {adjustment} AND a.note IS NULL \
              AND a.amount OPERATOR(pg_catalog.>) 0 AND EXISTS (SELECT 1 \
@@ -53,11 +54,12 @@ pub(super) fn stale_saves(owner: pg_sys::Oid) -> Result<Problems> {
             of_correction = own::id("c", "accounts_id")?,
         ),
     )?;
-    Ok(Box::new(rows.map(|row| {
+    Ok(Box::new(rows.map(move |row| {
         let row = row?;
         Ok(Problem {
             problem: "charge undone by a stale save".into(),
             account: Some(row.text(0).into()),
+            binding: names.of_accounts(row.number(4)),
             expected: row.number(2),
             found: row.number(3),
             hint: format!(

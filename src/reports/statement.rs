@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::ledger::account::{balance_of, column_of};
 use crate::ledger::change::Kind;
 use crate::ledger::queue::{self, Queued};
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::value::{Arg, Row, moment_sql};
@@ -83,7 +82,7 @@ pub(crate) fn statement(
 ) -> Result<Vec<Line>> {
     let queued = queue::entries(book, account)?;
     let outcome = {
-        let _owner = RunAs::owner(book.accounts.extension_owner);
+        let _owner = book.run_as_extension();
         let args = [
             Arg::Text(account),
             Arg::OptionalTimestamp(since),
@@ -174,7 +173,7 @@ pub(crate) fn balance_at(book: &Book, account: &str, at: TimestampTz) -> Result<
 
 fn ledger_balance_at(book: &Book, account: &str, at: TimestampTz) -> Result<i64> {
     let found = {
-        let _owner = RunAs::owner(book.accounts.extension_owner);
+        let _owner = book.run_as_extension();
         let args = [Arg::Text(account), Arg::OptionalTimestamp(Some(at))];
         let outcome = book
             .kept::<Statements>()
@@ -220,7 +219,7 @@ impl Beginning {
 /// None for an account without entries. Error P0002 if it has no row either.
 fn beginning(book: &Book, account: &str) -> Result<Option<Beginning>> {
     let outcome = {
-        let _owner = RunAs::owner(book.accounts.extension_owner);
+        let _owner = book.run_as_extension();
         book.kept::<Statements>()
             .opening
             .run(&[Arg::Text(account)], Snapshot::Statement)?

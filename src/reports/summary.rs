@@ -1,6 +1,7 @@
 //! The dashboard's payload: what an account used lately, by stage and by model.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use pgrx::pg_sys::{INT4OID, TEXTOID};
 use serde::Serialize;
@@ -9,10 +10,9 @@ use crate::binding::{Binding, Bound, Kept, Key, Payer};
 use crate::error::{Error, Result};
 use crate::ledger::account::balance_of;
 use crate::postgres::catalog::Column;
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
-use crate::postgres::value::{Arg, Row};
+use crate::postgres::value::{Arg, Row, moment_sql};
 
 const RECENT_RECORDS: usize = 20;
 const UNKNOWN: &str = "unknown";
@@ -86,26 +86,23 @@ impl Kept<Bound> for Statements {
     }
 }
 
-/// The account's summary over the last `days` days. Error P0002 for an unknown account.
-pub(crate) fn summary(bound: &Bound, account: &str, days: i32) -> Result<Summary> {
-    let balance = balance_of(&bound.book, account)?.ok_or_else(|| Error::UnknownAccount {
+/// The account's summary over the last `days` days, of the usage of all these bindings, which charge the same
+/// accounts. Error P0002 for an unknown account.
+pub(crate) fn summary(bounds: &[Rc<Bound>], account: &str, days: i32) -> Result<Summary> {
+    let Some(first) = bounds.first() else {
+        return Err(Error::NotAttached);
+    };
+    let balance = balance_of(&first.book, account)?.ok_or_else(|| Error::UnknownAccount {
         account: account.to_owned(),
     })?;
-    let rows = {
-        let owner = match &bound.binding.payer {
-            Payer::Usage(_) => bound.binding.usage.owner,
-            // This one reads two tables.
-            Payer::Workflow(_) => bound.binding.accounts.users.owner,
-        };
-        let _owner = RunAs::owner(owner);
-        let args = [Arg::Text(account), Arg::Int4(days)];
-        bound
-            .kept::<Statements>()
-            .summary
-            .run(&args, Snapshot::Statement)?
-            .rows
-    };
-    let (records, groups): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.is_true(0));
+    let mut rows = Vec::new();
+    for bound in bounds {
+        rows.extend(rows_of(bound, account, days)?);
+    }
+    let (mut records, groups): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.is_true(0));
+    // Those of each binding are in order; a time of the server's count says which of two are newer.
+    records.sort_by_key(|row| std::cmp::Reverse(row.number::<i64>(9)));
+    records.truncate(RECENT_RECORDS);
     let mut totals = Totals::default();
     let mut stages = BTreeMap::new();
     let mut models = BTreeMap::new();
@@ -129,6 +126,18 @@ pub(crate) fn summary(bound: &Bound, account: &str, days: i32) -> Result<Summary
         token_balance: balance,
         is_overdraft: balance < 0,
     })
+}
+
+fn rows_of(bound: &Bound, account: &str, days: i32) -> Result<Vec<Row>> {
+    let owner = match &bound.binding.payer {
+        Payer::Usage(_) => bound.binding.usage.owner,
+        // This one reads two tables.
+        Payer::Workflow(_) => bound.binding.accounts.users.owner,
+    };
+    let _owner = bound.run_as(owner);
+    let args = [Arg::Text(account), Arg::Int4(days)];
+    let statements = bound.kept::<Statements>();
+    Ok(statements.summary.run(&args, Snapshot::Statement)?.rows)
 }
 
 fn totals_of(row: &Row) -> Result<Totals> {
@@ -182,7 +191,7 @@ fn summary_sql(binding: &Binding) -> String {
     let rows = rows_sql(binding);
     let groups = format!(
         "SELECT false, {stage}, {model}, {}, {}, {tokens}, pg_catalog.count(*), \
-         NULL::pg_catalog.text, NULL::pg_catalog.text {rows} GROUP BY 2, 3",
+         NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::bigint {rows} GROUP BY 2, 3",
         sum_of(&details.prompt_tokens),
         sum_of(&details.completion_tokens),
         tokens = binding.tokens_sql("u"),
@@ -195,9 +204,10 @@ fn summary_sql(binding: &Binding) -> String {
     format!(
         "{groups} UNION ALL (SELECT true, {stage}, {model}, {prompt}, {completion}, {row_total}, \
          1, u.{workflow}::pg_catalog.text, pg_catalog.to_jsonb({created_at}) \
-         OPERATOR(pg_catalog.#>>) '{{}}'::pg_catalog.text[] {rows} \
+         OPERATOR(pg_catalog.#>>) '{{}}'::pg_catalog.text[], {moment} {rows} \
          ORDER BY {created_at} DESC LIMIT {RECENT_RECORDS})",
         workflow = binding.usage_workflow.sql(),
+        moment = moment_sql(&format!("{created_at}::timestamp with time zone")),
     )
 }
 

@@ -3,13 +3,13 @@
 use pgrx::spi::{quote_identifier, quote_literal};
 
 use crate::attach::plausible;
-use crate::attach::trigger_ddl::Trigger;
+use crate::attach::trigger_ddl::{Trigger, triggers};
 use crate::binding::own::extension_schema;
 use crate::binding::search_path::{Untrusted, Who};
-use crate::binding::{BALANCE_COLUMN, Binding, Completion, Payer, Workflows};
+use crate::binding::{Binding, Completion, Payer, Spec, Stored, Workflows};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
-use crate::postgres::security::{NOTHING_ELSE, RunAs, SearchPath};
+use crate::postgres::security::{Following, NOTHING_ELSE, RunAs, SearchPath};
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, texts};
 
@@ -20,6 +20,8 @@ pub(crate) struct Check {
     pub(crate) detail: String,
     /// What to do, if it is not ok.
     pub(crate) hint: Option<String>,
+    /// The name of the binding; None for what is of all of them.
+    pub(crate) binding: Option<String>,
 }
 
 impl Check {
@@ -30,20 +32,60 @@ impl Check {
             ok,
             detail: detail.into(),
             hint,
+            binding: None,
         }
     }
 }
 
-/// All checks. One that cannot go on because the binding is broken says so in its row.
-pub(crate) fn verify() -> Result<Vec<Check>> {
-    let mut checks = vec![ledger_guard()?];
-    match Binding::load() {
-        Ok(binding) => {
-            checks.insert(0, names(&binding));
-            checks.extend(of_binding(&binding)?);
+/// All checks, of the binding of this name, or of all. One that cannot go on because the binding is broken says so in
+/// its row. Error 42704 if none has the name.
+pub(crate) fn verify(name: Option<&str>) -> Result<Vec<Check>> {
+    let attached = Stored::attached()?;
+    let resolved: Vec<_> = attached
+        .into_iter()
+        .map(|spec| {
+            let binding = Binding::resolve(spec.clone());
+            (spec, binding)
+        })
+        .collect();
+    let whole: Vec<_> = resolved
+        .iter()
+        .filter_map(|(_, binding)| binding.as_ref().ok().cloned())
+        .collect();
+    let is_meant = |spec: &Spec| name.is_none_or(|name| name == spec.name);
+    let mut checks = Vec::new();
+    let names: Vec<_> = resolved.iter().map(|(spec, _)| spec.name.clone()).collect();
+    for (spec, binding) in resolved {
+        if !is_meant(&spec) {
+            continue;
         }
-        Err(error) => checks.insert(0, broken(error)),
+        let found = match binding {
+            Ok(binding) => {
+                let _following = Following::start(&binding.accounts.paths);
+                let mut found = vec![bound_names(&binding)];
+                found.extend(of_binding(&binding, &whole)?);
+                found
+            }
+            Err(error) => vec![broken(error)],
+        };
+        checks.extend(found.into_iter().map(|check| Check {
+            binding: Some(spec.name.clone()),
+            ..check
+        }));
     }
+    if checks.is_empty() {
+        match name {
+            Some(name) => {
+                return Err(Error::UnknownBinding {
+                    name: name.to_owned(),
+                    names,
+                });
+            }
+            None => checks.push(broken(Error::NotAttached)),
+        }
+    }
+    // Second, where one is attached: what people look at comes first.
+    checks.insert(1, ledger_guard()?);
     Ok(checks)
 }
 
@@ -57,14 +99,14 @@ fn broken(error: Error) -> Check {
     )
 }
 
-fn of_binding(binding: &Binding) -> Result<Vec<Check>> {
+fn of_binding(binding: &Binding, attached: &[Binding]) -> Result<Vec<Check>> {
     let mut checks = vec![
         key(binding)?,
         balance(binding),
         readable(binding)?,
         granted(binding)?,
     ];
-    checks.extend(verify_triggers(binding)?);
+    checks.extend(verify_triggers(binding, attached)?);
     checks.extend(search_path(binding)?);
     checks.extend(deferrable_triggers(binding)?);
     checks.extend(reset_wanted(binding)?);
@@ -174,9 +216,14 @@ fn newest_usage(binding: &Binding) -> Result<Vec<Check>> {
 }
 
 /// Whether the triggers on the bound tables are there and fire.
-pub(crate) fn verify_triggers(binding: &Binding) -> Result<Vec<Check>> {
+pub(crate) fn verify_triggers(binding: &Binding, attached: &[Binding]) -> Result<Vec<Check>> {
+    let others: Vec<_> = attached
+        .iter()
+        .filter(|other| other.spec.name != binding.spec.name)
+        .cloned()
+        .collect();
     let mut checks = Vec::new();
-    for trigger in &binding.triggers() {
+    for trigger in &triggers(binding, &others) {
         if trigger.is_known()? {
             checks.push(of_trigger(trigger, binding)?);
         }
@@ -190,7 +237,7 @@ fn of_trigger(trigger: &Trigger, binding: &Binding) -> Result<Check> {
     let Some(standing) = trigger.standing()? else {
         return Ok(Check::new(&name, false, "missing", attach));
     };
-    if !standing.reads_its_column {
+    if !standing.reads_its_columns {
         let detail = "reads a column that has another name now";
         return Ok(Check::new(&name, false, detail, attach));
     }
@@ -251,7 +298,7 @@ fn reset_wanted(binding: &Binding) -> Result<Option<Check>> {
 }
 
 /// The tables are bound by OID; after a rename or a restore their names may be others.
-fn names(binding: &Binding) -> Check {
+fn bound_names(binding: &Binding) -> Check {
     let spec = &binding.spec;
     let present: Vec<_> = binding
         .tables()
@@ -299,7 +346,8 @@ fn key(binding: &Binding) -> Result<Check> {
 }
 
 fn balance(binding: &Binding) -> Check {
-    let name = format!("column {}.{BALANCE_COLUMN}", binding.accounts.users.sql);
+    let accounts = &binding.accounts;
+    let name = format!("column {}.{}", accounts.users.sql, accounts.balance_sql());
     match &binding.accounts.balance {
         None => Check::new(
             &name,
@@ -357,12 +405,18 @@ fn readable(binding: &Binding) -> Result<Check> {
 
 fn granted(binding: &Binding) -> Result<Check> {
     let role = catalog::role_name(binding.accounts.users.owner);
-    let call = format!("{}.settle_workflow(pg_catalog.text)", extension_schema()?);
+    let schema = extension_schema()?;
+    // The second one until the extension is updated.
+    let calls = [
+        format!("{schema}.settle_workflow(pg_catalog.text, pg_catalog.name)"),
+        format!("{schema}.settle_workflow(pg_catalog.text)"),
+    ];
     let ok = catalog::exists(
-        "SELECT 1 WHERE pg_catalog.has_function_privilege($1::pg_catalog.oid, $2, 'EXECUTE')",
+        "SELECT 1 FROM pg_catalog.unnest($2::pg_catalog.text[]) AS f WHERE pg_catalog.has_function_privilege( \
+         $1::pg_catalog.oid, pg_catalog.to_regprocedure(f)::pg_catalog.oid, 'EXECUTE')",
         &[
             Arg::Int8(binding.accounts.users.owner.to_u32().into()),
-            Arg::Text(&call),
+            Arg::TextArray(&calls),
         ],
     )?;
     let can = if ok { "can" } else { "cannot" };

@@ -10,7 +10,6 @@ use crate::binding::{Bound, Ids, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::direct::{Conflict, Holds, Lookup, Wanted};
 use crate::postgres::key::KeyType;
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::value::Arg;
@@ -129,8 +128,10 @@ fn claim_sql(ids: Option<Ids>, values: &str) -> String {
 }
 
 /// Tokens of one workflow that this transaction has taken to charge to one account.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug)]
 pub(crate) struct Claim {
+    /// Of which work it is, of those that are settled together.
+    pub(crate) place: usize,
     pub(crate) account: String,
     pub(crate) workflow: String,
     /// Above 0.
@@ -159,7 +160,7 @@ pub(crate) fn accounted_for(settled: &Accounted, account: Option<&str>) -> i128 
 
 /// What is accounted for of each of `workflows`.
 pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Accounted>> {
-    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+    let _owner = bound.run_as_extension();
     let statements = bound.kept::<Statements>();
     if let Some(mut reader) = statements.settled_lookup.reader() {
         let mut all = vec![Accounted::new(); workflows.len()];
@@ -201,7 +202,7 @@ pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Ac
 /// Write claims, in their order. Those come back whose settlement row was not as it was read: who
 /// comes second must look again.
 pub(crate) fn write(bound: &Bound, claims: Vec<Claim>) -> Result<(Vec<Claim>, Vec<Claim>)> {
-    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+    let _owner = bound.run_as_extension();
     let mut is_written = Vec::with_capacity(claims.len());
     for claims in claims.chunk_by(|a, b| a.settled.is_none() == b.settled.is_none()) {
         let mut rest = claims;
@@ -297,6 +298,6 @@ pub(crate) fn release(bound: &Bound, claim: &Claim) -> Result<()> {
         Arg::Text(&claim.account),
         Arg::Int8(claim.tokens),
     ];
-    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+    let _owner = bound.run_as_extension();
     statement.run(&args, Snapshot::Statement).map(|_| ())
 }

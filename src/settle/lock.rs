@@ -66,8 +66,10 @@ fn note_taken() {
 /// that is just being written has no settlement row at all. There, very many runs lock all
 /// workflows, and a locker of a few says so on the whole first: the intention locks of J. Gray et al.,
 /// "Granularity of Locks and Degrees of Consistency in a Shared Data Base", 1976.
-pub(crate) fn lock_workflows(workflows: &[String], binding: &Binding) {
-    let mut keys: Vec<_> = workflows.iter().map(|workflow| hash(workflow)).collect();
+///
+/// Bindings that know one id have one lock for it. `is_needed`: whether one of them needs it (`needs_locks`).
+pub(crate) fn lock_workflows<'a>(workflows: impl Iterator<Item = &'a String>, is_needed: bool) {
+    let mut keys: Vec<_> = workflows.map(|workflow| hash(workflow)).collect();
     keys.sort_unstable();
     keys.dedup();
     let taken = taken();
@@ -75,7 +77,7 @@ pub(crate) fn lock_workflows(workflows: &[String], binding: &Binding) {
         keys.retain(|key| !holds(workflow(*key), EXCLUSIVE));
     }
     let room = MAX_LOCKS.saturating_sub(taken);
-    if !is_needed(binding) {
+    if !is_needed {
         if keys.len() > room {
             // Nobody renames a workflow meanwhile (`lock_renamed`).
             lock(ALL_WORKFLOWS, SHARE);
@@ -96,14 +98,17 @@ pub(crate) fn lock_workflows(workflows: &[String], binding: &Binding) {
 /// The locks of a transaction that has changed the ids of workflows, on the old and the new ones. A settlement of an old
 /// id would not find what has moved, so those that go without locks are kept out, and where there are very many ids,
 /// all settlements are.
-pub(crate) fn lock_renamed(workflows: &[String], binding: &Binding) {
+pub(crate) fn lock_renamed(workflows: &[String], bindings: &[&Binding]) {
     if workflows.len() > MAX_LOCKS {
-        lock_out_settlements(binding.accounts.users.oid);
+        for binding in bindings {
+            lock_out_settlements(binding.accounts.users.oid);
+        }
     }
-    if !is_needed(binding) {
+    let is_needed = bindings.iter().any(|binding| needs_locks(binding));
+    if !is_needed {
         lock(ALL_WORKFLOWS, INTENTION_EXCLUSIVE);
     }
-    lock_workflows(workflows, binding);
+    lock_workflows(workflows.iter(), is_needed);
 }
 
 /// Lock all workflows, so that all others that settle or write late usage wait: whether this
@@ -123,7 +128,8 @@ fn holds_all_workflows() -> bool {
     holds(ALL_WORKFLOWS, EXCLUSIVE)
 }
 
-fn is_needed(binding: &Binding) -> bool {
+/// Whether a settlement of the binding is not right without the locks.
+pub(crate) fn needs_locks(binding: &Binding) -> bool {
     matches!(binding.payer, Payer::Workflow(_))
         || binding.spec.options.late_usage == LateUsage::Settle
 }
@@ -134,14 +140,18 @@ pub(crate) struct Written(Vec<(u64, i32)>);
 /// The locks of a transaction that has written usage, in the order that everybody keeps: workflows that are `over`
 /// are locked to be settled, the `open` ones shared. Wait for settlements of these, and have the next
 /// ones wait until the transaction ends.
-pub(crate) fn lock_written(over: &[String], open: &[String]) -> Written {
+pub(crate) fn lock_written<'a>(
+    over: impl Iterator<Item = &'a String> + Clone,
+    open: impl Iterator<Item = &'a String>,
+) -> Written {
+    let is_any_over = over.clone().next().is_some();
     let mut wanted = BTreeMap::new();
     if !holds_all_workflows() {
         let holds = |key, mode| holds(workflow(key), mode);
-        let open = open.iter().map(|workflow| hash(workflow));
+        let open = open.map(|workflow| hash(workflow));
         let shared = open.filter(|key| !holds(*key, SHARE) && !holds(*key, EXCLUSIVE));
         wanted.extend(shared.map(|key| (key, SHARE)));
-        let over = over.iter().map(|workflow| hash(workflow));
+        let over = over.map(|workflow| hash(workflow));
         wanted.extend(
             over.filter(|key| !holds(*key, EXCLUSIVE))
                 .map(|key| (key, EXCLUSIVE)),
@@ -153,10 +163,10 @@ pub(crate) fn lock_written(over: &[String], open: &[String]) -> Written {
         wanted.clear();
     }
     if !wanted.is_empty() {
-        let intention = if over.is_empty() {
-            INTENTION_SHARE
-        } else {
+        let intention = if is_any_over {
             INTENTION_EXCLUSIVE
+        } else {
+            INTENTION_SHARE
         };
         lock(ALL_WORKFLOWS, intention);
     }

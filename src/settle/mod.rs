@@ -3,6 +3,8 @@
 //! For a set of workflows: lock them, sum their usage with a snapshot taken after the locks, claim
 //! what is new in `settlement`, deduct it from the balances, one UPDATE per account. The ledger
 //! entries are written by the trigger on the users table. The rules are DESIGN's part P.
+//!
+//! Where several bindings know a workflow, each step is taken over all of them before the next one.
 
 pub(crate) mod charge;
 pub(crate) mod claim;
@@ -16,10 +18,11 @@ pub(crate) mod sweep;
 pub(crate) mod usage;
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use charge::Charge;
 use claim::{Accounted, Claim, accounted_for};
-use lock::lock_workflows;
+use lock::{lock_workflows, needs_locks};
 use occasion::Occasion;
 use usage::Usage;
 
@@ -30,7 +33,15 @@ use crate::postgres::snapshot::uses_transaction_snapshot;
 /// How many workflows are read and claimed at a time: memory grows by what is charged only.
 const CHUNK: usize = 10_000;
 
-/// What a settlement did.
+/// What is to be settled of one binding.
+pub(crate) struct Work {
+    pub(crate) bound: Rc<Bound>,
+    /// By canonical id, in whatever order and how often.
+    pub(crate) workflows: Vec<String>,
+    pub(crate) occasion: Occasion,
+}
+
+/// What a settlement did, of one binding.
 pub(crate) struct Settled {
     /// In the order in which they were made.
     pub(crate) charges: Vec<Charge>,
@@ -48,29 +59,37 @@ pub(crate) struct Workflow {
     pub(crate) accounts: Vec<String>,
 }
 
-/// Settle workflows, given by canonical id, in whatever order and how often. Everything that they have used
-/// and that was not charged yet is charged.
+/// Settle workflows. Everything that they have used and that was not charged yet is charged. What was done of each
+/// binding, in the order of `works`, which is that of the bindings' numbers.
 ///
 /// Locks are taken in one order by everybody: workflows, settlements, accounts; workflows by
-/// the hash of their id, the others by id.
-pub(crate) fn settle(
-    bound: &Bound,
-    mut workflows: Vec<String>,
-    occasion: &Occasion,
-) -> Result<Settled> {
-    rename::follow(bound)?;
-    workflows.sort_unstable();
-    workflows.dedup();
-    lock_workflows(&workflows, &bound.binding);
-    let mut claims = Vec::new();
-    let mut found = Vec::with_capacity(workflows.len());
-    for chunk in workflows.chunks(CHUNK) {
-        found.extend(claim(bound, chunk, occasion, &mut claims)?);
+/// the hash of their id, settlements by binding and id, accounts by table and id.
+pub(crate) fn settle(mut works: Vec<Work>) -> Result<Vec<Settled>> {
+    rename::follow(works.iter().map(|work| &*work.bound))?;
+    for work in &mut works {
+        work.workflows.sort_unstable();
+        work.workflows.dedup();
     }
-    Ok(Settled {
-        charges: charge::charge(bound, claims, occasion)?,
-        workflows: found,
-    })
+    lock_workflows(
+        works.iter().flat_map(|work| &work.workflows),
+        works.iter().any(|work| needs_locks(&work.bound.binding)),
+    );
+    let mut claims = Vec::new();
+    let mut settled = Vec::with_capacity(works.len());
+    for (place, work) in works.iter().enumerate() {
+        let mut workflows = Vec::with_capacity(work.workflows.len());
+        for chunk in work.workflows.chunks(CHUNK) {
+            workflows.extend(claim(place, work, chunk, &mut claims)?);
+        }
+        settled.push(Settled {
+            charges: Vec::new(),
+            workflows,
+        });
+    }
+    for charge in charge::charge(&works, claims)? {
+        settled[charge.place].charges.push(charge);
+    }
+    Ok(settled)
 }
 
 /// Claim what the workflows have used and nobody has claimed.
@@ -78,12 +97,12 @@ pub(crate) fn settle(
 /// The claim itself compares and sets, so it is right even for a statement that completes more
 /// workflows than it may hold locks: whoever comes second finds the row changed and looks again.
 fn claim(
-    bound: &Bound,
+    place: usize,
+    work: &Work,
     workflows: &[String],
-    occasion: &Occasion,
     claims: &mut Vec<Claim>,
 ) -> Result<Vec<Workflow>> {
-    let (found, mut overtaken) = claim_once(bound, workflows, occasion, claims)?;
+    let (found, mut overtaken) = claim_once(place, work, workflows, claims)?;
     while let Some(workflow) = overtaken.first() {
         if uses_transaction_snapshot() {
             return Err(Error::ConcurrentSettlement {
@@ -91,18 +110,21 @@ fn claim(
             });
         }
         let again: Vec<_> = overtaken.into_iter().collect();
-        (_, overtaken) = claim_once(bound, &again, occasion, claims)?;
+        (_, overtaken) = claim_once(place, work, &again, claims)?;
     }
     Ok(found)
 }
 
 /// Also the workflows of which somebody else has claimed some meanwhile.
 fn claim_once(
-    bound: &Bound,
+    place: usize,
+    work: &Work,
     workflows: &[String],
-    occasion: &Occasion,
     claims: &mut Vec<Claim>,
 ) -> Result<(Vec<Workflow>, BTreeSet<String>)> {
+    let Work {
+        bound, occasion, ..
+    } = work;
     let usage = usage::read(bound, workflows)?;
     let settled = claim::read_settled(bound, workflows)?;
     let mut all = Vec::with_capacity(workflows.len());
@@ -113,6 +135,7 @@ fn claim_once(
             outstanding(bound, workflow, occasion, usage, settled, &mut accounts)?
         {
             let claim = checked_claim(bound, workflow, account, tokens, settled);
+            let claim = claim.map(|claim| Claim { place, ..claim });
             found.extend(occasion.or_warn(claim)?);
         }
         all.push(Workflow {
@@ -204,6 +227,7 @@ fn checked_claim(
     let is_total_in_range = i64::try_from(tokens + i128::from(settled.unwrap_or(0))).is_ok();
     match i64::try_from(tokens) {
         Ok(tokens) if is_total_in_range => Ok(Claim {
+            place: 0,
             workflow,
             account,
             tokens,

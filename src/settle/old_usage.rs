@@ -4,7 +4,6 @@
 use crate::binding::{Binding, Bound, Kept};
 use crate::error::Result;
 use crate::postgres::notice::notice;
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::value::Arg;
@@ -62,7 +61,7 @@ pub(crate) fn tell_of_old_usage(bound: &Bound, workflows: &[String]) -> Result<(
     }
     let sample = &workflows[..workflows.len().min(SAMPLE)];
     let old: usize = {
-        let _owner = RunAs::owner(bound.binding.usage.owner);
+        let _owner = bound.run_as(bound.binding.usage.owner);
         let outcome = count_old.run(&[Arg::TextArray(sample)], Snapshot::Latest)?;
         outcome.rows.first().map_or(Ok(0), |row| row.amount(0))?
     };

@@ -1,17 +1,17 @@
 //! Refunds: what a workflow was charged is given back to the accounts that paid.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
-use super::lock::lock_workflows;
+use super::lock::{lock_workflows, needs_locks};
 use super::rename;
 use crate::binding::{Bound, Kept};
 use crate::error::{Error, Result};
 use crate::ledger::change::{Given, Kind};
 use crate::ledger::credit::{Of, Outcome, Remarks, give};
 use crate::ledger::reference;
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::value::{Arg, Row};
@@ -49,67 +49,173 @@ impl Kept<Bound> for Statements {
     }
 }
 
+/// A workflow of one binding.
+pub(crate) struct Refundable {
+    pub(crate) bound: Rc<Bound>,
+    /// By canonical id.
+    pub(crate) workflow: String,
+}
+
 /// Give back `amount` tokens of a workflow, or all that is left, to the accounts that paid: to each
-/// its share of what is left.
+/// its share of what is left. None if it was charged in no binding.
 ///
-/// Locks are taken as a settlement takes them: workflow, settlements, accounts by id.
+/// Locks are taken as a settlement takes them: workflow, settlements, accounts by table and id.
+/// Error 22023 for an amount where several bindings have charged it.
 pub(crate) fn refund(
-    bound: &Bound,
-    workflow: &str,
+    of: &[Refundable],
     amount: Option<i64>,
     remarks: &Remarks,
 ) -> Result<Option<Outcome>> {
-    rename::follow(bound)?;
+    rename::follow(of.iter().map(|one| &*one.bound))?;
     // One that has another id by now may be asked for by its old one.
-    let mut ids = rename::later_ids(bound, workflow)?;
-    ids.insert(0, workflow.to_owned());
-    lock_workflows(&ids, &bound.binding);
-    let mut paid = None;
-    for id in &ids {
-        let payments = read_payments(bound, id)?;
-        if !payments.is_empty() {
-            paid = Some((id, payments));
-            break;
-        }
+    let mut ids = Vec::with_capacity(of.len());
+    for Refundable { bound, workflow } in of {
+        let mut of_binding = rename::later_ids(bound, workflow)?;
+        of_binding.insert(0, workflow.clone());
+        ids.push(of_binding);
     }
-    let Some((workflow, payments)) = paid else {
-        return Ok(None);
-    };
-    if let Some(reference) = &remarks.reference {
-        let earlier = refunds_with(bound, workflow, &payments, reference)?;
-        if !earlier.is_empty() {
-            return replay(workflow, earlier, amount, reference).map(Some);
-        }
+    lock_workflows(
+        ids.iter().flatten(),
+        of.iter().any(|one| needs_locks(&one.bound.binding)),
+    );
+    let mut paid = Vec::new();
+    for (one, ids) in of.iter().zip(&ids) {
+        paid.extend(Paid::find(&one.bound, ids)?);
     }
-    let left: i128 = payments.iter().map(|payment| payment.left()).sum();
-    let amount = amount.map_or(left, i128::from);
-    if amount > left {
-        return Err(Error::RefundTooLarge {
-            workflow: workflow.to_owned(),
-            amount,
-            left,
+    if let ([_, _, ..], Some(_)) = (&paid[..], amount) {
+        return Err(Error::SeveralPaid {
+            workflow: paid[0].workflow.to_owned(),
+            names: paid.iter().map(|it| it.bound.name().to_owned()).collect(),
         });
     }
-    let shares = shares(&payments, amount, left)?;
-    for (payment, share) in payments.iter().zip(&shares) {
-        write_refund(bound, workflow, &payment.account, *share)?;
-    }
-    let of = Of {
-        kind: Kind::Refund,
-        workflow: Some(workflow),
-        binding: bound.binding.spec.ids.map(|ids| ids.binding),
-    };
-    let mut given = Vec::new();
-    for (payment, share) in payments.iter().zip(shares) {
-        if share > 0 {
-            let account = &payment.account;
-            given.push(give(&bound.book, of, account, share, remarks)?);
+    let mut shares = Vec::new();
+    let (mut given, mut is_replayed) = (Vec::new(), !paid.is_empty());
+    for paid in &paid {
+        match paid.earlier(remarks, amount)? {
+            Some(earlier) => given.extend(earlier),
+            None => {
+                shares.extend(paid.share_out(amount)?);
+                is_replayed = false;
+            }
         }
+    }
+    if paid.is_empty() {
+        return Ok(None);
+    }
+    shares.sort_by(|a, b| a.order().cmp(&b.order()));
+    for Share {
+        bound,
+        workflow,
+        account,
+        tokens,
+    } in shares
+    {
+        let of = Of {
+            kind: Kind::Refund,
+            workflow: Some(workflow),
+            binding: bound.binding.spec.ids.map(|ids| ids.binding),
+        };
+        let one = give(&bound.book, of, account, tokens, remarks)?;
+        given.push(of_binding(bound, one));
     }
     Ok(Some(Outcome {
         given,
-        replayed: false,
+        replayed: is_replayed,
     }))
+}
+
+/// Bindings of the same accounts have one book.
+fn of_binding(bound: &Bound, given: Given) -> Given {
+    Given {
+        binding: Some(bound.name().to_owned()),
+        ..given
+    }
+}
+
+/// What was paid for a workflow in one binding.
+struct Paid<'a> {
+    bound: &'a Bound,
+    workflow: &'a str,
+    payments: Vec<Payment>,
+}
+
+/// What one account gets back.
+struct Share<'a> {
+    bound: &'a Bound,
+    workflow: &'a str,
+    account: &'a str,
+    tokens: i64,
+}
+
+impl Share<'_> {
+    /// In which order accounts are locked.
+    fn order(&self) -> (u32, &str, Option<i16>) {
+        let accounts = &self.bound.book.accounts;
+        (accounts.users.oid.to_u32(), self.account, accounts.id)
+    }
+}
+
+impl<'a> Paid<'a> {
+    /// Under the first of the ids that has payments.
+    fn find(bound: &'a Bound, ids: &'a [String]) -> Result<Option<Self>> {
+        for workflow in ids {
+            let payments = read_payments(bound, workflow)?;
+            if !payments.is_empty() {
+                return Ok(Some(Paid {
+                    bound,
+                    workflow,
+                    payments,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What an earlier call with this reference gave.
+    fn earlier(&self, remarks: &Remarks, amount: Option<i64>) -> Result<Option<Vec<Given>>> {
+        let Some(reference) = &remarks.reference else {
+            return Ok(None);
+        };
+        let earlier = refunds_with(self.bound, self.workflow, &self.payments, reference)?;
+        match earlier.is_empty() {
+            true => Ok(None),
+            false => {
+                let given = replay(self.workflow, earlier, amount, reference)?;
+                let given = given.into_iter();
+                Ok(Some(given.map(|one| of_binding(self.bound, one)).collect()))
+            }
+        }
+    }
+
+    /// Note what is given back, and to whom. Error 22023 for more than is left.
+    fn share_out(&self, amount: Option<i64>) -> Result<Vec<Share<'_>>> {
+        let left: i128 = self.payments.iter().map(|payment| payment.left()).sum();
+        let amount = amount.map_or(left, i128::from);
+        if amount > left {
+            return Err(Error::RefundTooLarge {
+                workflow: self.workflow.to_owned(),
+                amount,
+                left,
+            });
+        }
+        let mut given = Vec::new();
+        for (payment, tokens) in self
+            .payments
+            .iter()
+            .zip(shares(&self.payments, amount, left)?)
+        {
+            if tokens > 0 {
+                write_refund(self.bound, self.workflow, &payment.account, tokens)?;
+                given.push(Share {
+                    bound: self.bound,
+                    workflow: self.workflow,
+                    account: &payment.account,
+                    tokens,
+                });
+            }
+        }
+        Ok(given)
+    }
 }
 
 /// What one account paid for a workflow and got back. Tokens.
@@ -127,7 +233,7 @@ impl Payment {
 
 /// In the order of accounts.
 fn read_payments(bound: &Bound, workflow: &str) -> Result<Vec<Payment>> {
-    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+    let _owner = bound.run_as_extension();
     let outcome = bound
         .kept::<Statements>()
         .charged
@@ -170,10 +276,7 @@ fn shares(payments: &[Payment], amount: i128, left: i128) -> Result<Vec<i64>> {
 }
 
 fn write_refund(bound: &Bound, workflow: &str, account: &str, share: i64) -> Result<()> {
-    if share == 0 {
-        return Ok(());
-    }
-    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+    let _owner = bound.run_as_extension();
     let args = [Arg::Text(workflow), Arg::Text(account), Arg::Int8(share)];
     match bound
         .kept::<Statements>()
@@ -220,7 +323,7 @@ fn replay(
     earlier: HashMap<String, Given>,
     amount: Option<i64>,
     reference: &str,
-) -> Result<Outcome> {
+) -> Result<Vec<Given>> {
     let mut given: Vec<_> = earlier.into_values().collect();
     given.sort_unstable_by(|a, b| a.account.cmp(&b.account));
     let total: i128 = given.iter().map(|one| i128::from(one.amount)).sum();
@@ -231,8 +334,5 @@ fn replay(
             amount: total,
         });
     }
-    Ok(Outcome {
-        given,
-        replayed: true,
-    })
+    Ok(given)
 }

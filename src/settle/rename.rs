@@ -15,10 +15,9 @@ use super::claim::{Accounted, accounted_for, read_settled};
 use super::lock::lock_renamed;
 use super::settlement::move_workflows_sql;
 use super::usage::{self, Usage};
-use crate::binding::{Bound, Kept, Payer, bound_and_locked};
+use crate::binding::{Binding, Bound, Kept, Payer, Which, bindings_locked};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::{FreshSnapshot, Snapshot};
 use crate::postgres::spi::Statement;
 use crate::postgres::stored_row::RowPlace;
@@ -29,11 +28,29 @@ use crate::postgres::value::Arg;
 struct Noted {
     before: RowPlace,
     after: RowPlace,
-    /// The canonical ids, where they differ; None if the row has only got another place.
-    ids: Option<(String, String)>,
+    /// Of each binding by whose key they differ. None if the row has only got another place.
+    ids: Vec<Ids>,
     subtransaction: pg_sys::SubTransactionId,
-    /// In which subtransaction the settlements were moved.
-    done_in: Option<pg_sys::SubTransactionId>,
+    /// In which subtransaction the settlements of which binding were moved.
+    done: Vec<(i16, pg_sys::SubTransactionId)>,
+}
+
+/// The old and the new canonical id of a workflow.
+pub(crate) struct Ids {
+    /// The number of the binding.
+    pub(crate) binding: i16,
+    pub(crate) old: String,
+    pub(crate) new: String,
+}
+
+impl Noted {
+    fn is_done_for(&self, binding: i16) -> bool {
+        self.done.iter().any(|(done, _)| *done == binding)
+    }
+
+    fn ids_for(&self, binding: i16) -> Option<&Ids> {
+        self.ids.iter().find(|ids| ids.binding == binding)
+    }
 }
 
 thread_local! {
@@ -45,14 +62,14 @@ pub(crate) fn is_any_noted() -> bool {
     NOTED.with_borrow(|noted| !noted.is_empty())
 }
 
-/// Note that a row of the workflow table was updated, and from which canonical id to which.
-pub(crate) fn note(before: RowPlace, after: RowPlace, ids: Option<(String, String)>) {
+/// Note that a row of a workflow table was updated, and from which ids to which.
+pub(crate) fn note(before: RowPlace, after: RowPlace, ids: Vec<Ids>) {
     let noted = Noted {
         before,
         after,
         ids,
         subtransaction: current_subtransaction(),
-        done_in: None,
+        done: Vec::new(),
     };
     NOTED.with_borrow_mut(|all| all.push(noted));
 }
@@ -65,26 +82,26 @@ struct Renamed {
     steps: Vec<usize>,
 }
 
-/// The changes that are not done yet, those of one row as one.
-fn renamed() -> Vec<Renamed> {
+/// The changes that are not done yet for the binding of that number, those of one row as one.
+fn renamed(binding: i16) -> Vec<Renamed> {
     let mut renamed: Vec<Renamed> = Vec::new();
     let mut places: HashMap<RowPlace, usize> = HashMap::new();
     NOTED.with_borrow(|noted| {
         let open = noted.iter().enumerate();
-        for (step, noted) in open.filter(|(_, noted)| noted.done_in.is_none()) {
-            match (places.remove(&noted.before), &noted.ids) {
+        for (step, noted) in open.filter(|(_, noted)| !noted.is_done_for(binding)) {
+            match (places.remove(&noted.before), noted.ids_for(binding)) {
                 (Some(at), ids) => {
                     renamed[at].steps.push(step);
-                    if let Some((_, new)) = ids {
-                        renamed[at].new.clone_from(new);
+                    if let Some(ids) = ids {
+                        renamed[at].new.clone_from(&ids.new);
                     }
                     places.insert(noted.after, at);
                 }
-                (None, Some((old, new))) => {
+                (None, Some(ids)) => {
                     places.insert(noted.after, renamed.len());
                     renamed.push(Renamed {
-                        old: old.clone(),
-                        new: new.clone(),
+                        old: ids.old.clone(),
+                        new: ids.new.clone(),
                         steps: vec![step],
                     });
                 }
@@ -169,15 +186,55 @@ impl Kept<Bound> for Statements {
     }
 }
 
+/// Workflows of a binding that have another id now.
+struct Changed<'a> {
+    bound: &'a Bound,
+    renamed: Vec<Renamed>,
+    /// From old ids to new ones.
+    pairs: BTreeMap<String, String>,
+}
+
 /// Move the settlements of workflows whose id this transaction has changed, as far as their usage has followed. All that
 /// settles calls it first, and so does a refund.
 ///
 /// Locks are taken as a settlement takes them: workflows, settlements; the aliases come last.
-pub(crate) fn follow(bound: &Bound) -> Result<()> {
+pub(crate) fn follow<'a>(bounds: impl Iterator<Item = &'a Bound>) -> Result<()> {
     if !is_any_noted() {
         return Ok(());
     }
-    let renamed = renamed();
+    let changed: Vec<_> = bounds.filter_map(changed).collect();
+    let ids: Vec<_> = changed
+        .iter()
+        .flat_map(|changed| &changed.pairs)
+        .flat_map(|(old, new)| [old.clone(), new.clone()])
+        .collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let bindings: Vec<&Binding> = changed.iter().map(|it| &it.bound.binding).collect();
+    lock_renamed(&ids, &bindings);
+    for Changed {
+        bound,
+        renamed,
+        pairs,
+    } in changed
+    {
+        let followed = followed(bound, &pairs)?;
+        move_settlements(bound, &followed)?;
+        let done = (bound.binding.spec.number(), current_subtransaction());
+        NOTED.with_borrow_mut(|noted| {
+            let moved = renamed.iter().filter(|one| followed.contains_key(&one.old));
+            for step in moved.flat_map(|one| &one.steps) {
+                noted[*step].done.push(done);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// None if there are none of the binding.
+fn changed(bound: &Bound) -> Option<Changed<'_>> {
+    let renamed = renamed(bound.binding.spec.number());
     let mut pairs = BTreeMap::new();
     let mut ambiguous = BTreeSet::new();
     for Renamed { old, new, .. } in renamed.iter().filter(|one| one.old != one.new) {
@@ -190,24 +247,11 @@ pub(crate) fn follow(bound: &Bound) -> Result<()> {
         }
     }
     pairs.retain(|old, _| !ambiguous.contains(old));
-    if pairs.is_empty() {
-        return Ok(());
-    }
-    let ids: Vec<_> = pairs
-        .iter()
-        .flat_map(|(old, new)| [old.clone(), new.clone()])
-        .collect();
-    lock_renamed(&ids, &bound.binding);
-    let followed = followed(bound, &pairs)?;
-    move_settlements(bound, &followed)?;
-    let subtransaction = current_subtransaction();
-    NOTED.with_borrow_mut(|noted| {
-        let done = renamed.iter().filter(|one| followed.contains_key(&one.old));
-        for step in done.flat_map(|one| &one.steps) {
-            noted[*step].done_in = Some(subtransaction);
-        }
-    });
-    Ok(())
+    (!pairs.is_empty()).then_some(Changed {
+        bound,
+        renamed,
+        pairs,
+    })
 }
 
 /// Those of `pairs`, from old ids to new ones, whose usage is where the new id is.
@@ -297,7 +341,7 @@ pub(crate) fn move_settlements(bound: &Bound, followed: &BTreeMap<String, String
     if moved.is_empty() {
         return Ok(());
     }
-    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+    let _owner = bound.run_as_extension();
     let statements = bound.kept::<Statements>();
     let ids = |of: fn(&(&String, &String)) -> String| moved.iter().map(of).collect::<Vec<_>>();
     let (olds, news) = (ids(|pair| pair.0.clone()), ids(|pair| pair.1.clone()));
@@ -324,7 +368,7 @@ pub(super) fn later_ids(bound: &Bound, id: &str) -> Result<Vec<String>> {
     if !has_aliases(bound) {
         return Ok(ids);
     }
-    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+    let _owner = bound.run_as_extension();
     let statements = bound.kept::<Statements>();
     let mut last = id.to_owned();
     loop {
@@ -346,7 +390,7 @@ pub(super) fn is_same_workflow(bound: &Bound, one: &str, other: &str) -> Result<
     if one == other || !has_aliases(bound) {
         return Ok(one == other);
     }
-    let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+    let _owner = bound.run_as_extension();
     let args = [Arg::Text(one), Arg::Text(other)];
     let outcome = bound
         .kept::<Statements>()
@@ -357,21 +401,32 @@ pub(super) fn is_same_workflow(bound: &Bound, one: &str, other: &str) -> Result<
 
 /// What has followed by now does so for good.
 fn follow_before_commit() -> Result<()> {
-    if renamed().is_empty() {
+    let mut numbers: Vec<_> = NOTED.with_borrow(|noted| {
+        let ids = noted.iter().flat_map(|noted| &noted.ids);
+        ids.map(|ids| ids.binding).collect()
+    });
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers.retain(|number| !renamed(*number).is_empty());
+    if numbers.is_empty() {
         return Ok(());
     }
     // Nothing runs any more whose snapshot could be taken.
     let _fresh = FreshSnapshot::push();
-    match bound_and_locked() {
-        Ok(bound) => follow(&bound),
-        Err(Error::NotAttached) => Ok(()),
-        Err(error) if error.is_broken_binding() => {
-            // The workflow table is the application's: its rows may be written whatever has become of the others.
-            error.report(PgLogLevel::WARNING);
-            Ok(())
+    let found = match bindings_locked(Which::Numbered(&numbers)) {
+        Ok(found) => found,
+        Err(Error::NotAttached) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    follow(found.whole.iter().map(|bound| &**bound))?;
+    for (_, error) in found.broken {
+        if !error.is_broken_binding() {
+            return Err(error);
         }
-        Err(error) => Err(error),
+        // The workflow table is the application's: its rows may be written whatever has become of the others.
+        error.report(PgLogLevel::WARNING);
     }
+    Ok(())
 }
 
 /// Called once per backend.
@@ -383,7 +438,7 @@ pub(crate) fn init() {
             NOTED.with_borrow_mut(|noted| {
                 noted.retain(|noted| noted.subtransaction < subtransaction);
                 for noted in noted {
-                    noted.done_in = noted.done_in.filter(|done_in| *done_in < subtransaction);
+                    noted.done.retain(|(_, done_in)| *done_in < subtransaction);
                 }
             });
         },

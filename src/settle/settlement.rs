@@ -6,7 +6,6 @@ use crate::binding::{Binding, Book, Bound, Ids, Kept};
 use crate::error::Result;
 use crate::postgres::clock::now;
 use crate::postgres::direct::{OpenTable, Shape};
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Statement};
 use crate::postgres::value::Arg;
@@ -142,7 +141,7 @@ struct Statements {
 impl Kept<Book> for Statements {
     fn of(book: &Book) -> Self {
         Statements {
-            rename: Statement::new(&rename_sql(book.accounts.ids), &[TEXTOID, TEXTOID]),
+            rename: Statement::new(&rename_sql(book.accounts.id), &[TEXTOID, TEXTOID]),
         }
     }
 }
@@ -154,17 +153,17 @@ impl Kept<Book> for Statements {
 /// ON CONFLICT (binding_id, workflow_id, user_id) DO UPDATE
 /// SET usage_tokens = s.usage_tokens + EXCLUDED.usage_tokens, …
 /// ```
-fn rename_sql(ids: Option<Ids>) -> String {
+fn rename_sql(accounts: Option<i16>) -> String {
     // Bindings of one users table charge the same accounts.
-    let of_accounts = match ids {
-        Some(ids) => format!(
+    let of_accounts = match accounts {
+        Some(accounts) => format!(
             "AND d.binding_id OPERATOR(pg_catalog.=) ANY (SELECT b.binding_id \
-             FROM token_balance.binding AS b WHERE b.accounts_id OPERATOR(pg_catalog.=) {})",
-            ids.accounts
+             FROM token_balance.binding AS b WHERE b.accounts_id OPERATOR(pg_catalog.=) {accounts})"
         ),
         None => String::new(),
     };
-    let names: Vec<_> = columns(ids).map(|column| column.name).collect();
+    let is_older = accounts.is_none();
+    let names: Vec<_> = columns(is_older).map(|column| column.name).collect();
     let moved: Vec<_> = names
         .iter()
         .map(|name| match *name {
@@ -178,23 +177,22 @@ fn rename_sql(ids: Option<Ids>) -> String {
          INSERT INTO token_balance.settlement AS s ({}) SELECT {} FROM moved AS m {}",
         names.join(", "),
         moved.join(", "),
-        or_add_sql(ids)
+        or_add_sql(is_older)
     )
 }
 
 /// The columns that the catalog has: that of an older version has no bindings.
-fn columns(ids: Option<Ids>) -> impl Iterator<Item = &'static Column> {
-    let is_older = ids.is_none();
+fn columns(is_older: bool) -> impl Iterator<Item = &'static Column> {
     COLUMNS
         .iter()
         .filter(move |column| !(is_older && matches!(column.first, First::Binding)))
 }
 
 /// What an INSERT that moves settlements does where the other workflow or account has one.
-fn or_add_sql(ids: Option<Ids>) -> String {
-    let key = columns(ids).filter(|column| column.merged == Merged::Key);
+fn or_add_sql(is_older: bool) -> String {
+    let key = columns(is_older).filter(|column| column.merged == Merged::Key);
     let key: Vec<_> = key.map(|column| column.name).collect();
-    let merged = columns(ids).filter_map(|Column { name, merged, .. }| {
+    let merged = columns(is_older).filter_map(|Column { name, merged, .. }| {
         let both = match merged {
             Merged::Key => return None,
             Merged::Sum => format!("s.{name} OPERATOR(pg_catalog.+) EXCLUDED.{name}"),
@@ -221,14 +219,15 @@ fn or_add_sql(ids: Option<Ids>) -> String {
 /// GROUP BY m.new_id, m.user_id, m.binding_id ON CONFLICT … DO UPDATE SET …
 /// ```
 pub(super) fn move_workflows_sql(ids: Option<Ids>) -> String {
-    let names: Vec<_> = columns(ids).map(|column| column.name).collect();
+    let is_older = ids.is_none();
+    let names: Vec<_> = columns(is_older).map(|column| column.name).collect();
     let of_key = |name: &str| match name {
         "workflow_id" => "m.new_id".to_owned(),
         name => format!("m.{name}"),
     };
-    let key = columns(ids).filter(|column| column.merged == Merged::Key);
+    let key = columns(is_older).filter(|column| column.merged == Merged::Key);
     let key: Vec<_> = key.map(|column| of_key(column.name)).collect();
-    let moved = columns(ids).map(|Column { name, merged, .. }| match merged {
+    let moved = columns(is_older).map(|Column { name, merged, .. }| match merged {
         Merged::Key => of_key(name),
         Merged::Sum => format!("pg_catalog.sum(m.{name})::bigint"),
         Merged::Earlier => format!("pg_catalog.min(m.{name})"),
@@ -243,13 +242,13 @@ pub(super) fn move_workflows_sql(ids: Option<Ids>) -> String {
         names.join(", "),
         moved.collect::<Vec<_>>().join(", "),
         key.join(", "),
-        or_add_sql(ids)
+        or_add_sql(is_older)
     )
 }
 
 /// An account has another id. What an earlier account of that id has paid for is added up.
 pub(crate) fn rename_account(book: &Book, old_account: &str, account: &str) -> Result<()> {
-    let _owner = RunAs::owner(book.accounts.extension_owner);
+    let _owner = book.run_as_extension();
     let ids = [Arg::Text(old_account), Arg::Text(account)];
     book.kept::<Statements>()
         .rename
@@ -261,7 +260,7 @@ pub(crate) fn rename_account(book: &Book, old_account: &str, account: &str) -> R
 /// settled; the entries of it leave the ledger, as with an archive. How many are gone.
 pub(crate) fn forget(bound: &Bound) -> Result<u64> {
     let accounts = &bound.book.accounts;
-    let _owner = RunAs::owner(accounts.extension_owner);
+    let _owner = bound.run_as_extension();
     let own = bound.binding.own("s");
     let gone = spi::query_as_of(
         &format!("DELETE FROM token_balance.settlement AS s WHERE {own} true"),

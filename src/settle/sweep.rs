@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
+use std::rc::Rc;
 use std::time::Instant;
 
 use pgrx::memcxt::PgMemoryContexts;
@@ -10,20 +11,19 @@ use pgrx::pg_sys::TimestampTz;
 use serde::Serialize;
 
 use super::claim;
-use super::lock::lock_workflows;
+use super::lock::{lock_workflows, needs_locks};
 use super::occasion::Occasion;
 use super::old_usage::tell_of_old_usage;
 use super::rename;
-use super::settle;
 use super::settlement::was_settled_sql;
 use super::usage::usage_groups_sql;
-use crate::binding::{Binding, Bound, bound_and_locked, completed};
+use super::{Work, settle};
+use crate::binding::{Binding, Book, Bound, Which, bindings, bindings_locked, completed};
 use crate::error::{Error, Result};
 use crate::ledger::busy;
 use crate::postgres::commit::MayCommit;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::notice::notice;
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, Row, texts};
@@ -106,7 +106,7 @@ fn usage_of_completed_sql(binding: &Binding, with_idle: bool) -> String {
 
 /// Which of the workflows with usage count as completed.
 #[derive(Clone, Copy, PartialEq)]
-enum Which {
+enum Counted {
     /// All that the query finds: the workflow table says what is completed.
     Completed,
     /// Without a workflow table nobody says so: those that were settled once.
@@ -152,11 +152,12 @@ pub(crate) struct Moments {
 /// Workflows with unsettled usage, found a batch at a time.
 struct Pending {
     cursor: Cursor,
-    which: Which,
+    counted: Counted,
 }
 
 impl Pending {
-    fn find(bound: &Bound, moments: Moments, which: Which, life: Life) -> Result<Self> {
+    fn find(bound: &Bound, moments: Moments, counted: Counted, life: Life) -> Result<Self> {
+        bound.follow();
         let sql = usage_of_completed_sql(&bound.binding, moments.idle_since.is_some());
         let owner = bound.binding.accounts.users.owner;
         let usage = [bound.binding.usage.oid];
@@ -165,7 +166,7 @@ impl Pending {
             Arg::OptionalTimestamp(moments.idle_since),
         ];
         let cursor = Cursor::open(owner, &usage, &sql, &args, Snapshot::Statement, life)?;
-        Ok(Pending { cursor, which })
+        Ok(Pending { cursor, counted })
     }
 
     /// How many groups of usage were read, and the workflows that are unsettled; None at the end.
@@ -175,8 +176,8 @@ impl Pending {
             return Ok(None);
         }
         let mut workflows = unsettled(bound, &groups)?;
-        if self.which == Which::SettledBefore {
-            let _owner = RunAs::owner(bound.binding.accounts.extension_owner);
+        if self.counted == Counted::SettledBefore {
+            let _owner = bound.run_as_extension();
             let outcome = spi::query(
                 &settled_before_sql(&bound.binding),
                 &[Arg::TextArray(&workflows)],
@@ -201,50 +202,150 @@ impl Pending {
     }
 }
 
-fn which(binding: &Binding) -> Which {
+fn counted(binding: &Binding) -> Counted {
     match binding.workflows {
-        Some(_) => Which::Completed,
-        None => Which::SettledBefore,
+        Some(_) => Counted::Completed,
+        None => Counted::SettledBefore,
     }
 }
 
-/// Settle completed workflows that have unsettled usage, at most `max_workflows` of them. Bad
-/// charges are warnings, as in a completion.
+/// The sweep of one binding.
+struct Sweep {
+    bound: Rc<Bound>,
+    pending: Pending,
+    found: BTreeSet<String>,
+    /// Whether these are all.
+    is_all: bool,
+}
+
+impl Sweep {
+    fn begin(bound: Rc<Bound>, moments: Moments) -> Result<Self> {
+        if moments.idle_since.is_some() && bound.binding.details.created_at.is_none() {
+            return Err(Error::InvalidArgument {
+                message: format!(
+                    "idle is given, but the usage in {} has no time",
+                    bound.binding.usage.sql
+                ),
+                detail: None,
+                hint: Some("Name its column in attach: usage_created_at.".into()),
+            });
+        }
+        let counted = counted(&bound.binding);
+        let pending = Pending::find(&bound, moments, counted, Life::Transaction)?;
+        Ok(Sweep {
+            bound,
+            pending,
+            found: BTreeSet::new(),
+            is_all: false,
+        })
+    }
+
+    /// Find up to `room` workflows in all.
+    fn gather(&mut self, room: usize) -> Result<()> {
+        if !self.is_all {
+            self.is_all = self.pending.gather(&self.bound, &mut self.found, room)?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is more than what is found.
+    fn has_more(&self) -> Result<bool> {
+        Ok(!self.found.is_empty() || !self.is_all && self.pending.next(&self.bound, 1)?.is_some())
+    }
+}
+
+/// Settle completed workflows that have unsettled usage, at most `max_workflows` of them over all bindings that are
+/// meant. Bad charges are warnings, as in a completion.
 ///
 /// What is found is settled as one. Settled a part at a time, the locks of the second part would be
 /// waited for with the accounts of the first one held, for which the holders of those locks wait.
 /// There is a second part only where charges of the first were bad.
-pub(crate) fn settle_pending(moments: Moments, max_workflows: usize) -> Result<Swept> {
-    let bound = bound_and_locked()?;
-    if moments.idle_since.is_some() && bound.binding.details.created_at.is_none() {
-        return Err(Error::InvalidArgument {
-            message: "idle is given, but the usage has no time".into(),
-            detail: None,
-            hint: Some("Name its column in attach: usage_created_at.".into()),
-        });
-    }
-    rename::follow(&bound)?;
-    let pending = Pending::find(&bound, moments, which(&bound.binding), Life::Transaction)?;
-    let mut found = BTreeSet::new();
+pub(crate) fn settle_pending(
+    name: Option<&str>,
+    moments: Moments,
+    max_workflows: usize,
+) -> Result<Swept> {
+    let bounds = bindings_locked(Which::Named(name))?.or_warn()?;
+    rename::follow(bounds.iter().map(|bound| &**bound))?;
+    let sweeps = bounds.into_iter();
+    let mut sweeps: Vec<_> = sweeps
+        .map(|bound| Sweep::begin(bound, moments))
+        .collect::<Result<_>>()?;
     let mut swept = Swept::default();
     // What cannot be charged does not count, or it would stand in the way for ever.
     let mut room = max_workflows;
-    let mut is_all = pending.gather(&bound, &mut found, room)?;
-    lock_workflows(&first(&found, room), &bound.binding);
-    swept.applied = busy::drain_all(&bound.book)?;
-    while !found.is_empty() && room > 0 {
-        let workflows = first(&found, room);
-        found.retain(|workflow| workflows.binary_search(workflow).is_err());
-        swept.settle(&bound, workflows)?;
+    gather(&mut sweeps, room)?;
+    let works = take(&sweeps, room);
+    lock_workflows(
+        works.iter().flat_map(|work| &work.workflows),
+        works.iter().any(|work| needs_locks(&work.bound.binding)),
+    );
+    for book in books_of(&sweeps) {
+        swept.applied += busy::drain_all(&book)?;
+    }
+    while room > 0 {
+        let works = take(&sweeps, room);
+        if works.is_empty() {
+            break;
+        }
+        for work in &works {
+            let of_binding = |sweep: &&mut Sweep| Rc::ptr_eq(&sweep.bound, &work.bound);
+            if let Some(sweep) = sweeps.iter_mut().find(of_binding) {
+                let is_taken = |id: &String| work.workflows.binary_search(id).is_ok();
+                sweep.found.retain(|id| !is_taken(id));
+            }
+        }
+        swept.settle(works)?;
         room = max_workflows - swept.workflows;
         if room == 0 {
-            swept.more = !found.is_empty() || !is_all && pending.next(&bound, 1)?.is_some();
-        } else if !is_all {
-            is_all = pending.gather(&bound, &mut found, room)?;
+            for sweep in &sweeps {
+                swept.more |= sweep.has_more()?;
+            }
+        } else {
+            gather(&mut sweeps, room)?;
         }
     }
-    pending.cursor.close()?;
+    for sweep in sweeps {
+        sweep.pending.cursor.close()?;
+    }
     Ok(swept)
+}
+
+/// The accounts that they charge, each once, in the order in which accounts are charged.
+fn books_of(sweeps: &[Sweep]) -> Vec<Rc<Book>> {
+    let books = sweeps.iter().map(|sweep| sweep.bound.book.clone());
+    let mut books: Vec<_> = books.collect();
+    books.sort_by_key(|book| (book.accounts.users.oid.to_u32(), book.accounts.id));
+    books.dedup_by(|a, b| Rc::ptr_eq(a, b));
+    books
+}
+
+/// Find `room` workflows over all of them, as far as there are any.
+fn gather(sweeps: &mut [Sweep], room: usize) -> Result<()> {
+    let mut left = room;
+    for sweep in sweeps {
+        sweep.gather(left)?;
+        left = left.saturating_sub(sweep.found.len());
+    }
+    Ok(())
+}
+
+/// The first of what is found.
+fn take(sweeps: &[Sweep], room: usize) -> Vec<Work> {
+    let mut left = room;
+    let mut works = Vec::new();
+    for sweep in sweeps {
+        let workflows = first(&sweep.found, left);
+        left -= workflows.len();
+        if !workflows.is_empty() {
+            works.push(Work {
+                bound: sweep.bound.clone(),
+                workflows,
+                occasion: Occasion::Sweep,
+            });
+        }
+    }
+    works
 }
 
 fn first(found: &BTreeSet<String>, count: usize) -> Vec<String> {
@@ -260,27 +361,43 @@ fn in_memory_of_its_own<T>(work: impl FnOnce() -> T) -> T {
 impl Swept {
     /// How many groups of usage were read; None at the end. Each transaction looks at the binding again:
     /// it may have been changed between two.
-    fn settle_batch(&mut self, pending: &Pending, batch_size: usize) -> Result<Option<usize>> {
-        let bound = bound_and_locked()?;
+    fn settle_batch(
+        &mut self,
+        name: &str,
+        pending: &Pending,
+        batch_size: usize,
+    ) -> Result<Option<usize>> {
+        let mut bounds = bindings_locked(Which::Named(Some(name)))?.all()?;
+        let Some(bound) = bounds.pop() else {
+            return Ok(None);
+        };
         let Some((read, workflows)) = pending.next(&bound, batch_size)? else {
             return Ok(None);
         };
-        self.settle(&bound, workflows)?;
+        self.settle(vec![Work {
+            bound,
+            workflows,
+            occasion: Occasion::Sweep,
+        }])?;
         Ok(Some(read))
     }
 
-    fn settle(&mut self, bound: &Bound, workflows: Vec<String>) -> Result<()> {
+    fn settle(&mut self, works: Vec<Work>) -> Result<()> {
         if !self.is_of_exempted {
-            tell_of_old_usage(bound, &workflows)?;
+            for work in &works {
+                tell_of_old_usage(&work.bound, &work.workflows)?;
+            }
         }
-        let charges = settle(bound, workflows, &Occasion::Sweep)?.charges;
-        let mut charged: Vec<_> = charges.iter().map(|charge| &charge.workflow).collect();
-        charged.sort_unstable();
-        charged.dedup();
-        self.workflows += charged.len();
-        self.charges += charges.len();
-        let tokens = charges.iter().map(|charge| i128::from(charge.tokens));
-        self.tokens_used += tokens.sum::<i128>();
+        for settled in settle(works)? {
+            let charges = settled.charges;
+            let mut charged: Vec<_> = charges.iter().map(|charge| &charge.workflow).collect();
+            charged.sort_unstable();
+            charged.dedup();
+            self.workflows += charged.len();
+            self.charges += charges.len();
+            let tokens = charges.iter().map(|charge| i128::from(charge.tokens));
+            self.tokens_used += tokens.sum::<i128>();
+        }
         Ok(())
     }
 }
@@ -290,23 +407,45 @@ thread_local! {
     static LEFT_OVER: RefCell<Option<Cursor>> = const { RefCell::new(None) };
 }
 
-/// Settle all that is pending, with a commit after each `batch_size` pairs of workflow and account.
-/// With `existing`, what attach had exempted is charged too. It may be stopped and started again:
+/// Settle all that is pending, one binding after the other, with a commit after each `batch_size` pairs of workflow and
+/// account. With `existing`, what attach had exempted is charged too. It may be stopped and started again:
 /// what is committed is settled, the rest is found again.
-pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayCommit) -> Result<()> {
-    let started = Instant::now();
+pub(crate) fn settle_backlog(
+    name: Option<&str>,
+    batch_size: usize,
+    existing: bool,
+    commits: MayCommit,
+) -> Result<()> {
     if let Some(left_over) = LEFT_OVER.take() {
         left_over.close()?;
     }
-    let bound = bound_and_locked()?;
-    busy::drain_all(&bound.book)?;
-    let which = if existing {
-        include_exempted(&bound, batch_size, commits)?;
-        Which::Completed
-    } else {
-        which(&bound.binding)
+    let bounds = bindings(Which::Named(name))?.or_warn()?;
+    let names: Vec<_> = bounds.iter().map(|bound| bound.name().to_owned()).collect();
+    drop(bounds);
+    names
+        .iter()
+        .try_for_each(|name| settle_backlog_of(name, batch_size, existing, commits))
+}
+
+fn settle_backlog_of(
+    name: &str,
+    batch_size: usize,
+    existing: bool,
+    commits: MayCommit,
+) -> Result<()> {
+    let started = Instant::now();
+    let mut bounds = bindings_locked(Which::Named(Some(name)))?.all()?;
+    let Some(bound) = bounds.pop() else {
+        return Ok(());
     };
-    let pending = Pending::find(&bound, Moments::default(), which, Life::Session)?;
+    busy::drain_all(&bound.book)?;
+    let counted = if existing {
+        include_exempted(&bound, batch_size, commits)?;
+        Counted::Completed
+    } else {
+        counted(&bound.binding)
+    };
+    let pending = Pending::find(&bound, Moments::default(), counted, Life::Session)?;
     LEFT_OVER.set(Some(pending.cursor.clone()));
     let total = pending.cursor.count()?;
     drop(bound);
@@ -317,7 +456,8 @@ pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayComm
         ..Swept::default()
     };
     let mut done = 0;
-    while let Some(read) = in_memory_of_its_own(|| swept.settle_batch(&pending, batch_size))? {
+    while let Some(read) = in_memory_of_its_own(|| swept.settle_batch(name, &pending, batch_size))?
+    {
         commits.commit()?;
         done += read;
         tell_progress(&swept, done, total, started);
@@ -328,7 +468,6 @@ pub(crate) fn settle_backlog(batch_size: usize, existing: bool, commits: MayComm
 
 /// Take back the exemption of usage from before the extension, one batch per commit.
 fn include_exempted(bound: &Bound, batch_size: usize, commits: MayCommit) -> Result<()> {
-    let owner = bound.binding.accounts.extension_owner;
     let own = bound.binding.own("s");
     let mut last: Option<(String, String)> = None;
     loop {
@@ -342,7 +481,7 @@ fn include_exempted(bound: &Bound, batch_size: usize, commits: MayCommit) -> Res
             None => ("$1 IS NULL AND $2 IS NULL", None, None),
         };
         let changed = {
-            let _owner = RunAs::owner(owner);
+            let _owner = bound.run_as_extension();
             spi::query(
                 &format!(
                     "WITH exempted AS MATERIALIZED (SELECT s.workflow_id, s.user_id \

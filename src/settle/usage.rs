@@ -8,7 +8,6 @@ use crate::binding::{Binding, Bound, Kept, Payer};
 use crate::error::Result;
 use crate::postgres::catalog::Column;
 use crate::postgres::direct::{FoundRow, Holds, Lookup, Wanted};
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::value::Arg;
@@ -165,7 +164,7 @@ pub(crate) type Usage = Vec<(Option<String>, i128)>;
 
 /// The usage of each of `workflows`.
 pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
-    let _owner = RunAs::owner(bound.binding.usage.owner);
+    let _owner = bound.run_as(bound.binding.usage.owner);
     let statements = bound.kept::<Statements>();
     if let Some(mut reader) = statements.lookup.reader() {
         let mut all = vec![Sums::default(); workflows.len()];
@@ -252,7 +251,7 @@ pub(crate) fn payers(bound: &Bound, workflow: &str) -> Result<Vec<String>> {
     let Some(workflow) = workflows.key.key_type.canonical(workflow) else {
         return Ok(Vec::new());
     };
-    let _owner = RunAs::owner(workflows.table.owner);
+    let _owner = bound.run_as(workflows.table.owner);
     let outcome = statement.run(&[Arg::Text(&workflow)], Snapshot::Latest)?;
     Ok(outcome
         .rows
@@ -278,7 +277,7 @@ pub(crate) fn workflow_exists(bound: &Bound, workflow: &str) -> Result<bool> {
     let Some(workflow) = workflows.key.key_type.canonical(workflow) else {
         return Ok(false);
     };
-    let _owner = RunAs::owner(workflows.table.owner);
+    let _owner = bound.run_as(workflows.table.owner);
     Ok(!statement
         .run(&[Arg::Text(&workflow)], Snapshot::Statement)?
         .rows

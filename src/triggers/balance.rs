@@ -1,13 +1,13 @@
 //! The trigger on the users table: each change of a balance becomes an entry of the ledger.
 
 use super::older;
-use crate::binding::{BALANCE_COLUMN, Book, OutsideChanges, book_of_any_column};
+use crate::binding::{Book, OutsideChanges, books_of};
 use crate::error::{Error, Result};
 use crate::ledger::change::{is_announced, is_idle, is_restoring};
 use crate::ledger::crossing::notify_crossing;
 use crate::ledger::{entries, queue, reference};
 use crate::postgres::datum::whole_part;
-use crate::postgres::trigger::{TriggerCall, trigger_function};
+use crate::postgres::trigger::{TriggerCall, TriggerRow, trigger_function};
 use crate::settle::settlement;
 
 trigger_function!(
@@ -17,7 +17,7 @@ trigger_function!(
     record_balance_change
 );
 
-/// Trigger on the users table, AFTER INSERT OR UPDATE FOR EACH ROW: write the ledger.
+/// Trigger on a users table, AFTER INSERT OR UPDATE FOR EACH ROW: write the ledger, of each of its balance columns.
 ///
 /// Errors: 39P01 if fired otherwise, 42809 on any other table, 22003 for a balance that is not a
 /// whole number within bigint, 55000 if a balance changes and nothing is attached, or it is not the
@@ -27,40 +27,48 @@ fn record_balance_change(call: &TriggerCall) -> Result<()> {
         return Ok(());
     }
     let row = call.row()?;
-    let book = match book_of_any_column() {
-        Ok(book) => book,
+    let books = match books_of(call.relation()) {
+        Ok(books) => books,
         // In a restore the rows may come before the binding.
-        Err(Error::NotAttached) if !row.changes(BALANCE_COLUMN) => return Ok(()),
+        Err(Error::NotAttached) if !row.changes(USUAL_BALANCE_COLUMN) => return Ok(()),
         Err(error) => return Err(error),
     };
-    if !book.is_part_of(call.relation(), book.accounts.users.oid)? {
+    if books.is_empty() {
         return Err(call.foreign());
     }
+    books.iter().try_for_each(|book| record(book, &row))
+}
+
+/// What attach calls the column where it is told nothing else.
+pub(super) const USUAL_BALANCE_COLUMN: &str = "token_balance";
+
+fn record(book: &Book, row: &TriggerRow) -> Result<()> {
     let key = &book.accounts.user_key.column.name;
     // A key column is unique, but may be null: such a row is nobody's account.
     let account = row.new_text(key).unwrap_or_default();
     if book.accounts.balance.is_none() {
-        return without_column(&book, row.old_text(key), &account);
+        return without_column(book, row.old_text(key), &account);
     }
-    let new = balance(row.new_text(BALANCE_COLUMN), &account)?;
+    let column = &book.accounts.balance_column;
+    let new = balance(row.new_text(column), &account)?;
     if is_restoring() {
-        return entries::record_restored(&book, &account, new);
+        return entries::record_restored(book, &account, new);
     }
     match row.old_text(key) {
-        None => entries::record_insert(&book, &account, new),
+        None => entries::record_insert(book, &account, new),
         Some(old_account) => {
-            let previous = balance(row.old_text(BALANCE_COLUMN), &old_account)?;
+            let previous = balance(row.old_text(column), &old_account)?;
             let is_refused = book.accounts.outside_changes == OutsideChanges::Refuse;
-            if is_refused && previous != new && !is_announced(&old_account) {
+            if is_refused && previous != new && !is_announced(book.accounts.id, &old_account) {
                 return Err(Error::OutsideChange {
                     account: old_account,
                 });
             }
             if old_account == account {
-                notify_crossing(&book, &account, previous, new)?;
-                entries::record_change(&book, &account, previous, new)
+                notify_crossing(book, &account, previous, new)?;
+                entries::record_change(book, &account, previous, new)
             } else {
-                rename(&book, (&old_account, previous), (&account, new))
+                rename(book, (&old_account, previous), (&account, new))
             }
         }
     }

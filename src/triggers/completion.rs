@@ -9,12 +9,12 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::notes::{is_done, leave_unsettled, note, read_noted, remember_done, take_noted};
-use crate::binding::{Binding, Payer, Workflows, bound_and_locked, completed};
+use crate::binding::{Binding, Payer, Which, Workflows, bindings_locked, completed, is_part_of};
 use crate::error::{Error, Result};
 use crate::postgres::stored_row::RowPlace;
 use crate::postgres::trigger::{TriggerCall, trigger_function};
 use crate::settle::occasion::Occasion;
-use crate::settle::settle;
+use crate::settle::{Work, settle};
 
 /// `token_balance.note_completion(oid, tid) → true`, last in the WHEN condition of the completion
 /// triggers, and the condition of the one for late usage: note that the row at this place of this
@@ -63,44 +63,59 @@ trigger_function!(
     settle_on_completion
 );
 
-/// Trigger on the workflow table, AFTER INSERT OR UPDATE FOR EACH ROW: settle the row's workflow,
-/// and with it all that are noted. Which rows are completed is the WHEN condition of the triggers
-/// that attach makes.
+/// Trigger on a workflow table, AFTER INSERT OR UPDATE FOR EACH ROW: settle the row's workflow,
+/// and with it all that are noted, in all bindings of the table. Which rows are completed is the WHEN condition of the
+/// triggers that attach makes.
 ///
 /// A charge that is bad (unknown account, out of range) is a WARNING and stays unsettled. Errors:
-/// 39P01 if fired otherwise, 42809 on any other table, 55000 if nothing is attached.
+/// 39P01 if fired otherwise, 42809 on any other table, 55000 if nothing is attached, or what is wrong with one of the
+/// bindings: a run is settled in all of them, or in none.
 fn settle_on_completion(call: &TriggerCall) -> Result<()> {
     let row = call.row()?;
     if is_done(&row.place()) {
         return Ok(());
     }
-    let bound = match bound_and_locked() {
-        Ok(bound) => bound,
+    let relation = call.relation();
+    let bounds = match bindings_locked(Which::OfWorkflows(relation))?.all() {
+        Ok(bounds) => bounds,
         Err(error @ Error::KeyTypeChanged { .. }) => {
             return leave_unsettled(call, &row.place(), error);
         }
         Err(error) => return Err(error),
     };
-    let binding = &bound.binding;
-    let workflows = match &binding.workflows {
-        Some(workflows)
-            if bound
-                .book
-                .is_part_of(call.relation(), workflows.table.oid)? =>
-        {
-            workflows
-        }
-        _ => return Err(call.foreign()),
-    };
-    let mut runs = Runs::default();
-    runs.add(binding, workflows, |column| row.new_text(column));
+    if bounds.is_empty() {
+        return Err(call.foreign());
+    }
     let also = take_noted(&row.place(), |table| {
-        bound.book.is_part_of(table, workflows.table.oid)
+        for workflows in bounds.iter().filter_map(|it| it.binding.workflows.as_ref()) {
+            if is_part_of(table, workflows.table.oid)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     })?;
-    runs.add_noted(binding, workflows, &also);
-    let ids = runs.payers.keys().cloned().collect();
-    let payers = runs.payers;
-    settle(&bound, ids, &Occasion::Completion { payers })?;
+    let is_one_of_several = bounds.len() > 1;
+    let mut works = Vec::with_capacity(bounds.len());
+    for bound in bounds {
+        let Some(workflows) = &bound.binding.workflows else {
+            continue;
+        };
+        let mut runs = Runs::default();
+        let new_text = |column: &str| row.new_text(column);
+        // The condition is that of all bindings: another one may be completed by it.
+        if !is_one_of_several || completed::of_row(&bound.binding, workflows, new_text) {
+            runs.add(&bound.binding, workflows, new_text);
+        }
+        runs.add_noted(&bound.binding, workflows, &also);
+        works.push(Work {
+            workflows: runs.payers.keys().cloned().collect(),
+            occasion: Occasion::Completion {
+                payers: runs.payers,
+            },
+            bound,
+        });
+    }
+    settle(works)?;
     remember_done(also);
     Ok(())
 }

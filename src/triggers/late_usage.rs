@@ -11,13 +11,15 @@
 //! is waited for.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use pgrx::pg_sys::TEXTOID;
 
 use super::notes::{is_done, leave_unsettled, read_noted, remember_done, take_noted};
-use crate::binding::{Binding, Bound, Kept, LateUsage, bound, bound_and_locked, completed};
+use crate::binding::{
+    Binding, Bound, Kept, LateUsage, Which, bindings, bindings_locked, completed, is_part_of,
+};
 use crate::error::Result;
-use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::trigger::{TriggerCall, trigger_function};
@@ -25,8 +27,8 @@ use crate::postgres::value::Arg;
 use crate::settle::lock::lock_written;
 use crate::settle::occasion::Occasion;
 use crate::settle::old_usage::tell_of_old_usage;
-use crate::settle::settle;
 use crate::settle::settlement::was_settled_sql;
+use crate::settle::{Work, settle};
 
 struct Statements {
     is_over: Statement,
@@ -68,8 +70,8 @@ trigger_function!(
     settle_late_usage
 );
 
-/// Trigger on the usage table, AFTER INSERT FOR EACH ROW: settle the row's workflow if that is over,
-/// and with it those of all rows that are noted.
+/// Trigger on a usage table, AFTER INSERT FOR EACH ROW: settle the row's workflow if that is over,
+/// and with it those of all rows that are noted, in all bindings of the table.
 ///
 /// A charge that is bad (unknown account, out of range) is a WARNING and stays unsettled; so is all usage
 /// while the workflow table, say, is gone. Errors: 39P01 if fired otherwise, 42809 on any other table,
@@ -79,57 +81,105 @@ fn settle_late_usage(call: &TriggerCall) -> Result<()> {
     if is_done(&row.place()) {
         return Ok(());
     }
-    let bound = match bound() {
-        Ok(bound) => bound,
+    let bounds = match bindings(Which::OfUsage(call.relation()))?.all() {
+        Ok(bounds) => bounds,
         Err(error) if error.is_broken_binding() => {
             return leave_unsettled(call, &row.place(), error);
         }
         Err(error) => return Err(error),
     };
-    let binding = &bound.binding;
-    if !bound.book.is_part_of(call.relation(), binding.usage.oid)? {
+    if bounds.is_empty() {
         return Err(call.foreign());
     }
-    if binding.spec.options.late_usage != LateUsage::Settle {
+    let settles = |bound: &&Rc<Bound>| bound.binding.spec.options.late_usage == LateUsage::Settle;
+    let bounds: Vec<_> = bounds.iter().filter(settles).collect();
+    let Some(first) = bounds.first() else {
         return Ok(());
-    }
+    };
     let also = take_noted(&row.place(), |table| {
-        bound.book.is_part_of(table, binding.usage.oid)
+        is_part_of(table, first.binding.usage.oid)
     })?;
-    let column = &binding.usage_workflow.column.name;
-    let mut workflows = BTreeSet::from_iter(row.new_text(column));
-    read_noted(&also, |row| workflows.extend(row.text(column)));
-    settle_what_is_over(&bound, workflows)?;
+    let mut written = Vec::with_capacity(bounds.len());
+    for bound in bounds {
+        let column = &bound.binding.usage_workflow.column.name;
+        let mut workflows = BTreeSet::from_iter(row.new_text(column));
+        read_noted(&also, |row| workflows.extend(row.text(column)));
+        written.push(Written::of(bound, Vec::from_iter(workflows))?);
+    }
+    settle_what_is_over(written)?;
     remember_done(also);
     Ok(())
+}
+
+/// Workflows whose usage was written, of one binding.
+struct Written {
+    bound: Rc<Bound>,
+    over: Vec<String>,
+    open: Vec<String>,
+}
+
+impl Written {
+    fn of(bound: &Rc<Bound>, workflows: Vec<String>) -> Result<Self> {
+        // One alone is mostly open, and has no order.
+        let (over, open) = match workflows.len() {
+            0 | 1 => (Vec::new(), workflows),
+            _ => partition_over(bound, workflows)?,
+        };
+        Ok(Written {
+            bound: bound.clone(),
+            over,
+            open,
+        })
+    }
+
+    /// Those that are over by now join the others that are. Whether there is any.
+    fn look_again(&mut self) -> Result<bool> {
+        let (late, still_open) = partition_over(&self.bound, std::mem::take(&mut self.open))?;
+        self.open = still_open;
+        let is_any = !late.is_empty();
+        self.over.extend(late);
+        Ok(is_any)
+    }
 }
 
 /// All locks are taken in the order that everybody keeps, before anything is settled: those of
 /// workflows that are over as a settlement takes them. Where one has been completed by the time that
 /// its lock was granted, they are all taken again, or one would be waited for out of order.
-fn settle_what_is_over(bound: &Bound, workflows: BTreeSet<String>) -> Result<()> {
-    let (mut over, mut open) = (Vec::new(), Vec::from_iter(workflows));
-    // One alone is mostly open, and has no order.
-    if open.len() > 1 {
-        (over, open) = partition_over(bound, open)?;
-    }
+fn settle_what_is_over(mut written: Vec<Written>) -> Result<()> {
     loop {
-        let locks = lock_written(&over, &open);
-        let (late, still_open) = partition_over(bound, open)?;
-        if late.is_empty() {
+        let over = || written.iter().flat_map(|it| &it.over);
+        let open = || written.iter().flat_map(|it| &it.open);
+        let locks = lock_written(over(), open());
+        let mut is_any_late = false;
+        for written in &mut written {
+            is_any_late |= written.look_again()?;
+        }
+        if !is_any_late {
             break;
         }
         locks.release();
-        over.extend(late);
-        open = still_open;
     }
-    if over.is_empty() {
+    written.retain(|written| !written.over.is_empty());
+    if written.is_empty() {
         return Ok(());
     }
-    let bound = bound_and_locked()?;
-    tell_of_old_usage(&bound, &over)?;
-    settle(&bound, over, &Occasion::Sweep)?;
-    Ok(())
+    let numbers = written.iter().map(|it| it.bound.binding.spec.number());
+    let numbers: Vec<_> = numbers.collect();
+    let bounds = bindings_locked(Which::Numbered(&numbers))?.all()?;
+    let mut works = Vec::with_capacity(bounds.len());
+    for bound in bounds {
+        let number = bound.binding.spec.number();
+        let of_binding = |written: &&Written| written.bound.binding.spec.number() == number;
+        let workflows = written.iter().find(of_binding);
+        let workflows = workflows.map_or_else(Vec::new, |written| written.over.clone());
+        tell_of_old_usage(&bound, &workflows)?;
+        works.push(Work {
+            bound,
+            workflows,
+            occasion: Occasion::Sweep,
+        });
+    }
+    settle(works).map(drop)
 }
 
 /// Workflows that are over, and others.
@@ -150,7 +200,7 @@ fn is_over(bound: &Bound, workflow: &str) -> Result<bool> {
         Some(workflows) => workflows.table.owner,
         None => bound.binding.accounts.extension_owner,
     };
-    let _owner = RunAs::owner(owner);
+    let _owner = bound.run_as(owner);
     let outcome = bound
         .kept::<Statements>()
         .is_over

@@ -4,8 +4,9 @@
 
 use pgrx::pg_sys::Datum;
 
+use super::balance::USUAL_BALANCE_COLUMN;
 use super::older;
-use crate::binding::{BALANCE_COLUMN, OutsideChanges, book};
+use crate::binding::{OutsideChanges, books_of};
 use crate::error::{Error, Result};
 use crate::ledger::change::{is_announced, is_idle, is_restoring};
 use crate::postgres::trigger::{TriggerCall, trigger_function};
@@ -25,22 +26,36 @@ trigger_function!(
 /// balance changes and nothing is attached.
 fn keep_balance(call: &TriggerCall) -> Result<Datum> {
     let row = call.row_before_update()?;
-    if !row.changes(BALANCE_COLUMN) {
-        return Ok(call.unchanged());
-    }
-    let book = book()?;
-    if !book.is_part_of(call.relation(), book.accounts.users.oid)? {
+    let books = match books_of(call.relation()) {
+        Ok(books) => books,
+        // What does not change the balance goes on.
+        Err(_) if !row.changes(USUAL_BALANCE_COLUMN) => return Ok(call.unchanged()),
+        Err(error) => return Err(error),
+    };
+    if books.is_empty() {
         return Err(call.foreign());
     }
-    let key = &book.accounts.user_key.column.name;
-    let account = row.old_text(key).unwrap_or_default();
-    // A charge of the library before this one is not announced here.
-    if is_announced(&account) || is_restoring() || is_idle() && older::is_loaded() {
-        return Ok(call.unchanged());
+    let mut kept = Vec::new();
+    for book in &books {
+        let column = book.accounts.balance_column.as_str();
+        if !row.changes(column) {
+            continue;
+        }
+        let key = &book.accounts.user_key.column.name;
+        let account = row.old_text(key).unwrap_or_default();
+        // A charge of the library before this one is not announced here.
+        let is_ours = is_announced(book.accounts.id, &account) || is_restoring();
+        if is_ours || is_idle() && older::is_loaded() {
+            continue;
+        }
+        match book.accounts.outside_changes {
+            OutsideChanges::Record => {}
+            OutsideChanges::Keep => kept.push(column),
+            OutsideChanges::Refuse => return Err(Error::OutsideChange { account }),
+        }
     }
-    match book.accounts.outside_changes {
-        OutsideChanges::Record => Ok(call.unchanged()),
-        OutsideChanges::Keep => Ok(row.with_old(BALANCE_COLUMN)),
-        OutsideChanges::Refuse => Err(Error::OutsideChange { account }),
+    match kept.is_empty() {
+        true => Ok(call.unchanged()),
+        false => Ok(row.with_old(&kept)),
     }
 }

@@ -1,9 +1,9 @@
 //! The trigger on the workflow table that sees a workflow get another id.
 
-use crate::binding::{Binding, Workflows, bound};
+use crate::binding::{Bound, Which, bindings};
 use crate::error::{Error, Result};
 use crate::postgres::trigger::{TriggerCall, TriggerRow, trigger_function};
-use crate::settle::rename;
+use crate::settle::rename::{self, Ids};
 
 trigger_function!(
     follow_workflow_id_wrapper,
@@ -12,33 +12,32 @@ trigger_function!(
     follow_workflow_id
 );
 
-/// Trigger on the workflow table, AFTER UPDATE FOR EACH ROW: note a change of the row's id.
+/// Trigger on a workflow table, AFTER UPDATE FOR EACH ROW: note a change of the row's id.
 ///
 /// It has neither a condition nor a column list: either would forbid ALTER COLUMN ... TYPE on the key.
 /// Errors: 39P01 if fired otherwise, 42809 on any other table.
 fn follow_workflow_id(call: &TriggerCall) -> Result<()> {
     let row = call.row()?;
-    let bound = match bound() {
-        Ok(bound) => bound,
-        // An UPDATE that completes nothing goes on, whatever has become of the other tables.
-        Err(error) if error.is_broken_binding() || matches!(error, Error::NotAttached) => {
-            return Ok(());
-        }
+    let found = match bindings(Which::OfWorkflows(call.relation())) {
+        Ok(found) => found,
+        Err(Error::NotAttached) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let workflows = match &bound.binding.workflows {
-        Some(workflows)
-            if bound
-                .book
-                .is_part_of(call.relation(), workflows.table.oid)? =>
-        {
-            workflows
-        }
-        _ => return Err(call.foreign()),
-    };
-    let ids = changed_ids(&bound.binding, workflows, &row);
+    if found.whole.is_empty() && found.broken.is_empty() {
+        return Err(call.foreign());
+    }
+    // An UPDATE that completes nothing goes on, whatever has become of the other tables.
+    let mut broken = found.broken.into_iter();
+    if let Some((_, error)) = broken.find(|(_, error)| !error.is_broken_binding()) {
+        return Err(error);
+    }
+    let ids: Vec<_> = found
+        .whole
+        .iter()
+        .filter_map(|bound| changed_ids(bound, &row))
+        .collect();
     if let Some(before) = row.old_place()
-        && (ids.is_some() || rename::is_any_noted())
+        && (!ids.is_empty() || rename::is_any_noted())
     {
         rename::note(before, row.place(), ids);
     }
@@ -47,17 +46,18 @@ fn follow_workflow_id(call: &TriggerCall) -> Result<()> {
 
 /// The old and the new id, as the usage spells them, if they are not the same. A null names no workflow, and what the
 /// usage column's type cannot hold has no usage.
-fn changed_ids(
-    binding: &Binding,
-    workflows: &Workflows,
-    row: &TriggerRow,
-) -> Option<(String, String)> {
-    let key = &workflows.key.column.name;
+fn changed_ids(bound: &Bound, row: &TriggerRow) -> Option<Ids> {
+    let binding = &bound.binding;
+    let key = &binding.workflows.as_ref()?.key.column.name;
     let canonical = |id: String| binding.usage_workflow.key_type.canonical(&id);
     let (old, new) = (row.old_text(key)?, row.new_text(key)?);
     if old == new {
         return None;
     }
     let (old, new) = (canonical(old)?, canonical(new)?);
-    (old != new).then_some((old, new))
+    (old != new).then(|| Ids {
+        binding: binding.spec.number(),
+        old,
+        new,
+    })
 }

@@ -124,7 +124,7 @@ def nobody_elses(service):
     for name in ("zoe", "ann' OR '1'='1", "ANN", "ann ", "%"):
         is_(f"a user {name!r}", service.api("balance", name).code(), (404, "no_account"))
     is_("the service may not write", sql("SELECT has_table_privilege('token_dashboard', 'users', 'UPDATE, INSERT, DELETE, SELECT')"), "f")
-    is_("nor credit", sql("SELECT has_function_privilege('token_dashboard', 'token_balance.credit(text, numeric, text, text)', 'EXECUTE')"), "f")
+    is_("nor credit", sql("SELECT has_function_privilege('token_dashboard', 'token_balance.credit(text, numeric, text, text, name)', 'EXECUTE')"), "f")
 
 
 def a_set_up_that_is_wrong(service):
