@@ -263,7 +263,12 @@ impl Model {
             balance.insert(account, -queued);
         }
         self.execute(&format!("ALTER TABLE {table} DROP token_balance"))?;
-        self.fails("SELECT token_balance.settle_pending()", &["42703"])?;
+        let of_binding = match self.schema.accounts.len() {
+            1 => String::new(),
+            _ => format!("binding => '{}'", accounts.binding),
+        };
+        let sweep = format!("SELECT token_balance.settle_pending({of_binding})");
+        self.fails(&sweep, &["42703"])?;
         self.attach()
     }
 }
