@@ -3,7 +3,7 @@
 # pg_test/client, each with a seed that it prints. In a soak with the programs' own sizes: 10,000
 # operations, 200 rounds, 60 seconds, 20,000 settlements, 2 times 100 rounds, 60 seconds of chaos,
 # 4 sweeps of 8,000 runs, 5 rounds of late usage, 24 meetings in one run, 300 layouts of tables.
-# (DESIGN E1, E2, E3, P2, R1, W3)
+# (DESIGN B7, B9, B10, C7, E1, E2, E3, H7, I1, J2, L4, P2, P8, R1, W3, Y1, Y2, Y3)
 set -euo pipefail
 
 client="$PROJECT/client"
@@ -11,10 +11,11 @@ client="$PROJECT/client"
 dropdb --if-exists client 2>/dev/null
 createdb client
 export PGDATABASE=client
-run() { # PROGRAM SIZE OF THE SHORT FORM
-    if [ -n "${SOAK:-}" ]; then "$client" "$1"; else "$client" "$1" --size "$2"; fi
+run() { # PROGRAM SIZE-OF-THE-SHORT-FORM [OPTION...]
+    if [ -n "${SOAK:-}" ]; then "$client" "$1" "${@:3}"; else "$client" "$1" --size "$2" "${@:3}"; fi
 }
-run model 3000
+run model 2000
+run model 600 --bindings 2
 run one-workflow 20
 run mixed 8
 run deadlock 2000
@@ -27,7 +28,8 @@ run layout 20
 # The same money with the options that change who waits for whom.
 export ATTACH="busy_account => 'queue', late_usage => 'settle'"
 echo "attach with $ATTACH"
-run model 1500
+run model 1000
+run model 400 --bindings 2
 run one-workflow 10
 run mixed 5
 run bulk 8

@@ -3,7 +3,7 @@
 //! `client PROGRAM [--seed N] [--size N]`; connects by PGHOST, PGPORT, PGUSER, PGDATABASE, and
 //! gives `attach` the options in ATTACH. Exit code 0 if all holds, 77 if it cannot be tried here. The
 //! seed is printed and replays the run, or as much of it as does not hang on what meets what: the
-//! choices of each session. The programs that are tables of cases (cases.rs) choose nothing.
+//! choices of each session. `model` has more options (model.rs). The programs that are tables of cases (cases.rs) choose nothing.
 
 mod attackers;
 mod books;

@@ -1,0 +1,224 @@
+//! The database against the oracle, all of it, with the law: no token is in no state.
+
+use std::collections::BTreeMap;
+
+use super::oracle::{Key, Part, SHRUNK};
+use super::{Model, same, workflow_id};
+use crate::database::{OPENING, Result, see_ledger};
+
+/// How often what takes longer is compared, too.
+const THOROUGHLY_EVERY: u64 = 20;
+
+/// Chains of the ledger that have a gap, and entries that are not what they were at the last look.
+const LEDGER: &str = "
+SELECT 'gap before entry ' || e.entry_id || ' of ' || e.user_id FROM (
+    SELECT l.*, lag(l.new_balance) OVER (PARTITION BY l.accounts_id, l.user_id ORDER BY l.entry_id) AS before
+    FROM token_balance.ledger AS l) AS e
+WHERE e.before <> e.previous_balance OR e.new_balance <> e.previous_balance + e.amount
+UNION ALL
+SELECT 'changed entry ' || gone.entry_id || ' of ' || gone.user_id
+FROM (TABLE seen_ledger EXCEPT TABLE token_balance.ledger) AS gone";
+
+/// What left the balances and came back, by ledger and queue, and by the settlements.
+const TOTALS: &str = "
+SELECT (SELECT coalesce(-sum(l.amount), 0) FROM token_balance.ledger AS l WHERE l.kind = 'settlement')
+       + (SELECT coalesce(sum(q.tokens), 0) FROM token_balance.queue AS q) = coalesce(sum(s.charged_tokens), 0)
+   AND (SELECT coalesce(sum(l.amount), 0) FROM token_balance.ledger AS l WHERE l.kind = 'refund')
+       = coalesce(sum(s.refunded_tokens), 0)
+FROM token_balance.settlement AS s";
+
+/// The same in both, or the first difference.
+fn same_maps<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+    what: &str,
+    got: &BTreeMap<K, V>,
+    expected: &BTreeMap<K, V>,
+) -> Result<()> {
+    for key in got.keys().chain(expected.keys()) {
+        if got.get(key) != expected.get(key) {
+            return Err(format!(
+                "{what} of {key:?}: got {:?}, expected {:?}",
+                got.get(key),
+                expected.get(key)
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+impl Model {
+    pub(super) fn compare(&mut self) -> Result<()> {
+        let comparisons = self.counts.entry("comparisons").or_default();
+        *comparisons += 1;
+        let is_thorough = comparisons.is_multiple_of(THOROUGHLY_EVERY);
+        for binding in 0..self.schema.accounts.len() {
+            self.compare_balances(binding)?;
+            self.compare_settlements(binding)?;
+            self.compare_states(binding)?;
+        }
+        if is_thorough {
+            self.compare_thoroughly()?;
+        }
+        Ok(())
+    }
+
+    /// The ledger, and `reconcile()`, which scan all that there is.
+    pub(super) fn compare_thoroughly(&mut self) -> Result<()> {
+        if let Some(row) = self.admin.query(LEDGER, &[])?.first() {
+            return Err(row.get::<_, String>(0).into());
+        }
+        see_ledger(&mut self.admin)?;
+        let is_whole: bool = self.admin.query_one(TOTALS, &[])?.get(0);
+        same(
+            "ledger and queue are the settlements",
+            Some(is_whole),
+            Some(true),
+        )?;
+        self.compare_problems()
+    }
+
+    /// What the accounts have left: the column less what waits in the queue.
+    fn compare_balances(&mut self, binding: usize) -> Result<()> {
+        let accounts = self.schema.accounts[binding];
+        let sql = format!(
+            "SELECT u.{key}, u.token_balance - coalesce((SELECT sum(q.tokens) FROM token_balance.queue AS q \
+             WHERE q.user_id = u.{key}), 0)::bigint FROM {} AS u",
+            accounts.table,
+            key = accounts.key,
+        );
+        let rows = self.admin.query(&sql, &[])?;
+        let got = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let books = &self.committed.books[binding];
+        let balance = |account: &usize| books.balance.get(account).copied().unwrap_or_default();
+        let expected = books.accounts_there();
+        let expected = expected.map(|it| (accounts.id(it), OPENING + balance(&it)));
+        same_maps::<String, i64>("balance", &got, &expected.collect())
+    }
+
+    /// What is accounted for, charged and refunded.
+    fn compare_settlements(&mut self, binding: usize) -> Result<()> {
+        let rows = self.admin.query(
+            "SELECT s.workflow_id, s.user_id, s.usage_tokens, s.charged_tokens, s.refunded_tokens \
+             FROM token_balance.settlement AS s JOIN token_balance.binding AS b USING (binding_id) \
+             WHERE b.name = $1 AND (s.usage_tokens <> 0 OR s.charged_tokens <> 0)",
+            &[&self.schema.accounts[binding].binding],
+        )?;
+        let row = |row: &postgres::Row| {
+            let key: (String, String) = (row.get(0), row.get(1));
+            let figures: [i64; 3] = [row.get(2), row.get(3), row.get(4)];
+            (key, figures)
+        };
+        let got = rows.iter().map(row).collect();
+        let books = &self.committed.books[binding];
+        let accounts = self.schema.accounts[binding];
+        let expected = |key: &Key| {
+            let of = |map: &BTreeMap<Key, i64>| map.get(key).copied().unwrap_or_default();
+            let maps = [&books.accounted, &books.charged, &books.refunded];
+            ((workflow_id(key.0), accounts.id(key.1)), maps.map(of))
+        };
+        let accounted = books.accounted.iter().filter(|(_, tokens)| **tokens != 0);
+        let expected = accounted.map(|(key, _)| expected(key)).collect();
+        same_maps("usage, charged and refunded tokens", &got, &expected)
+    }
+
+    /// The sums by state, and what waits by pair; and that they are the tokens of the usage rows.
+    fn compare_states(&mut self, binding: usize) -> Result<()> {
+        let name = self.schema.accounts[binding].binding;
+        let parts = self.committed.parts(binding);
+        let mut expected: BTreeMap<(String, Option<String>), (i64, i64, i64)> = BTreeMap::new();
+        let mut last = BTreeMap::new();
+        for part in &parts {
+            let state = (part.fate.0.to_owned(), part.fate.1.map(str::to_owned));
+            // They are in order of workflows.
+            let is_another = part.workflow.is_some()
+                && last.insert(part.fate, part.workflow) != Some(part.workflow);
+            let (workflows, rows, tokens) = expected.entry(state).or_default();
+            *workflows += i64::from(is_another);
+            *rows += part.rows;
+            *tokens += part.tokens;
+        }
+        let rows = self.admin.query(
+            "SELECT state, reason, workflows, usage_rows, tokens::bigint FROM token_balance.usage_state() \
+             WHERE binding = $1",
+            &[&name],
+        )?;
+        let row = |row: &postgres::Row| {
+            let state = (row.get(0), row.get(1));
+            (state, (row.get(2), row.get(3), row.get(4)))
+        };
+        let got: BTreeMap<_, _> = rows.iter().map(row).collect();
+        same_maps("workflows, rows and tokens", &got, &expected)?;
+        let signed = |((state, _), (_, _, tokens)): (&(String, _), &(_, _, i64))| {
+            if state == SHRUNK.0 { -tokens } else { *tokens }
+        };
+        let sums = got.iter().map(signed).sum();
+        let used: i64 = self
+            .admin
+            .query_one(
+                &format!(
+                    "SELECT coalesce(sum({}), 0)::bigint FROM {}",
+                    self.schema.tokens, self.schema.usage
+                ),
+                &[],
+            )?
+            .get(0);
+        same("the tokens that are in a state", Some(sums), Some(used))?;
+        self.compare_unsettled(binding, &parts)
+    }
+
+    fn compare_unsettled(&mut self, binding: usize, parts: &[Part]) -> Result<()> {
+        let accounts = self.schema.accounts[binding];
+        let rows = self.admin.query(
+            "SELECT workflow_id, user_id, state, reason, usage_rows, tokens::bigint FROM token_balance.unsettled \
+             WHERE binding = $1",
+            &[&accounts.binding],
+        )?;
+        type Pair = (Option<String>, Option<String>);
+        type Waiting = (String, Option<String>, i64, i64);
+        let row = |row: &postgres::Row| -> (Pair, Waiting) {
+            let waiting = (row.get(2), row.get(3), row.get(4), row.get(5));
+            ((row.get(0), row.get(1)), waiting)
+        };
+        let got = rows.iter().map(row).collect();
+        let expected = parts
+            .iter()
+            .filter(|part| part.fate.0 == "waiting" || part.fate.0 == "unowned");
+        let expected = expected.map(|part| {
+            let account = part.account.map(|account| accounts.id(account));
+            let (state, reason) = (part.fate.0.to_owned(), part.fate.1.map(str::to_owned));
+            (
+                (part.workflow.map(workflow_id), account),
+                (state, reason, part.rows, part.tokens),
+            )
+        });
+        same_maps("what is unsettled", &got, &expected.collect())
+    }
+
+    /// `reconcile()` tells of what the oracle knows to wait or to have shrunk, and of nothing else.
+    fn compare_problems(&mut self) -> Result<()> {
+        let mut expected = BTreeMap::new();
+        for (binding, accounts) in self.schema.accounts.iter().enumerate() {
+            for part in self.committed.parts(binding) {
+                let (Some(problem), Some(workflow), Some(account)) = (
+                    self.committed.problem(binding, &part),
+                    part.workflow,
+                    part.account,
+                ) else {
+                    continue;
+                };
+                let key = (Some(workflow_id(workflow)), Some(accounts.id(account)));
+                expected.insert(key, (problem.to_owned(), Some(part.tokens)));
+            }
+        }
+        type Pair = (Option<String>, Option<String>);
+        let rows = self.admin.query(
+            "SELECT workflow_id, user_id, problem, abs(expected - found)::bigint FROM token_balance.reconcile()",
+            &[],
+        )?;
+        let row = |row: &postgres::Row| -> (Pair, (String, Option<i64>)) {
+            ((row.get(0), row.get(1)), (row.get(2), row.get(3)))
+        };
+        let got = rows.iter().map(row).collect();
+        same_maps("problem", &got, &expected)
+    }
+}

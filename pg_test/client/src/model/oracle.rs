@@ -1,0 +1,440 @@
+//! What must be true: the usage, the runs and the accounts, and what each binding has made of them.
+//!
+//! An id is a number: `w3`, `a3`. A workflow or an account that gets another id is under another number then, and so
+//! is all that goes with it.
+
+use std::collections::BTreeMap;
+
+/// Workflow and account.
+pub type Key = (usize, usize);
+
+/// How many bindings there may be.
+pub const MAX_BINDINGS: usize = 2;
+
+/// A row of the usage table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Usage {
+    pub workflow: Option<usize>,
+    /// By binding: the account that the row names.
+    pub accounts: [Option<usize>; MAX_BINDINGS],
+    pub tokens: i64,
+}
+
+/// What one binding knows; or what a transaction adds to it.
+#[derive(Clone, Default)]
+pub struct Books {
+    /// Whether there is a row of the users table.
+    pub accounts: BTreeMap<usize, bool>,
+    /// Less what each account began with.
+    pub balance: BTreeMap<usize, i64>,
+    pub accounted: BTreeMap<Key, i64>,
+    pub charged: BTreeMap<Key, i64>,
+    pub refunded: BTreeMap<Key, i64>,
+    /// Amounts of credits, by account and reference; None where it is forgotten.
+    pub references: BTreeMap<(usize, u64), Option<i64>>,
+    /// What an id of a workflow has become; None where it is used again.
+    pub became: BTreeMap<usize, Option<usize>>,
+}
+
+/// What is true, or what a transaction adds to it: amounts are additions; rows, runs and accounts are as they are
+/// after it.
+#[derive(Clone)]
+pub struct State {
+    /// By the row's id; None where it was deleted.
+    pub usage: BTreeMap<i64, Option<Usage>>,
+    /// Whether the run is completed; None where its row was deleted.
+    pub runs: BTreeMap<usize, Option<bool>>,
+    /// Workflows whose id a transaction has changed, from old to new, and of which what is known has not followed yet.
+    pub renamed: Vec<Key>,
+    pub books: Vec<Books>,
+}
+
+/// What has become of tokens, as `usage_state()` says it.
+pub type Fate = (&'static str, Option<&'static str>);
+
+pub const CHARGED: Fate = ("charged", None);
+pub const EXEMPT: Fate = ("exempt", None);
+pub const UNOWNED: Fate = ("unowned", None);
+pub const SHRUNK: Fate = ("shrunk", None);
+pub const OPEN: Fate = ("waiting", Some("the run is open"));
+pub const NOT_SETTLED: Fate = ("waiting", Some("completed and not settled"));
+pub const NO_WORKFLOW: Fate = ("waiting", Some("no such workflow"));
+pub const NO_ACCOUNT: Fate = ("waiting", Some("no such account"));
+
+/// A part of the usage with one fate.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Part {
+    pub workflow: Option<usize>,
+    pub account: Option<usize>,
+    pub fate: Fate,
+    pub rows: i64,
+    pub tokens: i64,
+}
+
+/// What a settlement charges.
+#[derive(Clone, Copy, Default, Debug, PartialEq)]
+pub struct Charged {
+    pub workflows: i64,
+    pub charges: i64,
+    pub tokens: i64,
+}
+
+impl Charged {
+    pub fn add(&mut self, other: Charged) {
+        self.workflows += other.workflows;
+        self.charges += other.charges;
+        self.tokens += other.tokens;
+    }
+}
+
+fn add<K: Ord + Copy>(to: &mut BTreeMap<K, i64>, from: &BTreeMap<K, i64>) {
+    for (key, amount) in from {
+        *to.entry(*key).or_default() += amount;
+    }
+}
+
+pub fn of<K: Ord>(map: &BTreeMap<K, i64>, key: &K) -> i64 {
+    map.get(key).copied().unwrap_or_default()
+}
+
+impl Books {
+    fn add(&mut self, other: &Books) {
+        self.accounts.extend(&other.accounts);
+        add(&mut self.balance, &other.balance);
+        add(&mut self.accounted, &other.accounted);
+        add(&mut self.charged, &other.charged);
+        add(&mut self.refunded, &other.refunded);
+        self.references.extend(&other.references);
+        self.became.extend(&other.became);
+    }
+
+    fn knows(&self, workflow: usize) -> bool {
+        let mut of_workflow = self.accounted.range((workflow, 0)..(workflow + 1, 0));
+        of_workflow.any(|(_, tokens)| *tokens > 0)
+    }
+
+    pub fn has_account(&self, account: usize) -> bool {
+        self.accounts.get(&account) == Some(&true)
+    }
+
+    pub fn accounts_there(&self) -> impl Iterator<Item = usize> {
+        let there = self.accounts.iter().filter(|(_, is_there)| **is_there);
+        there.map(|(account, _)| *account)
+    }
+
+    /// Move amounts from the keys that `rename` changes to those that it gives, as additions.
+    fn moved(&self, rename: impl Fn(Key) -> Key) -> Books {
+        let mut moved = Books::default();
+        let maps = [
+            (&self.accounted, &mut moved.accounted),
+            (&self.charged, &mut moved.charged),
+            (&self.refunded, &mut moved.refunded),
+        ];
+        for (from, to) in maps {
+            for (key, amount) in from.iter().filter(|(key, _)| rename(**key) != **key) {
+                *to.entry(*key).or_default() -= amount;
+                *to.entry(rename(*key)).or_default() += amount;
+            }
+        }
+        moved
+    }
+
+    /// What is left to be refunded.
+    pub fn left(&self, key: &Key) -> i64 {
+        of(&self.charged, key) - of(&self.refunded, key)
+    }
+
+    /// Under which id a refund finds the workflow: this one, or the first that it has had later and that is known.
+    pub fn refundable(&self, workflow: usize) -> Option<usize> {
+        let mut ids = vec![workflow];
+        while let Some(Some(next)) = self.became.get(&ids[ids.len() - 1])
+            && !ids.contains(next)
+        {
+            ids.push(*next);
+        }
+        ids.into_iter().find(|id| self.knows(*id))
+    }
+}
+
+impl State {
+    pub fn new(bindings: usize) -> Self {
+        State {
+            usage: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            renamed: Vec::new(),
+            books: vec![Books::default(); bindings],
+        }
+    }
+
+    pub fn add(&mut self, other: &State) {
+        self.usage.extend(&other.usage);
+        self.runs.extend(&other.runs);
+        self.renamed.extend(&other.renamed);
+        for (books, other) in self.books.iter_mut().zip(&other.books) {
+            books.add(other);
+        }
+    }
+
+    /// Forget rows that were deleted: nobody can have them any more.
+    pub fn forget_deleted(&mut self) {
+        self.usage.retain(|_, row| row.is_some());
+    }
+
+    pub fn has_run(&self, workflow: usize) -> bool {
+        self.runs.get(&workflow).is_some_and(|run| run.is_some())
+    }
+
+    pub fn is_completed(&self, workflow: usize) -> bool {
+        self.runs.get(&workflow).copied().flatten() == Some(true)
+    }
+
+    pub fn is_used(&self, workflow: usize) -> bool {
+        self.rows().any(|row| row.workflow == Some(workflow))
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = Usage> {
+        self.usage.values().filter_map(|row| *row)
+    }
+
+    /// The usage that names both, by pair.
+    fn used(&self, binding: usize) -> BTreeMap<Key, i64> {
+        let mut used = BTreeMap::new();
+        for row in self.rows() {
+            if let (Some(workflow), Some(account)) = (row.workflow, row.accounts[binding]) {
+                *used.entry((workflow, account)).or_default() += row.tokens;
+            }
+        }
+        used
+    }
+
+    /// What a settlement of the workflow would charge, if all of its accounts are there.
+    fn outstanding(&self, binding: usize, workflow: usize) -> Vec<(Key, i64)> {
+        let books = &self.books[binding];
+        let mut used: BTreeMap<Key, i64> = BTreeMap::new();
+        for row in self.rows().filter(|row| row.workflow == Some(workflow)) {
+            if let Some(account) = row.accounts[binding] {
+                *used.entry((workflow, account)).or_default() += row.tokens;
+            }
+        }
+        let rest = used
+            .into_iter()
+            .map(|(key, used)| (key, used - of(&books.accounted, &key)));
+        rest.filter(|(_, tokens)| *tokens > 0).collect()
+    }
+
+    /// Whether some usage of the workflow is of an account that is not there.
+    pub fn has_bad_charge(&self, workflow: usize) -> bool {
+        (0..self.books.len()).any(|binding| {
+            let outstanding = self.outstanding(binding, workflow);
+            let books = &self.books[binding];
+            outstanding.iter().any(|(key, _)| !books.has_account(key.1))
+        })
+    }
+
+    /// What a settlement must do, as an addition. Usage of an account that is not there stays.
+    pub fn charge(&self, workflow: usize) -> (State, Charged) {
+        let mut added = State::new(self.books.len());
+        let mut sum = Charged::default();
+        for binding in 0..self.books.len() {
+            for (key, tokens) in self.outstanding(binding, workflow) {
+                if !self.books[binding].has_account(key.1) {
+                    continue;
+                }
+                let books = &mut added.books[binding];
+                books.accounted.insert(key, tokens);
+                books.charged.insert(key, tokens);
+                *books.balance.entry(key.1).or_default() -= tokens;
+                sum.charges += 1;
+                sum.tokens += tokens;
+            }
+        }
+        sum.workflows = i64::from(sum.charges > 0);
+        (added, sum)
+    }
+
+    /// Completed runs, which a sweep settles.
+    pub fn completed(&self) -> Vec<usize> {
+        let completed = self.runs.iter().filter(|(_, run)| **run == Some(true));
+        completed.map(|(workflow, _)| *workflow).collect()
+    }
+
+    /// The first attach exempts what is there.
+    pub fn exempt(&mut self) {
+        for binding in 0..self.books.len() {
+            let used = self.used(binding).into_iter();
+            self.books[binding].accounted = used.filter(|(_, tokens)| *tokens > 0).collect();
+        }
+    }
+
+    /// A workflow gets another id, and its usage with it, as an addition. What is known of it follows later.
+    pub fn rename_workflow(&self, old: usize, new: usize) -> State {
+        let mut added = State::new(self.books.len());
+        if let Some(run) = self.runs.get(&old) {
+            added.runs.extend([(old, None), (new, *run)]);
+        }
+        let rename = |row: &mut Usage| {
+            let is_of_it = row.workflow == Some(old);
+            row.workflow = is_of_it.then_some(new);
+            is_of_it
+        };
+        added.usage = self.rows_changed(rename);
+        added
+    }
+
+    /// Settlements go with a workflow whose usage has followed, as an addition.
+    pub fn follow(&self, (old, new): Key) -> State {
+        let mut added = State::new(self.books.len());
+        let rename = |(workflow, account)| (if workflow == old { new } else { workflow }, account);
+        for (books, added) in self.books.iter().zip(&mut added.books) {
+            if books.knows(old) {
+                *added = books.moved(rename);
+                added.became.extend([(old, Some(new)), (new, None)]);
+            }
+        }
+        added
+    }
+
+    /// An account gets another id, as an addition: its usage and all that is known of it go with it at once.
+    pub fn rename_account(&self, binding: usize, old: usize, new: usize) -> State {
+        let mut added = State::new(self.books.len());
+        added.usage = self.rows_changed(|row| {
+            let account = &mut row.accounts[binding];
+            let is_of_it = *account == Some(old);
+            *account = is_of_it.then_some(new);
+            is_of_it
+        });
+        let known = &self.books[binding];
+        let rename = |(workflow, account)| (workflow, if account == old { new } else { account });
+        let mut books = known.moved(rename);
+        books.accounts.extend([(old, false), (new, true)]);
+        let balance = of(&known.balance, &old);
+        books.balance.extend([(old, -balance), (new, balance)]);
+        // They take the place of those of the same name that an earlier account has left under the new id.
+        for ((_, name), amount) in known
+            .references
+            .iter()
+            .filter(|((account, _), _)| *account == old)
+        {
+            books.references.insert((old, *name), None);
+            if amount.is_some() {
+                books.references.insert((new, *name), *amount);
+            }
+        }
+        added.books[binding] = books;
+        added
+    }
+
+    fn rows_changed(&self, change: impl Fn(&mut Usage) -> bool) -> BTreeMap<i64, Option<Usage>> {
+        let mut changed = BTreeMap::new();
+        for (id, row) in &self.usage {
+            if let Some(mut row) = *row
+                && change(&mut row)
+            {
+                changed.insert(*id, Some(row));
+            }
+        }
+        changed
+    }
+
+    /// All of the usage and of what was accounted for: the rows of a pair count for the last of its parts.
+    pub fn parts(&self, binding: usize) -> Vec<Part> {
+        let books = &self.books[binding];
+        let mut pairs: BTreeMap<(Option<usize>, Option<usize>), (i64, i64)> = BTreeMap::new();
+        for row in self.rows() {
+            let pair = pairs.entry((row.workflow, row.accounts[binding]));
+            let (rows, tokens) = pair.or_default();
+            *rows += 1;
+            *tokens += row.tokens;
+        }
+        let accounted = books.accounted.iter().filter(|(_, tokens)| **tokens != 0);
+        for ((workflow, account), _) in accounted {
+            pairs.entry((Some(*workflow), Some(*account))).or_default();
+        }
+        let pairs = pairs.into_iter();
+        pairs
+            .flat_map(|((workflow, account), (rows, tokens))| {
+                let part = move |(fate, rows, tokens)| Part {
+                    workflow,
+                    account,
+                    fate,
+                    rows,
+                    tokens,
+                };
+                let parts = match (workflow, account) {
+                    (Some(workflow), Some(account)) => {
+                        self.parts_of_pair(binding, (workflow, account), rows, tokens)
+                    }
+                    _ => vec![(UNOWNED, rows, tokens)],
+                };
+                parts.into_iter().map(part)
+            })
+            .collect()
+    }
+
+    fn parts_of_pair(
+        &self,
+        binding: usize,
+        key: Key,
+        rows: i64,
+        tokens: i64,
+    ) -> Vec<(Fate, i64, i64)> {
+        let books = &self.books[binding];
+        let (accounted, charged) = (of(&books.accounted, &key), of(&books.charged, &key));
+        let rest = tokens - accounted;
+        let mut parts = vec![(CHARGED, 0, charged), (EXEMPT, 0, accounted - charged)];
+        if rest > 0 {
+            parts.push((self.why_it_waits(binding, key), 0, rest));
+        }
+        parts.retain(|(_, _, tokens)| *tokens != 0);
+        if parts.is_empty() && rows > 0 {
+            parts.push((CHARGED, 0, 0));
+        }
+        if let Some((_, last, _)) = parts.last_mut() {
+            *last = rows;
+        }
+        if rest < 0 {
+            parts.push((SHRUNK, 0, -rest));
+        }
+        parts
+    }
+
+    fn why_it_waits(&self, binding: usize, (workflow, account): Key) -> Fate {
+        match self.runs.get(&workflow).copied().flatten() {
+            None => NO_WORKFLOW,
+            Some(false) => OPEN,
+            Some(true) if self.books[binding].has_account(account) => NOT_SETTLED,
+            Some(true) => NO_ACCOUNT,
+        }
+    }
+
+    /// What `reconcile()` says of a part of the usage.
+    pub fn problem(&self, binding: usize, part: &Part) -> Option<&'static str> {
+        let account = part.account?;
+        part.workflow?;
+        let has_account = self.books[binding].has_account(account);
+        match (part.fate, has_account) {
+            (SHRUNK, true) => Some("usage shrank"),
+            (SHRUNK, false) => Some("usage of an account that is gone"),
+            (("waiting", _), false) => Some("usage of an unknown account"),
+            (NOT_SETTLED, true) => Some("unsettled usage"),
+            _ => None,
+        }
+    }
+
+    /// Whether usage that was made anew, with all its rows, is taken for the same without a word: no pair has less than
+    /// was accounted for, and at least half of them have just that.
+    pub fn is_known_again(&self, binding: usize) -> bool {
+        let used = self.used(binding);
+        let accounted = self.books[binding].accounted.iter();
+        let known: Vec<_> = accounted.filter(|(_, tokens)| **tokens > 0).collect();
+        let there = |(key, tokens): &(&Key, &i64)| used.get(key).map(|used| used.cmp(tokens));
+        let agree = known
+            .iter()
+            .filter(|one| there(one) == Some(std::cmp::Ordering::Equal));
+        let differs = |one: &(&Key, &i64)| {
+            there(one) == Some(std::cmp::Ordering::Less)
+                && used.get(one.0).is_some_and(|used| *used > 0)
+        };
+        !known.iter().any(differs) && agree.count() * 2 >= known.len()
+    }
+}
