@@ -88,6 +88,13 @@ COMMENT ON COLUMN token_balance.binding.name IS 'Name of the binding.';
 COMMENT ON COLUMN token_balance.binding.accounts_id IS 'Number of the accounts that it charges: bindings with one users table have the same.';
 COMMENT ON COLUMN token_balance.binding.detached_at IS 'When it was detached; null while it is attached.';
 COMMENT ON INDEX token_balance.binding_attached IS 'A name is that of one attached binding.';
+COMMENT ON TABLE token_balance.bound_column IS 'The numbers of the bound columns, which stay when columns are renamed. Not in a dump: after a restore the names in token_balance.binding count, until the next attach.';
+COMMENT ON COLUMN token_balance.bound_column.binding_id IS 'Binding whose column it is.';
+COMMENT ON COLUMN token_balance.bound_column.argument IS 'Argument of token_balance.attach() that names it.';
+COMMENT ON COLUMN token_balance.bound_column.position IS 'Its place in the argument''s list, from 0 on.';
+COMMENT ON COLUMN token_balance.bound_column.relation IS 'OID of the table for which the number was read.';
+COMMENT ON COLUMN token_balance.bound_column.number IS 'Its number, pg_attribute.attnum.';
+COMMENT ON COLUMN token_balance.bound_column.told IS 'The name that attach was told.';
 
 COMMENT ON TABLE token_balance.settlement IS 'What was accounted for and charged, for each workflow and account. Amounts are tokens.';
 COMMENT ON COLUMN token_balance.settlement.workflow_id IS 'Workflow id, as text.';

@@ -386,6 +386,23 @@ CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.wor
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
 ALTER TABLE token_balance.workflow_alias ENABLE ALWAYS TRIGGER owner_only;
+
+-- The numbers of the bound columns. upgrade_binding() below stores them for what is attached.
+CREATE TABLE token_balance.bound_column (
+    binding_id smallint NOT NULL,
+    argument name NOT NULL,
+    position smallint NOT NULL,
+    relation oid NOT NULL,
+    number smallint NOT NULL,
+    told name NOT NULL,
+    PRIMARY KEY (binding_id, argument, position)
+);
+
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.bound_column
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
+ALTER TABLE token_balance.bound_column ENABLE ALWAYS TRIGGER owner_only;
+
 -- What a statement that is not the extension's may do to a balance: as before, all that it wants.
 ALTER TABLE token_balance.binding ADD COLUMN outside_changes text NOT NULL DEFAULT 'record';
 
@@ -406,6 +423,13 @@ COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean) IS 'Settle a
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more.';
 COMMENT ON FUNCTION token_balance.detach(boolean) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column.';
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was.';
+COMMENT ON TABLE token_balance.bound_column IS 'The numbers of the bound columns, which stay when columns are renamed. Not in a dump: after a restore the names in token_balance.binding count, until the next attach.';
+COMMENT ON COLUMN token_balance.bound_column.binding_id IS 'Binding whose column it is.';
+COMMENT ON COLUMN token_balance.bound_column.argument IS 'Argument of token_balance.attach() that names it.';
+COMMENT ON COLUMN token_balance.bound_column.position IS 'Its place in the argument''s list, from 0 on.';
+COMMENT ON COLUMN token_balance.bound_column.relation IS 'OID of the table for which the number was read.';
+COMMENT ON COLUMN token_balance.bound_column.number IS 'Its number, pg_attribute.attnum.';
+COMMENT ON COLUMN token_balance.bound_column.told IS 'The name that attach was told.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
 COMMENT ON COLUMN token_balance.binding.outside_changes IS 'What a statement that is not the extension''s may do to a balance: record (change it, with an adjustment in the ledger), keep (nothing) or refuse (it is an error).';
 COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note.';

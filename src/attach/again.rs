@@ -7,7 +7,9 @@ use crate::error::{Error, Result};
 
 /// Bind what is attached once more, with the arguments that are remembered. Error 55000 if nothing is.
 pub(crate) fn attach_again() -> Result<()> {
-    let mut spec = Spec::load()?.ok_or(Error::NotAttached)?;
+    let mut spec = Spec::load()?
+        .ok_or(Error::NotAttached)?
+        .told_present_names();
     // What is stored is brought to the types of now.
     spec.spellings = None;
     attach(spec, false, Said::default()).map(drop)

@@ -47,15 +47,16 @@ pub(super) fn attach_for(
     if let Some(names) = &spec.search_path {
         search_path::check(names)?;
     }
-    let binding = check(spec.clone())?;
+    let binding = check(spec.clone().known_again(&Stored::all()?)?)?;
     check_ownership(&binding)?;
     // A table that is gone by the time is found by the check below.
     keep_ddl_out(&oids(&binding))?;
     take_turns()?;
     // Owner, kind and columns may have changed before the locks were granted.
-    let mut binding = check(spec)?;
-    check_ownership(&binding)?;
     let stored = Stored::all()?;
+    let mut binding = check(spec.known_again(&stored)?)?;
+    check_ownership(&binding)?;
+    binding.spec.number_columns()?;
     let standing = standing(&stored, &binding, said)?;
     binding.spec.ids = standing.ids();
     binding.accounts.ids = standing.ids();
@@ -138,6 +139,8 @@ pub(super) fn attach_for(
         // Another table had the name by then.
         return Err(Error::ConcurrentRename);
     }
+    // That of the balance is there by now, too.
+    binding.spec.store_columns()?;
     if let Some(stored) = kept {
         spell_anew(&binding, &stored.spec)?;
     }

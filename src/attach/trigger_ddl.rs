@@ -45,8 +45,8 @@ pub(crate) struct Standing {
     pub(crate) state: String,
     /// Whether only an UPDATE that names its column fires it.
     names_column: bool,
-    /// Whether its condition reads the column that says so now: one that was renamed goes on to be read, and
-    /// another may have got its name.
+    /// Whether its condition reads the column that says so: after a restore the names count, and by them it may be
+    /// another one.
     pub(crate) reads_its_column: bool,
 }
 
@@ -435,19 +435,17 @@ fn standing(table: pg_sys::Oid, name: &str, reads: Option<&Column>) -> Result<Op
          $3 IS NULL OR t.tgqual IS NULL \
          AND pg_catalog.cardinality(t.tgattr::smallint[]) OPERATOR(pg_catalog.=) 0 \
          OR EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d \
-         JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) d.refobjid \
-         AND a.attnum::integer OPERATOR(pg_catalog.=) d.refobjsubid \
          WHERE d.classid OPERATOR(pg_catalog.=) \
          'pg_catalog.pg_trigger'::pg_catalog.regclass::pg_catalog.oid \
          AND d.objid OPERATOR(pg_catalog.=) t.oid AND d.refobjid OPERATOR(pg_catalog.=) t.tgrelid \
-         AND a.attname OPERATOR(pg_catalog.=) $3::pg_catalog.name) \
+         AND d.refobjsubid OPERATOR(pg_catalog.=) $3::integer) \
          FROM pg_catalog.pg_trigger AS t \
          WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
          AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
         &[
             Arg::Int8(table.to_u32().into()),
             Arg::Text(name),
-            Arg::OptionalText(reads.map(|column| column.name.as_str())),
+            Arg::OptionalInt2(reads.map(|column| column.number)),
         ],
     )?;
     Ok(outcome.rows.first().map(|row| Standing {

@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::model::{Accounts, Binding, Payer};
+use super::model::{Accounts, Binding};
 use super::own::{self, OwnTables};
 use super::spec::Spec;
 use crate::error::{Error, Result};
@@ -142,9 +142,29 @@ thread_local! {
     static PRESENT: RefCell<Option<Present>> = const { RefCell::new(None) };
 }
 
-/// The binding as it is now, and its search paths in force. Error 55000 if there is none, or what is wrong
-/// with it.
+/// The binding as it is now, with the bound tables locked as a reader locks them, and its search paths in force. A
+/// statement that waits for such a lock itself was made with the names of before the wait, and columns may have
+/// exchanged them meanwhile. Error 55000 if there is none, or what is wrong with it.
 pub(crate) fn bound() -> Result<Rc<Bound>> {
+    bound_with_locks(|bound| {
+        lock_relations(&bound.tables().map(|table| (table, pg_sys::AccessShareLock)));
+    })
+}
+
+/// The same with the workflow table alone locked.
+pub(crate) fn bound_and_workflows_locked() -> Result<Rc<Bound>> {
+    bound_with_locks(|bound| {
+        let [workflows, _, _] = bound.tables();
+        lock_relations(&[(workflows, pg_sys::AccessShareLock)]);
+    })
+}
+
+/// The same without a lock: for a trigger that reads nothing but its row, whose table the statement has locked.
+pub(crate) fn bound_for_row() -> Result<Rc<Bound>> {
+    look_at_binding()
+}
+
+fn look_at_binding() -> Result<Rc<Bound>> {
     let known = known().and_then(|present| present.bound);
     let bound = match known {
         Some(bound) => bound,
@@ -155,9 +175,17 @@ pub(crate) fn bound() -> Result<Rc<Bound>> {
     Ok(bound)
 }
 
-/// The accounts as they are now, and the binding's search paths in force: what a change of a balance wants
-/// that has nothing to do with usage. Error 55000 if there are none, or what is wrong with their table.
+/// The accounts as they are now, with their table locked as a reader locks it, and the binding's search paths in
+/// force: what a change of a balance wants that has nothing to do with usage. Error 55000 if there are none, or what
+/// is wrong with their table.
 pub(crate) fn book() -> Result<Rc<Book>> {
+    let lock = |book: &Book| {
+        lock_relations(&[(book.accounts.users.oid, pg_sys::AccessShareLock)]);
+    };
+    look_until_locked(look_at_book, lock, |book| book.accounts.users.oid)
+}
+
+fn look_at_book() -> Result<Rc<Book>> {
     let book = book_of_any_column()?;
     require_balance(&book)?;
     Ok(book)
@@ -227,15 +255,12 @@ fn read() -> Result<(Rc<Book>, Result<Rc<Bound>>)> {
 }
 
 /// The binding, with the bound tables locked as a settlement uses them: the users table as an UPDATE
-/// locks it; as a reader the usage and, where they say who pays, the workflows. Until the transaction
+/// locks it; the workflows and the usage as a reader does. Until the transaction
 /// ends nobody else can change their columns, nor take the ledger's trigger away between a claim and
 /// its deduction.
 pub(crate) fn bound_and_locked() -> Result<Rc<Bound>> {
     bound_with_locks(|bound| {
-        let [mut workflows, usage, users] = bound.tables();
-        if let Payer::Usage(_) = bound.binding.payer {
-            workflows = pg_sys::InvalidOid;
-        }
+        let [workflows, usage, users] = bound.tables();
         lock_relations(&[
             (workflows, pg_sys::AccessShareLock),
             (usage, pg_sys::AccessShareLock),
@@ -263,7 +288,7 @@ pub(crate) fn bound_and_alone() -> Result<Rc<Bound>> {
 
 /// The accounts, with the users table locked as an UPDATE locks it.
 pub(crate) fn book_and_users_locked() -> Result<Rc<Book>> {
-    look_until_locked(book, lock_users, |book| book.accounts.users.oid)
+    look_until_locked(look_at_book, lock_users, |book| book.accounts.users.oid)
 }
 
 fn lock_users(book: &Book) {
@@ -271,7 +296,7 @@ fn lock_users(book: &Book) {
 }
 
 fn bound_with_locks(lock: impl Fn(&Bound)) -> Result<Rc<Bound>> {
-    look_until_locked(bound, lock, Bound::tables)
+    look_until_locked(look_at_binding, lock, Bound::tables)
 }
 
 /// Waiting for a lock takes in the invalidations of whoever held it, so what is bound is looked at again

@@ -7,6 +7,7 @@
 
 pub(crate) mod attach_arguments;
 mod bound;
+mod columns;
 pub(crate) mod completed;
 mod faults;
 mod model;
@@ -19,7 +20,8 @@ mod stored;
 
 pub(crate) use bound::{
     Book, Bound, Kept, book, book_and_users_locked, book_of_any_column, bound, bound_and_alone,
-    bound_and_locked, bound_and_users_locked, lock_out_settlements,
+    bound_and_locked, bound_and_users_locked, bound_and_workflows_locked, bound_for_row,
+    lock_out_settlements,
 };
 pub(crate) use model::{BALANCE_COLUMN, Binding, Completion, Key, Payer, Workflows, numeric_scale};
 pub(crate) use options::{BusyAccount, LateUsage, OutsideChanges};

@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 
+use super::columns::BoundColumn;
 use super::options::Options;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +35,8 @@ pub(crate) struct Spec {
     /// The schemas in which the tables' triggers look names up; None: nothing is kept, or attach was
     /// told nothing.
     pub(crate) search_path: Option<Vec<String>>,
+    /// The numbers of its columns, as far as they are known. The names are those of now.
+    pub(crate) columns: Vec<BoundColumn>,
     /// None: those that the keys have when they are looked up.
     pub(crate) spellings: Option<Spellings>,
     /// The catalog has no place for one, until the extension is updated.
@@ -120,6 +123,7 @@ impl Spec {
             existing_usage: None,
             options: Options::default(),
             search_path: None,
+            columns: Vec::new(),
             spellings: None,
             is_of_older_catalog: false,
             is_of_older_dump: false,

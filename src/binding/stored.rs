@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use serde_json::{Map, Value};
 
 use super::attach_arguments::changeable;
+use super::columns::{forget_columns, has_numbers, numbers_sql};
 use super::own::extension_owner;
 use super::spec::{Ids, Spec, Spellings};
 use crate::error::{Error, Result};
@@ -134,14 +135,21 @@ impl Stored {
     pub(crate) fn all() -> Result<Vec<Self>> {
         let _owner = RunAs::owner(extension_owner()?);
         // The names that regclass and regtype give depend on the search_path; their numbers do not.
-        let outcome = spi::query_as_of(
+        let columns = match has_numbers()? {
+            true => numbers_sql("b"),
+            false => "NULL::pg_catalog.jsonb".into(),
+        };
+        let sql = format!(
             "SELECT pg_catalog.to_jsonb(b) OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object( \
              'users', b.users::pg_catalog.oid::bigint, \
              'usage', b.usage::pg_catalog.oid::bigint, \
              'workflows', b.workflows::pg_catalog.oid::bigint, \
              'balance_type', (pg_catalog.to_jsonb(b) OPERATOR(pg_catalog.->>) 'balance_type') \
-             ::pg_catalog.regtype::pg_catalog.oid::bigint) FROM token_balance.binding AS b \
-             ORDER BY b.attached_at DESC",
+             ::pg_catalog.regtype::pg_catalog.oid::bigint, 'columns', {columns}) \
+             FROM token_balance.binding AS b ORDER BY b.attached_at DESC"
+        );
+        let outcome = spi::query_as_of(
+            &sql,
             &[],
             // With the catalogs', or an old snapshot would have it bound as it no longer is.
             Snapshot::Latest,
@@ -158,6 +166,7 @@ impl Stored {
             code: error.to_string(),
         })?;
         let mut spec = Spec::of_row(&row)?;
+        spec.follow(row.get("columns"))?;
         spec.is_of_older_catalog = !row.contains_key("search_path");
         let text = |name| Some(row.get(name)?.as_str()?.to_owned());
         if let (Some(workflows), Some(accounts)) = (text("workflow_ids"), text("account_ids")) {
@@ -208,6 +217,11 @@ pub(crate) fn new_ids(stored: &[Stored], accounts: Option<i16>) -> Result<Option
 
 /// Without `ids`: the one row that the catalog of an older version has.
 fn delete_row(ids: Option<Ids>) -> Result<()> {
+    if let Some(ids) = ids
+        && has_numbers()?
+    {
+        forget_columns(ids)?;
+    }
     spi::command(&format!(
         "DELETE FROM token_balance.binding AS b WHERE {} true",
         Ids::of_binding(ids, "b")

@@ -15,7 +15,9 @@ use std::collections::BTreeSet;
 use pgrx::pg_sys::TEXTOID;
 
 use super::notes::{is_done, leave_unsettled, read_noted, remember_done, take_noted};
-use crate::binding::{Binding, Bound, Kept, LateUsage, bound, bound_and_locked, completed};
+use crate::binding::{
+    Binding, Bound, Kept, LateUsage, bound_and_locked, bound_and_workflows_locked, completed,
+};
 use crate::error::Result;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
@@ -79,7 +81,7 @@ fn settle_late_usage(call: &TriggerCall) -> Result<()> {
     if is_done(&row.place()) {
         return Ok(());
     }
-    let bound = match bound() {
+    let bound = match bound_and_workflows_locked() {
         Ok(bound) => bound,
         Err(error) if error.is_broken_binding() => {
             return leave_unsettled(call, &row.place(), error);

@@ -1,6 +1,6 @@
 //! The trigger on the workflow table that sees a workflow get another id.
 
-use crate::binding::{Binding, Workflows, bound};
+use crate::binding::{Binding, Workflows, bound_for_row};
 use crate::error::{Error, Result};
 use crate::postgres::trigger::{TriggerCall, TriggerRow, trigger_function};
 use crate::settle::rename;
@@ -18,7 +18,7 @@ trigger_function!(
 /// Errors: 39P01 if fired otherwise, 42809 on any other table.
 fn follow_workflow_id(call: &TriggerCall) -> Result<()> {
     let row = call.row()?;
-    let bound = match bound() {
+    let bound = match bound_for_row() {
         Ok(bound) => bound,
         // An UPDATE that completes nothing goes on, whatever has become of the other tables.
         Err(error) if error.is_broken_binding() || matches!(error, Error::NotAttached) => {
