@@ -47,14 +47,14 @@ pub(super) fn attach_for(
     if let Some(names) = &spec.search_path {
         search_path::check(names)?;
     }
-    let binding = check(spec.clone().known_again(&Stored::all()?)?)?;
+    let binding = check(spec.clone().known_again(specs(&Stored::all()?))?)?;
     check_ownership(&binding)?;
     // A table that is gone by the time is found by the check below.
     keep_ddl_out(&oids(&binding))?;
     take_turns()?;
     // Owner, kind and columns may have changed before the locks were granted.
     let stored = Stored::all()?;
-    let mut binding = check(spec.known_again(&stored)?)?;
+    let mut binding = check(spec.known_again(specs(&stored))?)?;
     check_ownership(&binding)?;
     binding.spec.number_columns()?;
     let standing = standing(&stored, &binding, said)?;
@@ -173,6 +173,10 @@ pub(super) fn attach_for(
         error.report(PgLogLevel::WARNING);
     }
     Ok(binding)
+}
+
+fn specs(stored: &[Stored]) -> impl Iterator<Item = &Spec> + Clone {
+    stored.iter().map(|stored| &stored.spec)
 }
 
 /// Error 55000 if usage waits to be charged, of a binding that goes on.

@@ -12,30 +12,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use pgrx::pg_sys;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Map, Value as Json};
 
 use super::attach_arguments::{ARGUMENTS, Argument, Kind, Value};
-use super::own::{extension_owner, tell_other_sessions};
-use super::spec::{Ids, Relation, Spec};
-use super::stored::Stored;
+use super::spec::{BoundColumn, Relation, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
-use crate::postgres::security::RunAs;
-use crate::postgres::spi;
-use crate::postgres::value::Arg;
-
-/// A column that an argument of `attach` names, and its number.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct BoundColumn {
-    pub(crate) argument: &'static str,
-    /// In the list, if the argument is one.
-    position: usize,
-    relation: pg_sys::Oid,
-    number: i16,
-    /// The name that attach was told.
-    pub(crate) told: String,
-    pub(crate) is_dropped: bool,
-}
 
 /// A column that the spec names, to be looked up.
 #[derive(Clone, Copy)]
@@ -177,7 +159,10 @@ impl Spec {
 
     /// What a caller says: a name that no column has, of a column that was bound under it and has another name by now,
     /// is that column's. So a script that attaches at each start goes on after a rename.
-    pub(crate) fn known_again(mut self, stored: &[Stored]) -> Result<Self> {
+    pub(crate) fn known_again<'a>(
+        mut self,
+        stored: impl Iterator<Item = &'a Spec> + Clone,
+    ) -> Result<Self> {
         for argument in ARGUMENTS {
             let Some(table) = argument.table(&self).cloned() else {
                 continue;
@@ -185,8 +170,8 @@ impl Spec {
             let mut names = argument.columns(&self);
             for (position, name) in names.iter_mut().enumerate() {
                 let mut known = stored
-                    .iter()
-                    .flat_map(|stored| &stored.spec.columns)
+                    .clone()
+                    .flat_map(|stored| &stored.columns)
                     .filter(|known| {
                         known.argument == argument.name
                             && known.relation == table.oid
@@ -349,58 +334,8 @@ impl Spec {
         Ok(renamed)
     }
 
-    /// Store the names and the numbers of its columns, where others are stored.
-    pub(crate) fn store_columns(&self) -> Result<()> {
-        let Some(ids) = self.ids else { return Ok(()) };
-        if !has_numbers()? {
-            return Ok(());
-        }
-        let mut present = self.clone();
-        present.number_columns()?;
-        let names = present.column_names();
-        let stored = Stored::all()?;
-        let stored = stored.iter().find(|stored| stored.spec.ids == self.ids);
-        if stored.is_some_and(|stored| {
-            stored.spec.columns == present.columns && stored.spec.column_names() == names
-        }) {
-            return Ok(());
-        }
-        let _owner = RunAs::owner(extension_owner()?);
-        forget_columns(ids)?;
-        let columns = present.columns.iter().map(|column| {
-            json!({
-                "binding_id": ids.binding,
-                "argument": column.argument,
-                "position": column.position,
-                "relation": column.relation.to_u32(),
-                "number": column.number,
-                "told": column.told,
-            })
-        });
-        spi::query(
-            "INSERT INTO token_balance.bound_column SELECT r.* \
-             FROM pg_catalog.jsonb_populate_recordset(NULL::token_balance.bound_column, \
-             $1::pg_catalog.jsonb) AS r",
-            &[Arg::Text(&Json::Array(columns.collect()).to_string())],
-        )?;
-        let changes: Vec<_> = names
-            .keys()
-            .map(|name| format!("{name} = r.{name}"))
-            .collect();
-        spi::query(
-            &format!(
-                "UPDATE token_balance.binding AS b SET {} FROM pg_catalog.jsonb_populate_record( \
-                 NULL::token_balance.binding, $1::pg_catalog.jsonb) AS r WHERE {} true",
-                changes.join(", "),
-                Ids::of_binding(self.ids, "b"),
-            ),
-            &[Arg::Text(&Json::Object(names).to_string())],
-        )?;
-        tell_other_sessions()
-    }
-
     /// The columns of `token_balance.binding` that have names of columns.
-    fn column_names(&self) -> Map<String, Json> {
+    pub(super) fn column_names(&self) -> Map<String, Json> {
         let arguments = ARGUMENTS.iter().filter(|argument| argument.is_of_columns());
         arguments
             .map(|argument| {
@@ -467,29 +402,4 @@ impl<'a> Named<'a> {
             hint,
         }
     }
-}
-
-/// Whether the catalog has a place for numbers.
-pub(super) fn has_numbers() -> Result<bool> {
-    Ok(catalog::table_named("token_balance", "bound_column")?.is_some())
-}
-
-/// SQL for the numbers of a binding's columns, with the names that these have now.
-pub(super) fn numbers_sql(binding: &str) -> String {
-    format!(
-        "(SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(c) OPERATOR(pg_catalog.||) \
-         pg_catalog.jsonb_build_object('relation', c.relation::bigint, 'present', a.attname)) \
-         FROM token_balance.bound_column AS c LEFT JOIN pg_catalog.pg_attribute AS a \
-         ON a.attrelid OPERATOR(pg_catalog.=) c.relation AND a.attnum OPERATOR(pg_catalog.=) c.number \
-         AND NOT a.attisdropped WHERE c.binding_id OPERATOR(pg_catalog.=) {binding}.binding_id)"
-    )
-}
-
-/// As the extension's owner.
-pub(super) fn forget_columns(ids: Ids) -> Result<()> {
-    spi::command(&format!(
-        "DELETE FROM token_balance.bound_column AS c WHERE {} true",
-        Ids::of_binding(Some(ids), "c")
-    ))
-    .map(drop)
 }

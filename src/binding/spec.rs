@@ -2,7 +2,6 @@
 
 use pgrx::pg_sys;
 
-use super::columns::BoundColumn;
 use super::options::Options;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +42,19 @@ pub(crate) struct Spec {
     pub(crate) is_of_older_catalog: bool,
     /// The row came with a dump of an older version, in which the ledger had the references.
     pub(crate) is_of_older_dump: bool,
+}
+
+/// A column that an argument of `attach` names, and its number.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct BoundColumn {
+    pub(crate) argument: &'static str,
+    /// In the list, if the argument is one.
+    pub(super) position: usize,
+    pub(super) relation: pg_sys::Oid,
+    pub(super) number: i16,
+    /// The name that attach was told.
+    pub(crate) told: String,
+    pub(crate) is_dropped: bool,
 }
 
 /// How the ids are spelled that the extension's tables have: by keys of which types (`KeyType::spelling`).

@@ -4,11 +4,10 @@
 //! catalog of an older version, which has not all of its columns.
 
 use pgrx::pg_sys;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::attach_arguments::changeable;
-use super::columns::{forget_columns, has_numbers, numbers_sql};
-use super::own::extension_owner;
+use super::own::{extension_owner, tell_other_sessions};
 use super::spec::{Ids, Spec, Spellings};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
@@ -93,6 +92,56 @@ impl Spec {
             &[Arg::Text(&row)],
         )
         .map(drop)
+    }
+
+    /// Store the names and the numbers of its columns, where others are stored.
+    pub(crate) fn store_columns(&self) -> Result<()> {
+        let Some(ids) = self.ids else { return Ok(()) };
+        if !has_numbers()? {
+            return Ok(());
+        }
+        let mut present = self.clone();
+        present.number_columns()?;
+        let names = present.column_names();
+        let stored = Stored::all()?;
+        let stored = stored.iter().find(|stored| stored.spec.ids == self.ids);
+        if stored.is_some_and(|stored| {
+            stored.spec.columns == present.columns && stored.spec.column_names() == names
+        }) {
+            return Ok(());
+        }
+        let _owner = RunAs::owner(extension_owner()?);
+        forget_columns(ids)?;
+        let columns = present.columns.iter().map(|column| {
+            json!({
+                "binding_id": ids.binding,
+                "argument": column.argument,
+                "position": column.position,
+                "relation": column.relation.to_u32(),
+                "number": column.number,
+                "told": column.told,
+            })
+        });
+        spi::query(
+            "INSERT INTO token_balance.bound_column SELECT r.* \
+             FROM pg_catalog.jsonb_populate_recordset(NULL::token_balance.bound_column, \
+             $1::pg_catalog.jsonb) AS r",
+            &[Arg::Text(&Value::Array(columns.collect()).to_string())],
+        )?;
+        let changes: Vec<_> = names
+            .keys()
+            .map(|name| format!("{name} = r.{name}"))
+            .collect();
+        spi::query(
+            &format!(
+                "UPDATE token_balance.binding AS b SET {} FROM pg_catalog.jsonb_populate_record( \
+                 NULL::token_balance.binding, $1::pg_catalog.jsonb) AS r WHERE {} true",
+                changes.join(", "),
+                Ids::of_binding(self.ids, "b"),
+            ),
+            &[Arg::Text(&Value::Object(names).to_string())],
+        )?;
+        tell_other_sessions()
     }
 
     /// What attach was told, and how ids are spelled.
@@ -237,4 +286,29 @@ fn has_column(name: &str) -> Result<bool> {
     };
     let columns = catalog::columns(table.oid)?;
     Ok(columns.iter().any(|column| column.name == name))
+}
+
+/// Whether the catalog has a place for numbers.
+fn has_numbers() -> Result<bool> {
+    Ok(catalog::table_named("token_balance", "bound_column")?.is_some())
+}
+
+/// SQL for the numbers of a binding's columns, with the names that these have now.
+fn numbers_sql(binding: &str) -> String {
+    format!(
+        "(SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(c) OPERATOR(pg_catalog.||) \
+         pg_catalog.jsonb_build_object('relation', c.relation::bigint, 'present', a.attname)) \
+         FROM token_balance.bound_column AS c LEFT JOIN pg_catalog.pg_attribute AS a \
+         ON a.attrelid OPERATOR(pg_catalog.=) c.relation AND a.attnum OPERATOR(pg_catalog.=) c.number \
+         AND NOT a.attisdropped WHERE c.binding_id OPERATOR(pg_catalog.=) {binding}.binding_id)"
+    )
+}
+
+/// As the extension's owner.
+fn forget_columns(ids: Ids) -> Result<()> {
+    spi::command(&format!(
+        "DELETE FROM token_balance.bound_column AS c WHERE {} true",
+        Ids::of_binding(Some(ids), "c")
+    ))
+    .map(drop)
 }
