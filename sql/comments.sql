@@ -1,9 +1,9 @@
 COMMENT ON SCHEMA token_balance IS 'Prepaid token balances: settlements, ledger and administration of the extension token_balance.';
 
-COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet. Returns success, previous_balance, tokens_used, new_balance, is_overdraft, workflow_id, status (settled, already_settled, no_usage) and charges. binding: NULL means the one whose workflow it is.';
-COMMENT ON FUNCTION @extschema@.settle_workflow(bigint, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means the one whose workflow it is.';
-COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means the one whose workflow it is.';
-COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name) IS 'Settle several workflows in one go; one row for each charge. binding: NULL means those whose workflows they are.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet. Returns success, previous_balance, tokens_used, new_balance, is_overdraft, workflow_id, status (settled, already_settled, no_usage) and charges. binding: NULL means each one that knows the workflow.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(bigint, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means each one that knows the workflow.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means each one that knows the workflow.';
+COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name) IS 'Settle several workflows in one go; one row for each charge. binding: NULL means each one that knows them.';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text, pg_catalog.name) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';
 COMMENT ON FUNCTION token_balance.attach_again(pg_catalog.name) IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say. binding: NULL means the one that is attached, if it is the only one.';
@@ -91,6 +91,13 @@ COMMENT ON COLUMN token_balance.binding.name IS 'Name of the binding.';
 COMMENT ON COLUMN token_balance.binding.accounts_id IS 'Number of the accounts that it charges: bindings with one users table have the same.';
 COMMENT ON COLUMN token_balance.binding.detached_at IS 'When it was detached; null while it is attached.';
 COMMENT ON INDEX token_balance.binding_attached IS 'A name is that of one attached binding.';
+COMMENT ON TABLE token_balance.bound_column IS 'The numbers of the bound columns, which stay when columns are renamed. Not in a dump: after a restore the names in token_balance.binding count, until the next attach.';
+COMMENT ON COLUMN token_balance.bound_column.binding_id IS 'Binding whose column it is.';
+COMMENT ON COLUMN token_balance.bound_column.argument IS 'Argument of token_balance.attach() that names it.';
+COMMENT ON COLUMN token_balance.bound_column.position IS 'Its place in the argument''s list, from 0 on.';
+COMMENT ON COLUMN token_balance.bound_column.relation IS 'OID of the table for which the number was read.';
+COMMENT ON COLUMN token_balance.bound_column.number IS 'Its number, pg_attribute.attnum.';
+COMMENT ON COLUMN token_balance.bound_column.told IS 'The name that attach was told.';
 
 COMMENT ON TABLE token_balance.settlement IS 'What was accounted for and charged, for each workflow and account. Amounts are tokens.';
 COMMENT ON COLUMN token_balance.settlement.workflow_id IS 'Workflow id, as text.';

@@ -147,6 +147,18 @@ CREATE TABLE token_balance.exemption (
     tokens pg_catalog.numeric NOT NULL
 );
 
+-- The numbers of the bound columns, by which they are known after a rename. Not for a dump: a restore gives columns
+-- other numbers, and there the names in the binding count.
+CREATE TABLE token_balance.bound_column (
+    binding_id smallint NOT NULL,
+    argument pg_catalog.name NOT NULL,
+    position smallint NOT NULL,
+    relation pg_catalog.oid NOT NULL,
+    number smallint NOT NULL,
+    told pg_catalog.name NOT NULL,
+    PRIMARY KEY (binding_id, argument, position)
+);
+
 -- What a dump must carry: the rows of these tables. The sequences give no numbers any more; an older dump sets them.
 SELECT pg_catalog.pg_extension_config_dump('token_balance.binding', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.settlement', '');

@@ -507,6 +507,22 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
 ALTER TABLE token_balance.exemption ENABLE ALWAYS TRIGGER owner_only;
 
+-- The numbers of the bound columns. upgrade_binding() below stores them for what is attached.
+CREATE TABLE token_balance.bound_column (
+    binding_id smallint NOT NULL,
+    argument name NOT NULL,
+    position smallint NOT NULL,
+    relation oid NOT NULL,
+    number smallint NOT NULL,
+    told name NOT NULL,
+    PRIMARY KEY (binding_id, argument, position)
+);
+
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.bound_column
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
+ALTER TABLE token_balance.bound_column ENABLE ALWAYS TRIGGER owner_only;
+
 -- What a statement that is not the extension's may do to a balance: as before, all that it wants.
 ALTER TABLE token_balance.binding ADD COLUMN outside_changes text NOT NULL DEFAULT 'record';
 
@@ -515,10 +531,10 @@ ALTER TABLE token_balance.binding ADD COLUMN balance_column name NOT NULL DEFAUL
 
 -- Comments.
 
-COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet. Returns success, previous_balance, tokens_used, new_balance, is_overdraft, workflow_id, status (settled, already_settled, no_usage) and charges. binding: NULL means the one whose workflow it is.';
-COMMENT ON FUNCTION @extschema@.settle_workflow(bigint, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means the one whose workflow it is.';
-COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means the one whose workflow it is.';
-COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name) IS 'Settle several workflows in one go; one row for each charge. binding: NULL means those whose workflows they are.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet. Returns success, previous_balance, tokens_used, new_balance, is_overdraft, workflow_id, status (settled, already_settled, no_usage) and charges. binding: NULL means each one that knows the workflow.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(bigint, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means each one that knows the workflow.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means each one that knows the workflow.';
+COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name) IS 'Settle several workflows in one go; one row for each charge. binding: NULL means each one that knows them.';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text, pg_catalog.name) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';
 COMMENT ON FUNCTION token_balance.attach_again(pg_catalog.name) IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say. binding: NULL means the one that is attached, if it is the only one.';
@@ -553,6 +569,13 @@ COMMENT ON COLUMN token_balance.workflow_alias.workflow_id IS 'Workflow id, as t
 COMMENT ON COLUMN token_balance.workflow_alias.family IS 'The same for all ids of a workflow, and for all workflows that have shared one.';
 COMMENT ON COLUMN token_balance.workflow_alias.became IS 'The id that it was changed to; null if it is the last one.';
 COMMENT ON INDEX token_balance.workflow_alias_family IS 'The ids of a family.';
+COMMENT ON TABLE token_balance.bound_column IS 'The numbers of the bound columns, which stay when columns are renamed. Not in a dump: after a restore the names in token_balance.binding count, until the next attach.';
+COMMENT ON COLUMN token_balance.bound_column.binding_id IS 'Binding whose column it is.';
+COMMENT ON COLUMN token_balance.bound_column.argument IS 'Argument of token_balance.attach() that names it.';
+COMMENT ON COLUMN token_balance.bound_column.position IS 'Its place in the argument''s list, from 0 on.';
+COMMENT ON COLUMN token_balance.bound_column.relation IS 'OID of the table for which the number was read.';
+COMMENT ON COLUMN token_balance.bound_column.number IS 'Its number, pg_attribute.attnum.';
+COMMENT ON COLUMN token_balance.bound_column.told IS 'The name that attach was told.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
 COMMENT ON COLUMN token_balance.binding.outside_changes IS 'What a statement that is not the extension''s may do to a balance: record (change it, with an adjustment in the ledger), keep (nothing) or refuse (it is an error).';
 COMMENT ON VIEW token_balance.unsettled IS 'Usage that waits to be charged, with the reason, and usage that names no workflow or no account; by workflow and account.';

@@ -81,6 +81,9 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.exemption
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.bound_column
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
 ALTER TABLE token_balance.binding ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.settlement ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.ledger ENABLE ALWAYS TRIGGER owner_only;
@@ -89,3 +92,4 @@ ALTER TABLE token_balance.archived_reference ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.queue ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.workflow_alias ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.exemption ENABLE ALWAYS TRIGGER owner_only;
+ALTER TABLE token_balance.bound_column ENABLE ALWAYS TRIGGER owner_only;

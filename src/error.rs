@@ -133,6 +133,14 @@ pub(crate) enum Error {
         column: String,
         argument: &'static str,
     },
+    /// Of a column that was bound.
+    ColumnDropped {
+        relation: String,
+        column: String,
+        argument: &'static str,
+        is_name_taken: bool,
+        hint: String,
+    },
     WrongColumnType {
         relation: String,
         column: String,
@@ -353,6 +361,7 @@ impl Error {
                 | Error::WrongRelationKind { .. }
                 | Error::Distributed { .. }
                 | Error::ColumnMissing { .. }
+                | Error::ColumnDropped { .. }
                 | Error::BalanceColumnMissing { .. }
                 | Error::WrongColumnType { .. }
                 | Error::UnsupportedCollation { .. }
@@ -687,6 +696,24 @@ impl From<Error> for Report {
             .set_hint(format!(
                 "Name the column in token_balance.attach({argument} => ...)."
             )),
+            Error::ColumnDropped {
+                relation,
+                column,
+                argument,
+                is_name_taken,
+                hint,
+            } => new_report(
+                ERRCODE_UNDEFINED_COLUMN,
+                format!("column \"{column}\" of table {relation} does not exist"),
+            )
+            .set_detail(format!(
+                "It was named by the argument {argument}. It was dropped{}.",
+                match is_name_taken {
+                    true => ", and another column has its name now",
+                    false => "",
+                }
+            ))
+            .set_hint(hint),
             Error::WrongColumnType {
                 relation,
                 column,

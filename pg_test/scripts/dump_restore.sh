@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A dump, plain and custom, into a new database: the binding verifies, the ledger's chain is whole and goes on, triggers and functions work, and the application's own role can call what it could before.
-# (DESIGN D10, D11, D12, S12)
+# (DESIGN B16, D10, D11, D12, S12)
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}"
 maintenance=${PGDATABASE:-postgres}
@@ -27,7 +27,9 @@ CREATE SCHEMA app AUTHORIZATION regress_tb_dump_owner;
 GRANT USAGE ON SCHEMA app TO regress_tb_dump_app;
 SET ROLE regress_tb_dump_owner;
 CREATE TABLE app.users (id text PRIMARY KEY);
-CREATE TABLE app.token_usage (workflow_id text, user_id text, total_tokens integer);
+-- A column that was dropped: a restore gives those after it other numbers.
+CREATE TABLE app.token_usage (junk text, workflow_id text, user_id text, total_tokens integer);
+ALTER TABLE app.token_usage DROP junk;
 CREATE INDEX ON app.token_usage (workflow_id) INCLUDE (user_id, total_tokens);
 CREATE TABLE app.workflows (id text PRIMARY KEY, user_id text, status text);
 GRANT SELECT, INSERT, UPDATE ON app.workflows, app.token_usage TO regress_tb_dump_app;
@@ -56,6 +58,7 @@ echo "source: $(value tb_source 'SELECT count(*) FROM token_balance.ledger') led
 check() { # DATABASE
     local db=$1
     is "$db: ledger, settlements, balances and workflows are the same" "$(value "$db" "$digest")" "$before"
+    is "$db: the numbers of columns are those of the source alone" "$(value "$db" 'SELECT count(*) FROM token_balance.bound_column')" 0
     is "$db: still bound" "$(value "$db" "SELECT count(*) FROM token_balance.binding")" 1
     if [ "$db" = tb_late ]; then
         # DISABLE TRIGGER ALL and ENABLE TRIGGER ALL, which pg_restore wraps around the data, make an origin trigger of
@@ -142,5 +145,11 @@ SQL
 is 'tb_structure: verify() finds nothing' "$(value tb_structure 'SELECT name, detail FROM token_balance.verify() WHERE NOT ok')" ''
 is 'tb_structure: a run is charged' "$(value tb_structure 'SELECT token_balance FROM app.users')" 999993
 is 'tb_structure: reconcile() finds nothing' "$(value tb_structure 'SELECT * FROM token_balance.reconcile()')" ''
+
+echo '-- names count until the next attach'
+value tb_plain 'SELECT token_balance.attach_again()' >/dev/null
+value tb_plain 'ALTER TABLE app.token_usage RENAME total_tokens TO tokens; ALTER TABLE app.token_usage ADD total_tokens integer DEFAULT 1000000'
+value tb_plain "INSERT INTO app.workflows VALUES ('more', 'u1', 'running'); INSERT INTO app.token_usage (workflow_id, user_id, tokens) VALUES ('more', 'u1', 3); UPDATE app.workflows SET status = 'completed' WHERE id = 'more'"
+is 'tb_plain: a renamed column is read' "$(value tb_plain "SELECT charged_tokens FROM token_balance.settlement WHERE workflow_id = 'more'")" 3
 
 exit "$failed"

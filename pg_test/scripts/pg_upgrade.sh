@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # pg_upgrade into a cluster of the same version: the binding points at the right tables, the chain goes on.
-# (DESIGN D12)
+# (DESIGN B16, D12)
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}"
 # A socket's path must be short, and the new cluster's is made in the working folder.
@@ -39,6 +39,8 @@ RESET ROLE;
 CREATE EXTENSION token_balance SCHEMA app;
 INSERT INTO app.token_usage VALUES ('w1', 'ann', 10), ('w2', 'bob', 20);
 INSERT INTO app.workflows VALUES ('w1', 'ann', 'completed'), ('w2', 'bob', 'running');
+ALTER TABLE app.token_usage RENAME total_tokens TO tokens;
+ALTER TABLE app.token_usage ADD total_tokens integer DEFAULT 7777;
 SQL
 stop old
 if ! "$PG_BIN/pg_upgrade" -b "$PG_BIN" -B "$PG_BIN" -d "$WORK/old" -D "$WORK/new" -U postgres -s "$sockets" >"$WORK/pg_upgrade.log" 2>&1; then
@@ -47,6 +49,8 @@ if ! "$PG_BIN/pg_upgrade" -b "$PG_BIN" -B "$PG_BIN" -d "$WORK/old" -D "$WORK/new
 fi
 start new
 is 'still bound' "$(value 'SELECT users::text || usage::text || workflows::text FROM token_balance.binding')" 'app.usersapp.token_usageapp.workflows'
+is 'a renamed column is bound still' "$(value "SELECT detail LIKE '%usage_tokens is \"tokens\", which was \"total_tokens\"' FROM token_balance.verify() WHERE name = 'binding'")" t
+value 'SELECT token_balance.attach_again()' >/dev/null
 is 'verify() finds nothing' "$(value "SELECT coalesce(string_agg(name, ', '), '') FROM token_balance.verify() WHERE NOT ok")" ''
 is 'settled stays settled' "$(value "SELECT app.settle_workflow('w1') ->> 'status'")" already_settled
 value "UPDATE app.workflows SET status = 'completed' WHERE id = 'w2'"

@@ -47,16 +47,17 @@ pub(super) fn attach_for(
     if let Some(names) = &spec.search_path {
         search_path::check(names)?;
     }
-    let binding = check(spec.clone())?;
+    let binding = check(spec.clone().known_again(specs(&Stored::all()?))?)?;
     check_ownership(&binding)?;
     // Before any lock on a table: two that wait for each other's turn with one in hand would wait for ever.
     take_turns()?;
     // A table that is gone by the time is found by the check below.
     keep_ddl_out(&oids(&binding))?;
     // Owner, kind and columns may have changed before the locks were granted.
-    let mut binding = check(spec)?;
-    check_ownership(&binding)?;
     let stored = Stored::all()?;
+    let mut binding = check(spec.known_again(specs(&stored))?)?;
+    check_ownership(&binding)?;
+    binding.spec.number_columns()?;
     let standing = standing(&stored, &binding, said)?;
     beside::check(&stored, &binding, standing.is_attached())?;
     let others = beside::others(&stored, &binding.spec);
@@ -164,6 +165,8 @@ pub(super) fn attach_for(
         // Another table had the name by then.
         return Err(Error::ConcurrentRename);
     }
+    // That of the balance is there by now, too.
+    binding.spec.store_columns()?;
     if let Some(stored) = kept {
         spell_anew(&binding, &stored.spec)?;
     }
@@ -200,6 +203,10 @@ pub(super) fn attach_for(
         error.report(PgLogLevel::WARNING);
     }
     Ok(binding)
+}
+
+fn specs(stored: &[Stored]) -> impl Iterator<Item = &Spec> + Clone {
+    stored.iter().map(|stored| &stored.spec)
 }
 
 /// Error 55000 if usage waits to be charged, of a binding that goes on.

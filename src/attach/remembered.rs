@@ -210,10 +210,20 @@ fn means_the_same(spec: &Spec, binding: &Binding) -> Result<bool> {
     let is_same = |old: &Option<String>, new: &Option<String>| {
         old == new || matches!((old, new), (Some(old), Some(_)) if !is_there(old))
     };
+    let is_same = |argument, old: &Option<String>, new: &Option<String>| {
+        let number = |spec: &Spec| spec.column_number(argument, wanted.usage.oid);
+        match (number(spec), number(wanted)) {
+            (Some(old), Some(new)) => {
+                old == new || !columns.iter().any(|column| column.number == old)
+            }
+            _ => is_same(old, new),
+        }
+    };
     Ok(is_same(
+        "usage_workflow",
         &Some(spec.usage_workflow.clone()),
         &Some(wanted.usage_workflow.clone()),
-    ) && is_same(&spec.usage_user, &wanted.usage_user))
+    ) && is_same("usage_user", &spec.usage_user, &wanted.usage_user))
 }
 
 /// Whether another table has the name that one had when it was bound.

@@ -48,8 +48,8 @@ pub(crate) struct Standing {
     pub(crate) state: String,
     /// How many columns it has in its list: only an UPDATE that names one of them fires it. 0 if it has none.
     columns: usize,
-    /// Whether its condition reads the columns that say so now: one that was renamed goes on to be read, and
-    /// another may have got its name.
+    /// Whether its condition reads the columns that say so: after a restore the names count, and by them it may be
+    /// other ones.
     pub(crate) reads_its_columns: bool,
 }
 
@@ -545,26 +545,24 @@ pub(crate) fn drop_optional(binding: &Binding) -> Result<()> {
 
 /// How a trigger of the table stands; None if it is missing.
 fn standing(table: pg_sys::Oid, name: &str, reads: &[&Column]) -> Result<Option<Standing>> {
-    let reads: Vec<_> = reads.iter().map(|column| column.name.clone()).collect();
+    let reads: Vec<_> = reads.iter().map(|column| column.number.into()).collect();
     let outcome = spi::query(
         "SELECT t.tgenabled, pg_catalog.cardinality(t.tgattr::smallint[]), \
          t.tgqual IS NULL \
          AND pg_catalog.cardinality(t.tgattr::smallint[]) OPERATOR(pg_catalog.=) 0 \
-         OR NOT EXISTS (SELECT 1 FROM pg_catalog.unnest($3) AS c (name) \
+         OR NOT EXISTS (SELECT 1 FROM pg_catalog.unnest($3) AS c (number) \
          WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d \
-         JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) d.refobjid \
-         AND a.attnum::integer OPERATOR(pg_catalog.=) d.refobjsubid \
          WHERE d.classid OPERATOR(pg_catalog.=) \
          'pg_catalog.pg_trigger'::pg_catalog.regclass::pg_catalog.oid \
          AND d.objid OPERATOR(pg_catalog.=) t.oid AND d.refobjid OPERATOR(pg_catalog.=) t.tgrelid \
-         AND a.attname OPERATOR(pg_catalog.=) c.name::pg_catalog.name)) \
+         AND d.refobjsubid OPERATOR(pg_catalog.=) c.number::integer)) \
          FROM pg_catalog.pg_trigger AS t \
          WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
          AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
         &[
             Arg::Int8(table.to_u32().into()),
             Arg::Text(name),
-            Arg::TextArray(&reads),
+            Arg::Int8Array(reads),
         ],
     )?;
     Ok(outcome.rows.first().map(|row| Standing {

@@ -191,9 +191,16 @@ impl Spec {
             .filter(|argument| argument.again == Again::Refused);
         refused
             .map(|argument| (argument, (argument.get)(self), (argument.get)(other)))
-            .filter(|(_, old, new)| !old.is_same(new))
+            .filter(|(argument, old, new)| match argument.is_of_columns() {
+                true => !self.has_same_columns(other, argument),
+                false => !old.is_same(new),
+            })
             .map(|(argument, old, new)| {
-                let (old, new) = (old.in_words(), new.in_words());
+                let old = match argument.is_of_columns() {
+                    true => self.columns_in_words(argument, old),
+                    false => old.in_words(),
+                };
+                let new = new.in_words();
                 (
                     argument.name,
                     format!("{} is {old}, not {new}", argument.name),
@@ -206,7 +213,7 @@ impl Spec {
     pub(super) fn to_row(&self) -> Map<String, Json> {
         let mut row = Map::new();
         for argument in ARGUMENTS {
-            let value = match (argument.get)(self) {
+            let value = match self.told(argument) {
                 Value::Null => Json::Null,
                 Value::Relation(relation) => {
                     let name = format!("{}_name", argument.name);
@@ -257,6 +264,11 @@ pub(super) fn changeable() -> impl Iterator<Item = &'static str> {
 }
 
 impl Argument {
+    /// Whether it names a column that need not be there under its usual name.
+    pub(super) fn may_be_left_out(&self) -> bool {
+        self.kind == Kind::Name && self.shown == Shown::IfUnusual
+    }
+
     /// The value in SQL, for the named argument.
     fn sql(&self, spec: &Spec) -> String {
         match (self.get)(spec) {
@@ -291,7 +303,7 @@ impl Value {
         }
     }
 
-    fn in_words(&self) -> String {
+    pub(super) fn in_words(&self) -> String {
         match self {
             Value::Null => "null".into(),
             // A dropped relation has no name but the one that was stored.

@@ -21,7 +21,7 @@ use std::rc::Rc;
 
 use pgrx::{PgLogLevel, pg_sys};
 
-use super::model::{Accounts, Binding, Payer};
+use super::model::{Accounts, Binding};
 use super::own::{self, OwnTables};
 use super::parts::is_part_of;
 use super::spec::Spec;
@@ -200,8 +200,37 @@ impl Found {
     }
 }
 
-/// Those of the attached bindings that are meant. Error 55000 if nothing is attached, 42704 if none has the name.
+/// Those of the attached bindings that are meant, with the bound tables locked as a reader locks them. A statement that
+/// waits for such a lock itself was made with the names of before the wait, and columns may have exchanged them
+/// meanwhile. Error 55000 if nothing is attached, 42704 if none has the name.
 pub(crate) fn bindings(which: Which) -> Result<Found> {
+    let modes = [pg_sys::AccessShareLock; 3];
+    look_until_locked(|| bindings_unlocked(which), locker(modes), Found::tables)
+}
+
+/// The same with the workflow tables alone locked.
+pub(crate) fn bindings_and_workflows_locked(which: Which) -> Result<Found> {
+    let modes = [pg_sys::AccessShareLock, pg_sys::NoLock, pg_sys::NoLock];
+    look_until_locked(|| bindings_unlocked(which), locker(modes), Found::tables)
+}
+
+/// Locks workflows, then usage, then users of all of them.
+fn locker(modes: [u32; 3]) -> impl Fn(&Found) {
+    move |found: &Found| {
+        let locks = modes
+            .iter()
+            .enumerate()
+            .filter(|(_, mode)| **mode != pg_sys::NoLock);
+        let locks = locks.flat_map(|(place, mode)| {
+            let tables = found.whole.iter().map(move |bound| bound.tables()[place]);
+            tables.map(move |table| (table, *mode))
+        });
+        lock_relations(&locks.collect::<Vec<_>>());
+    }
+}
+
+/// The same without a lock: for who reads nothing but a trigger's row, whose table the statement has locked.
+pub(crate) fn bindings_unlocked(which: Which) -> Result<Found> {
     let present = present()?;
     let mut found = Found::default();
     for attached in present.iter() {
@@ -223,11 +252,19 @@ pub(crate) fn bindings(which: Which) -> Result<Found> {
     }
 }
 
-/// The binding of this name; without one, the only one that is attached. Its search path is in force.
+/// The binding of this name; without one, the only one that is attached. Its tables are locked as a reader locks them,
+/// and its search path is in force.
 ///
 /// Errors: 55000 if nothing is attached, 42704 if none has the name, 22023 if several are attached and none is named,
 /// or what is wrong with it.
 pub(crate) fn bound(name: Option<&str>) -> Result<Rc<Bound>> {
+    let lock = |bound: &Rc<Bound>| {
+        lock_relations(&bound.tables().map(|table| (table, pg_sys::AccessShareLock)));
+    };
+    look_until_locked(|| bound_unlocked(name), lock, |bound| bound.tables())
+}
+
+fn bound_unlocked(name: Option<&str>) -> Result<Rc<Bound>> {
     let present = present()?;
     let attached = only(name, &present)?;
     let bound = whole(attached)?;
@@ -235,9 +272,21 @@ pub(crate) fn bound(name: Option<&str>) -> Result<Rc<Bound>> {
     Ok(bound)
 }
 
-/// The accounts that the binding of this name charges; without one, the only ones there are: what a change of a
-/// balance wants that has nothing to do with usage. Errors: as [`bound`].
+/// The accounts that the binding of this name charges, with their table locked as a reader locks it; without a name,
+/// the only ones there are: what a change of a balance wants that has nothing to do with usage. Errors: as [`bound`].
 pub(crate) fn book(name: Option<&str>) -> Result<Rc<Book>> {
+    look_until_locked(
+        || book_unlocked(name),
+        read_users,
+        |book| book.accounts.users.oid,
+    )
+}
+
+fn read_users(book: &Rc<Book>) {
+    lock_relations(&[(book.accounts.users.oid, pg_sys::AccessShareLock)]);
+}
+
+fn book_unlocked(name: Option<&str>) -> Result<Rc<Book>> {
     let present = present()?;
     let attached = match name {
         None if has_one_book(&present) => &present[0],
@@ -260,13 +309,20 @@ pub(crate) fn books(name: Option<&str>) -> Result<Vec<Rc<Book>>> {
     if name.is_some() {
         return Ok(vec![book(name)?]);
     }
-    let present = present()?;
-    let books = each_of_accounts(&present).map(|attached| {
-        let book = attached.book.clone().map_err(|_| fault(attached))?;
-        require_balance(&book, &attached.spec)?;
-        Ok(book)
-    });
-    books.collect()
+    let books = || -> Result<Vec<Rc<Book>>> {
+        let present = present()?;
+        let books = each_of_accounts(&present).map(|attached| {
+            let book = attached.book.clone().map_err(|_| fault(attached))?;
+            require_balance(&book, &attached.spec)?;
+            Ok(book)
+        });
+        books.collect()
+    };
+    let tables = |books: &Vec<Rc<Book>>| -> Vec<_> {
+        let tables = books.iter().map(|book| book.accounts.users.oid);
+        tables.collect()
+    };
+    look_until_locked(books, |books| books.iter().for_each(read_users), tables)
 }
 
 /// The accounts of this users table, or of the one that it is a partition of: one per balance column, which may be
@@ -442,38 +498,23 @@ fn bound_of(binding: Binding, book: Rc<Book>, before: &[Attached]) -> Rc<Bound> 
 }
 
 /// The bindings that are meant, with the bound tables locked as a settlement uses them: the users tables as an
-/// UPDATE locks them; as a reader the usage and, where they say who pays, the workflows. Until the transaction
+/// UPDATE locks them; the workflows and the usage as a reader does. Until the transaction
 /// ends nobody else can change their columns, nor take the ledger's trigger away between a claim and
 /// its deduction.
 pub(crate) fn bindings_locked(which: Which) -> Result<Found> {
-    look_until_locked(
-        || bindings(which),
-        |found| {
-            let each = |place: usize, mode| {
-                let tables = found.whole.iter().map(move |bound| {
-                    let is_read = place > 0 || matches!(bound.binding.payer, Payer::Workflow(_));
-                    match is_read {
-                        true => bound.tables()[place],
-                        false => pg_sys::InvalidOid,
-                    }
-                });
-                tables.map(move |table| (table, mode))
-            };
-            let locks: Vec<_> = each(0, pg_sys::AccessShareLock)
-                .chain(each(1, pg_sys::AccessShareLock))
-                .chain(each(2, pg_sys::RowExclusiveLock))
-                .collect();
-            lock_relations(&locks);
-        },
-        Found::tables,
-    )
+    let modes = [
+        pg_sys::AccessShareLock,
+        pg_sys::AccessShareLock,
+        pg_sys::RowExclusiveLock,
+    ];
+    look_until_locked(|| bindings_unlocked(which), locker(modes), Found::tables)
 }
 
 /// The bindings that are meant, with the users tables locked as an UPDATE locks them: for a refund, which does
 /// not read the usage.
 pub(crate) fn bindings_and_users_locked(which: Which) -> Result<Found> {
     look_until_locked(
-        || bindings(which),
+        || bindings_unlocked(which),
         |found| {
             for bound in &found.whole {
                 lock_users(&bound.book);
@@ -486,7 +527,7 @@ pub(crate) fn bindings_and_users_locked(which: Which) -> Result<Found> {
 /// The binding, with usage and users locked so that nobody else writes them.
 pub(crate) fn bound_and_alone(name: Option<&str>) -> Result<Rc<Bound>> {
     look_until_locked(
-        || bound(name),
+        || bound_unlocked(name),
         |bound| {
             let [_, usage, users] = bound.tables();
             lock_relations(&[
@@ -501,7 +542,7 @@ pub(crate) fn bound_and_alone(name: Option<&str>) -> Result<Rc<Bound>> {
 /// The accounts, with the users table locked as an UPDATE locks it.
 pub(crate) fn book_and_users_locked(name: Option<&str>) -> Result<Rc<Book>> {
     look_until_locked(
-        || book(name),
+        || book_unlocked(name),
         |book| lock_users(book),
         |book| book.accounts.users.oid,
     )

@@ -2,7 +2,7 @@
 //! of each, and not to try until there is none.
 
 use super::model::{Accounts, Binding, Key, Payer, Workflows};
-use super::resolve::{column, details, existing_table, key, token_column, workflows};
+use super::resolve::{details, existing_table, key, token_column, workflows};
 use super::spec::Spec;
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
@@ -13,15 +13,17 @@ impl Binding {
         let mut faults = vec![first];
         let mut add = |found: Result<()>| faults.extend(found.err());
         if let Some((users, columns)) = open(spec, "users table", &spec.users, &mut add) {
-            add(key(&users, &columns, &spec.user_key, "user_key").map(drop));
+            add(key(&users, &columns, spec.named("user_key", &spec.user_key)).map(drop));
         }
         if let Some((usage, columns)) = open(spec, "usage table", &spec.usage, &mut add) {
-            add(key(&usage, &columns, &spec.usage_workflow, "usage_workflow").map(drop));
+            let named = spec.named("usage_workflow", &spec.usage_workflow);
+            add(key(&usage, &columns, named).map(drop));
             if let Some(name) = &spec.usage_user {
-                add(key(&usage, &columns, name, "usage_user").map(drop));
+                add(key(&usage, &columns, spec.named("usage_user", name)).map(drop));
             }
-            for name in &spec.usage_tokens {
-                add(token_column(&usage, &columns, name, "usage_tokens").map(drop));
+            for (at, name) in spec.usage_tokens.iter().enumerate() {
+                let named = spec.named_in_list("usage_tokens", at, name);
+                add(token_column(&usage, &columns, named).map(drop));
             }
             for one in spec.each_detail() {
                 add(details(&one, &usage, &columns).map(drop));
@@ -30,12 +32,15 @@ impl Binding {
         if let Some(relation) = &spec.workflows
             && let Some((table, columns)) = open(spec, "workflow table", relation, &mut add)
         {
-            add(key(&table, &columns, &spec.workflow_key, "workflow_key").map(drop));
+            let named = spec.named("workflow_key", &spec.workflow_key);
+            add(key(&table, &columns, named).map(drop));
             if let (None, Some(name)) = (&spec.workflow_completed_at, &spec.workflow_status) {
-                add(column(&table, &columns, name, "workflow_status").map(drop));
+                let named = spec.named("workflow_status", name);
+                add(named.find(&table, &columns).map(drop));
             }
             if let (None, Some(name)) = (&spec.usage_user, &spec.workflow_user) {
-                add(key(&table, &columns, name, "workflow_user").map(drop));
+                let named = spec.named("workflow_user", name);
+                add(key(&table, &columns, named).map(drop));
             }
             add(workflows(spec, table).map(drop));
         }
@@ -76,11 +81,11 @@ impl Parts {
         let runs = runs.and_then(|relation| open(spec, "workflow table", relation, unheard));
         let payer = match (&spec.usage_user, &spec.workflow_user) {
             (Some(name), _) => usage.as_ref().and_then(|(table, columns)| {
-                let key = key(table, columns, name, "usage_user").ok()?;
+                let key = key(table, columns, spec.named("usage_user", name)).ok()?;
                 Some((table.clone(), Payer::Usage(key)))
             }),
             (None, Some(name)) => runs.as_ref().and_then(|(table, columns)| {
-                let key = key(table, columns, name, "workflow_user").ok()?;
+                let key = key(table, columns, spec.named("workflow_user", name)).ok()?;
                 Some((table.clone(), Payer::Workflow(key)))
             }),
             (None, None) => None,
@@ -88,7 +93,12 @@ impl Parts {
         Parts {
             accounts: Accounts::resolve(spec).ok(),
             usage: usage.and_then(|(table, columns)| {
-                let key = key(&table, &columns, &spec.usage_workflow, "usage_workflow").ok()?;
+                let key = key(
+                    &table,
+                    &columns,
+                    spec.named("usage_workflow", &spec.usage_workflow),
+                )
+                .ok()?;
                 Some((table, key))
             }),
             payer,

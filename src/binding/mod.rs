@@ -8,6 +8,7 @@
 
 pub(crate) mod attach_arguments;
 mod bound;
+mod columns;
 pub(crate) mod completed;
 mod faults;
 mod model;
@@ -20,9 +21,9 @@ mod spec;
 mod stored;
 
 pub(crate) use bound::{
-    Book, Bound, Kept, Which, bindings, bindings_and_users_locked, bindings_locked, book,
-    book_and_users_locked, books, books_of, bound, bound_and_alone, is_one_of_several,
-    lock_out_settlements,
+    Book, Bound, Kept, Which, bindings, bindings_and_users_locked, bindings_and_workflows_locked,
+    bindings_locked, bindings_unlocked, book, book_and_users_locked, books, books_of, bound,
+    bound_and_alone, is_one_of_several, lock_out_settlements,
 };
 pub(crate) use faults::Parts;
 pub(crate) use model::{Accounts, Binding, Completion, Key, Payer, Workflows, numeric_scale};

@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 
+use super::columns::Named;
 use super::model::{Accounts, Binding, Completion, Details, Key, Payer, Workflows};
 use super::own::{distributed, extension_owner};
 use super::search_path::paths;
@@ -27,31 +28,35 @@ impl Binding {
             .transpose()?;
         refuse_distributed(spec.relations())?;
         let usage_columns = catalog::columns(usage.oid)?;
-        let usage_workflow = key(
-            &usage,
-            &usage_columns,
-            &spec.usage_workflow,
-            "usage_workflow",
-        )?;
+        let named = spec.named("usage_workflow", &spec.usage_workflow);
+        let usage_workflow = key(&usage, &usage_columns, named)?;
         refuse_other_spellings(&spec, &usage, &usage_workflow, &accounts)?;
         let usage_tokens = spec
             .usage_tokens
             .iter()
-            .map(|name| token_column(&usage, &usage_columns, name, "usage_tokens"))
+            .enumerate()
+            .map(|(at, name)| {
+                let named = spec.named_in_list("usage_tokens", at, name);
+                token_column(&usage, &usage_columns, named)
+            })
             .collect::<Result<Vec<_>>>()?;
 
         let workflows = workflows_table
             .map(|table| workflows(&spec, table))
             .transpose()?;
         let payer = match (&spec.usage_user, &workflows) {
-            (Some(name), _) => Payer::Usage(key(&usage, &usage_columns, name, "usage_user")?),
+            (Some(name), _) => {
+                let named = spec.named("usage_user", name);
+                Payer::Usage(key(&usage, &usage_columns, named)?)
+            }
             (None, Some(workflows)) => {
                 let columns = catalog::columns(workflows.table.oid)?;
                 let name = spec.workflow_user.as_deref().ok_or(Error::NullArgument {
                     function: "token_balance.attach",
                     argument: "workflow_user",
                 })?;
-                Payer::Workflow(key(&workflows.table, &columns, name, "workflow_user")?)
+                let named = spec.named("workflow_user", name);
+                Payer::Workflow(key(&workflows.table, &columns, named)?)
             }
             (None, None) => {
                 return Err(Error::InvalidArgument {
@@ -85,7 +90,7 @@ impl Accounts {
         let users = existing_table(spec, "users table", &spec.users)?;
         refuse_distributed([&spec.users].into_iter())?;
         let columns = catalog::columns(users.oid)?;
-        let user_key = key(&users, &columns, &spec.user_key, "user_key")?;
+        let user_key = key(&users, &columns, spec.named("user_key", &spec.user_key))?;
         let mut tables = vec![users.clone()];
         for relation in [Some(&spec.usage), spec.workflows.as_ref()]
             .into_iter()
@@ -205,31 +210,10 @@ fn dropped(spec: &Spec, what: &'static str, relation: &Relation) -> Error {
     }
 }
 
-pub(super) fn column<'a>(
-    table: &Table,
-    columns: &'a [Column],
-    name: &str,
-    argument: &'static str,
-) -> Result<&'a Column> {
-    columns
-        .iter()
-        .find(|column| column.name == name)
-        .ok_or_else(|| Error::ColumnMissing {
-            relation: table.sql.clone(),
-            column: name.to_owned(),
-            argument,
-        })
-}
-
-pub(super) fn key(
-    table: &Table,
-    columns: &[Column],
-    name: &str,
-    argument: &'static str,
-) -> Result<Key> {
-    let column = column(table, columns, name, argument)?;
+pub(super) fn key(table: &Table, columns: &[Column], named: Named) -> Result<Key> {
+    let column = named.find(table, columns)?;
     let key_type = KeyType::of(column.base_type)
-        .ok_or_else(|| wrong_type(table, column, argument, SUPPORTED_KEY_TYPES))?;
+        .ok_or_else(|| wrong_type(table, column, named.argument, SUPPORTED_KEY_TYPES))?;
     // Ids that are spelled otherwise name other things, whatever the column thinks.
     if let Some(collation) = &column.loose_collation {
         return Err(Error::UnsupportedCollation {
@@ -244,19 +228,14 @@ pub(super) fn key(
     })
 }
 
-pub(super) fn token_column(
-    table: &Table,
-    columns: &[Column],
-    name: &str,
-    argument: &'static str,
-) -> Result<Column> {
-    let column = column(table, columns, name, argument)?;
+pub(super) fn token_column(table: &Table, columns: &[Column], named: Named) -> Result<Column> {
+    let column = named.find(table, columns)?;
     match column.base_type {
         pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Ok(column.clone()),
         _ => Err(wrong_type(
             table,
             column,
-            argument,
+            named.argument,
             "smallint, integer and bigint",
         )),
     }
@@ -264,23 +243,22 @@ pub(super) fn token_column(
 
 /// A column with its usual name is left out where there is none; any other name must be right.
 pub(super) fn details(spec: &Spec, usage: &Table, columns: &[Column]) -> Result<Details> {
-    let find = |name: &Option<String>, usual: &str, argument| -> Result<Option<Column>> {
-        match name {
-            None => Ok(None),
-            Some(name) if name == usual && !columns.iter().any(|column| column.name == usual) => {
-                Ok(None)
-            }
-            Some(name) => column(usage, columns, name, argument).map(|column| Some(column.clone())),
-        }
+    let named = |name, usual, argument| {
+        let named = spec.named(argument, Option::as_deref(name)?);
+        (!named.is_left_out(usual, usage, columns)).then_some(named)
     };
-    let tokens = |name, usual, argument| -> Result<Option<Column>> {
-        match find(name, usual, argument)? {
-            Some(column) => token_column(usage, columns, &column.name, argument).map(Some),
-            None => Ok(None),
-        }
+    let find = |name, usual, argument| {
+        named(name, usual, argument)
+            .map(|named| named.find(usage, columns).cloned())
+            .transpose()
     };
-    let created_at = find(&spec.usage_created_at, "created_at", "usage_created_at")?
-        .map(|column| timestamp_column(usage, columns, &column.name, "usage_created_at"))
+    let tokens = |name, usual, argument| {
+        named(name, usual, argument)
+            .map(|named| token_column(usage, columns, named))
+            .transpose()
+    };
+    let created_at = named(&spec.usage_created_at, "created_at", "usage_created_at")
+        .map(|named| timestamp_column(usage, columns, named))
         .transpose()?;
     Ok(Details {
         prompt_tokens: tokens(
@@ -299,19 +277,14 @@ pub(super) fn details(spec: &Spec, usage: &Table, columns: &[Column]) -> Result<
     })
 }
 
-fn timestamp_column(
-    table: &Table,
-    columns: &[Column],
-    name: &str,
-    argument: &'static str,
-) -> Result<Column> {
-    let column = column(table, columns, name, argument)?;
+fn timestamp_column(table: &Table, columns: &[Column], named: Named) -> Result<Column> {
+    let column = named.find(table, columns)?;
     match column.base_type {
         pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID => Ok(column.clone()),
         _ => Err(wrong_type(
             table,
             column,
-            argument,
+            named.argument,
             "timestamp with or without time zone, and date",
         )),
     }
@@ -319,18 +292,18 @@ fn timestamp_column(
 
 pub(super) fn workflows(spec: &Spec, table: Table) -> Result<Workflows> {
     let columns = catalog::columns(table.oid)?;
-    let key = key(&table, &columns, &spec.workflow_key, "workflow_key")?;
+    let named = spec.named("workflow_key", &spec.workflow_key);
+    let key = key(&table, &columns, named)?;
     // A completion timestamp decides alone: the default name of the status column then means
     // nothing.
     let completion = match (&spec.workflow_completed_at, &spec.workflow_status) {
-        (Some(name), _) => Completion::Timestamp(timestamp_column(
-            &table,
-            &columns,
-            name,
-            "workflow_completed_at",
-        )?),
+        (Some(name), _) => {
+            let named = spec.named("workflow_completed_at", name);
+            Completion::Timestamp(timestamp_column(&table, &columns, named)?)
+        }
         (None, Some(name)) => {
-            Completion::Status(column(&table, &columns, name, "workflow_status")?.clone())
+            let named = spec.named("workflow_status", name);
+            Completion::Status(named.find(&table, &columns)?.clone())
         }
         (None, None) => Completion::Row,
     };

@@ -38,12 +38,27 @@ pub(crate) struct Spec {
     /// The schemas in which the tables' triggers look names up; None: nothing is kept, or attach was
     /// told nothing.
     pub(crate) search_path: Option<Vec<String>>,
+    /// The numbers of its columns, as far as they are known. The names are those of now.
+    pub(crate) columns: Vec<BoundColumn>,
     /// None: those that the keys have when they are looked up.
     pub(crate) spellings: Option<Spellings>,
     /// The catalog has no place for one, until the extension is updated.
     pub(crate) is_of_older_catalog: bool,
     /// The row came with a dump of an older version, in which the ledger had the references.
     pub(crate) is_of_older_dump: bool,
+}
+
+/// A column that an argument of `attach` names, and its number.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct BoundColumn {
+    pub(crate) argument: &'static str,
+    /// In the list, if the argument is one.
+    pub(super) position: usize,
+    pub(super) relation: pg_sys::Oid,
+    pub(super) number: i16,
+    /// The name that attach was told.
+    pub(crate) told: String,
+    pub(crate) is_dropped: bool,
 }
 
 /// How the ids are spelled that the extension's tables have: by keys of which types (`KeyType::spelling`).
@@ -134,6 +149,7 @@ impl Spec {
             existing_usage: None,
             options: Options::default(),
             search_path: None,
+            columns: Vec::new(),
             spellings: None,
             is_of_older_catalog: false,
             is_of_older_dump: false,

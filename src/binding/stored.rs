@@ -4,10 +4,10 @@
 //! catalog of an older version, which has not all of its columns.
 
 use pgrx::pg_sys;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::attach_arguments::changeable;
-use super::own::extension_owner;
+use super::own::{extension_owner, tell_other_sessions};
 use super::spec::{Ids, Spec, Spellings};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
@@ -90,6 +90,56 @@ impl Spec {
         .map(drop)
     }
 
+    /// Store the names and the numbers of its columns, where others are stored.
+    pub(crate) fn store_columns(&self) -> Result<()> {
+        let Some(ids) = self.ids else { return Ok(()) };
+        if !has_numbers()? {
+            return Ok(());
+        }
+        let mut present = self.clone();
+        present.number_columns()?;
+        let names = present.column_names();
+        let stored = Stored::all()?;
+        let stored = stored.iter().find(|stored| stored.spec.ids == self.ids);
+        if stored.is_some_and(|stored| {
+            stored.spec.columns == present.columns && stored.spec.column_names() == names
+        }) {
+            return Ok(());
+        }
+        let _owner = RunAs::owner(extension_owner()?);
+        forget_columns(ids)?;
+        let columns = present.columns.iter().map(|column| {
+            json!({
+                "binding_id": ids.binding,
+                "argument": column.argument,
+                "position": column.position,
+                "relation": column.relation.to_u32(),
+                "number": column.number,
+                "told": column.told,
+            })
+        });
+        spi::query(
+            "INSERT INTO token_balance.bound_column SELECT r.* \
+             FROM pg_catalog.jsonb_populate_recordset(NULL::token_balance.bound_column, \
+             $1::pg_catalog.jsonb) AS r",
+            &[Arg::Text(&Value::Array(columns.collect()).to_string())],
+        )?;
+        let changes: Vec<_> = names
+            .keys()
+            .map(|name| format!("{name} = r.{name}"))
+            .collect();
+        spi::query(
+            &format!(
+                "UPDATE token_balance.binding AS b SET {} FROM pg_catalog.jsonb_populate_record( \
+                 NULL::token_balance.binding, $1::pg_catalog.jsonb) AS r WHERE {} true",
+                changes.join(", "),
+                Ids::of_binding(self.ids, "b"),
+            ),
+            &[Arg::Text(&Value::Object(names).to_string())],
+        )?;
+        tell_other_sessions()
+    }
+
     /// What attach was told, and how ids are spelled.
     fn row(&self) -> Map<String, Value> {
         let mut row = self.to_row();
@@ -141,14 +191,21 @@ impl Stored {
     pub(crate) fn all() -> Result<Vec<Self>> {
         let _owner = RunAs::owner(extension_owner()?);
         // The names that regclass and regtype give depend on the search_path; their numbers do not.
-        let outcome = spi::query_as_of(
+        let columns = match has_numbers()? {
+            true => numbers_sql("b"),
+            false => "NULL::pg_catalog.jsonb".into(),
+        };
+        let sql = format!(
             "SELECT pg_catalog.to_jsonb(b) OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object( \
              'users', b.users::pg_catalog.oid::bigint, \
              'usage', b.usage::pg_catalog.oid::bigint, \
              'workflows', b.workflows::pg_catalog.oid::bigint, \
              'balance_type', (pg_catalog.to_jsonb(b) OPERATOR(pg_catalog.->>) 'balance_type') \
-             ::pg_catalog.regtype::pg_catalog.oid::bigint) FROM token_balance.binding AS b \
-             ORDER BY b.attached_at DESC",
+             ::pg_catalog.regtype::pg_catalog.oid::bigint, 'columns', {columns}) \
+             FROM token_balance.binding AS b ORDER BY b.attached_at DESC"
+        );
+        let outcome = spi::query_as_of(
+            &sql,
             &[],
             // With the catalogs', or an old snapshot would have it bound as it no longer is.
             Snapshot::Latest,
@@ -165,6 +222,7 @@ impl Stored {
             code: error.to_string(),
         })?;
         let mut spec = Spec::of_row(&row)?;
+        spec.follow(row.get("columns"))?;
         spec.is_of_older_catalog = !row.contains_key("search_path");
         let text = |name| Some(row.get(name)?.as_str()?.to_owned());
         if let (Some(workflows), Some(accounts)) = (text("workflow_ids"), text("account_ids")) {
@@ -215,6 +273,11 @@ pub(crate) fn new_ids(stored: &[Stored], accounts: Option<i16>) -> Result<Option
 
 /// Without `ids`: the one row that the catalog of an older version has.
 fn delete_row(ids: Option<Ids>) -> Result<()> {
+    if let Some(ids) = ids
+        && has_numbers()?
+    {
+        forget_columns(ids)?;
+    }
     spi::command(&format!(
         "DELETE FROM token_balance.binding AS b WHERE {} true",
         Ids::of_binding(ids, "b")
@@ -230,4 +293,29 @@ fn has_column(name: &str) -> Result<bool> {
     };
     let columns = catalog::columns(table.oid)?;
     Ok(columns.iter().any(|column| column.name == name))
+}
+
+/// Whether the catalog has a place for numbers.
+fn has_numbers() -> Result<bool> {
+    Ok(catalog::table_named("token_balance", "bound_column")?.is_some())
+}
+
+/// SQL for the numbers of a binding's columns, with the names that these have now.
+fn numbers_sql(binding: &str) -> String {
+    format!(
+        "(SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(c) OPERATOR(pg_catalog.||) \
+         pg_catalog.jsonb_build_object('relation', c.relation::bigint, 'present', a.attname)) \
+         FROM token_balance.bound_column AS c LEFT JOIN pg_catalog.pg_attribute AS a \
+         ON a.attrelid OPERATOR(pg_catalog.=) c.relation AND a.attnum OPERATOR(pg_catalog.=) c.number \
+         AND NOT a.attisdropped WHERE c.binding_id OPERATOR(pg_catalog.=) {binding}.binding_id)"
+    )
+}
+
+/// As the extension's owner.
+fn forget_columns(ids: Ids) -> Result<()> {
+    spi::command(&format!(
+        "DELETE FROM token_balance.bound_column AS c WHERE {} true",
+        Ids::of_binding(Some(ids), "c")
+    ))
+    .map(drop)
 }

@@ -63,6 +63,8 @@ impl Table {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Column {
     pub(crate) name: String,
+    /// Its number, which no rename changes.
+    pub(crate) number: i16,
     /// Its type, or that of the domain's base.
     pub(crate) base_type: pg_sys::Oid,
     /// Its type in words.
@@ -171,7 +173,7 @@ pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
          pg_catalog.pg_get_expr(d.adbin, d.adrelid), \
          pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypmod, \
          CASE WHEN a.attcollation OPERATOR(pg_catalog.<>) t.typcollation \
-         THEN pg_catalog.format(' COLLATE %I.%I', n.nspname, c.collname) END) END \
+         THEN pg_catalog.format(' COLLATE %I.%I', n.nspname, c.collname) END) END, a.attnum \
          FROM pg_catalog.pg_attribute AS a \
          JOIN pg_catalog.pg_type AS t ON t.oid OPERATOR(pg_catalog.=) a.atttypid \
          LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid \
@@ -189,6 +191,7 @@ pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
         .iter()
         .map(|row| Column {
             name: row.text(0).into(),
+            number: row.number(10).unwrap_or(0),
             // SAFETY: a syscache lookup of a type that exists.
             base_type: unsafe { pg_sys::getBaseType(row.oid(1)) },
             type_name: row.text(2).into(),

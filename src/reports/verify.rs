@@ -62,7 +62,7 @@ pub(crate) fn verify(name: Option<&str>) -> Result<Vec<Check>> {
         let found = match binding {
             Ok(binding) => {
                 let _following = Following::start(&binding.accounts.paths);
-                let mut found = vec![bound_names(&binding)];
+                let mut found = vec![bound_names(&binding)?];
                 found.extend(of_binding(&binding, &whole)?);
                 found
             }
@@ -297,8 +297,8 @@ fn reset_wanted(binding: &Binding) -> Result<Option<Check>> {
     )))
 }
 
-/// The tables are bound by OID; after a rename or a restore their names may be others.
-fn bound_names(binding: &Binding) -> Check {
+/// Tables are bound by OID and columns by number; after a rename or a restore their names may be others.
+fn bound_names(binding: &Binding) -> Result<Check> {
     let spec = &binding.spec;
     let present: Vec<_> = binding
         .tables()
@@ -309,25 +309,29 @@ fn bound_names(binding: &Binding) -> Check {
         .relations()
         .map(|relation| relation.name.clone())
         .collect();
-    let ok = present == stored;
-    let detail = if ok {
-        format!("attached to {}", present.join(", "))
-    } else {
-        format!(
-            "attached to {}, which were {} then",
-            present.join(", "),
-            stored.join(", ")
-        )
-    };
-    Check::new(
+    let mut detail = format!("attached to {}", present.join(", "));
+    if present != stored {
+        detail += &format!(", which were {} then", stored.join(", "));
+    }
+    let columns = spec.renamed_columns()?;
+    for column in &columns {
+        detail += &format!("; {column}");
+    }
+    let ok = present == stored && columns.is_empty();
+    Ok(Check::new(
         "binding",
         ok,
         detail,
         format!(
-            "If these are the right tables, call {}.",
+            "If these are the right {}, call {}.",
+            if present == stored {
+                "columns"
+            } else {
+                "tables"
+            },
             spec.attach_call()
         ),
-    )
+    ))
 }
 
 fn key(binding: &Binding) -> Result<Check> {

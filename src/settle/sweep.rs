@@ -19,7 +19,7 @@ use super::settle;
 use super::settlement::was_settled_sql;
 use super::usage::usage_groups_sql;
 use super::work::Work;
-use crate::binding::{Binding, Book, Bound, Which, bindings, bindings_locked, completed};
+use crate::binding::{Binding, Book, Bound, Which, bindings_locked, bindings_unlocked, completed};
 use crate::error::{Error, Result};
 use crate::ledger::busy;
 use crate::postgres::commit::MayCommit;
@@ -420,7 +420,7 @@ pub(crate) fn settle_backlog(
     if let Some(left_over) = LEFT_OVER.take() {
         left_over.close()?;
     }
-    let bounds = bindings(Which::Named(name))?.or_warn()?;
+    let bounds = bindings_unlocked(Which::Named(name))?.or_warn()?;
     let names: Vec<_> = bounds.iter().map(|bound| bound.name().to_owned()).collect();
     drop(bounds);
     names

@@ -31,6 +31,8 @@ fn record_balance_change(call: &TriggerCall) -> Result<()> {
         Ok(books) => books,
         // In a restore the rows may come before the binding.
         Err(Error::NotAttached) if !row.changes(USUAL_BALANCE_COLUMN) => return Ok(()),
+        // Without its key a row is nobody's account.
+        Err(Error::ColumnDropped { .. }) if !row.changes(USUAL_BALANCE_COLUMN) => return Ok(()),
         Err(error) => return Err(error),
     };
     if books.is_empty() {

@@ -17,7 +17,8 @@ use pgrx::pg_sys::TEXTOID;
 
 use super::notes::{is_done, leave_unsettled, read_noted, remember_done, take_noted};
 use crate::binding::{
-    Binding, Bound, Kept, LateUsage, Which, bindings, bindings_locked, completed, is_part_of,
+    Binding, Bound, Kept, LateUsage, Which, bindings_and_workflows_locked, bindings_locked,
+    completed, is_part_of,
 };
 use crate::error::Result;
 use crate::postgres::snapshot::Snapshot;
@@ -82,7 +83,7 @@ fn settle_late_usage(call: &TriggerCall) -> Result<()> {
     if is_done(&row.place()) {
         return Ok(());
     }
-    let bounds = match bindings(Which::OfUsage(call.relation()))?.all() {
+    let bounds = match bindings_and_workflows_locked(Which::OfUsage(call.relation()))?.all() {
         Ok(bounds) => bounds,
         Err(error) if error.is_broken_binding() => {
             return leave_unsettled(call, &row.place(), error);

@@ -1,6 +1,6 @@
 //! The trigger on the workflow table that sees a workflow get another id.
 
-use crate::binding::{Bound, Which, bindings};
+use crate::binding::{Bound, Which, bindings_unlocked};
 use crate::error::{Error, Result};
 use crate::postgres::trigger::{TriggerCall, TriggerRow, trigger_function};
 use crate::settle::rename::{self, Ids};
@@ -18,7 +18,7 @@ trigger_function!(
 /// Errors: 39P01 if fired otherwise, 42809 on any other table.
 fn follow_workflow_id(call: &TriggerCall) -> Result<()> {
     let row = call.row()?;
-    let found = match bindings(Which::OfWorkflows(call.relation())) {
+    let found = match bindings_unlocked(Which::OfWorkflows(call.relation())) {
         Ok(found) => found,
         Err(Error::NotAttached) => return Ok(()),
         Err(error) => return Err(error),
