@@ -29,6 +29,11 @@ impl Comparison {
         self.known == 0
     }
 
+    /// Whether nothing that is known has a row there.
+    pub(super) fn has_nothing_of_it(&self) -> bool {
+        self.agree + self.differ == 0
+    }
+
     /// Whether it is the same one. A rebuild has all that there was, but for what was deleted; others with the same
     /// ids have something else under some of them.
     pub(super) fn decide(&self) -> Result<bool> {

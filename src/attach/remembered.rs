@@ -8,7 +8,7 @@
 use pgrx::pg_sys;
 
 use super::beside::share_accounts;
-use super::made_anew;
+use super::made_anew::{self, Comparison};
 use crate::binding::{Binding, Ids, Relation, Spec, Stored, new_ids};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
@@ -148,7 +148,25 @@ fn known_accounts(stored: &[Stored], binding: &Binding, said: Said) -> Result<Op
         };
         return Ok(is_same.then_some(ids.accounts));
     }
+    for spec in specs() {
+        let Some(ids) = spec.ids else { continue };
+        if is_gone(&spec.users)?
+            && follows(made_anew::compare_balances(binding, ids)?, said.accounts)?
+        {
+            return Ok(Some(ids.accounts));
+        }
+    }
     Ok(None)
+}
+
+/// Whether a table takes the place of one that was dropped, and that had another name when it was bound: it may have been
+/// renamed before. Only what is in it can tell.
+fn follows(comparison: Comparison, said: Option<Identity>) -> Result<bool> {
+    match said {
+        _ if comparison.has_nothing_of_it() => Ok(false),
+        Some(identity) => Ok(identity == Identity::Same),
+        None => comparison.decide(),
+    }
 }
 
 /// The binding of these accounts that knows the usage.
@@ -187,7 +205,7 @@ fn known_usage<'a>(
             return Ok((said.usage_ids != Some(Identity::New)).then_some(*spec));
         }
     }
-    for spec in specs {
+    for spec in &specs {
         let Some(ids) = spec.ids else { continue };
         if !is_made_anew(Some(&spec.usage), Some(usage)) || !means_the_same(spec, binding)? {
             continue;
@@ -196,7 +214,16 @@ fn known_usage<'a>(
             Some(identity) => identity == Identity::Same,
             None => made_anew::compare_usage(binding, ids)?.decide()?,
         };
-        return Ok(is_same.then_some(spec));
+        return Ok(is_same.then_some(*spec));
+    }
+    for spec in specs {
+        let Some(ids) = spec.ids else { continue };
+        if is_gone(&spec.usage)?
+            && means_the_same(spec, binding)?
+            && follows(made_anew::compare_usage(binding, ids)?, said.usage_ids)?
+        {
+            return Ok(Some(spec));
+        }
     }
     Ok(None)
 }

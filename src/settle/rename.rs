@@ -202,7 +202,11 @@ pub(crate) fn follow<'a>(bounds: impl Iterator<Item = &'a Bound>) -> Result<()> 
     if !is_any_noted() {
         return Ok(());
     }
-    let changed: Vec<_> = bounds.filter_map(changed).collect();
+    let mut all = Vec::new();
+    for bound in bounds {
+        all.extend(changed(bound)?);
+    }
+    let changed = all;
     let ids: Vec<_> = changed
         .iter()
         .flat_map(|changed| &changed.pairs)
@@ -233,25 +237,29 @@ pub(crate) fn follow<'a>(bounds: impl Iterator<Item = &'a Bound>) -> Result<()> 
 }
 
 /// None if there are none of the binding.
-fn changed(bound: &Bound) -> Option<Changed<'_>> {
+fn changed(bound: &Bound) -> Result<Option<Changed<'_>>> {
     let renamed = renamed(bound.binding.spec.number());
     let mut pairs = BTreeMap::new();
-    let mut ambiguous = BTreeSet::new();
+    let mut parted = BTreeSet::new();
     for Renamed { old, new, .. } in renamed.iter().filter(|one| one.old != one.new) {
-        if pairs
-            .insert(old.clone(), new.clone())
-            .is_some_and(|other| other != *new)
-        {
-            // Rows that shared an id have parted.
-            ambiguous.insert(old.clone());
+        let first = pairs.entry(old.clone()).or_insert_with(|| new.clone());
+        if first != new {
+            parted.insert(old.clone());
         }
     }
-    pairs.retain(|old, _| !ambiguous.contains(old));
-    (!pairs.is_empty()).then_some(Changed {
+    // Rows that shared an id have parted. Where no two rows can share one, the first had it before the transaction, and
+    // the others came in between.
+    if let Some(workflows) = &bound.binding.workflows
+        && !parted.is_empty()
+        && !catalog::is_unique(workflows.table.oid, &workflows.key.column.name)?
+    {
+        pairs.retain(|old, _| !parted.contains(old));
+    }
+    Ok((!pairs.is_empty()).then_some(Changed {
         bound,
         renamed,
         pairs,
-    })
+    }))
 }
 
 /// Those of `pairs`, from old ids to new ones, whose usage is where the new id is.

@@ -326,5 +326,41 @@ SELECT token_balance.attach('users', 'token_usage', 'workflows');
 CALL run('n', 'ann', 500);
 SELECT * FROM users ORDER BY id;
 ROLLBACK;
+-- usage that was renamed, and then made anew under its present name, exempted what waited (DESIGN B18)
+BEGIN;
+CALL platform();
+CALL run('done', 'ann', 100);
+CALL run('open', 'ann', 900, false);
+ALTER TABLE token_usage RENAME TO calls;
+CREATE TABLE rebuilt (LIKE calls);
+INSERT INTO rebuilt TABLE calls;
+DROP TABLE calls;
+ALTER TABLE rebuilt RENAME TO calls;
+SELECT token_balance.attach('users', 'calls', 'workflows');
+UPDATE workflows SET status = 'completed' WHERE id = 'open';
+SELECT * FROM users ORDER BY id;
+SELECT token_balance.refund_workflow('done') ->> 'amount' AS amount;
+SELECT binding_id, usage_name, attached FROM bindings;
+-- users, too
+ALTER TABLE users RENAME TO people;
+CREATE TABLE rebuilt (LIKE people INCLUDING ALL);
+INSERT INTO rebuilt TABLE people;
+DROP TABLE people CASCADE;
+ALTER TABLE rebuilt RENAME TO people;
+SELECT token_balance.attach('people', 'calls', 'workflows');
+SELECT accounts_id, attached FROM bindings;
+SELECT * FROM token_balance.reconcile();
+ROLLBACK;
+-- another one with nothing of it is another one
+BEGIN;
+CALL platform();
+CALL run('done', 'ann', 100);
+DROP TABLE token_usage;
+CREATE TABLE calls (workflow_id text, user_id text, total_tokens integer);
+INSERT INTO calls VALUES ('elsewhere', 'ann', 5);
+SELECT token_balance.attach('users', 'calls', 'workflows');
+SELECT binding_id, usage_name, attached FROM bindings;
+ROLLBACK;
+
 DROP EXTENSION token_balance CASCADE;
 DROP SCHEMA re CASCADE;

@@ -226,6 +226,31 @@ SELECT token_balance.refund_workflow('12') ->> 'amount' AS amount;
 SELECT * FROM state;
 SELECT * FROM token_balance.reconcile();
 
+-- an id that is left by one run, and in the same transaction by a new one, was ambiguous: the first was charged again
+CREATE SCHEMA twice;
+SET search_path = twice, public;
+CREATE TABLE users (id text PRIMARY KEY);
+CREATE TABLE workflows (id text PRIMARY KEY, status text NOT NULL DEFAULT 'running');
+CREATE TABLE token_usage (workflow_id text REFERENCES workflows ON UPDATE CASCADE, user_id text, total_tokens integer);
+INSERT INTO users VALUES ('ann');
+INSERT INTO workflows VALUES ('a');
+SELECT token_balance.attach('users', 'token_usage', 'workflows', name => 'twice');
+INSERT INTO token_usage VALUES ('a', 'ann', 100);
+UPDATE workflows SET status = 'completed';
+BEGIN;
+UPDATE workflows SET id = 'b' WHERE id = 'a';
+INSERT INTO workflows VALUES ('a');
+UPDATE workflows SET id = 'c' WHERE id = 'a';
+COMMIT;
+SELECT workflow_id, charged_tokens FROM token_balance.settlement AS s JOIN token_balance.binding USING (binding_id) WHERE name = 'twice';
+SELECT token_balance.settle_pending(binding => 'twice') ->> 'tokens_used' AS tokens_used;
+SELECT * FROM users;
+SELECT token_balance.detach(name => 'twice');
+SET client_min_messages = error;
+DROP SCHEMA twice CASCADE;
+RESET client_min_messages;
+SET search_path = wr, public;
+
 -- a broken binding refuses no change of the workflow table; the key's type may be changed, and the table is nobody else's
 SELECT name, ok, detail FROM token_balance.verify() WHERE name LIKE '%workflow_id%';
 ALTER TABLE workflows ALTER id TYPE integer;
