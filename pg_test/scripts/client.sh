@@ -14,8 +14,8 @@ export PGDATABASE=client
 run() { # PROGRAM SIZE-OF-THE-SHORT-FORM [OPTION...]
     if [ -n "${SOAK:-}" ]; then "$client" "$1" "${@:3}"; else "$client" "$1" --size "$2" "${@:3}"; fi
 }
-run model 2000
-run model 600 --bindings 2
+run model 2000 --rename-columns
+run model 600 --bindings 2 --rename-columns
 run one-workflow 20
 run mixed 8
 run deadlock 2000
@@ -28,8 +28,8 @@ run layout 20
 # The same money with the options that change who waits for whom.
 export ATTACH="busy_account => 'queue', late_usage => 'settle'"
 echo "attach with $ATTACH"
-run model 1000
-run model 400 --bindings 2
+run model 1000 --rename-columns
+run model 400 --bindings 2 --rename-columns
 run one-workflow 10
 run mixed 5
 run bulk 8
