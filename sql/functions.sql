@@ -1,15 +1,26 @@
 -- The functions that people call. Nobody but the extension's owner may, until it is granted;
 -- token_balance.attach grants the everyday ones to the owner of the users table.
 
-CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
+-- Not one function with a default for the binding: whoever may create in this schema could have one with a single
+-- argument called in its place.
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.text) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_text_wrapper';
+
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.text, binding pg_catalog.name)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_text_wrapper';
 
-CREATE FUNCTION @extschema@.settle_workflow(workflow_id bigint, binding pg_catalog.name DEFAULT NULL)
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id bigint) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_bigint_wrapper';
+
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id bigint, binding pg_catalog.name)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_bigint_wrapper';
 
-CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.uuid, binding pg_catalog.name DEFAULT NULL)
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.uuid) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_uuid_wrapper';
+
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.uuid, binding pg_catalog.name)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_uuid_wrapper';
 
@@ -220,6 +231,9 @@ RETURNS TABLE (
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_wrapper';
 
 REVOKE ALL ON FUNCTION
+    @extschema@.settle_workflow(pg_catalog.text),
+    @extschema@.settle_workflow(bigint),
+    @extschema@.settle_workflow(pg_catalog.uuid),
     @extschema@.settle_workflow(pg_catalog.text, pg_catalog.name),
     @extschema@.settle_workflow(bigint, pg_catalog.name),
     @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name),

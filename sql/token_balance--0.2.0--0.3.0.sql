@@ -50,15 +50,15 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_ledger_wrappe
 -- functions that read other arguments than those of 0.2.0 have names of their own, so a session with the old library
 -- cannot call that library's.
 
-CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.text, binding pg_catalog.name)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_text_wrapper';
 
-CREATE FUNCTION @extschema@.settle_workflow(workflow_id bigint, binding pg_catalog.name DEFAULT NULL)
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id bigint, binding pg_catalog.name)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_bigint_wrapper';
 
-CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.uuid, binding pg_catalog.name DEFAULT NULL)
+CREATE FUNCTION @extschema@.settle_workflow(workflow_id pg_catalog.uuid, binding pg_catalog.name)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_workflow_uuid_wrapper';
 
@@ -283,9 +283,6 @@ SELECT token_balance.upgrade_grants(before::regprocedure, after::regprocedure) F
 DROP FUNCTION token_balance.upgrade_grants(regprocedure, regprocedure);
 
 DROP ROUTINE
-    @extschema@.settle_workflow(text),
-    @extschema@.settle_workflow(bigint),
-    @extschema@.settle_workflow(uuid),
     token_balance.settle_workflows(text[]),
     token_balance.settle_pending(timestamp with time zone, integer),
     token_balance.settle_backlog(integer, boolean),
@@ -531,9 +528,12 @@ ALTER TABLE token_balance.binding ADD COLUMN balance_column name NOT NULL DEFAUL
 
 -- Comments.
 
-COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet. Returns success, previous_balance, tokens_used, new_balance, is_overdraft, workflow_id, status (settled, already_settled, no_usage) and charges. binding: NULL means each one that knows the workflow.';
-COMMENT ON FUNCTION @extschema@.settle_workflow(bigint, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means each one that knows the workflow.';
-COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text). binding: NULL means each one that knows the workflow.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text) IS 'Charge the accounts of a workflow for its usage that was not charged yet. Returns success, previous_balance, tokens_used, new_balance, is_overdraft, workflow_id, status (settled, already_settled, no_usage) and charges.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text, pg_catalog.name) IS 'The same in the binding of this name; NULL means each one that knows the workflow.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(bigint) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text).';
+COMMENT ON FUNCTION @extschema@.settle_workflow(bigint, pg_catalog.name) IS 'The same in the binding of this name; NULL means each one that knows the workflow.';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid) IS 'Charge the accounts of a workflow for its usage that was not charged yet; see settle_workflow(text).';
+COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name) IS 'The same in the binding of this name; NULL means each one that knows the workflow.';
 COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name) IS 'Settle several workflows in one go; one row for each charge. binding: NULL means each one that knows them.';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text, pg_catalog.name) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';

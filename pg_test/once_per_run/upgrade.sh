@@ -186,8 +186,8 @@ check_update() { # OLD
     has 'in the library of the functions, too' "$(cat "$WORK/before.diff")" "^> .*\\\$libdir/token_balance-$version'"
 
     in_server_env "$PG_BIN/pg_dump" "$db" >"$WORK/$old.sql"
-    # All that a role is granted by attach or above has an argument more by now.
-    refused=$(sed -nE 's/^GRANT .* ON FUNCTION ([a-z_.]+)\(.*/ERROR:  function \1/p' "$WORK/$old.sql" | sort -u)
+    # All that a role is granted by attach or above has an argument more by now, but for settle_workflow.
+    refused=$(sed -nE 's/^GRANT .* ON FUNCTION ([a-z_.]+)\(.*/ERROR:  function \1/p' "$WORK/$old.sql" | grep -v 'settle_workflow$' | sort -u)
     kept=$(digest "$db")
 
     # The open session, in the middle of a transaction.
@@ -253,8 +253,6 @@ check_update() { # OLD
     is 'the dump of the updated one is restored' "$(restore "updated_$db" "$WORK/updated.sql")" ''
     is "a dump of $old is restored, but for grants on functions that have an argument more by now" \
         "$(restore "restored_$db" "$WORK/$old.sql" | cut -d '(' -f 1 | sort -u)" "$refused"
-    value "restored_$db" "SELECT format('GRANT EXECUTE ON FUNCTION %s TO app', 'app.settle_workflow(text, name)'::regprocedure)" |
-        psql -d "restored_$db"
     is 'with all that was in it' "$(digest "restored_$db")" "$kept"
     is 'and so is the other' "$(digest "updated_$db")" "$(digest "$db")"
     is 'with what the roles may' "$(as deployer "updated_$db" 'GRANT EXECUTE ON FUNCTION token_balance.attach TO app' && echo granted)" granted

@@ -37,7 +37,7 @@ INSERT INTO app.users SELECT 'u' || i FROM generate_series(1, 20) i;
 INSERT INTO app.token_usage VALUES ('old', 'u1', 1000);
 RESET ROLE;
 CREATE EXTENSION token_balance SCHEMA app;
-GRANT EXECUTE ON FUNCTION app.settle_workflow(text, name) TO regress_tb_dump_app;
+GRANT EXECUTE ON FUNCTION app.settle_workflow(text) TO regress_tb_dump_app;
 INSERT INTO app.workflows SELECT 'w' || i, 'u' || i % 20 + 1, 'running' FROM generate_series(1, 300) i;
 INSERT INTO app.token_usage SELECT id, user_id, length(id) * 7 FROM app.workflows;
 UPDATE app.workflows SET status = 'completed' WHERE id < 'w15';

@@ -8,7 +8,7 @@ use pgrx::{AnyNumeric, JsonB, pg_sys};
 use serde::Serialize;
 
 use super::common::{
-    binding_at, by_id, refuse_read_only, required, signed_tokens, to_json, tokens,
+    binding_at, canonical_workflow, refuse_read_only, required, signed_tokens, to_json, tokens,
 };
 use crate::binding::{
     Book, Which, bindings, bindings_and_users_locked, book, book_and_users_locked,
@@ -197,9 +197,12 @@ fn refund_workflow(
     refuse_read_only(c"token_balance.refund_workflow()");
     let name = binding_at(fcinfo, 4);
     let bounds = bindings_and_users_locked(Which::Named(name.as_deref()))?.or_warn()?;
-    let of: Vec<_> = by_id(bounds, id)
-        .map(|(bound, workflow)| Refundable { bound, workflow })
-        .collect();
+    let is_only = bounds.len() == 1;
+    let of = bounds.into_iter().filter_map(|bound| {
+        let workflow = canonical_workflow(&bound, id, is_only)?;
+        Some(Refundable { bound, workflow })
+    });
+    let of: Vec<_> = of.collect();
     let Some(workflow) = of.first().map(|one| one.workflow.clone()) else {
         return Err(Error::UnknownWorkflow {
             workflow: id.to_owned(),

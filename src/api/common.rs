@@ -4,7 +4,6 @@
 //! nothing is attached; what is wrong with the tables and rows.
 
 use std::ffi::CStr;
-use std::rc::Rc;
 
 use pgrx::datum::Interval;
 use pgrx::pg_sys::TimestampTz;
@@ -32,17 +31,13 @@ pub(super) fn to_json(answer: &impl Serialize) -> Result<JsonB> {
         })
 }
 
-/// The bindings that could know a workflow, each with its canonical id: where there is one alone, a malformed id is its
-/// type's own error.
-pub(super) fn by_id(bounds: Vec<Rc<Bound>>, id: &str) -> impl Iterator<Item = (Rc<Bound>, String)> {
-    let is_only = bounds.len() == 1;
-    bounds.into_iter().filter_map(move |bound| {
-        let workflow = match is_only {
-            true => Some(bound.binding.workflow_id(id)),
-            false => bound.binding.workflow_id_if_possible(id),
-        };
-        workflow.map(|workflow| (bound, workflow))
-    })
+/// The canonical id of a workflow in a binding; None if it can have none by that id. Where the binding is the only one, a
+/// malformed id is its type's own error.
+pub(super) fn canonical_workflow(bound: &Bound, id: &str, is_only: bool) -> Option<String> {
+    match is_only {
+        true => Some(bound.binding.workflow_id(id)),
+        false => bound.binding.workflow_id_if_possible(id),
+    }
 }
 
 /// The argument `binding`, at its place among the arguments of a function; None where none is given.

@@ -1,7 +1,5 @@
 //! settle_workflow, settle_workflows, settle_pending, settle_backlog and exempt_pending.
 
-use std::rc::Rc;
-
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -9,9 +7,9 @@ use pgrx::{JsonB, PgLogLevel, Uuid, pg_sys};
 use serde::Serialize;
 
 use super::common::{
-    at_least_one, before_now, binding_at, by_id, refuse_read_only, required, to_json,
+    at_least_one, before_now, binding_at, canonical_workflow, refuse_read_only, required, to_json,
 };
-use crate::binding::{Bound, Which, bindings_locked, is_one_of_several};
+use crate::binding::{Which, bindings_locked, is_one_of_several};
 use crate::error::{Error, Result};
 use crate::ledger::account;
 use crate::postgres::clock::now;
@@ -121,93 +119,81 @@ fn settle_one(id: Option<&str>, fcinfo: pg_sys::FunctionCallInfo) -> Result<Json
     Ok(answer(id, done)?.to_jsonb())
 }
 
-/// What was settled of which binding.
-type Done = Vec<(Rc<Bound>, Settled)>;
-
 /// Settle workflows in the binding of this name, or in all that know them. One that is broken is left out with a WARNING
 /// where another knows them all. Error P0002 for an id that nobody knows.
-fn settle_ids(ids: &[String], name: Option<&str>) -> Result<Done> {
+fn settle_ids(ids: &[String], name: Option<&str>) -> Result<Vec<Settled>> {
     let found = bindings_locked(Which::Named(name))?;
     if found.whole.is_empty() {
         found.all()?;
         return Ok(Vec::new());
     }
-    let mut works: Vec<_> = found
-        .whole
-        .into_iter()
-        .map(|bound| Work {
-            bound,
-            workflows: Vec::new(),
-            occasion: Occasion::Caller,
-        })
-        .collect();
-    // By place among the ids: in which works it is, and as what.
-    let mut canonical = Vec::with_capacity(ids.len());
-    for id in ids {
-        let bounds = works.iter().map(|work| work.bound.clone()).collect();
-        let of_id: Vec<_> = by_id(bounds, id).collect();
-        for (bound, workflow) in &of_id {
-            let of_binding = |work: &&mut Work| Rc::ptr_eq(&work.bound, bound);
-            if let Some(work) = works.iter_mut().find(of_binding) {
-                work.workflows.push(workflow.clone());
-            }
-        }
-        canonical.push((id, of_id));
-    }
-    let bounds: Vec<_> = works.iter().map(|work| work.bound.clone()).collect();
-    let settled = settle(works)?;
-    let done: Done = bounds.into_iter().zip(settled).collect();
+    let is_only = found.whole.len() == 1;
+    let works = found.whole.into_iter().map(|bound| Work {
+        workflows: ids
+            .iter()
+            .filter_map(|id| canonical_workflow(&bound, id, is_only))
+            .collect(),
+        bound,
+        occasion: Occasion::Caller,
+    });
+    let settled = settle(works.collect())?;
     let mut broken = found.broken.into_iter();
-    for (id, of_id) in canonical {
-        if !is_known(&of_id, &done)? {
-            let workflow = of_id.into_iter().next();
-            let unknown = Error::UnknownWorkflow {
-                workflow: workflow.map_or_else(|| id.clone(), |(_, workflow)| workflow),
-            };
-            // It may be of one that is broken.
-            return Err(broken.next().map_or(unknown, |(_, error)| error));
-        }
+    if let Some(workflow) = unknown(ids, &settled, is_only)? {
+        // It may be of one that is broken.
+        let unknown = Error::UnknownWorkflow { workflow };
+        return Err(broken.next().map_or(unknown, |(_, error)| error));
     }
     for (_, error) in broken {
         error.report(PgLogLevel::WARNING);
     }
-    Ok(done)
+    Ok(settled)
 }
 
-/// Whether one of the bindings knows the workflow.
-fn is_known(of_id: &[(Rc<Bound>, String)], done: &Done) -> Result<bool> {
-    for (bound, workflow) in of_id {
-        let settled = done.iter().find(|(of, _)| Rc::ptr_eq(of, bound));
-        let has_usage = settled.is_some_and(|(_, settled)| {
-            let place = settled
-                .workflows
-                .binary_search_by(|known| known.id.cmp(workflow));
-            place.is_ok_and(|place| settled.workflows[place].has_usage)
-        });
-        if has_usage || usage::workflow_exists(bound, workflow)? {
-            return Ok(true);
+/// The first of the ids that no binding knows.
+fn unknown(ids: &[String], settled: &[Settled], is_only: bool) -> Result<Option<String>> {
+    if let [only] = settled
+        && is_only
+    {
+        for workflow in &only.workflows {
+            if !workflow.has_usage && !usage::workflow_exists(&only.bound, &workflow.id)? {
+                return Ok(Some(workflow.id.clone()));
+            }
         }
+        return Ok(None);
     }
-    Ok(false)
+    'ids: for id in ids {
+        for Settled {
+            bound, workflows, ..
+        } in settled
+        {
+            let Some(id) = canonical_workflow(bound, id, is_only) else {
+                continue;
+            };
+            let place = workflows.binary_search_by(|workflow| workflow.id.cmp(&id));
+            let has_usage = place.is_ok_and(|place| workflows[place].has_usage);
+            if has_usage || usage::workflow_exists(bound, &id)? {
+                continue 'ids;
+            }
+        }
+        return Ok(Some(id.clone()));
+    }
+    Ok(None)
 }
 
-fn answer(id: &str, done: Done) -> Result<Settlement> {
+fn answer(id: &str, done: Vec<Settled>) -> Result<Settlement> {
     let bindings = match is_one_of_several()? {
-        true => done
-            .iter()
-            .map(|(bound, _)| bound.name().to_owned())
-            .collect(),
+        true => done.iter().map(|it| it.bound.name().to_owned()).collect(),
         false => Vec::new(),
     };
     let (mut charges, mut accounts) = (Vec::new(), Vec::new());
     let (mut workflow_id, mut has_usage) = (None, false);
-    for (bound, settled) in done {
+    for settled in done {
         charges.extend(settled.charges);
         for workflow in settled.workflows {
             has_usage |= workflow.has_usage;
             workflow_id.get_or_insert(workflow.id);
             let of_workflow = workflow.accounts.into_iter();
-            accounts.extend(of_workflow.map(|account| (bound.clone(), account)));
+            accounts.extend(of_workflow.map(|account| (settled.bound.clone(), account)));
         }
     }
     let (previous_balance, new_balance) = match (&charges[..], &accounts[..]) {
@@ -262,8 +248,13 @@ fn settle_workflows(
         .ok_or(Error::NullInside { function, argument })?;
     refuse_read_only(c"token_balance.settle_workflows()");
     let mut charges = Vec::new();
-    for (bound, settled) in settle_ids(&ids, binding_at(fcinfo, 1).as_deref())? {
-        let of_binding = settled.charges.into_iter();
+    for Settled {
+        bound,
+        charges: of_binding,
+        ..
+    } in settle_ids(&ids, binding_at(fcinfo, 1).as_deref())?
+    {
+        let of_binding = of_binding.into_iter();
         charges.extend(of_binding.map(|charge| (charge, bound.name().to_owned())));
     }
     let rows = charges.into_iter().map(|(charge, binding)| {

@@ -20,6 +20,7 @@ pub(crate) mod usage;
 pub(crate) mod work;
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use charge::Charge;
 use claim::{Accounted, Claim, accounted_for};
@@ -37,6 +38,7 @@ const CHUNK: usize = 10_000;
 
 /// What a settlement did, of one binding.
 pub(crate) struct Settled {
+    pub(crate) bound: Rc<Bound>,
     /// In the order in which they were made.
     pub(crate) charges: Vec<Charge>,
     /// Each of the workflows once, in order.
@@ -69,21 +71,30 @@ pub(crate) fn settle(mut works: Vec<Work>) -> Result<Vec<Settled>> {
         works.iter().any(|work| needs_locks(&work.bound.binding)),
     );
     let mut claims = Vec::new();
-    let mut settled = Vec::with_capacity(works.len());
+    let mut found = Vec::with_capacity(works.len());
     for (place, work) in works.iter().enumerate() {
         let mut workflows = Vec::with_capacity(work.workflows.len());
         for chunk in work.workflows.chunks(CHUNK) {
             workflows.extend(claim(place, work, chunk, &mut claims)?);
         }
-        settled.push(Settled {
-            charges: Vec::new(),
+        found.push(workflows);
+    }
+    let mut charges = charge::charge(&works, claims)?;
+    // One binding alone is mostly all that there is.
+    let is_of_several = works.len() > 1;
+    let works = works.into_iter().zip(found).enumerate();
+    Ok(works
+        .map(|(place, (Work { bound, .. }, workflows))| Settled {
+            bound,
+            charges: match is_of_several {
+                true => charges
+                    .extract_if(.., |charge| charge.place == place)
+                    .collect(),
+                false => std::mem::take(&mut charges),
+            },
             workflows,
-        });
-    }
-    for charge in charge::charge(&works, claims)? {
-        settled[charge.place].charges.push(charge);
-    }
-    Ok(settled)
+        })
+        .collect())
 }
 
 /// Claim what the workflows have used and nobody has claimed.
