@@ -95,7 +95,7 @@ mod tests {
         add_usage("w", "ann", 1);
         assert_eq!(charge_of("w"), 1);
         assert!(is_true(
-            "'app.settle_workflow(text, name)'::regprocedure IS NOT NULL"
+            "'app.settle_workflow(text)'::regprocedure IS NOT NULL"
         ));
     }
 

@@ -72,7 +72,7 @@ mod tests {
         run("CREATE ROLE tb_unit_clerk;
              GRANT USAGE ON SCHEMA app TO tb_unit_clerk;
              GRANT SELECT, UPDATE ON users TO tb_unit_clerk;
-             GRANT EXECUTE ON FUNCTION settle_workflow(text, name) TO tb_unit_clerk;
+             GRANT EXECUTE ON FUNCTION settle_workflow(text) TO tb_unit_clerk;
              SET LOCAL ROLE tb_unit_clerk;
              UPDATE users SET token_balance = 1 WHERE id = 'ann'");
         run("RESET ROLE");

@@ -816,7 +816,7 @@ SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text)
 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'token_balance'
 JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
 WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL ('{
-    adjust, archive_ledger, attach, attach_again, balance, balance_at, credit, detach, note_completion, note_status,
+    adjust, archive_ledger, attach, attach_again, balance, balance_at, credit, detach, exempt_pending, note_completion, note_status,
     overdrawn_accounts, reconcile, refund_workflow, reset, settle_backlog, settle_pending,
     settle_workflow, settle_workflows, statement, summary, unsettled_usage, usage_state, verify}')";
 
@@ -866,6 +866,9 @@ const ON_PATH: &[OnPath] = &[
     Trapped("SELECT v.name FROM token_balance.verify() AS v LIMIT 1", "binding"),
     Trapped("SELECT u.state FROM token_balance.usage_state() AS u LIMIT 1", "charged"),
     Trapped("SELECT u.state FROM token_balance.unsettled_usage() AS u LIMIT 1", ""),
+    Usual(Do(BOSS, "INSERT INTO token_usage VALUES ('w3', 'ann', 1)")),
+    Trapped("SELECT token_balance.exempt_pending()",
+        r#"{"pairs": 1, "workflows": 1, "tokens_exempt": 1}"#),
     Trapped("SELECT token_balance.attach_again()", ""),
     Trapped("UPDATE public.users SET token_balance = 77 RETURNING 1", "1\n1"),
     Trapped("UPDATE public.users SET id = pg_catalog.concat('x', id) RETURNING 1", "1\n1"),

@@ -17,7 +17,7 @@ CREATE POLICY nothing ON token_usage USING (false) WITH CHECK (true);
 GRANT ALL ON users, token_usage, workflows TO regress_tb_rls_app;
 RESET ROLE;
 CREATE EXTENSION token_balance SCHEMA rl;
-GRANT EXECUTE ON FUNCTION settle_workflow(text, name), token_balance.balance(text, name) TO regress_tb_rls_app;
+GRANT EXECUTE ON FUNCTION settle_workflow(text), token_balance.balance(text, name) TO regress_tb_rls_app;
 GRANT USAGE ON SCHEMA token_balance TO regress_tb_rls_app;
 SELECT name FROM token_balance.verify() WHERE NOT ok;
 -- attach saw the old usage

@@ -67,7 +67,7 @@ SELECT rolname, has_schema_privilege(oid, 'token_balance', 'USAGE') AS usage, ha
 
 -- the GRANT block of the README
 GRANT USAGE ON SCHEMA token_balance TO regress_tb_app, regress_tb_billing, regress_tb_reader;
-GRANT EXECUTE ON FUNCTION settle_workflow(text, name), settle_workflow(bigint, name), settle_workflow(uuid, name), token_balance.balance, token_balance.summary, token_balance.statement TO regress_tb_app;
+GRANT EXECUTE ON FUNCTION settle_workflow(text), settle_workflow(bigint), settle_workflow(uuid), token_balance.balance, token_balance.summary, token_balance.statement TO regress_tb_app;
 GRANT EXECUTE ON FUNCTION token_balance.credit, token_balance.refund_workflow, token_balance.statement, token_balance.balance, token_balance.balance_at TO regress_tb_billing;
 GRANT EXECUTE ON FUNCTION token_balance.balance, token_balance.summary, token_balance.statement, token_balance.balance_at, token_balance.overdrawn_accounts TO regress_tb_reader;
 GRANT SELECT ON token_balance.overdrawn TO regress_tb_reader;
