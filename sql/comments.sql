@@ -139,6 +139,7 @@ COMMENT ON COLUMN token_balance.reference.amount IS 'What was given.';
 COMMENT ON COLUMN token_balance.reference.previous_balance IS 'Balance before.';
 COMMENT ON COLUMN token_balance.reference.new_balance IS 'Balance after.';
 COMMENT ON COLUMN token_balance.reference.workflow_id IS 'Workflow that was refunded.';
+COMMENT ON COLUMN token_balance.reference.binding_id IS 'Binding in which it was; null for a credit, and where it was refunded in several at once.';
 
 COMMENT ON TABLE token_balance.archived_reference IS 'Empty: where a dump of an older version brings its archived references, until they are taken into token_balance.reference.';
 COMMENT ON COLUMN token_balance.archived_reference.user_id IS 'Account, as text.';

@@ -96,6 +96,7 @@ CREATE TABLE token_balance.reference (
     previous_balance bigint NOT NULL,
     new_balance bigint NOT NULL,
     workflow_id pg_catalog.text,
+    binding_id smallint,
     PRIMARY KEY (user_id, accounts_id, reference)
 );
 

@@ -458,14 +458,17 @@ CREATE TABLE token_balance.reference (
     previous_balance bigint NOT NULL,
     new_balance bigint NOT NULL,
     workflow_id text,
+    binding_id smallint,
     PRIMARY KEY (user_id, accounts_id, reference)
 );
 SELECT pg_extension_config_dump('token_balance.reference', '');
 INSERT INTO token_balance.reference
-SELECT 1, user_id, reference, kind, amount, previous_balance, new_balance, workflow_id
+SELECT 1, user_id, reference, kind, amount, previous_balance, new_balance, workflow_id,
+    CASE WHEN kind OPERATOR(pg_catalog.=) 'refund' THEN 1 END
 FROM token_balance.archived_reference
 UNION ALL
-SELECT 1, user_id, reference, kind, amount, previous_balance, new_balance, workflow_id
+SELECT 1, user_id, reference, kind, amount, previous_balance, new_balance, workflow_id,
+    CASE WHEN kind OPERATOR(pg_catalog.=) 'refund' THEN 1 END
 FROM token_balance.ledger WHERE reference IS NOT NULL;
 DELETE FROM token_balance.archived_reference;
 UPDATE token_balance.binding SET singleton = NULL;

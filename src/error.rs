@@ -51,6 +51,11 @@ pub(crate) enum Error {
         name: String,
         names: Vec<String>,
     },
+    /// Whose users table the role may not read; without a name, that is so for each that is attached.
+    BindingOfOthers {
+        name: Option<String>,
+        role: String,
+    },
     /// Where one is meant, and none was named.
     SeveralBindings {
         names: Vec<String>,
@@ -187,6 +192,11 @@ pub(crate) enum Error {
     },
 
     // Charges: see `is_bad_charge`.
+    /// One of those below, where several bindings are attached.
+    ChargeOf {
+        binding: String,
+        error: Box<Error>,
+    },
     UsageOfUnknownAccount {
         workflow: String,
         account: String,
@@ -247,7 +257,7 @@ pub(crate) enum Error {
     CreditOutOfRange {
         what: &'static str,
         account: String,
-        amount: i64,
+        amount: i128,
     },
     RefundTooLarge {
         workflow: String,
@@ -345,7 +355,8 @@ impl Error {
     pub(crate) fn is_bad_charge(&self) -> bool {
         matches!(
             self,
-            Error::UsageOfUnknownAccount { .. }
+            Error::ChargeOf { .. }
+                | Error::UsageOfUnknownAccount { .. }
                 | Error::NoPayer { .. }
                 | Error::SeveralPayers { .. }
                 | Error::BalanceOutOfRange { .. }
@@ -366,6 +377,17 @@ impl Error {
                 | Error::WrongColumnType { .. }
                 | Error::UnsupportedCollation { .. }
         )
+    }
+
+    /// If it is a bad charge, one of this binding.
+    pub(crate) fn of_binding(self, name: &str) -> Self {
+        match self.is_bad_charge() {
+            true => Error::ChargeOf {
+                binding: name.to_owned(),
+                error: Box::new(self),
+            },
+            false => self,
+        }
     }
 
     /// Report at `level`; at ERROR this does not return.
@@ -515,6 +537,18 @@ impl From<Error> for Report {
             )
             .set_detail(format!("Attached: {}.", names.join(", ")))
             .set_hint("SELECT name FROM token_balance.binding WHERE detached_at IS NULL has the names."),
+            Error::BindingOfOthers { name, role } => new_report(
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                match &name {
+                    Some(name) => format!("permission denied for binding \"{name}\""),
+                    None => "permission denied for all bindings".into(),
+                },
+            )
+            .set_detail(format!(
+                "Bindings of several owners are attached, and role \"{role}\" may not read the users table of {}.",
+                if name.is_some() { "this one" } else { "any of them" }
+            ))
+            .set_hint("The owner of the users table may grant SELECT on it."),
             Error::SeveralBindings { names, argument } => new_report(
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "several bindings are attached, and none is named",
@@ -797,6 +831,11 @@ impl From<Error> for Report {
             ),
 
             // Charges: see `is_bad_charge`.
+            Error::ChargeOf { binding, error } => {
+                let report = Report::from(*error);
+                let detail = report.shown.detail().unwrap_or_default().to_owned();
+                report.set_detail(format!("{detail} Binding: \"{binding}\".").trim_start())
+            }
             Error::UsageOfUnknownAccount {
                 workflow,
                 account,

@@ -6,12 +6,13 @@
 //! settled and against the ledger: it goes on where they agree, and where they do not the caller has to say.
 
 use pgrx::pg_sys;
+use pgrx::spi::quote_identifier;
 
 use super::beside::share_accounts;
 use super::made_anew::{self, Comparison};
 use crate::binding::{Binding, Ids, Relation, Spec, Stored, new_ids};
 use crate::error::{Error, Result};
-use crate::postgres::catalog;
+use crate::postgres::catalog::{self, Table};
 
 /// What the caller says of tables that were made anew: whether their ids mean what they meant.
 #[derive(Clone, Copy, Default)]
@@ -151,6 +152,7 @@ fn known_accounts(stored: &[Stored], binding: &Binding, said: Said) -> Result<Op
     for spec in specs() {
         let Some(ids) = spec.ids else { continue };
         if is_gone(&spec.users)?
+            && is_of_schema(&spec.users, &binding.accounts.users)
             && follows(made_anew::compare_balances(binding, ids)?, said.accounts)?
         {
             return Ok(Some(ids.accounts));
@@ -219,6 +221,7 @@ fn known_usage<'a>(
     for spec in specs {
         let Some(ids) = spec.ids else { continue };
         if is_gone(&spec.usage)?
+            && is_of_schema(&spec.usage, &binding.usage)
             && means_the_same(spec, binding)?
             && follows(made_anew::compare_usage(binding, ids)?, said.usage_ids)?
         {
@@ -256,6 +259,13 @@ fn means_the_same(spec: &Spec, binding: &Binding) -> Result<bool> {
 /// Whether another table has the name that one had when it was bound.
 fn is_made_anew(old: Option<&Relation>, new: Option<&Relation>) -> bool {
     matches!((old, new), (Some(old), Some(new)) if old.oid != new.oid && old.name == new.name)
+}
+
+/// Whether a table that is gone was in the schema of this one. Who owns a table elsewhere does not inherit what was known
+/// of others.
+fn is_of_schema(gone: &Relation, table: &Table) -> bool {
+    let schema = format!("{}.", quote_identifier(&table.schema));
+    gone.name.starts_with(&schema)
 }
 
 fn is_same_or_anew(old: Option<&Relation>, new: Option<&Relation>) -> bool {

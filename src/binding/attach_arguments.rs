@@ -163,6 +163,33 @@ impl Spec {
         self.attach_call_with("")
     }
 
+    /// The call that detaches it. Where others are attached, a binding is named.
+    pub(crate) fn detach_call(&self) -> String {
+        match self.is_default() {
+            true => "token_balance.detach()".into(),
+            false => format!("token_balance.detach({})", self.name_argument()),
+        }
+    }
+
+    /// The beginning of a call of attach that gives other arguments.
+    pub(crate) fn attach_with(&self, arguments: &str) -> String {
+        match self.is_default() {
+            true => format!("token_balance.attach({arguments})"),
+            false => format!(
+                "token_balance.attach({arguments}, {})",
+                self.name_argument()
+            ),
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        self.name == "default"
+    }
+
+    fn name_argument(&self) -> String {
+        format!("name => {}", quote_literal(&self.name))
+    }
+
     /// The same with one more argument, unless that is empty.
     pub(crate) fn attach_call_with(&self, more: &str) -> String {
         let usual = Spec::usual();

@@ -27,6 +27,7 @@ use super::parts::is_part_of;
 use super::spec::Spec;
 use super::stored::Stored;
 use crate::error::{Error, Result};
+use crate::postgres::catalog;
 use crate::postgres::datum::c_string;
 use crate::postgres::invalidation::{self, Reading, watch, watch_schema};
 use crate::postgres::lock::lock_relations;
@@ -131,8 +132,30 @@ impl Bound {
 /// One that is attached, or what is wrong with it.
 struct Attached {
     spec: Spec,
+    /// Whether there are others whose accounts have another owner.
+    is_guarded: bool,
     book: Result<Rc<Book>>,
     bound: Result<Rc<Bound>>,
+}
+
+impl Attached {
+    /// Whether a call of the current role may be about it. Who may call a function may do so for all accounts that it
+    /// finds, which is right as long as they are one owner's. Where tenants share a database, it is for the accounts of
+    /// those tables that the role may read.
+    fn may_be_used(&self) -> bool {
+        if !self.is_guarded {
+            return true;
+        }
+        let role = security::current_user();
+        match &self.book {
+            Ok(book) => {
+                let users = &book.accounts.users;
+                catalog::acts_for(role, users.owner) || catalog::may_select(role, users.oid)
+            }
+            // Whose it was, nobody knows.
+            Err(_) => catalog::is_superuser(role),
+        }
+    }
 }
 
 /// All that are attached, in the order of their numbers.
@@ -237,6 +260,14 @@ pub(crate) fn bindings_unlocked(which: Which) -> Result<Found> {
         if !which.is(&attached.spec)? {
             continue;
         }
+        if let Which::Named(name) = which
+            && !attached.may_be_used()
+        {
+            match name {
+                Some(name) => return Err(not_yours(Some(name))),
+                None => continue,
+            }
+        }
         match whole(attached) {
             Ok(bound) => found.whole.push(bound),
             Err(error) => found.broken.push((attached.spec.name.clone(), error)),
@@ -244,6 +275,7 @@ pub(crate) fn bindings_unlocked(which: Which) -> Result<Found> {
     }
     match (which, found.whole.first()) {
         (Which::Named(Some(name)), None) if found.broken.is_empty() => Err(unknown(name, &present)),
+        (Which::Named(None), None) if found.broken.is_empty() => Err(not_yours(None)),
         (_, Some(first)) => {
             first.follow();
             Ok(found)
@@ -288,35 +320,42 @@ fn read_users(book: &Rc<Book>) {
 
 fn book_unlocked(name: Option<&str>) -> Result<Rc<Book>> {
     let present = present()?;
-    let attached = match name {
-        None if has_one_book(&present) => &present[0],
+    let attached = match (name, &each_of_accounts(&present).collect::<Vec<_>>()[..]) {
+        (None, [one]) => one,
         _ => only(name, &present)?,
     };
-    let book = attached.book.clone().map_err(|_| fault(attached))?;
-    require_balance(&book, &attached.spec)?;
+    let book = usable_book(attached)?;
     security::follow(&book.accounts.paths);
     Ok(book)
 }
 
-fn has_one_book(present: &Present) -> bool {
-    let accounts = |attached: &Attached| attached.spec.ids.map(|ids| ids.accounts);
-    let first = accounts(&present[0]);
-    present.iter().all(|attached| accounts(attached) == first)
+/// The accounts that the binding of this name charges; without one, all that there are, each once, with a WARNING for
+/// what cannot be used. Errors: as [`bound`]; and what is wrong, if none can be used.
+pub(crate) fn books(name: Option<&str>) -> Result<Vec<Rc<Book>>> {
+    if name.is_some() {
+        return Ok(vec![book(name)?]);
+    }
+    let books = whole_books(None)?;
+    usable_names()?;
+    for attached in each_of_accounts(&present()?) {
+        match usable_book(attached) {
+            Err(error) if books.is_empty() => return Err(error),
+            Err(error) => error.report(PgLogLevel::WARNING),
+            Ok(_) => {}
+        }
+    }
+    Ok(books)
 }
 
-/// The accounts that the binding of this name charges; without one, all that there are, each once. Errors: as [`bound`].
-pub(crate) fn books(name: Option<&str>) -> Result<Vec<Rc<Book>>> {
+/// The same without a word.
+pub(crate) fn whole_books(name: Option<&str>) -> Result<Vec<Rc<Book>>> {
     if name.is_some() {
         return Ok(vec![book(name)?]);
     }
     let books = || -> Result<Vec<Rc<Book>>> {
         let present = present()?;
-        let books = each_of_accounts(&present).map(|attached| {
-            let book = attached.book.clone().map_err(|_| fault(attached))?;
-            require_balance(&book, &attached.spec)?;
-            Ok(book)
-        });
-        books.collect()
+        let books = each_of_accounts(&present).map(usable_book);
+        Ok(books.filter_map(Result::ok).collect())
     };
     let tables = |books: &Vec<Rc<Book>>| -> Vec<_> {
         let tables = books.iter().map(|book| book.accounts.users.oid);
@@ -325,12 +364,18 @@ pub(crate) fn books(name: Option<&str>) -> Result<Vec<Rc<Book>>> {
     look_until_locked(books, |books| books.iter().for_each(read_users), tables)
 }
 
+fn usable_book(attached: &Attached) -> Result<Rc<Book>> {
+    let book = attached.book.clone().map_err(|_| fault(attached))?;
+    require_balance(&book, &attached.spec)?;
+    Ok(book)
+}
+
 /// The accounts of this users table, or of the one that it is a partition of: one per balance column, which may be
 /// gone. What the triggers on users want.
 pub(crate) fn books_of(relation: pg_sys::Oid) -> Result<Vec<Rc<Book>>> {
     let present = present()?;
     let mut books = Vec::new();
-    for attached in each_of_accounts(&present) {
+    for attached in one_per_accounts(present.iter()) {
         if is_part_of(relation, attached.spec.users.oid)? {
             books.push(attached.book.clone().map_err(|_| fault(attached))?);
         }
@@ -338,24 +383,48 @@ pub(crate) fn books_of(relation: pg_sys::Oid) -> Result<Vec<Rc<Book>>> {
     Ok(books)
 }
 
+/// Those that a call may be about, one for each accounts.
 fn each_of_accounts(present: &[Attached]) -> impl Iterator<Item = &Attached> {
+    one_per_accounts(usable(present))
+}
+
+fn one_per_accounts<'a>(
+    attached: impl Iterator<Item = &'a Attached>,
+) -> impl Iterator<Item = &'a Attached> {
     let mut seen = BTreeSet::new();
-    present
-        .iter()
-        .filter(move |attached| seen.insert(attached.spec.ids.map(|ids| ids.accounts)))
+    attached.filter(move |attached| seen.insert(attached.spec.ids.map(|ids| ids.accounts)))
+}
+
+/// Those that a call may be about.
+fn usable(present: &[Attached]) -> impl Iterator<Item = &Attached> {
+    present.iter().filter(|attached| attached.may_be_used())
+}
+
+/// The names of those that a call may be about; None if these are all. Error: 42501 if there are none.
+pub(crate) fn usable_names() -> Result<Option<Vec<String>>> {
+    let present = present()?;
+    match names(&present) {
+        names if names.is_empty() => Err(not_yours(None)),
+        names if names.len() < present.len() => Ok(Some(names)),
+        _ => Ok(None),
+    }
 }
 
 fn only<'a>(name: Option<&str>, present: &'a Present) -> Result<&'a Attached> {
-    match (name, &present[..]) {
-        (None, [only]) => Ok(only),
-        (None, _) => Err(Error::SeveralBindings {
-            names: names(present),
-            argument: "binding",
-        }),
-        (Some(name), all) => all
-            .iter()
-            .find(|attached| attached.spec.name == name)
-            .ok_or_else(|| unknown(name, present)),
+    let Some(name) = name else {
+        return match &usable(present).collect::<Vec<_>>()[..] {
+            [] => Err(not_yours(None)),
+            [only] => Ok(only),
+            _ => Err(Error::SeveralBindings {
+                names: names(present),
+                argument: "binding",
+            }),
+        };
+    };
+    match present.iter().find(|attached| attached.spec.name == name) {
+        Some(attached) if attached.may_be_used() => Ok(attached),
+        Some(_) => Err(not_yours(Some(name))),
+        None => Err(unknown(name, present)),
     }
 }
 
@@ -366,8 +435,16 @@ fn unknown(name: &str, present: &Present) -> Error {
     }
 }
 
-fn names(present: &Present) -> Vec<String> {
-    let names = present.iter().map(|attached| attached.spec.name.clone());
+/// With no name, none of them is.
+fn not_yours(name: Option<&str>) -> Error {
+    Error::BindingOfOthers {
+        name: name.map(str::to_owned),
+        role: catalog::role_name(security::current_user()),
+    }
+}
+
+fn names(present: &[Attached]) -> Vec<String> {
+    let names = usable(present).map(|attached| attached.spec.name.clone());
     names.collect()
 }
 
@@ -457,7 +534,21 @@ fn read() -> Result<Present> {
         let bound = accounts
             .and_then(|accounts| Binding::resolve_with(spec.clone(), accounts))
             .and_then(|binding| Ok(bound_of(binding, book.clone()?, &before)));
-        present.push(Attached { spec, book, bound });
+        present.push(Attached {
+            spec,
+            is_guarded: false,
+            book,
+            bound,
+        });
+    }
+    let books = present
+        .iter()
+        .filter_map(|attached| attached.book.as_ref().ok());
+    let owners: BTreeSet<_> = books
+        .map(|book| book.accounts.users.owner.to_u32())
+        .collect();
+    for attached in &mut present {
+        attached.is_guarded = owners.len() > 1;
     }
     let present = Rc::new(present);
     PRESENT.set(Some(present.clone()));

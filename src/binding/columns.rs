@@ -385,13 +385,14 @@ impl<'a> Named<'a> {
     fn dropped(&self, table: &Table, told: &str, is_name_taken: bool) -> Error {
         let hint = match is_name_taken {
             true => format!(
-                "If that is the right column, call token_balance.detach(), then {}: it goes on where it was.",
+                "If that is the right column, call {}, then {}: it goes on where it was.",
+                self.spec.detach_call(),
                 self.spec.attach_call()
             ),
             false => format!(
-                "Call token_balance.detach(), then token_balance.attach({} => ...) with the right column: it goes \
-                 on where it was.",
-                self.argument
+                "Call {}, then {} with the right column: it goes on where it was.",
+                self.spec.detach_call(),
+                self.spec.attach_with(&format!("{} => ...", self.argument))
             ),
         };
         Error::ColumnDropped {

@@ -23,7 +23,7 @@ mod stored;
 pub(crate) use bound::{
     Book, Bound, Kept, Which, bindings, bindings_and_users_locked, bindings_and_workflows_locked,
     bindings_locked, bindings_unlocked, book, book_and_users_locked, books, books_of, bound,
-    bound_and_alone, is_one_of_several, lock_out_settlements,
+    bound_and_alone, is_one_of_several, lock_out_settlements, usable_names, whole_books,
 };
 pub(crate) use faults::Parts;
 pub(crate) use model::{Accounts, Binding, Completion, Key, Payer, Workflows, numeric_scale};

@@ -196,11 +196,16 @@ fn dropped(spec: &Spec, what: &'static str, relation: &Relation) -> Error {
             spec.attach_call()
         ),
         (true, false) => {
-            "Call token_balance.attach() with another workflow table: it goes on with \
-                          that one where it was."
-                .into()
+            format!(
+                "Call {} with another workflow table: it goes on with that one where it was.",
+                spec.attach_with("workflows => ...")
+            )
         }
-        (false, false) => "Call token_balance.attach() with the tables that exist.".into(),
+        (false, false) => format!(
+            "Call {} with the tables that exist, or {}.",
+            spec.attach_with("users => ..., usage => ..."),
+            spec.detach_call()
+        ),
     };
     Error::RelationDropped {
         what,

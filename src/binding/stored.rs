@@ -158,7 +158,8 @@ impl Spec {
     /// It is no longer attached, and there is nothing of it to be remembered.
     pub(crate) fn forget(&self) -> Result<()> {
         let _owner = RunAs::owner(extension_owner()?);
-        delete_row(self.ids)
+        delete_row(self.ids)?;
+        tell_other_sessions()
     }
 
     /// It is no longer attached, and is remembered: a binding of the same usage goes on where it was.
@@ -170,8 +171,9 @@ impl Spec {
         spi::command(&format!(
             "UPDATE token_balance.binding AS b SET detached_at = pg_catalog.now() WHERE {} true",
             Ids::of_binding(self.ids, "b")
-        ))
-        .map(drop)
+        ))?;
+        // No trigger may be left whose table would tell them.
+        tell_other_sessions()
     }
 }
 

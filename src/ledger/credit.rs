@@ -63,12 +63,7 @@ pub(crate) fn credit(
             });
         }
     }
-    let of = Of {
-        kind: Kind::Credit,
-        workflow: None,
-        binding: None,
-    };
-    let given = give(book, of, account, amount, remarks)?;
+    let given = give(book, Kind::Credit, account, &[Part::of(amount)], remarks)?;
     Ok(Outcome {
         given: vec![given],
         replayed: false,
@@ -78,45 +73,60 @@ pub(crate) fn credit(
 /// Change a balance by hand, by an amount above or below zero. An entry without a note would look like one of
 /// a statement from outside.
 pub(crate) fn adjust(book: &Book, account: &str, amount: i64, note: Option<&str>) -> Result<Given> {
-    let of = Of {
-        kind: Kind::Adjustment,
-        workflow: None,
-        binding: None,
-    };
     let remarks = Remarks {
         reference: None,
         note: Some(note.unwrap_or("token_balance.adjust()").to_owned()),
     };
-    give(book, of, account, amount, &remarks)
+    give(
+        book,
+        Kind::Adjustment,
+        account,
+        &[Part::of(amount)],
+        &remarks,
+    )
 }
 
-/// What tokens are given for.
+/// A part of what is given at once; each has an entry of its own.
 #[derive(Clone, Copy)]
-pub(crate) struct Of<'a> {
-    pub(crate) kind: Kind,
+pub(crate) struct Part<'a> {
+    /// Tokens.
+    pub(crate) amount: i64,
     /// The workflow that is refunded, and the number of its binding.
     pub(crate) workflow: Option<&'a str>,
     pub(crate) binding: Option<i16>,
 }
 
-/// Give tokens to an account, whose queued charges are paid first. A reference is remembered with it.
+impl Part<'_> {
+    /// Of no workflow.
+    fn of(amount: i64) -> Self {
+        Part {
+            amount,
+            workflow: None,
+            binding: None,
+        }
+    }
+}
+
+/// Give tokens to an account, whose queued charges are paid first. A reference is remembered with it: what was given
+/// in all.
 pub(crate) fn give(
     book: &Book,
-    of: Of,
+    kind: Kind,
     account: &str,
-    amount: i64,
+    parts: &[Part],
     remarks: &Remarks,
 ) -> Result<Given> {
     busy::drain(book, account)?;
+    let lines = parts.iter().map(|part| Line {
+        amount: part.amount,
+        workflow: part.workflow.map(str::to_owned),
+        binding: part.binding,
+        actor: actor(),
+    });
     let change = Change {
-        kind: of.kind,
+        kind,
         account: account.to_owned(),
-        lines: vec![Line {
-            amount,
-            workflow: of.workflow.map(str::to_owned),
-            binding: of.binding,
-            actor: actor(),
-        }],
+        lines: lines.collect(),
         reference: remarks.reference.clone(),
         note: remarks.note.clone(),
     };
@@ -124,7 +134,7 @@ pub(crate) fn give(
         Ok(Changed { previous, new }) => Given {
             binding: Some(book.accounts.binding.clone()),
             account: account.to_owned(),
-            amount,
+            amount: new - previous,
             previous_balance: previous,
             new_balance: new,
         },
@@ -135,17 +145,22 @@ pub(crate) fn give(
         }
         Err(Refusal::OutOfRange) => {
             return Err(Error::CreditOutOfRange {
-                what: match of.kind {
+                what: match kind {
                     Kind::Adjustment => "an adjustment",
                     _ => "a credit",
                 },
                 account: account.to_owned(),
-                amount,
+                amount: parts.iter().map(|part| i128::from(part.amount)).sum(),
             });
         }
     };
     if let Some(reference) = &remarks.reference {
-        reference::remember(book, reference, of.kind, &given, of.workflow)?;
+        let workflow = parts.iter().find_map(|part| part.workflow);
+        let binding = match parts {
+            [only] => only.binding,
+            _ => None,
+        };
+        reference::remember(book, reference, kind, &given, workflow, binding)?;
     }
     Ok(given)
 }

@@ -4,7 +4,7 @@
 //! ledger's trigger; and it goes with the account when that gets another id, so that whoever gets the old id
 //! next replays nothing of a stranger's.
 
-use pgrx::pg_sys::{INT8OID, TEXTOID};
+use pgrx::pg_sys::{INT2OID, INT8OID, TEXTOID};
 
 use super::change::{Given, Kind};
 use crate::binding::{Book, Kept, own};
@@ -28,17 +28,17 @@ impl Kept<Book> for Statements {
         let accounts = book.accounts.id.unwrap_or(0);
         let find = match book.accounts.id {
             Some(_) => format!(
-                "SELECT r.kind, r.amount, r.previous_balance, r.new_balance, r.workflow_id \
-                 FROM token_balance.reference AS r WHERE {} r.user_id OPERATOR(pg_catalog.=) $1 \
+                "SELECT r.kind, r.amount, r.previous_balance, r.new_balance, r.workflow_id, \
+                 r.binding_id FROM token_balance.reference AS r WHERE {} r.user_id OPERATOR(pg_catalog.=) $1 \
                  AND r.reference OPERATOR(pg_catalog.=) $2",
                 own("r")
             ),
             // The catalog of an older version: there the ledger has them.
-            None => "SELECT l.kind, l.amount, l.previous_balance, l.new_balance, l.workflow_id \
-                     FROM token_balance.ledger AS l WHERE l.user_id OPERATOR(pg_catalog.=) $1 \
+            None => "SELECT l.kind, l.amount, l.previous_balance, l.new_balance, l.workflow_id, \
+                     NULL::smallint FROM token_balance.ledger AS l WHERE l.user_id OPERATOR(pg_catalog.=) $1 \
                      AND l.reference OPERATOR(pg_catalog.=) $2 UNION ALL \
-                     SELECT r.kind, r.amount, r.previous_balance, r.new_balance, r.workflow_id \
-                     FROM token_balance.archived_reference AS r \
+                     SELECT r.kind, r.amount, r.previous_balance, r.new_balance, r.workflow_id, \
+                     NULL::smallint FROM token_balance.archived_reference AS r \
                      WHERE r.user_id OPERATOR(pg_catalog.=) $1 \
                      AND r.reference OPERATOR(pg_catalog.=) $2"
                 .into(),
@@ -48,11 +48,11 @@ impl Kept<Book> for Statements {
             remember: Statement::new(
                 &format!(
                     "INSERT INTO token_balance.reference (accounts_id, user_id, reference, kind, \
-                     amount, previous_balance, new_balance, workflow_id) \
-                     VALUES ({accounts}, $1, $2, $3, $4, $5, $6, $7)"
+                     amount, previous_balance, new_balance, workflow_id, binding_id) \
+                     VALUES ({accounts}, $1, $2, $3, $4, $5, $6, $7, $8)"
                 ),
                 &[
-                    TEXTOID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, TEXTOID,
+                    TEXTOID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, TEXTOID, INT2OID,
                 ],
             ),
             drop_taken: Statement::new(
@@ -82,6 +82,8 @@ impl Kept<Book> for Statements {
 pub(crate) struct Referenced {
     pub(crate) kind: String,
     pub(crate) workflow: Option<String>,
+    /// The number of the binding in which a workflow was refunded; None if that was in several at once.
+    pub(crate) binding: Option<i16>,
     pub(crate) given: Given,
 }
 
@@ -120,6 +122,7 @@ pub(crate) fn find(book: &Book, account: &str, reference: &str) -> Result<Option
     Ok(Some(Referenced {
         kind: row.text(0).to_owned(),
         workflow: row.owned(4),
+        binding: row.number(5),
         given: Given {
             binding: Some(book.accounts.binding.clone()),
             account: account.to_owned(),
@@ -137,6 +140,7 @@ pub(super) fn remember(
     kind: Kind,
     given: &Given,
     workflow: Option<&str>,
+    binding: Option<i16>,
 ) -> Result<()> {
     if book.accounts.id.is_none() {
         return Ok(());
@@ -150,6 +154,7 @@ pub(super) fn remember(
         Arg::Int8(given.previous_balance),
         Arg::Int8(given.new_balance),
         Arg::OptionalText(workflow),
+        Arg::OptionalInt2(binding),
     ];
     book.kept::<Statements>()
         .remember
@@ -192,9 +197,10 @@ fn take_in_older(book: &Book) -> Result<()> {
 pub(crate) fn take_in_all() -> Result<()> {
     spi::command(
         "INSERT INTO token_balance.reference (accounts_id, user_id, reference, kind, amount, \
-         previous_balance, new_balance, workflow_id) \
+         previous_balance, new_balance, workflow_id, binding_id) \
          SELECT 1, o.user_id, o.reference, o.kind, o.amount, o.previous_balance, o.new_balance, \
-         o.workflow_id FROM (SELECT r.user_id, r.reference, r.kind, r.amount, r.previous_balance, \
+         o.workflow_id, CASE WHEN o.kind OPERATOR(pg_catalog.=) 'refund' \
+         THEN 1 END FROM (SELECT r.user_id, r.reference, r.kind, r.amount, r.previous_balance, \
          r.new_balance, r.workflow_id FROM token_balance.archived_reference AS r UNION ALL \
          SELECT l.user_id, l.reference, l.kind, l.amount, l.previous_balance, l.new_balance, \
          l.workflow_id FROM token_balance.ledger AS l WHERE l.reference IS NOT NULL \

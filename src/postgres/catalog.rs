@@ -330,6 +330,19 @@ pub(crate) fn acts_for(role: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(role, owner) }
 }
 
+pub(crate) fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache lookup.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Whether `role` may SELECT from the table, whatever it may in its schema.
+pub(crate) fn may_select(role: pg_sys::Oid, relation: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache lookup; a table that is gone would be an error, which pgrx raises as the server does.
+    let found =
+        unsafe { pg_sys::pg_class_aclcheck(relation, role, pg_sys::ACL_SELECT as pg_sys::AclMode) };
+    found == pg_sys::AclResult::ACLCHECK_OK
+}
+
 /// The name of a role, unquoted.
 pub(crate) fn role_name(role: pg_sys::Oid) -> String {
     // SAFETY: with `true`, a role that does not exist gives null instead of an error; else the

@@ -16,7 +16,7 @@ use super::problem::{Problem, Problems};
 use super::stale_saves::stale_saves;
 use super::verify::{Check, ledger_guard, verify_triggers};
 use crate::binding::own::{self, extension_owner, own_tables};
-use crate::binding::{Binding, Book, Bound, Payer, Which, bindings, books};
+use crate::binding::{Binding, Book, Bound, Payer, Which, bindings, usable_names, whole_books};
 use crate::error::{Error, Result};
 use crate::ledger::change::Kind;
 use crate::ledger::entries::last_entry_sql;
@@ -44,11 +44,19 @@ pub(crate) fn reconcile(name: Option<&str>) -> Result<Problems> {
         Box::new(|| Ok(failed(vec![ledger_guard()?], None))),
     ];
     // Balances are there whatever has become of the other tables.
-    let books = books(name).unwrap_or_default();
+    let books = whole_books(name).unwrap_or_default();
     // What is wrong with balances is told under one name of those that charge them.
-    let meant = name.map(|name| {
+    let named = match name {
+        Some(name) => Some(vec![name.to_owned()]),
+        None => match usable_names() {
+            Err(error @ Error::BindingOfOthers { .. }) => return Err(error),
+            // What cannot be read is told below.
+            names => names.unwrap_or_default(),
+        },
+    };
+    let meant = named.map(|names| {
         let of_accounts = books.iter().map(|book| book.accounts.binding.clone());
-        Vec::from_iter(of_accounts.chain([name.to_owned()]))
+        Vec::from_iter(of_accounts.chain(names))
     });
     for book in books {
         let balances = book.clone();
@@ -69,7 +77,9 @@ pub(crate) fn reconcile(name: Option<&str>) -> Result<Problems> {
                 checks.push(Box::new(move || Ok(one(broken_binding(Some(name), error)))));
             }
         }
-        Err(error @ Error::UnknownBinding { .. }) => return Err(error),
+        Err(error @ (Error::UnknownBinding { .. } | Error::BindingOfOthers { .. })) => {
+            return Err(error);
+        }
         Err(error) => checks.push(Box::new(move || Ok(one(broken_binding(None, error))))),
     }
     let problems = checks.into_iter().flat_map(|check| match check() {

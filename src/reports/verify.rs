@@ -6,7 +6,7 @@ use crate::attach::plausible;
 use crate::attach::trigger_ddl::{Trigger, triggers};
 use crate::binding::own::extension_schema;
 use crate::binding::search_path::{Untrusted, Who};
-use crate::binding::{Binding, Completion, Payer, Spec, Stored, Workflows};
+use crate::binding::{Binding, Completion, Payer, Spec, Stored, Workflows, usable_names};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
 use crate::postgres::security::{Following, NOTHING_ELSE, RunAs, SearchPath};
@@ -52,9 +52,23 @@ pub(crate) fn verify(name: Option<&str>) -> Result<Vec<Check>> {
         .iter()
         .filter_map(|(_, binding)| binding.as_ref().ok().cloned())
         .collect();
-    let is_meant = |spec: &Spec| name.is_none_or(|name| name == spec.name);
+    // A table's triggers are those of all bindings; what a role may not use it is not told.
+    let usable = match resolved.is_empty() {
+        true => None,
+        false => usable_names()?,
+    };
+    let is_usable = |spec: &Spec| {
+        usable
+            .as_ref()
+            .is_none_or(|names| names.contains(&spec.name))
+    };
+    let is_meant = |spec: &Spec| name.is_none_or(|name| name == spec.name) && is_usable(spec);
     let mut checks = Vec::new();
-    let names: Vec<_> = resolved.iter().map(|(spec, _)| spec.name.clone()).collect();
+    let names = resolved.iter().map(|(spec, _)| spec);
+    let names = names
+        .filter(|spec| is_usable(spec))
+        .map(|spec| spec.name.clone());
+    let names: Vec<_> = names.collect();
     for (spec, binding) in resolved {
         if !is_meant(&spec) {
             continue;
@@ -150,8 +164,12 @@ fn statuses(binding: &Binding) -> Result<Option<Check>> {
     };
     let completed = &binding.spec.completed_statuses;
     let name = format!("statuses of {}", table.sql);
-    let hint = "Name the completed ones: call token_balance.detach(), then attach with \
-                completed_statuses; it goes on where it was.";
+    let hint = format!(
+        "Name the completed ones: call {}, then {}; it goes on where it was.",
+        binding.spec.detach_call(),
+        binding.spec.attach_with("..., completed_statuses => ...")
+    );
+    let hint = hint.as_str();
     if status.is_enum {
         let labels = catalog::enum_labels(status.base_type)?;
         if !completed.iter().any(|bound| labels.contains(bound)) {
@@ -197,8 +215,10 @@ fn newest_usage(binding: &Binding) -> Result<Vec<Check>> {
                 "none of the newest {} ids in {} is in the workflow table",
                 newest.ids, binding.usage.sql
             ),
-            "The wrong key may be bound: compare the two columns, then call token_balance.detach(), and \
-             attach with the right ones.",
+            format!(
+                "The wrong key may be bound: compare the two columns, then call {}, and attach with the right ones.",
+                binding.spec.detach_call()
+            ),
         ));
     }
     if newest.unowned > 0 {

@@ -1,8 +1,6 @@
 //! Charging: what was claimed is deducted from the balances, one UPDATE per account for all of its
 //! workflows.
 
-use pgrx::PgLogLevel;
-
 use super::claim::{self, Claim};
 use super::work::Work;
 use crate::binding::{Book, Bound};
@@ -163,11 +161,9 @@ impl Due<'_> {
                     tokens,
                 },
             };
-            if !self.works[claim.place].occasion.tolerates(&error) {
-                return Err(error);
-            }
-            claim::release(self.bound(claim), claim)?;
-            error.report(PgLogLevel::WARNING);
+            let bound = self.bound(claim);
+            self.works[claim.place].occasion.warn(bound, error)?;
+            claim::release(bound, claim)?;
         }
         Ok(())
     }

@@ -95,6 +95,30 @@ pub(crate) fn lock_workflows<'a>(workflows: impl Iterator<Item = &'a String>, is
     }
 }
 
+/// Take the locks of those that nobody else has, and leave the others out: for who holds some already, and must not wait.
+/// Whether there was room for all of them.
+pub(crate) fn try_lock_workflows<'a>(workflows: impl Iterator<Item = &'a mut Vec<String>>) -> bool {
+    if holds_all_workflows() {
+        return true;
+    }
+    let mut has_room = true;
+    for workflows in workflows {
+        workflows.retain(|id| {
+            let object = workflow(hash(id));
+            if holds(object, EXCLUSIVE) {
+                return true;
+            }
+            has_room &= taken() < MAX_LOCKS;
+            let is_locked = has_room && try_lock(object, EXCLUSIVE);
+            if is_locked {
+                note_taken();
+            }
+            is_locked
+        });
+    }
+    has_room
+}
+
 /// The locks of a transaction that has changed the ids of workflows, on the old and the new ones. A settlement of an old
 /// id would not find what has moved, so those that go without locks are kept out, and where there are very many ids,
 /// all settlements are.

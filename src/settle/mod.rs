@@ -141,7 +141,7 @@ fn claim_once(
         {
             let claim = checked_claim(bound, workflow, account, tokens, settled);
             let claim = claim.map(|claim| Claim { place, ..claim });
-            found.extend(occasion.or_warn(claim)?);
+            found.extend(occasion.or_warn(bound, claim)?);
         }
         all.push(Workflow {
             id: workflow.clone(),
@@ -180,7 +180,7 @@ fn outstanding(
             if tokens <= 0 {
                 return Ok(Vec::new());
             }
-            let account = occasion.or_warn(payer(bound, workflow, occasion, tokens))?;
+            let account = occasion.or_warn(bound, payer(bound, workflow, occasion, tokens))?;
             account
                 .map(|account| (account, tokens))
                 .into_iter()

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use pgrx::PgLogLevel;
 
+use crate::binding::{Bound, is_one_of_several};
 use crate::error::{Error, Result};
 
 /// On what occasion workflows are settled.
@@ -23,19 +24,28 @@ pub(crate) enum Occasion {
 impl Occasion {
     /// Whether usage with this error just stays unsettled, with a warning: a completion is not refused for a
     /// bad charge.
-    pub(crate) fn tolerates(&self, error: &Error) -> bool {
+    fn tolerates(&self, error: &Error) -> bool {
         !matches!(self, Occasion::Caller) && error.is_bad_charge()
     }
 
     /// The value; or None with a warning where the error is tolerated.
-    pub(super) fn or_warn<T>(&self, result: Result<T>) -> Result<Option<T>> {
+    pub(super) fn or_warn<T>(&self, bound: &Bound, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(error) if self.tolerates(&error) => {
-                error.report(PgLogLevel::WARNING);
-                Ok(None)
-            }
-            Err(error) => Err(error),
+            Err(error) => self.warn(bound, error).map(|()| None),
         }
+    }
+
+    /// A warning, where the error is tolerated. Where several bindings are attached it says which one it is of.
+    pub(super) fn warn(&self, bound: &Bound, error: Error) -> Result<()> {
+        let error = match is_one_of_several().unwrap_or(false) {
+            true => error.of_binding(bound.name()),
+            false => error,
+        };
+        if !self.tolerates(&error) {
+            return Err(error);
+        }
+        error.report(PgLogLevel::WARNING);
+        Ok(())
     }
 }

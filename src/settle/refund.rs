@@ -1,6 +1,5 @@
 //! Refunds: what a workflow was charged is given back to the accounts that paid.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::pg_sys::{INT8OID, TEXTOID};
@@ -10,8 +9,8 @@ use super::rename;
 use crate::binding::{Bound, Kept};
 use crate::error::{Error, Result};
 use crate::ledger::change::{Given, Kind};
-use crate::ledger::credit::{Of, Outcome, Remarks, give};
-use crate::ledger::reference;
+use crate::ledger::credit::{Outcome, Part, Remarks, give};
+use crate::ledger::reference::{self, Referenced};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::value::{Arg, Row};
@@ -88,48 +87,93 @@ pub(crate) fn refund(
             names: paid.iter().map(|it| it.bound.name().to_owned()).collect(),
         });
     }
-    let mut shares = Vec::new();
-    let (mut given, mut is_replayed) = (Vec::new(), !paid.is_empty());
-    for paid in &paid {
-        match paid.earlier(remarks, amount)? {
-            Some(earlier) => given.extend(earlier),
-            None => {
-                shares.extend(paid.share_out(amount)?);
-                is_replayed = false;
-            }
-        }
-    }
     if paid.is_empty() {
         return Ok(None);
     }
+    let (mut given, is_done) = earlier(&paid, remarks, amount)?;
+    let is_any_done = is_done.contains(&true);
+    let mut shares = Vec::new();
+    for (paid, _) in paid.iter().zip(&is_done).filter(|(_, is_done)| !**is_done) {
+        shares.extend(paid.share_out(amount)?);
+    }
     shares.sort_by(|a, b| a.order().cmp(&b.order()));
-    for Share {
-        bound,
-        workflow,
-        account,
-        tokens,
-    } in shares
-    {
-        let of = Of {
-            kind: Kind::Refund,
-            workflow: Some(workflow),
-            binding: bound.binding.spec.ids.map(|ids| ids.binding),
-        };
-        let one = give(&bound.book, of, account, tokens, remarks)?;
-        given.push(of_binding(bound, one));
+    // What an account gets from several bindings is one change of its balance, and one use of the reference.
+    for shares in shares.chunk_by(|a, b| a.order() == b.order()) {
+        let parts: Vec<_> = shares.iter().map(Share::part).collect();
+        let (book, account) = (&shares[0].bound.book, shares[0].account);
+        let mut after = give(book, Kind::Refund, account, &parts, remarks)?.previous_balance;
+        given.extend(shares.iter().map(|share| {
+            let before = after;
+            after += share.tokens;
+            Given {
+                binding: Some(share.bound.name().to_owned()),
+                account: account.to_owned(),
+                amount: share.tokens,
+                previous_balance: before,
+                new_balance: after,
+            }
+        }));
     }
     Ok(Some(Outcome {
         given,
-        replayed: is_replayed,
+        replayed: is_any_done && shares.is_empty(),
     }))
 }
 
-/// Bindings of the same accounts have one book.
-fn of_binding(bound: &Bound, given: Given) -> Given {
-    Given {
-        binding: Some(bound.name().to_owned()),
-        ..given
+/// What earlier calls with this reference gave, to each account once, and which of `paid` have such an account: they are
+/// done. Error 23505 if the reference was used for anything but refunds of this workflow, in one of these bindings or in
+/// several of them.
+fn earlier(
+    paid: &[Paid],
+    remarks: &Remarks,
+    amount: Option<i64>,
+) -> Result<(Vec<Given>, Vec<bool>)> {
+    let (mut given, mut is_done) = (Vec::new(), vec![false; paid.len()]);
+    let Some(reference) = &remarks.reference else {
+        return Ok((given, is_done));
+    };
+    let mut payers = Vec::new();
+    for (place, paid) in paid.iter().enumerate() {
+        let accounts = paid.payments.iter();
+        payers.extend(accounts.map(|it| (account_order(paid.bound, &it.account), place)));
     }
+    payers.sort_unstable();
+    for payers in payers.chunk_by(|a, b| a.0 == b.0) {
+        let ((_, account, _), first) = payers[0];
+        reference::lock_reference(account, reference);
+        let Some(entry) = reference::find(&paid[first].bound.book, account, reference)? else {
+            continue;
+        };
+        let mut of_binding = None;
+        for (_, place) in payers {
+            is_done[*place] = true;
+            if paid[*place].is_named_by(&entry, payers.len())? {
+                of_binding = Some(paid[*place].bound.name().to_owned());
+            }
+        }
+        let Some(name) = of_binding else {
+            return Err(entry.conflict(account, reference));
+        };
+        given.push(Given {
+            binding: entry.binding.map(|_| name),
+            ..entry.given
+        });
+    }
+    let total: i128 = given.iter().map(|one| i128::from(one.amount)).sum();
+    match amount.map(i128::from) {
+        Some(amount) if !given.is_empty() && amount != total => Err(Error::RefundReferenceUsed {
+            workflow: paid[0].workflow.to_owned(),
+            reference: reference.to_owned(),
+            amount: total,
+        }),
+        _ => Ok((given, is_done)),
+    }
+}
+
+/// In which order accounts are locked.
+fn account_order<'a>(bound: &Bound, account: &'a str) -> (u32, &'a str, Option<i16>) {
+    let accounts = &bound.book.accounts;
+    (accounts.users.oid.to_u32(), account, accounts.id)
 }
 
 /// What was paid for a workflow in one binding.
@@ -148,10 +192,16 @@ struct Share<'a> {
 }
 
 impl Share<'_> {
-    /// In which order accounts are locked.
     fn order(&self) -> (u32, &str, Option<i16>) {
-        let accounts = &self.bound.book.accounts;
-        (accounts.users.oid.to_u32(), self.account, accounts.id)
+        account_order(self.bound, self.account)
+    }
+
+    fn part(&self) -> Part<'_> {
+        Part {
+            amount: self.tokens,
+            workflow: Some(self.workflow),
+            binding: self.bound.binding.spec.ids.map(|ids| ids.binding),
+        }
     }
 }
 
@@ -171,19 +221,18 @@ impl<'a> Paid<'a> {
         Ok(None)
     }
 
-    /// What an earlier call with this reference gave.
-    fn earlier(&self, remarks: &Remarks, amount: Option<i64>) -> Result<Option<Vec<Given>>> {
-        let Some(reference) = &remarks.reference else {
-            return Ok(None);
+    /// Whether the entry is a refund of this workflow in this binding, or in several of which it is one.
+    fn is_named_by(&self, entry: &Referenced, several: usize) -> Result<bool> {
+        let number = self.bound.binding.spec.ids.map(|ids| ids.binding);
+        let is_of_binding = match entry.binding {
+            Some(binding) => number == Some(binding),
+            None => number.is_none() || several > 1,
         };
-        let earlier = refunds_with(self.bound, self.workflow, &self.payments, reference)?;
-        match earlier.is_empty() {
-            true => Ok(None),
-            false => {
-                let given = replay(self.workflow, earlier, amount, reference)?;
-                let given = given.into_iter();
-                Ok(Some(given.map(|one| of_binding(self.bound, one)).collect()))
+        match &entry.workflow {
+            Some(of) if is_of_binding && entry.kind == Kind::Refund.name() => {
+                rename::is_same_workflow(self.bound, of, self.workflow)
             }
+            _ => Ok(false),
         }
     }
 
@@ -290,49 +339,4 @@ fn write_refund(bound: &Bound, workflow: &str, account: &str, share: i64) -> Res
             workflow: workflow.to_owned(),
         }),
     }
-}
-
-/// The entries of the payers that have the reference already; other than refunds of this workflow
-/// they are a conflict.
-fn refunds_with(
-    bound: &Bound,
-    workflow: &str,
-    payments: &[Payment],
-    reference: &str,
-) -> Result<HashMap<String, Given>> {
-    let mut found = HashMap::new();
-    for Payment { account, .. } in payments {
-        reference::lock_reference(account, reference);
-        let Some(entry) = reference::find(&bound.book, account, reference)? else {
-            continue;
-        };
-        let is_of_workflow = match entry.workflow.as_deref() {
-            Some(of) => rename::is_same_workflow(bound, of, workflow)?,
-            None => false,
-        };
-        if entry.kind != Kind::Refund.name() || !is_of_workflow {
-            return Err(entry.conflict(account, reference));
-        }
-        found.insert(account.clone(), entry.given);
-    }
-    Ok(found)
-}
-
-fn replay(
-    workflow: &str,
-    earlier: HashMap<String, Given>,
-    amount: Option<i64>,
-    reference: &str,
-) -> Result<Vec<Given>> {
-    let mut given: Vec<_> = earlier.into_values().collect();
-    given.sort_unstable_by(|a, b| a.account.cmp(&b.account));
-    let total: i128 = given.iter().map(|one| i128::from(one.amount)).sum();
-    if amount.is_some_and(|amount| i128::from(amount) != total) {
-        return Err(Error::RefundReferenceUsed {
-            workflow: workflow.to_owned(),
-            reference: reference.to_owned(),
-            amount: total,
-        });
-    }
-    Ok(given)
 }

@@ -11,7 +11,7 @@ use pgrx::pg_sys::TimestampTz;
 use serde::Serialize;
 
 use super::claim;
-use super::lock::{lock_workflows, needs_locks};
+use super::lock::{lock_workflows, needs_locks, try_lock_workflows};
 use super::occasion::Occasion;
 use super::old_usage::tell_of_old_usage;
 use super::rename;
@@ -260,7 +260,7 @@ impl Sweep {
 ///
 /// What is found is settled as one. Settled a part at a time, the locks of the second part would be
 /// waited for with the accounts of the first one held, for which the holders of those locks wait.
-/// There is a second part only where charges of the first were bad.
+/// There is a second part only where nothing of the first could be charged, of what is locked by nobody else.
 pub(crate) fn settle_pending(
     name: Option<&str>,
     moments: Moments,
@@ -274,18 +274,19 @@ pub(crate) fn settle_pending(
         .collect::<Result<_>>()?;
     let mut swept = Swept::default();
     // What cannot be charged does not count, or it would stand in the way for ever.
-    let mut room = max_workflows;
+    let room = max_workflows;
     gather(&mut sweeps, room)?;
     let works = take(&sweeps, room);
     lock_workflows(
         works.iter().flat_map(|work| &work.workflows),
-        works.iter().any(|work| needs_locks(&work.bound.binding)),
+        // Of all of them: what comes after this part waits for none.
+        sweeps.iter().any(|sweep| needs_locks(&sweep.bound.binding)),
     );
     for book in books_of(&sweeps) {
         swept.applied += busy::drain_all(&book)?;
     }
-    while room > 0 {
-        let works = take(&sweeps, room);
+    for part in 1.. {
+        let mut works = take(&sweeps, room);
         if works.is_empty() {
             break;
         }
@@ -296,15 +297,17 @@ pub(crate) fn settle_pending(
                 sweep.found.retain(|id| !is_taken(id));
             }
         }
+        let has_room =
+            part == 1 || try_lock_workflows(works.iter_mut().map(|it| &mut it.workflows));
         swept.settle(works)?;
-        room = max_workflows - swept.workflows;
-        if room == 0 {
+        if swept.workflows > 0 || !has_room {
             for sweep in &sweeps {
                 swept.more |= sweep.has_more()?;
             }
-        } else {
-            gather(&mut sweeps, room)?;
+            swept.more |= !has_room;
+            break;
         }
+        gather(&mut sweeps, room)?;
     }
     for sweep in sweeps {
         sweep.pending.cursor.close()?;

@@ -69,15 +69,15 @@ trigger_function!(
 /// triggers that attach makes.
 ///
 /// A charge that is bad (unknown account, out of range) is a WARNING and stays unsettled. Errors:
-/// 39P01 if fired otherwise, 42809 on any other table, 55000 if nothing is attached, or what is wrong with one of the
-/// bindings: a run is settled in all of them, or in none.
+/// 39P01 if fired otherwise, 42809 on any other table, 55000 if nothing is attached, or what is wrong with the
+/// bindings. One that is broken among others is a WARNING, and the run waits there.
 fn settle_on_completion(call: &TriggerCall) -> Result<()> {
     let row = call.row()?;
     if is_done(&row.place()) {
         return Ok(());
     }
     let relation = call.relation();
-    let bounds = match bindings_locked(Which::OfWorkflows(relation))?.all() {
+    let bounds = match bindings_locked(Which::OfWorkflows(relation))?.or_warn() {
         Ok(bounds) => bounds,
         Err(error @ Error::KeyTypeChanged { .. }) => {
             return leave_unsettled(call, &row.place(), error);
