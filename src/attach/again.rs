@@ -9,8 +9,10 @@ use crate::error::Result;
 ///
 /// Errors: 55000 if nothing is attached, 42704 if none has the name, 22023 if several are attached and none is named.
 pub(crate) fn attach_again(name: Option<&str>) -> Result<()> {
-    let mut spec = chosen("binding", name)?.told_present_names();
+    let mut spec = chosen("binding", name)?.told_present_names()?;
     // What is stored is brought to the types of now.
     spec.spellings = None;
+    // What is kept stays as it is, also where it names a schema that has another name by now.
+    spec.search_path = None;
     attach(spec, false, Said::default()).map(drop)
 }

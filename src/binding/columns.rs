@@ -200,7 +200,13 @@ impl Spec {
     }
 
     /// Told anew, by the present names.
-    pub(crate) fn told_present_names(mut self) -> Self {
+    pub(crate) fn told_present_names(mut self) -> Result<Self> {
+        let workflows = self.workflows.iter_mut();
+        for relation in workflows.chain([&mut self.usage, &mut self.users]) {
+            if let Some(table) = catalog::table(relation.oid)? {
+                relation.name = table.sql;
+            }
+        }
         let mut columns = std::mem::take(&mut self.columns);
         for argument in ARGUMENTS {
             let names = argument.columns(&self);
@@ -214,7 +220,7 @@ impl Spec {
             }
         }
         self.columns = columns;
-        self
+        Ok(self)
     }
 
     /// Read the numbers of the columns that it names.

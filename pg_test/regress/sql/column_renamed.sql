@@ -284,6 +284,16 @@ ALTER TABLE token_usage ADD x text;
 SELECT complete(5);
 TABLE problems;
 ROLLBACK;
+
+-- a schema that the kept search_path names
+BEGIN;
+CALL platform();
+ALTER SCHEMA cr RENAME TO cr_later;
+SELECT token_balance.attach_again();
+SELECT name, ok, detail FROM token_balance.verify() WHERE NOT ok OR name = 'search_path';
+SET LOCAL search_path = cr_later, public;
+SELECT complete(1);
+ROLLBACK;
 SELECT 'token_balance.bound_column'::regclass = ANY (extconfig) AS is_dumped FROM pg_extension WHERE extname = 'token_balance';
 
 DROP EXTENSION token_balance CASCADE;
