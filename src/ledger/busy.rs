@@ -107,9 +107,14 @@ pub(crate) fn drain(book: &Book, account: &str) -> Result<usize> {
 }
 
 fn drain_account(book: &Book, account: &str) -> Result<usize> {
-    if !run_hold(book, &book.kept::<Statements>().hold, account)? {
-        return Ok(0);
+    match run_hold(book, &book.kept::<Statements>().hold, account)? {
+        true => apply_all(book, account),
+        false => Ok(0),
     }
+}
+
+/// Apply all that the queue has for an account whose row is held.
+fn apply_all(book: &Book, account: &str) -> Result<usize> {
     let mut applied = 0;
     loop {
         let some = apply(book, account)?;
@@ -118,6 +123,19 @@ fn drain_account(book: &Book, account: &str) -> Result<usize> {
             return Ok(applied);
         }
     }
+}
+
+/// The same of all accounts whose row nobody else holds: for who holds accounts already, and must not wait. What is left is
+/// the next one's.
+pub(crate) fn drain_idle(book: &Book) -> Result<usize> {
+    let (accounts, _) = queue::totals_as_of(book, Snapshot::Statement)?;
+    let mut applied = 0;
+    for account in &accounts {
+        if hold_unless_busy(book, account)? {
+            applied += apply_all(book, account)?;
+        }
+    }
+    Ok(applied)
 }
 
 /// Drain the queue of all accounts, in order. How many charges that were. Whatever the option says:

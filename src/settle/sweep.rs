@@ -21,11 +21,11 @@ use super::usage::usage_groups_sql;
 use super::work::Work;
 use crate::binding::{Binding, Book, Bound, Which, bindings_locked, bindings_unlocked, completed};
 use crate::error::{Error, Result};
-use crate::ledger::busy;
+use crate::ledger::{busy, queue};
 use crate::postgres::commit::MayCommit;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::notice::notice;
-use crate::postgres::snapshot::Snapshot;
+use crate::postgres::snapshot::{Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, Row, texts};
 
@@ -282,8 +282,13 @@ pub(crate) fn settle_pending(
         // Of all of them: what comes after this part waits for none.
         sweeps.iter().any(|sweep| needs_locks(&sweep.bound.binding)),
     );
-    for book in books_of(&sweeps) {
-        swept.applied += busy::drain_all(&book)?;
+    let books = books_of(&sweeps);
+    // Where no charge waits for its account, the queue's do before there is any. Where one may, accounts that are held
+    // already would be out of its order.
+    let is_queue_first =
+        books.iter().all(|book| queue::is_used(book)) || uses_transaction_snapshot();
+    for book in books.iter().filter(|_| is_queue_first) {
+        swept.applied += busy::drain_all(book)?;
     }
     for part in 1.. {
         let mut works = take(&sweeps, room);
@@ -308,6 +313,9 @@ pub(crate) fn settle_pending(
             break;
         }
         gather(&mut sweeps, room)?;
+    }
+    for book in books.iter().filter(|_| !is_queue_first) {
+        swept.applied += busy::drain_idle(book)?;
     }
     for sweep in sweeps {
         sweep.pending.cursor.close()?;
