@@ -621,6 +621,7 @@ COMMENT ON COLUMN token_balance.reference.amount IS 'What was given.';
 COMMENT ON COLUMN token_balance.reference.previous_balance IS 'Balance before.';
 COMMENT ON COLUMN token_balance.reference.new_balance IS 'Balance after.';
 COMMENT ON COLUMN token_balance.reference.workflow_id IS 'Workflow that was refunded.';
+COMMENT ON COLUMN token_balance.reference.binding_id IS 'Binding in which it was; null for a credit, and where it was refunded in several at once.';
 COMMENT ON TABLE token_balance.exemption IS 'Who has forgiven usage that waited, by token_balance.exempt_pending(): a row per call that exempted some.';
 COMMENT ON COLUMN token_balance.exemption.binding_id IS 'Binding whose usage it was.';
 COMMENT ON COLUMN token_balance.exemption.exempted_at IS 'When it was exempted.';

@@ -315,7 +315,9 @@ value >/dev/null granted "$tables CREATE TABLE workflows (id text PRIMARY KEY, s
     CREATE VIEW of_ann AS SELECT token_balance.balance('ann')"
 has 'what depends on a function that is another one is named' "$(update granted)" 'view public.of_ann depends on function token_balance.balance\(text\)'
 is 'and nothing is changed' "$(version_of granted)" 0.2.0
-value granted 'DROP VIEW of_ann' >/dev/null
+value granted 'DROP VIEW of_ann; ALTER EXTENSION token_balance DROP VIEW token_balance.overdrawn' >/dev/null
+has 'a view of that name that is not the extension'"'"'s is not replaced' "$(update granted)" 'view token_balance.overdrawn is not a member of extension'
+value granted 'ALTER EXTENSION token_balance ADD VIEW token_balance.overdrawn' >/dev/null
 is 'without it, it is updated' "$(update granted; version_of granted)" "$version"
 is 'the grants are there' "$(as app granted "SELECT user_id FROM token_balance.overdrawn; SELECT token_balance.balance('ann') ->> 'token_balance'; CALL token_balance.settle_backlog()")" 'ann
 -5'
