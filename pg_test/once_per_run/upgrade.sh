@@ -335,6 +335,16 @@ is 'late usage at once: a statement is settled as one' "$(value late "INSERT INT
     SELECT string_agg(workflow_id || ' ' || amount, ', ' ORDER BY entry_id) FROM token_balance.ledger")" '999988
 w1 -8, w2 -4'
 
+psql -c 'CREATE DATABASE refunded'
+value >/dev/null refunded "$tables CREATE TABLE workflows (id text PRIMARY KEY, status text); CREATE EXTENSION token_balance VERSION '0.2.0';
+    INSERT INTO users VALUES ('ann'); INSERT INTO token_usage VALUES ('w1', 'ann', 7); INSERT INTO workflows VALUES ('w1', 'completed');
+    SELECT token_balance.refund_workflow('w1', 3, 'ticket'), token_balance.credit('ann', 5, 'paid')"
+is 'references: updated' "$(update refunded)" ''
+is 'a refund and a credit are made once' "$(value refunded "SELECT token_balance.refund_workflow('w1', 3, 'ticket') -> 'replayed', token_balance.credit('ann', 5, 'paid') -> 'replayed';
+    SELECT token_balance.refund_workflow('w1', reference => 'rest') -> 'amount'; SELECT token_balance FROM users")" 'true|true
+4
+1000005'
+
 psql -c 'CREATE DATABASE set_before'
 value >/dev/null set_before "$tables CREATE TABLE workflows (id text PRIMARY KEY, status text, is_over boolean); CREATE EXTENSION token_balance VERSION '0.1.0';
     CREATE FUNCTION finish() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.is_over THEN NEW.status := \$\$done\$\$; END IF; RETURN NEW; END';
