@@ -508,7 +508,15 @@ fn present() -> Result<Present> {
 /// Read the bindings anew. What was kept stays if it is of what is the same still.
 fn read() -> Result<Present> {
     let reading = Reading::begin();
-    let specs = Stored::attached()?;
+    let mut resolved = Vec::new();
+    for spec in Stored::attached()? {
+        watch_all(&spec);
+        let accounts = Accounts::resolve(&spec);
+        let binding = accounts
+            .clone()
+            .and_then(|accounts| Binding::resolve_with(spec.clone(), accounts));
+        resolved.push((spec, accounts, binding));
+    }
     let own = own::own_tables()?;
     // Also where nothing is attached: attach says so by one of them.
     watch([
@@ -520,9 +528,7 @@ fn read() -> Result<Present> {
     ]);
     let before = PRESENT.with_borrow(Clone::clone).unwrap_or_default();
     let mut present: Vec<Attached> = Vec::new();
-    for spec in specs {
-        watch_all(&spec);
-        let accounts = Accounts::resolve(&spec);
+    for (spec, accounts, binding) in resolved {
         let of_same_accounts = present.iter().find(|attached| {
             attached.spec.ids.map(|ids| ids.accounts) == spec.ids.map(|ids| ids.accounts)
         });
@@ -531,9 +537,7 @@ fn read() -> Result<Present> {
             (_, Ok(accounts)) => Ok(book_of(accounts, &own, &before)),
             (_, Err(error)) => Err(error.clone()),
         };
-        let bound = accounts
-            .and_then(|accounts| Binding::resolve_with(spec.clone(), accounts))
-            .and_then(|binding| Ok(bound_of(binding, book.clone()?, &before)));
+        let bound = binding.and_then(|binding| Ok(bound_of(binding, book.clone()?, &before)));
         present.push(Attached {
             spec,
             is_guarded: false,
