@@ -16,7 +16,6 @@ use crate::binding::{
 };
 use crate::error::{Error, Result};
 use crate::ledger::account;
-
 use crate::ledger::credit::{self, Remarks};
 use crate::reports::{overdrawn, statement, summary};
 use crate::settle::refund::{self, Refundable};

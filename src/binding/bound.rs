@@ -561,12 +561,10 @@ fn read() -> Result<Present> {
 }
 
 fn book_of(accounts: &Accounts, own: &OwnTables, before: &[Attached]) -> Rc<Book> {
-    let same = before
+    let mut books = before
         .iter()
         .filter_map(|attached| attached.book.as_ref().ok());
-    let same = same
-        .into_iter()
-        .find(|book| book.accounts == *accounts && book.own == *own);
+    let same = books.find(|book| book.accounts == *accounts && book.own == *own);
     same.cloned().unwrap_or_else(|| {
         Rc::new(Book {
             accounts: accounts.clone(),
@@ -577,12 +575,10 @@ fn book_of(accounts: &Accounts, own: &OwnTables, before: &[Attached]) -> Rc<Book
 }
 
 fn bound_of(binding: Binding, book: Rc<Book>, before: &[Attached]) -> Rc<Bound> {
-    let same = before
+    let mut bounds = before
         .iter()
         .filter_map(|attached| attached.bound.as_ref().ok());
-    let same = same
-        .into_iter()
-        .find(|bound| bound.binding == binding && Rc::ptr_eq(&bound.book, &book));
+    let same = bounds.find(|bound| bound.binding == binding && Rc::ptr_eq(&bound.book, &book));
     same.cloned().unwrap_or_else(|| {
         Rc::new(Bound {
             book,

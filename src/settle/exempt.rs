@@ -8,6 +8,7 @@ use super::CHUNK;
 use super::claim::{Accounted, accounted_for, read_settled};
 use super::lock::{lock_workflows, needs_locks};
 use super::rename;
+use super::sweep::{BATCH, unsettled};
 use super::usage::{Usage, payers, usage_groups_sql};
 use crate::binding::{Binding, Bound, Kept, Which, bindings_locked, bound};
 use crate::error::{Error, Result};
@@ -15,10 +16,7 @@ use crate::ledger::change::actor;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::snapshot::{Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi::{self, Statement};
-use crate::postgres::value::{Arg, Row, texts};
-
-/// Groups of usage that are read at a time.
-const BATCH: usize = 1_000;
+use crate::postgres::value::{Arg, Row};
 
 /// What was exempted.
 #[derive(Default)]
@@ -141,20 +139,7 @@ fn waiting(bound: &Bound, until: Option<TimestampTz>) -> Result<Vec<String>> {
         if groups.is_empty() {
             break;
         }
-        let mut workflows = texts(&groups, 0);
-        workflows.sort_unstable();
-        workflows.dedup();
-        let settled = read_settled(bound, &workflows)?;
-        let settled: HashMap<_, _> = workflows.iter().zip(&settled).collect();
-        for group in &groups {
-            let workflow = group.text(0).to_owned();
-            let done = settled
-                .get(&workflow)
-                .map_or(0, |settled| accounted_for(settled, group.get(1)));
-            if group.amount::<i128>(2)? > done {
-                found.insert(workflow);
-            }
-        }
+        found.extend(unsettled(bound, &groups)?);
     }
     cursor.close()?;
     Ok(found.into_iter().collect())

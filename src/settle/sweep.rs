@@ -30,7 +30,7 @@ use crate::postgres::spi;
 use crate::postgres::value::{Arg, Row, texts};
 
 /// Groups of usage that are read at a time.
-const BATCH: usize = 1_000;
+pub(super) const BATCH: usize = 1_000;
 
 /// What a sweep did.
 #[derive(Default, Serialize)]
@@ -123,7 +123,7 @@ fn settled_before_sql(binding: &Binding) -> String {
 }
 
 /// Of usage by workflow and account, the workflows of which some is not accounted for, in order.
-fn unsettled(bound: &Bound, groups: &[Row]) -> Result<Vec<String>> {
+pub(super) fn unsettled(bound: &Bound, groups: &[Row]) -> Result<Vec<String>> {
     let mut workflows = texts(groups, 0);
     workflows.sort_unstable();
     workflows.dedup();
