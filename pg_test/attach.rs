@@ -128,7 +128,6 @@ mod tests {
                 "a_sequence",
             ),
             ("'a_type', 'token_usage'", "42809", "a_type"),
-            ("'users', 'a_view'", "42809", "a_view"),
             (
                 "'users', 'token_usage', 'a_sequence'",
                 "42809",

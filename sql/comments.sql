@@ -88,6 +88,8 @@ COMMENT ON COLUMN token_balance.binding.account_ids IS 'How stored account ids a
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
 COMMENT ON COLUMN token_balance.binding.outside_changes IS 'What a statement that is not the extension''s may do to a balance: record (change it, with an adjustment in the ledger), keep (nothing) or refuse (it is an error).';
 COMMENT ON COLUMN token_balance.binding.balance_column IS 'Column of the users table that holds the balance.';
+COMMENT ON COLUMN token_balance.binding.usage_definition IS 'What the usage view said when it was attached; null: the usage is a table.';
+COMMENT ON COLUMN token_balance.binding.usage_rule IS 'Checksum of the same as the server stores it, which a rename does not change.';
 
 COMMENT ON COLUMN token_balance.binding.binding_id IS 'Number of the binding; settlements have it.';
 COMMENT ON COLUMN token_balance.binding.name IS 'Name of the binding.';

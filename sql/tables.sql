@@ -44,6 +44,8 @@ CREATE TABLE token_balance.binding (
     account_ids pg_catalog.text,
     outside_changes pg_catalog.text NOT NULL DEFAULT 'record',
     balance_column pg_catalog.name NOT NULL DEFAULT 'token_balance',
+    usage_definition pg_catalog.text,
+    usage_rule pg_catalog.text,
     PRIMARY KEY (binding_id)
 );
 

@@ -537,6 +537,7 @@ ALTER TABLE token_balance.binding ADD COLUMN outside_changes text NOT NULL DEFAU
 
 -- The column that holds the balance.
 ALTER TABLE token_balance.binding ADD COLUMN balance_column name NOT NULL DEFAULT 'token_balance';
+ALTER TABLE token_balance.binding ADD COLUMN usage_definition text, ADD COLUMN usage_rule text;
 
 -- Comments.
 
@@ -573,6 +574,8 @@ COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on
 COMMENT ON COLUMN token_balance.overdrawn.binding IS 'Name of the binding.';
 COMMENT ON COLUMN token_balance.binding.users IS 'Table of accounts; it has the balance column.';
 COMMENT ON COLUMN token_balance.binding.balance_column IS 'Column of the users table that holds the balance.';
+COMMENT ON COLUMN token_balance.binding.usage_definition IS 'What the usage view said when it was attached; null: the usage is a table.';
+COMMENT ON COLUMN token_balance.binding.usage_rule IS 'Checksum of the same as the server stores it, which a rename does not change.';
 COMMENT ON COLUMN token_balance.binding.workflow_ids IS 'How stored workflow ids are spelled: as text, uuid or integer; null: as the usage spells them.';
 COMMENT ON COLUMN token_balance.binding.account_ids IS 'How stored account ids are spelled: as text, uuid or integer; null: as the users table spells them.';
 COMMENT ON TABLE token_balance.workflow_alias IS 'Ids that a workflow has had, with one row each. Ledger entries keep the id that they were made with.';

@@ -8,6 +8,9 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::spi::quote_literal;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+/// What [`Error::RelationDropped`] is about, of a view.
+pub(crate) const USAGE_VIEW: &str = "usage view";
+
 /// What can go wrong.
 #[derive(Debug, Clone)]
 pub(crate) enum Error {
@@ -44,6 +47,27 @@ pub(crate) enum Error {
         relation: String,
         column: String,
         type_name: String,
+    },
+    /// Usage that is a view with what may give another answer to the same rows.
+    UnsteadyView {
+        relation: String,
+        functions: Vec<String>,
+    },
+    /// The same, whose tables have policies.
+    ViewHidesRows {
+        relation: String,
+        table: String,
+        role: String,
+    },
+    /// The same, of an owner who has not the rights of the users table's.
+    ViewOfOthers {
+        relation: String,
+        owner: String,
+        users_owner: String,
+    },
+    /// The same, which says something else than when it was attached.
+    ViewReplaced {
+        relation: String,
     },
     TooManyBindings,
     /// None of those that are attached.
@@ -369,6 +393,9 @@ impl Error {
             self,
             Error::RelationDropped { .. }
                 | Error::KeyTypeChanged { .. }
+                | Error::UnsteadyView { .. }
+                | Error::ViewHidesRows { .. }
+                | Error::ViewOfOthers { .. }
                 | Error::WrongRelationKind { .. }
                 | Error::Distributed { .. }
                 | Error::ColumnMissing { .. }
@@ -376,6 +403,23 @@ impl Error {
                 | Error::BalanceColumnMissing { .. }
                 | Error::WrongColumnType { .. }
                 | Error::UnsupportedCollation { .. }
+        )
+    }
+
+    /// Whether runs complete all the same, with a warning, and wait for the sweep: what is wrong can be put right with
+    /// nothing lost, and comes of changes to which no run is a party.
+    pub(crate) fn lets_runs_complete(&self) -> bool {
+        matches!(
+            self,
+            Error::KeyTypeChanged { .. }
+                | Error::UnsteadyView { .. }
+                | Error::ViewHidesRows { .. }
+                | Error::ViewOfOthers { .. }
+                // Where a column is to go, a migration makes the view anew.
+                | Error::RelationDropped {
+                    what: USAGE_VIEW,
+                    ..
+                }
         )
     }
 
@@ -526,6 +570,56 @@ impl From<Error> for Report {
                  are written anew, or it would be charged twice.",
             )
             .set_hint("Call token_balance.attach_again(), then token_balance.settle_pending()."),
+            Error::UnsteadyView {
+                relation,
+                functions,
+            } => new_report(
+                ERRCODE_INVALID_OBJECT_DEFINITION,
+                format!("view {relation} may show other tokens for the same rows"),
+            )
+            .set_detail(format!("It uses {}.", functions.join(", ")))
+            .set_hint(
+                "Use what depends on the rows alone: no volatile function, nor the session's time zone (AT TIME ZONE \
+                 'UTC' names one), user or settings.",
+            ),
+            Error::ViewHidesRows {
+                relation,
+                table,
+                role,
+            } => new_report(
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("policies would hide rows of {table} from view {relation}"),
+            )
+            .set_detail(format!(
+                "The view reads the table with the rights of {role}. Usage that is hidden would count as none."
+            ))
+            .set_hint(format!(
+                "Let the view's owner be the owner of {table}, or a role with BYPASSRLS."
+            )),
+            Error::ViewOfOthers {
+                relation,
+                owner,
+                users_owner,
+            } => new_report(
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("view {relation} belongs to {owner}, who has not the rights of {users_owner}"),
+            )
+            .set_detail(format!(
+                "Its functions would run with the rights of {users_owner}, the owner of the users table."
+            ))
+            .set_hint(format!("ALTER VIEW {relation} OWNER TO {users_owner}.")),
+            Error::ViewReplaced { relation } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("view {relation} was replaced since it was attached"),
+            )
+            .set_detail(
+                "What it shows of runs that were settled may be other tokens: each difference would be charged, or \
+                 count as taken away.",
+            )
+            .set_hint(
+                "Call token_balance.attach_again(): it says what would be charged. Then call \
+                 token_balance.settle_pending().",
+            ),
             Error::OlderCatalog => new_report(
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "the extension token_balance is not updated yet",
@@ -707,7 +801,7 @@ impl From<Error> for Report {
                 ERRCODE_WRONG_OBJECT_TYPE,
                 format!("cannot attach token_balance to {kind} {name}"),
             )
-            .set_hint("Name an ordinary or a partitioned table."),
+            .set_hint("Name an ordinary or a partitioned table; as usage, also a view of such tables."),
             Error::Distributed { relation } => new_report(
                 ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("table {relation} is distributed by Citus"),

@@ -4,13 +4,14 @@ use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
 use super::beside::{self, share_accounts};
-use super::check::{check, check_existing_balances, check_ownership};
+use super::check::{check, check_existing_balances, check_ownership, check_usage_view};
 use super::detach::let_go;
 use super::existing::{
     Outstanding, exempt_existing_usage, outstanding, record_changes_while_detached,
 };
 use super::grants::grant_everyday_functions;
 use super::key_types::spell_anew;
+use super::made_anew;
 use super::plausible;
 use super::remembered::{Said, Standing, standing};
 use super::restored::{Lost, lost, warn_of_other_balances};
@@ -49,6 +50,7 @@ pub(super) fn attach_for(
     }
     let binding = check(spec.clone().known_again(specs(&Stored::all()?))?)?;
     check_ownership(&binding)?;
+    check_usage_view(&binding, with_index)?;
     // Before any lock on a table: two that wait for each other's turn with one in hand would wait for ever.
     take_turns()?;
     // A table that is gone by the time is found by the check below.
@@ -79,6 +81,10 @@ pub(super) fn attach_for(
     binding.spec.ids = standing.ids();
     binding.accounts.id = standing.ids().map(|ids| ids.accounts);
     binding.spec.spellings = Some(binding.spellings());
+    binding.spec.definition = binding
+        .usage_view
+        .as_ref()
+        .map(|view| view.definition.clone());
     let kept = stored.iter().find(|stored| match &standing {
         Standing::New(_) => false,
         _ => stored.spec.ids == binding.spec.ids,
@@ -93,6 +99,9 @@ pub(super) fn attach_for(
     let had_balance = as_found.accounts.balance.is_some();
     let column_before = ColumnBefore::of(&as_found)?;
     tell_of_ignored(kept.map(|stored| &stored.spec), &as_found);
+    if let Some(stored) = kept {
+        tell_of_replaced_view(&stored.spec, &binding)?;
+    }
     let lost = lost(&as_found)?;
     if lost.is_none() && standing.is_attached() && had_balance {
         warn_of_other_balances(&binding)?;
@@ -222,6 +231,33 @@ fn refuse_to_forgive(binding: &Binding) -> Result<()> {
     }
 }
 
+/// What another definition of the usage view changes of runs that were settled.
+fn tell_of_replaced_view(known: &Spec, binding: &Binding) -> Result<()> {
+    let (Some(before), Some(now), Some(ids)) =
+        (&known.definition, &binding.spec.definition, known.ids)
+    else {
+        return Ok(());
+    };
+    if before.is_same(now) {
+        return Ok(());
+    }
+    let Outstanding { completed, open } = outstanding(binding)?;
+    let fewer = made_anew::compare_usage(binding, ids)?.with_less();
+    notice(
+        format!("view {} was replaced since it was attached", binding.usage.sql),
+        Some(format!(
+            "By what it shows now, not charged yet are {} tokens of completed runs ({} pairs of workflow and account) \
+             and {} tokens of others ({}). {fewer} pairs have less than was accounted for.",
+            completed.1, completed.0, open.1, open.0
+        )),
+        Some(
+            "If that is not right, roll back, or put the view right and call token_balance.attach_again()."
+                .into(),
+        ),
+    );
+    Ok(())
+}
+
 /// What waits, of a binding that goes on.
 fn tell_that_it_goes_on(binding: &Binding) -> Result<()> {
     let Outstanding { completed, open } = outstanding(binding)?;
@@ -242,8 +278,9 @@ fn tell_that_it_goes_on(binding: &Binding) -> Result<()> {
 }
 
 fn oids(binding: &Binding) -> Vec<pg_sys::Oid> {
-    let tables = binding.tables();
-    tables.iter().map(|table| table.oid).collect()
+    let tables = binding.tables().into_iter().map(|table| table.oid);
+    let below = binding.usage_relations().skip(1);
+    tables.chain(below).collect()
 }
 
 /// The triggers of all these.
@@ -315,6 +352,7 @@ fn change_search_path_and_names(binding: &Binding) -> Result<()> {
     match binding.spec.present()? {
         Some(present)
             if present.search_path != binding.spec.search_path
+                || present.definition != binding.spec.definition
                 || present.spellings != binding.spec.spellings
                 || named(&present) != named(&binding.spec) =>
         {

@@ -8,7 +8,8 @@ use pgrx::pg_sys;
 
 use super::plausible;
 use crate::binding::{
-    Accounts, Binding, Completion, Key, Parts, Payer, Spec, Workflows, numeric_scale, wrong_type,
+    Accounts, Binding, Completion, Key, LateUsage, Parts, Payer, Spec, Workflows, numeric_scale,
+    wrong_type,
 };
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
@@ -282,6 +283,37 @@ fn check_balance(accounts: &Accounts, initial: i64) -> Result<()> {
             )),
             hint: Some("Name a smaller initial_balance, or give the column a wider type.".into()),
         });
+    }
+    Ok(())
+}
+
+/// What cannot be had of usage that is a view. Errors: 22023.
+pub(super) fn check_usage_view(binding: &Binding, with_index: bool) -> Result<()> {
+    let Some(view) = &binding.usage_view else {
+        return Ok(());
+    };
+    let tables: Vec<_> = view.tables.iter().map(|table| table.sql.as_str()).collect();
+    let tables = tables.join(", ");
+    let refused = |argument: &str, hint: String| {
+        Err(Error::InvalidArgument {
+            message: format!("{argument} is not possible where the usage is a view"),
+            detail: Some(format!("View {} reads {tables}.", binding.usage.sql)),
+            hint: Some(hint),
+        })
+    };
+    if with_index {
+        return refused(
+            "create_index",
+            "Create an index on the table and column that the view shows as the workflow; token_balance.verify() says \
+             whether a settlement reaches one."
+                .into(),
+        );
+    }
+    if binding.spec.options.late_usage == LateUsage::Settle {
+        return refused(
+            "late_usage => 'settle'",
+            "Leave late_usage out: token_balance.settle_pending() charges late usage.".into(),
+        );
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::postgres::patience::{StrongLocks, keep_ddl_out};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
+use crate::postgres::view;
 
 /// Drop the triggers of the binding of this name; without one, of the only one. It is remembered; balances, settlements
 /// and the ledger stay, and the column does unless `drop_column`. Works also where some of the bound tables or columns
@@ -132,7 +133,10 @@ fn has_nothing_to_remember(spec: &Spec, tables: &[Table]) -> Result<bool> {
         return Ok(false);
     };
     // Its trigger may have been dropped before, and with it no lock was taken.
-    lock_relations(&[(usage.oid, pg_sys::ShareRowExclusiveLock)]);
+    let below = view::relations_below(usage.oid)?;
+    let locks = std::iter::once(usage.oid).chain(below);
+    let locks = locks.map(|oid| (oid, pg_sys::ShareRowExclusiveLock));
+    lock_relations(&locks.collect::<Vec<_>>());
     if catalog::has_rows(usage)? {
         return Ok(false);
     }

@@ -34,6 +34,11 @@ impl Comparison {
         self.agree + self.differ == 0
     }
 
+    /// How many that are known have less there.
+    pub(super) fn with_less(&self) -> usize {
+        self.differ
+    }
+
     /// Whether it is the same one. A rebuild has all that there was, but for what was deleted; others with the same
     /// ids have something else under some of them.
     pub(super) fn decide(&self) -> Result<bool> {

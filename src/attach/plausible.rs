@@ -136,29 +136,21 @@ pub(crate) fn reads_as(one: &str, other: &str) -> bool {
 }
 
 fn last_blocks(table: &Table) -> Result<String> {
+    // Nobody knows where a view has its newest rows.
+    if table.is_view() {
+        return Ok(String::new());
+    }
     if table.is_partitioned() {
         return sample(table);
     }
-    let first = (blocks(table)? - BLOCKS).max(0);
+    let first = (catalog::blocks(table)? - BLOCKS).max(0);
     Ok(format!(
         "WHERE u.ctid OPERATOR(pg_catalog.>=) '({first},0)'::pg_catalog.tid"
     ))
 }
 
 fn sample(table: &Table) -> Result<String> {
-    let blocks = blocks(table)?.max(1);
+    let blocks = catalog::blocks(table)?.max(1);
     let percent = (100.0 * (4 * BLOCKS) as f64 / blocks as f64).clamp(0.001, 100.0);
     Ok(format!("TABLESAMPLE SYSTEM ({percent:.3})"))
-}
-
-/// With those of partitions.
-fn blocks(table: &Table) -> Result<i64> {
-    let outcome = spi::query(
-        "SELECT COALESCE((SELECT pg_catalog.sum(pg_catalog.pg_relation_size(p.relid)) \
-         FROM pg_catalog.pg_partition_tree(($1::pg_catalog.oid)::pg_catalog.regclass) AS p), \
-         pg_catalog.pg_relation_size(($1::pg_catalog.oid)::pg_catalog.regclass))::bigint \
-         OPERATOR(pg_catalog./) pg_catalog.current_setting('block_size')::bigint",
-        &[Arg::Int8(table.oid.to_u32().into())],
-    )?;
-    outcome.rows.first().map_or(Ok(0), |row| row.amount(0))
 }

@@ -135,6 +135,10 @@ fn on_workflows<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'
 }
 
 fn on_usage<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> {
+    // A view has no rows of its own.
+    if table.is_view() {
+        return Vec::new();
+    }
     let mut triggers = vec![truncating_trigger(table)];
     let settles_late = |binding: &&Binding| {
         binding.usage.oid == table.oid && binding.spec.options.late_usage == LateUsage::Settle

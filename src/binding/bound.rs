@@ -32,6 +32,7 @@ use crate::postgres::datum::c_string;
 use crate::postgres::invalidation::{self, Reading, watch, watch_schema};
 use crate::postgres::lock::lock_relations;
 use crate::postgres::security::{self, RunAs};
+use crate::postgres::view;
 
 /// The accounts, and what is kept with them. There whatever has become of the other bound tables. Bindings that
 /// charge the same accounts have one book.
@@ -118,15 +119,28 @@ impl Bound {
         &self.binding.spec.name
     }
 
-    /// The bound tables, in the order in which their locks are taken.
-    fn tables(&self) -> [pg_sys::Oid; 3] {
-        let workflows = self.binding.workflows.as_ref();
-        [
-            workflows.map_or(pg_sys::InvalidOid, |workflows| workflows.table.oid),
-            self.binding.usage.oid,
-            self.binding.accounts.users.oid,
-        ]
+    /// The bound tables, in the order in which their locks are taken, each with what kind it is of. Of usage that is a
+    /// view, also the tables that it reads.
+    fn tables(&self) -> impl Iterator<Item = (Place, pg_sys::Oid)> {
+        let binding = &self.binding;
+        let workflows = binding
+            .workflows
+            .iter()
+            .map(|workflows| workflows.table.oid);
+        let usage = binding.usage_relations();
+        workflows
+            .map(|oid| (Place::Workflows, oid))
+            .chain(usage.map(|oid| (Place::Usage, oid)))
+            .chain([(Place::Users, binding.accounts.users.oid)])
     }
+}
+
+/// What a table is bound as, in the order in which locks are taken.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Workflows,
+    Usage,
+    Users,
 }
 
 /// One that is attached, or what is wrong with it.
@@ -218,8 +232,9 @@ impl Found {
         Ok(self.whole)
     }
 
-    fn tables(&self) -> Vec<[pg_sys::Oid; 3]> {
-        self.whole.iter().map(|bound| bound.tables()).collect()
+    fn tables(&self) -> Vec<pg_sys::Oid> {
+        let tables = self.whole.iter().flat_map(|bound| bound.tables());
+        tables.map(|(_, oid)| oid).collect()
     }
 }
 
@@ -240,13 +255,13 @@ pub(crate) fn bindings_and_workflows_locked(which: Which) -> Result<Found> {
 /// Locks workflows, then usage, then users of all of them.
 fn locker(modes: [u32; 3]) -> impl Fn(&Found) {
     move |found: &Found| {
-        let locks = modes
-            .iter()
-            .enumerate()
-            .filter(|(_, mode)| **mode != pg_sys::NoLock);
+        let places = [Place::Workflows, Place::Usage, Place::Users];
+        let locks = places.into_iter().zip(modes);
+        let locks = locks.filter(|(_, mode)| *mode != pg_sys::NoLock);
         let locks = locks.flat_map(|(place, mode)| {
-            let tables = found.whole.iter().map(move |bound| bound.tables()[place]);
-            tables.map(move |table| (table, *mode))
+            let tables = found.whole.iter().flat_map(|bound| bound.tables());
+            let tables = tables.filter(move |(of, _)| *of == place);
+            tables.map(move |(_, table)| (table, mode))
         });
         lock_relations(&locks.collect::<Vec<_>>());
     }
@@ -291,9 +306,16 @@ pub(crate) fn bindings_unlocked(which: Which) -> Result<Found> {
 /// or what is wrong with it.
 pub(crate) fn bound(name: Option<&str>) -> Result<Rc<Bound>> {
     let lock = |bound: &Rc<Bound>| {
-        lock_relations(&bound.tables().map(|table| (table, pg_sys::AccessShareLock)));
+        let tables = bound
+            .tables()
+            .map(|(_, oid)| (oid, pg_sys::AccessShareLock));
+        lock_relations(&tables.collect::<Vec<_>>());
     };
-    look_until_locked(|| bound_unlocked(name), lock, |bound| bound.tables())
+    look_until_locked(|| bound_unlocked(name), lock, oids)
+}
+
+fn oids(bound: &Rc<Bound>) -> Vec<pg_sys::Oid> {
+    bound.tables().map(|(_, oid)| oid).collect()
 }
 
 fn bound_unlocked(name: Option<&str>) -> Result<Rc<Bound>> {
@@ -510,7 +532,7 @@ fn read() -> Result<Present> {
     let reading = Reading::begin();
     let mut resolved = Vec::new();
     for spec in Stored::attached()? {
-        watch_all(&spec);
+        watch_all(&spec)?;
         let accounts = Accounts::resolve(&spec);
         let binding = accounts
             .clone()
@@ -620,13 +642,13 @@ pub(crate) fn bound_and_alone(name: Option<&str>) -> Result<Rc<Bound>> {
     look_until_locked(
         || bound_unlocked(name),
         |bound| {
-            let [_, usage, users] = bound.tables();
-            lock_relations(&[
-                (usage, pg_sys::ShareRowExclusiveLock),
-                (users, pg_sys::ShareRowExclusiveLock),
-            ]);
+            let tables = bound
+                .tables()
+                .filter(|(place, _)| *place != Place::Workflows);
+            let locks = tables.map(|(_, oid)| (oid, pg_sys::ShareRowExclusiveLock));
+            lock_relations(&locks.collect::<Vec<_>>());
         },
-        |bound| bound.tables(),
+        oids,
     )
 }
 
@@ -670,8 +692,9 @@ pub(crate) fn lock_out_settlements(users: pg_sys::Oid) {
 }
 
 /// Also what is not there any more, or not of a kind that can be bound.
-fn watch_all(spec: &Spec) {
+fn watch_all(spec: &Spec) -> Result<()> {
     watch(spec.relations().map(|relation| relation.oid));
+    watch(view::relations_below(spec.usage.oid)?);
     for relation in spec.relations() {
         // SAFETY: a look-up in a system cache; InvalidOid for a relation that is gone.
         watch_schema(unsafe { pg_sys::get_rel_namespace(relation.oid) });
@@ -680,4 +703,5 @@ fn watch_all(spec: &Spec) {
         // SAFETY: as above; with `true` a schema that is gone is no error.
         watch_schema(unsafe { pg_sys::get_namespace_oid(c_string(schema).as_ptr(), true) });
     }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //! of each, and not to try until there is none.
 
 use super::model::{Accounts, Binding, Key, Payer, Workflows};
-use super::resolve::{details, existing_table, key, token_column, workflows};
+use super::resolve::{details, existing_table, existing_usage, key, token_column, workflows};
 use super::spec::Spec;
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
@@ -15,7 +15,7 @@ impl Binding {
         if let Some((users, columns)) = open(spec, "users table", &spec.users, &mut add) {
             add(key(&users, &columns, spec.named("user_key", &spec.user_key)).map(drop));
         }
-        if let Some((usage, columns)) = open(spec, "usage table", &spec.usage, &mut add) {
+        if let Some((usage, columns)) = with_columns(existing_usage(spec), &mut add) {
             let named = spec.named("usage_workflow", &spec.usage_workflow);
             add(key(&usage, &columns, named).map(drop));
             if let Some(name) = &spec.usage_user {
@@ -76,7 +76,7 @@ impl Parts {
     /// What is not right is told by [`Binding::faults`].
     pub(crate) fn of_spec(spec: &Spec) -> Self {
         let unheard = &mut |_: Result<()>| ();
-        let usage = open(spec, "usage table", &spec.usage, unheard);
+        let usage = with_columns(existing_usage(spec), unheard);
         let runs = spec.workflows.as_ref();
         let runs = runs.and_then(|relation| open(spec, "workflow table", relation, unheard));
         let payer = match (&spec.usage_user, &spec.workflow_user) {
@@ -113,8 +113,14 @@ fn open(
     relation: &super::spec::Relation,
     add: &mut impl FnMut(Result<()>),
 ) -> Option<(Table, Vec<Column>)> {
-    let found = existing_table(spec, what, relation)
-        .and_then(|table| catalog::columns(table.oid).map(|columns| (table, columns)));
+    with_columns(existing_table(spec, what, relation), add)
+}
+
+fn with_columns(
+    found: Result<Table>,
+    add: &mut impl FnMut(Result<()>),
+) -> Option<(Table, Vec<Column>)> {
+    let found = found.and_then(|table| catalog::columns(table.oid).map(|columns| (table, columns)));
     found.map_err(|error| add(Err(error))).ok()
 }
 

@@ -7,9 +7,11 @@ use pgrx::spi::quote_identifier;
 
 use super::options::{BusyAccount, OutsideChanges};
 use super::spec::{Ids, Spec, Spellings, of_accounts};
+use crate::error::{Error, Result};
 use crate::postgres::catalog::{Column, Table};
 use crate::postgres::key::KeyType;
 use crate::postgres::security::SearchPaths;
+use crate::postgres::view::View;
 
 /// A key column.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +93,8 @@ pub(crate) struct Binding {
     pub(crate) spec: Spec,
     pub(crate) accounts: Accounts,
     pub(crate) usage: Table,
+    /// What it is made of, if it is a view.
+    pub(crate) usage_view: Option<View>,
     pub(crate) usage_workflow: Key,
     pub(crate) usage_tokens: Vec<Column>,
     pub(crate) details: Details,
@@ -129,6 +133,29 @@ impl Binding {
             .chain([&self.usage, &self.accounts.users])
             .cloned()
             .collect()
+    }
+
+    /// What has to be locked to keep the usage as it is: the table, or the view and the tables that it reads.
+    pub(crate) fn usage_relations(&self) -> impl Iterator<Item = pg_sys::Oid> {
+        let below = self.usage_view.iter().flat_map(|view| &view.tables);
+        std::iter::once(self.usage.oid).chain(below.map(|table| table.oid))
+    }
+
+    /// Error 55000 if the usage is a view that was replaced since it was attached: what was settled would look new.
+    pub(crate) fn refuse_replaced_view(&self) -> Result<()> {
+        match self.is_view_replaced() {
+            true => Err(Error::ViewReplaced {
+                relation: self.usage.sql.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn is_view_replaced(&self) -> bool {
+        match (&self.usage_view, &self.spec.definition) {
+            (Some(view), Some(known)) => !view.definition.is_same(known),
+            _ => false,
+        }
     }
 
     /// The canonical text of a workflow id that a caller gave: through the type of the workflow

@@ -7,9 +7,10 @@ use super::model::{Accounts, Binding, Completion, Details, Key, Payer, Workflows
 use super::own::{distributed, extension_owner};
 use super::search_path::paths;
 use super::spec::{Relation, Spec};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, USAGE_VIEW};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::key::{KeyType, SUPPORTED_KEY_TYPES};
+use crate::postgres::view::View;
 
 impl Binding {
     /// Look everything up that the spec names.
@@ -20,7 +21,8 @@ impl Binding {
 
     /// Look everything up that the spec names besides its accounts.
     pub(crate) fn resolve_with(spec: Spec, accounts: Accounts) -> Result<Self> {
-        let usage = existing_table(&spec, "usage table", &spec.usage)?;
+        let usage = existing_usage(&spec)?;
+        let usage_view = usage_view(&usage, &accounts.users)?;
         let workflows_table = spec
             .workflows
             .as_ref()
@@ -75,6 +77,7 @@ impl Binding {
             spec,
             accounts,
             usage,
+            usage_view,
             details,
             usage_workflow,
             usage_tokens,
@@ -178,6 +181,10 @@ pub(super) fn existing_table(
     let Some(table) = catalog::table(relation.oid)? else {
         return Err(dropped(spec, what, relation));
     };
+    supported(table)
+}
+
+fn supported(table: Table) -> Result<Table> {
     match table.unsupported_kind() {
         Some(kind) => Err(Error::WrongRelationKind {
             name: table.sql,
@@ -185,6 +192,35 @@ pub(super) fn existing_table(
         }),
         None => Ok(table),
     }
+}
+
+/// The usage, which may be a view as well.
+pub(super) fn existing_usage(spec: &Spec) -> Result<Table> {
+    match catalog::table(spec.usage.oid)? {
+        None if spec.definition.is_some() => Err(dropped(spec, USAGE_VIEW, &spec.usage)),
+        None => Err(dropped(spec, "usage table", &spec.usage)),
+        Some(table) if table.is_view() => Ok(table),
+        Some(table) => supported(table),
+    }
+}
+
+/// What the usage is made of, if it is a view.
+///
+/// Its functions run with the rights of who reads it, which the owner of users does: so its owner has to have these.
+fn usage_view(usage: &Table, users: &Table) -> Result<Option<View>> {
+    if !usage.is_view() {
+        return Ok(None);
+    }
+    if !catalog::acts_for(usage.owner, users.owner) {
+        return Err(Error::ViewOfOthers {
+            relation: usage.sql.clone(),
+            owner: catalog::role_name(usage.owner),
+            users_owner: catalog::role_name(users.owner),
+        });
+    }
+    let view = View::of(usage, &[usage.owner, users.owner])?;
+    view.check(&usage.sql)?;
+    Ok(Some(view))
 }
 
 fn dropped(spec: &Spec, what: &'static str, relation: &Relation) -> Error {

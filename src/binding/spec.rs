@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 
 use super::options::Options;
+use crate::postgres::view::Definition;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Spec {
@@ -42,6 +43,8 @@ pub(crate) struct Spec {
     pub(crate) columns: Vec<BoundColumn>,
     /// None: those that the keys have when they are looked up.
     pub(crate) spellings: Option<Spellings>,
+    /// What the usage says, if it is a view; None for a table.
+    pub(crate) definition: Option<Definition>,
     /// The catalog has no place for one, until the extension is updated.
     pub(crate) is_of_older_catalog: bool,
     /// The row came with a dump of an older version, in which the ledger had the references.
@@ -151,6 +154,7 @@ impl Spec {
             search_path: None,
             columns: Vec::new(),
             spellings: None,
+            definition: None,
             is_of_older_catalog: false,
             is_of_older_dump: false,
         }

@@ -16,6 +16,7 @@ use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::Arg;
+use crate::postgres::view::Definition;
 
 /// A row: a binding, attached or remembered.
 pub(crate) struct Stored {
@@ -68,6 +69,8 @@ impl Spec {
             "workflows_name",
             "workflow_ids",
             "account_ids",
+            "usage_definition",
+            "usage_rule",
         ]) {
             if has_column(name)? {
                 changes.push(format!("{name} = r.{name}"));
@@ -140,12 +143,16 @@ impl Spec {
         tell_other_sessions()
     }
 
-    /// What attach was told, and how ids are spelled.
+    /// What attach was told, how ids are spelled, and what a view says.
     fn row(&self) -> Map<String, Value> {
         let mut row = self.to_row();
         if let Some(spellings) = &self.spellings {
             row.insert("workflow_ids".into(), spellings.workflows.clone().into());
             row.insert("account_ids".into(), spellings.accounts.clone().into());
+        }
+        if let Some(definition) = &self.definition {
+            row.insert("usage_definition".into(), definition.text.clone().into());
+            row.insert("usage_rule".into(), definition.rule.clone().into());
         }
         row
     }
@@ -232,6 +239,9 @@ impl Stored {
                 workflows,
                 accounts,
             });
+        }
+        if let (Some(text), Some(rule)) = (text("usage_definition"), text("usage_rule")) {
+            spec.definition = Some(Definition { text, rule });
         }
         let id = |name| row.get(name)?.as_i64()?.try_into().ok();
         if let (Some(binding), Some(accounts)) = (id("binding_id"), id("accounts_id")) {

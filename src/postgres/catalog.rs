@@ -34,6 +34,10 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    pub(crate) fn is_view(&self) -> bool {
+        self.kind == "v" && self.persistence == "p"
+    }
+
     pub(crate) fn is_partitioned(&self) -> bool {
         self.kind == "p"
     }
@@ -130,6 +134,18 @@ pub(crate) fn has_rows(table: &Table) -> Result<bool> {
     let sql = format!("SELECT 1 FROM {} AS t LIMIT 1", table.sql);
     let outcome = spi::query_as_of(&sql, &[], Snapshot::Latest)?;
     Ok(!outcome.rows.is_empty())
+}
+
+/// How many blocks it has, with those of its partitions.
+pub(crate) fn blocks(table: &Table) -> Result<i64> {
+    let outcome = query(
+        "SELECT COALESCE((SELECT pg_catalog.sum(pg_catalog.pg_relation_size(p.relid)) \
+         FROM pg_catalog.pg_partition_tree(($1::pg_catalog.oid)::pg_catalog.regclass) AS p), \
+         pg_catalog.pg_relation_size(($1::pg_catalog.oid)::pg_catalog.regclass))::bigint \
+         OPERATOR(pg_catalog./) pg_catalog.current_setting('block_size')::bigint",
+        &[Arg::Int8(table.oid.to_u32().into())],
+    )?;
+    outcome.rows.first().map_or(Ok(0), |row| row.amount(0))
 }
 
 /// The table `name` in `schema`, whatever the search_path.

@@ -26,3 +26,4 @@ pub(crate) mod trigger;
 mod unwind;
 pub(crate) mod value;
 mod versions;
+pub(crate) mod view;

@@ -278,8 +278,17 @@ pub(crate) fn query_of(
 
 /// How the server would run a query if it could do without sequential scans: a line per step.
 pub(crate) fn plan_without_scans(sql: &str) -> Result<Vec<String>> {
+    explain_without_scans("COSTS OFF", sql)
+}
+
+/// The same, as JSON.
+pub(crate) fn json_plan_without_scans(sql: &str) -> Result<String> {
+    explain_without_scans("COSTS OFF, VERBOSE, FORMAT JSON", sql).map(|lines| lines.join("\n"))
+}
+
+fn explain_without_scans(options: &str, sql: &str) -> Result<Vec<String>> {
     let _settings = PlannerSettings::of_indexes();
-    let outcome = query(&format!("EXPLAIN (COSTS OFF) {sql}"), &[])?;
+    let outcome = query(&format!("EXPLAIN ({options}) {sql}"), &[])?;
     Ok(texts(&outcome.rows, 0))
 }
 

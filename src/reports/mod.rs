@@ -1,5 +1,6 @@
 //! What the extension says of itself and of accounts. Nothing here changes anything.
 
+pub(crate) mod check;
 mod names;
 pub(crate) mod overdrawn;
 mod pairs;
@@ -9,4 +10,5 @@ mod stale_saves;
 pub(crate) mod statement;
 pub(crate) mod summary;
 pub(crate) mod usage_state;
+mod usage_view;
 pub(crate) mod verify;

@@ -10,11 +10,12 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::check::Check;
 use super::names::Names;
 use super::pairs::{Pair, Pairs, Rows, Used};
 use super::problem::{Problem, Problems};
 use super::stale_saves::stale_saves;
-use super::verify::{Check, ledger_guard, verify_triggers};
+use super::verify::{ledger_guard, verify_triggers};
 use crate::binding::own::{self, extension_owner, own_tables};
 use crate::binding::{Binding, Book, Bound, Payer, Which, bindings, usable_names, whole_books};
 use crate::error::{Error, Result};

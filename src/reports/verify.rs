@@ -2,6 +2,8 @@
 
 use pgrx::spi::{quote_identifier, quote_literal};
 
+use super::check::Check;
+use super::usage_view;
 use crate::attach::plausible;
 use crate::attach::trigger_ddl::{Trigger, triggers};
 use crate::binding::own::extension_schema;
@@ -12,30 +14,6 @@ use crate::postgres::catalog;
 use crate::postgres::security::{Following, NOTHING_ELSE, RunAs, SearchPath};
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, texts};
-
-/// One thing that was looked at.
-pub(crate) struct Check {
-    pub(crate) name: String,
-    pub(crate) ok: bool,
-    pub(crate) detail: String,
-    /// What to do, if it is not ok.
-    pub(crate) hint: Option<String>,
-    /// The name of the binding; None for what is of all of them.
-    pub(crate) binding: Option<String>,
-}
-
-impl Check {
-    fn new(name: &str, ok: bool, detail: impl Into<String>, hint: impl Into<String>) -> Self {
-        let hint = if ok { None } else { Some(hint.into()) };
-        Check {
-            name: name.into(),
-            ok,
-            detail: detail.into(),
-            hint,
-            binding: None,
-        }
-    }
-}
 
 /// All checks, of the binding of this name, or of all. One that cannot go on because the binding is broken says so in
 /// its row. Error 42704 if none has the name.
@@ -126,6 +104,7 @@ fn of_binding(binding: &Binding, attached: &[Binding]) -> Result<Vec<Check>> {
     checks.extend(reset_wanted(binding)?);
     checks.push(index(binding)?);
     checks.extend(summary_index(binding)?);
+    checks.extend(usage_view::definition(binding));
     checks.extend(children(binding)?);
     checks.extend(statuses(binding)?);
     checks.extend(newest_usage(binding)?);
@@ -627,6 +606,9 @@ fn deferrable_triggers(binding: &Binding) -> Result<Vec<Check>> {
 }
 
 fn index(binding: &Binding) -> Result<Check> {
+    if binding.usage_view.is_some() {
+        return usage_view::index(binding);
+    }
     let ok = catalog::has_index_on(&binding.usage, &binding.usage_workflow.column)?;
     let concurrently = concurrently(binding);
     let column = binding.usage_workflow.sql();
@@ -650,6 +632,10 @@ fn summary_index(binding: &Binding) -> Result<Option<Check>> {
     let (Some(columns), Payer::Usage(key)) = (binding.summary_index(), &binding.payer) else {
         return Ok(None);
     };
+    // Which of a view's tables wants which index, nobody knows.
+    if binding.usage_view.is_some() {
+        return Ok(None);
+    }
     let usage = &binding.usage.sql;
     let ok = catalog::has_index_on(&binding.usage, &key.column)?;
     let concurrently = concurrently(binding);

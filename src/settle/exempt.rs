@@ -97,6 +97,7 @@ pub(crate) fn exempt_pending(name: Option<&str>, until: Option<TimestampTz>) -> 
             hint: Some("Name its column in attach: usage_created_at.".into()),
         });
     }
+    bound.binding.refuse_replaced_view()?;
     rename::follow(std::iter::once(&*bound))?;
     let workflows = waiting(&bound, until)?;
     lock_workflows(workflows.iter(), needs_locks(&bound.binding));

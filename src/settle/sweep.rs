@@ -158,6 +158,7 @@ struct Pending {
 
 impl Pending {
     fn find(bound: &Bound, moments: Moments, counted: Counted, life: Life) -> Result<Self> {
+        bound.binding.refuse_replaced_view()?;
         bound.follow();
         let sql = usage_of_completed_sql(&bound.binding, moments.idle_since.is_some());
         let owner = bound.binding.accounts.users.owner;
@@ -383,6 +384,7 @@ impl Swept {
         let Some(bound) = bounds.pop() else {
             return Ok(None);
         };
+        bound.binding.refuse_replaced_view()?;
         let Some((read, workflows)) = pending.next(&bound, batch_size)? else {
             return Ok(None);
         };
@@ -450,6 +452,7 @@ fn settle_backlog_of(
     let Some(bound) = bounds.pop() else {
         return Ok(());
     };
+    bound.binding.refuse_replaced_view()?;
     busy::drain_all(&bound.book)?;
     let counted = if existing {
         include_exempted(&bound, batch_size, commits)?;

@@ -30,7 +30,7 @@ impl Kept<Bound> for Statements {
         };
         Statements {
             lookup: Lookup::new(wanted(binding)),
-            of_one: Statement::new(&of_one_sql(binding), &[TEXTOID]).of(&[binding.usage.oid]),
+            of_one: Statement::new(&of_one_sql(binding, "$1"), &[TEXTOID]).of(&[binding.usage.oid]),
             of_many: Statement::new(&of_many_sql(binding), &[TEXTARRAYOID])
                 .of(&[binding.usage.oid]),
             payers: of_workflows(payers_sql(binding)),
@@ -42,6 +42,9 @@ impl Kept<Bound> for Statements {
 /// The columns that are summed up without SQL: the account, if the usage names it, and the tokens.
 /// None where that takes more than adding integers.
 fn wanted(binding: &Binding) -> Option<Wanted> {
+    if binding.usage_view.is_some() {
+        return None;
+    }
     let is_integer = |column: &Column| matches!(column.base_type, INT2OID | INT4OID | INT8OID);
     let account = match &binding.payer {
         // The text of such a key is the canonical one.
@@ -68,10 +71,10 @@ fn wanted(binding: &Binding) -> Option<Wanted> {
 
 /// One row per account with its tokens. With an account column, rows without an account are
 /// nobody's: they make the workflow known and are never charged.
-fn of_one_sql(binding: &Binding) -> String {
+pub(crate) fn of_one_sql(binding: &Binding, workflow: &str) -> String {
     let tokens = binding.tokens_sql("u");
     let from = format!(
-        "FROM {} AS u WHERE u.{} OPERATOR(pg_catalog.=) $1::{}",
+        "FROM {} AS u WHERE u.{} OPERATOR(pg_catalog.=) {workflow}::{}",
         binding.usage.sql,
         binding.usage_workflow.sql(),
         binding.usage_workflow.key_type.sql()

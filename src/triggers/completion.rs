@@ -10,7 +10,7 @@ use pgrx::prelude::*;
 
 use super::notes::{is_done, leave_unsettled, note, read_noted, remember_done, take_noted};
 use crate::binding::{Binding, Payer, Which, Workflows, bindings_locked, completed, is_part_of};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::postgres::stored_row::RowPlace;
 use crate::postgres::trigger::{TriggerCall, trigger_function};
 use crate::settle::occasion::Occasion;
@@ -79,7 +79,7 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
     let relation = call.relation();
     let bounds = match bindings_locked(Which::OfWorkflows(relation))?.or_warn() {
         Ok(bounds) => bounds,
-        Err(error @ Error::KeyTypeChanged { .. }) => {
+        Err(error) if error.lets_runs_complete() => {
             return leave_unsettled(call, &row.place(), error);
         }
         Err(error) => return Err(error),

@@ -84,7 +84,6 @@ CREATE SERVER regress_tb_server FOREIGN DATA WRAPPER regress_tb_wrapper;
 CREATE FOREIGN TABLE f_usage (workflow_id text, user_id text, total_tokens integer) SERVER regress_tb_server;
 CREATE TEMP TABLE t_acc (id text PRIMARY KEY);
 CALL pg_temp.try($$SELECT token_balance.attach('v_acc', 'usage', 'runs')$$);
-CALL pg_temp.try($$SELECT token_balance.attach('acc', 'v_usage', 'runs')$$);
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'm_usage', 'runs')$$);
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'f_usage', 'runs')$$);
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'v_usage')$$);

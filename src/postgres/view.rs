@@ -1,0 +1,247 @@
+//! Views: which tables one reads, with whose rights, what it says, and what in it is not the same for everybody.
+
+use std::collections::HashSet;
+
+use pgrx::pg_sys;
+
+use super::catalog::{self, Table, query};
+use super::security::{NOTHING_ELSE, RunAs, current_user};
+use super::value::{Arg, texts};
+use crate::error::{Error, Result};
+
+/// What a view is made of, with the views below it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct View {
+    /// The tables that it reads, in the order of their OIDs.
+    pub(crate) tables: Vec<Table>,
+    pub(crate) definition: Definition,
+    /// A table whose policies would hide rows from a role whose rights count there, and that role.
+    hidden: Option<(String, String)>,
+    /// What in it may give another answer to the same rows, in words.
+    unsteady: Vec<String>,
+}
+
+/// What a view says. It is the same one as long as either is: a rename changes the text and not the rule, a restore
+/// the rule, which has OIDs, and not the text.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Definition {
+    pub(crate) text: String,
+    pub(crate) rule: String,
+}
+
+impl Definition {
+    pub(crate) fn is_same(&self, other: &Definition) -> bool {
+        self.text == other.text || self.rule == other.rule
+    }
+}
+
+impl View {
+    /// The view `table`, as it is for each of `readers`.
+    ///
+    /// Error 42809 if it reads what is no ordinary or partitioned table.
+    pub(crate) fn of(table: &Table, readers: &[pg_sys::Oid]) -> Result<Self> {
+        let mut looking = Looking::default();
+        for reader in readers {
+            looking.look(table, *reader)?;
+        }
+        let mut tables: Vec<_> = looking
+            .read
+            .iter()
+            .map(|(table, _)| table.clone())
+            .collect();
+        tables.sort_by_key(|table| table.oid.to_u32());
+        tables.dedup();
+        let hidden = looking
+            .read
+            .iter()
+            .find(|(table, role)| hides(table, *role));
+        let mut views = looking.views;
+        let text = views.iter().map(|view| view.text.as_str());
+        let text = text.collect::<Vec<_>>().join("\n");
+        views.sort_by_key(|view| view.oid.to_u32());
+        let rules: Vec<_> = views.iter().map(|view| view.rule.as_str()).collect();
+        Ok(View {
+            tables,
+            definition: Definition {
+                text,
+                rule: rules.join(" "),
+            },
+            hidden: hidden.map(|(table, role)| (table.sql.clone(), catalog::role_name(*role))),
+            unsteady: views.into_iter().flat_map(|view| view.unsteady).collect(),
+        })
+    }
+
+    /// Errors: 42P17 if it may give another answer to the same rows, 42501 if policies would hide rows that it reads.
+    pub(crate) fn check(&self, relation: &str) -> Result<()> {
+        if !self.unsteady.is_empty() {
+            let mut functions = self.unsteady.clone();
+            functions.sort_unstable();
+            functions.dedup();
+            return Err(Error::UnsteadyView {
+                relation: relation.to_owned(),
+                functions,
+            });
+        }
+        match &self.hidden {
+            Some((table, role)) => Err(Error::ViewHidesRows {
+                relation: relation.to_owned(),
+                table: table.clone(),
+                role: role.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether policies of the table apply to the role. From `check_enable_rls`, in the context in which the owner reads
+/// a table that forces its policies.
+fn hides(table: &Table, role: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache lookup.
+    let bypasses = unsafe { pg_sys::has_bypassrls_privilege(role) };
+    table.has_policies && !bypasses && !catalog::acts_for(role, table.owner)
+}
+
+struct OneView {
+    oid: pg_sys::Oid,
+    text: String,
+    rule: String,
+    unsteady: Vec<String>,
+}
+
+#[derive(Default)]
+struct Looking {
+    seen: HashSet<(pg_sys::Oid, pg_sys::Oid)>,
+    /// In the order in which they are met.
+    views: Vec<OneView>,
+    read: Vec<(Table, pg_sys::Oid)>,
+}
+
+impl Looking {
+    fn look(&mut self, view: &Table, reader: pg_sys::Oid) -> Result<()> {
+        if !self.seen.insert((view.oid, reader)) {
+            return Ok(());
+        }
+        if self.views.iter().all(|known| known.oid != view.oid) {
+            self.views.push(one(view)?);
+        }
+        let reader = match is_for_invoker(view.oid)? {
+            true => reader,
+            false => view.owner,
+        };
+        for table in read_by(view.oid)? {
+            if table.is_view() {
+                self.look(&table, reader)?;
+                continue;
+            }
+            if let Some(kind) = table.unsupported_kind() {
+                return Err(Error::WrongRelationKind {
+                    name: table.sql,
+                    kind,
+                });
+            }
+            self.read.push((table, reader));
+        }
+        Ok(())
+    }
+}
+
+/// All that a view reads, the views below it included; nothing if it is no view.
+pub(crate) fn relations_below(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+    let mut found = vec![relation];
+    let mut at = 0;
+    while let Some(view) = found.get(at) {
+        for table in read_by(*view)? {
+            if !found.contains(&table.oid) {
+                found.push(table.oid);
+            }
+        }
+        at += 1;
+    }
+    Ok(found.split_off(1))
+}
+
+/// The relations that a view names, by name; none if it is no view.
+fn read_by(view: pg_sys::Oid) -> Result<Vec<Table>> {
+    let outcome = query(
+        "SELECT DISTINCT d.refobjid FROM pg_catalog.pg_rewrite AS r \
+         JOIN pg_catalog.pg_depend AS d \
+         ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass::pg_catalog.oid \
+         AND d.objid OPERATOR(pg_catalog.=) r.oid \
+         AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid \
+         AND d.refobjid OPERATOR(pg_catalog.<>) r.ev_class \
+         WHERE r.ev_class OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND r.ev_type OPERATOR(pg_catalog.=) '1'::pg_catalog.\"char\"",
+        &[Arg::Int8(view.to_u32().into())],
+    )?;
+    let mut tables = Vec::new();
+    for row in &outcome.rows {
+        tables.extend(catalog::table(row.oid(0))?);
+    }
+    tables.sort_by(|one, other| one.sql.cmp(&other.sql));
+    Ok(tables)
+}
+
+/// Whether the rights that count below it are those of who reads it.
+fn is_for_invoker(view: pg_sys::Oid) -> Result<bool> {
+    catalog::exists(
+        "SELECT 1 FROM pg_catalog.pg_class AS c, pg_catalog.pg_options_to_table(c.reloptions) AS o \
+         WHERE c.oid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND o.option_name OPERATOR(pg_catalog.=) 'security_invoker' AND o.option_value::boolean",
+        &[Arg::Int8(view.to_u32().into())],
+    )
+}
+
+/// Names are qualified, whatever the search_path of who asks.
+fn one(view: &Table) -> Result<OneView> {
+    let _path = RunAs::as_before(current_user(), &Some(NOTHING_ELSE.into()));
+    let oid = || Arg::Int8(view.oid.to_u32().into());
+    let said = query(
+        "SELECT pg_catalog.pg_get_viewdef(r.ev_class), pg_catalog.md5(r.ev_action::pg_catalog.text) \
+         FROM pg_catalog.pg_rewrite AS r WHERE r.ev_class OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND r.ev_type OPERATOR(pg_catalog.=) '1'::pg_catalog.\"char\"",
+        &[oid()],
+    )?;
+    let (text, rule) = match said.rows.first() {
+        Some(row) => (row.text(0).to_owned(), row.text(1).to_owned()),
+        None => Default::default(),
+    };
+    let unsteady = query(UNSTEADY, &[oid()])?;
+    Ok(OneView {
+        oid: view.oid,
+        text,
+        rule,
+        unsteady: texts(&unsteady.rows, 0),
+    })
+}
+
+/// Functions that the view $1 calls and that may give another answer to the same rows: volatile ones, and of the
+/// server's stable ones those that depend on the session, its time zone included. What they are is read from the rule
+/// as it is stored: the server keeps no dependency on functions of its own.
+const UNSTEADY: &str = "
+WITH rule AS (
+    SELECT r.ev_action::pg_catalog.text AS tree FROM pg_catalog.pg_rewrite AS r
+    WHERE r.ev_class OPERATOR(pg_catalog.=) ($1::pg_catalog.oid)
+    AND r.ev_type OPERATOR(pg_catalog.=) '1'::pg_catalog.\"char\"
+)
+SELECT f.oid::pg_catalog.regprocedure::pg_catalog.text
+FROM pg_catalog.pg_proc AS f
+WHERE f.oid OPERATOR(pg_catalog.=) ANY (
+    SELECT m[1]::pg_catalog.oid FROM rule,
+    pg_catalog.regexp_matches(rule.tree, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') AS m
+) AND (
+    f.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog.\"char\"
+    OR (
+        f.provolatile OPERATOR(pg_catalog.=) 's'::pg_catalog.\"char\"
+        AND f.pronamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid
+        AND (
+            'pg_catalog.timestamptz'::pg_catalog.regtype::pg_catalog.oid
+            OPERATOR(pg_catalog.=) ANY (f.proargtypes::pg_catalog.oid[] OPERATOR(pg_catalog.||) f.prorettype)
+            OR f.proname OPERATOR(pg_catalog.~)
+            '^(current_|session_|getpg|inet_|has_|pg_has_|pg_backend_|pg_current_|pg_my_|txid_|row_security|version$)'
+        )
+    )
+)
+UNION ALL
+SELECT 'CURRENT_USER, CURRENT_DATE or the like' FROM rule
+WHERE rule.tree OPERATOR(pg_catalog.~) '[{]SQLVALUEFUNCTION '
+ORDER BY 1";
