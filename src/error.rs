@@ -226,6 +226,12 @@ pub(crate) enum Error {
         account: String,
         tokens: i128,
     },
+    /// Of which a view shows what cannot be computed.
+    UnreadableUsage {
+        workflow: String,
+        relation: String,
+        said: String,
+    },
     NoPayer {
         workflow: String,
         tokens: i128,
@@ -381,6 +387,7 @@ impl Error {
             self,
             Error::ChargeOf { .. }
                 | Error::UsageOfUnknownAccount { .. }
+                | Error::UnreadableUsage { .. }
                 | Error::NoPayer { .. }
                 | Error::SeveralPayers { .. }
                 | Error::BalanceOutOfRange { .. }
@@ -943,6 +950,16 @@ impl From<Error> for Report {
             )
             .set_detail(unsettled(tokens))
             .set_hint(CORRECT_USAGE),
+            Error::UnreadableUsage {
+                workflow,
+                relation,
+                said,
+            } => new_report(
+                ERRCODE_DATA_EXCEPTION,
+                format!("usage of workflow \"{workflow}\" cannot be read from {relation}"),
+            )
+            .set_detail(format!("The server says: {said}. All of the workflow's usage stays unsettled."))
+            .set_hint("Put the row or the expression right, then call token_balance.settle_pending()."),
             Error::NoPayer { workflow, tokens } => new_report(
                 ERRCODE_FOREIGN_KEY_VIOLATION,
                 format!("workflow \"{workflow}\" has usage but no account that pays for it"),

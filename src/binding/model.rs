@@ -141,6 +141,15 @@ impl Binding {
         std::iter::once(self.usage.oid).chain(below.map(|table| table.oid))
     }
 
+    /// Whether an expression of somebody's is computed for a row of the usage, which may fail.
+    pub(crate) fn computes_usage(&self) -> bool {
+        let is_computed = |column: &Column| column.computed.is_some();
+        self.usage_view.is_some()
+            || is_computed(&self.usage_workflow.column)
+            || self.usage_tokens.iter().any(is_computed)
+            || matches!(&self.payer, Payer::Usage(key) if is_computed(&key.column))
+    }
+
     /// Error 55000 if the usage is a view that was replaced since it was attached: what was settled would look new.
     pub(crate) fn refuse_replaced_view(&self) -> Result<()> {
         match self.is_view_replaced() {

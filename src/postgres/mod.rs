@@ -21,6 +21,7 @@ pub(crate) mod security;
 pub(crate) mod snapshot;
 pub(crate) mod spi;
 pub(crate) mod stored_row;
+pub(crate) mod subtransaction;
 pub(crate) mod transaction;
 pub(crate) mod trigger;
 mod unwind;

@@ -130,12 +130,20 @@ fn claim_once(
     let Work {
         bound, occasion, ..
     } = work;
-    let usage = usage::read(bound, workflows)?;
+    let usage = usage::read_or_warn(bound, workflows, occasion)?;
     let settled = claim::read_settled(bound, workflows)?;
     let mut all = Vec::with_capacity(workflows.len());
     let mut found = Vec::new();
     for (workflow, (usage, settled)) in workflows.iter().zip(usage.iter().zip(&settled)) {
         let mut accounts = Vec::new();
+        let Some(usage) = usage else {
+            all.push(Workflow {
+                id: workflow.clone(),
+                has_usage: true,
+                accounts,
+            });
+            continue;
+        };
         for (account, tokens) in
             outstanding(bound, workflow, occasion, usage, settled, &mut accounts)?
         {

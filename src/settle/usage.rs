@@ -4,12 +4,14 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys::{INT2OID, INT4OID, INT8OID, TEXTARRAYOID, TEXTOID};
 
+use super::occasion::Occasion;
 use crate::binding::{Binding, Bound, Kept, Payer};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::catalog::Column;
 use crate::postgres::direct::{FoundRow, Holds, Lookup, Wanted};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
+use crate::postgres::subtransaction::unless_data_exception;
 use crate::postgres::value::Arg;
 
 /// The statements on usage and workflow rows, for one binding.
@@ -197,6 +199,40 @@ pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
         .iter()
         .map(|workflow| all.remove(workflow.as_str()).unwrap_or_default())
         .collect())
+}
+
+/// The same; None with a warning of what cannot be computed, where the occasion tolerates that.
+pub(super) fn read_or_warn(
+    bound: &Bound,
+    workflows: &[String],
+    occasion: &Occasion,
+) -> Result<Vec<Option<Usage>>> {
+    if matches!(occasion, Occasion::Caller) || !bound.binding.computes_usage() {
+        return Ok(read(bound, workflows)?.into_iter().map(Some).collect());
+    }
+    match (unless_data_exception(|| read(bound, workflows))?, workflows) {
+        (Ok(all), _) => Ok(all.into_iter().map(Some).collect()),
+        (Err(said), [workflow]) => {
+            let error = Error::UnreadableUsage {
+                workflow: workflow.clone(),
+                relation: bound.binding.usage.sql.clone(),
+                said,
+            };
+            occasion.warn(bound, error)?;
+            Ok(vec![None])
+        }
+        (Err(_), _) => {
+            let mut all = Vec::with_capacity(workflows.len());
+            for workflow in workflows {
+                all.extend(read_or_warn(
+                    bound,
+                    std::slice::from_ref(workflow),
+                    occasion,
+                )?);
+            }
+            Ok(all)
+        }
+    }
 }
 
 /// The number of accounts from which on an account's sum is not searched for among all.

@@ -1,4 +1,4 @@
--- Usage from a view: JSON, factors, filters, a payer through joins, two tables (DESIGN B20, B21, B22, B23, B24, B25, B26, B27, B28, B29).
+-- Usage from a view: JSON, factors, filters, a payer through joins, two tables (DESIGN B20, B21, B22, B23, B24, B25, B26, B27, B28, B29, B30).
 \set SHOW_CONTEXT never
 CREATE SCHEMA uv;
 SET search_path = uv, public;
@@ -121,6 +121,21 @@ INSERT INTO tool_calls VALUES ('r8', 'bolt', 2, 'TOKENS');
 UPDATE runs SET status = 'completed' WHERE id = 'r8';
 SELECT token_balance.attach('orgs', 'all_usage', 'runs', usage_tokens => '{tokens}');
 SELECT token_balance.settle_pending() ->> 'tokens_used' AS tokens_used;
+
+-- a value that cannot be computed stops no run; the others of the statement are charged
+BEGIN;
+INSERT INTO runs VALUES ('x1', 'running'), ('x2', 'running'), ('x3', 'running');
+INSERT INTO chat_messages (run, key_id, type, usage) VALUES ('x1', 10, 2, '{"total_tokens": 1}'), ('x2', 10, 2, '{"total_tokens": "many"}'),
+    ('x2', 10, 2, '{"total_tokens": 20}'), ('x3', 10, 2, '{"total_tokens": 3}');
+UPDATE runs SET status = 'completed' WHERE id = 'x2';
+UPDATE runs SET status = 'completed' WHERE id LIKE 'x%' AND status = 'running';
+SELECT * FROM orgs ORDER BY id;
+CALL pg_temp.try($$SELECT settle_workflow('x2')$$);
+CALL pg_temp.try($$SELECT token_balance.settle_pending()$$);
+UPDATE chat_messages SET usage = '{"total_tokens": 200}' WHERE usage ->> 'total_tokens' = 'many';
+SELECT token_balance.settle_pending() ->> 'tokens_used' AS tokens_used;
+SELECT problem FROM token_balance.reconcile();
+ROLLBACK;
 
 -- a policy would hide usage: runs complete and wait
 CREATE ROLE uv_owner;
