@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # A dump, plain and custom, into a new database: the binding verifies, the ledger's chain is whole and goes on, triggers and functions work, and the application's own role can call what it could before.
-# (DESIGN B16, D10, D11, D12, S12)
+# (DESIGN B16, B25, D10, D11, D12, S12)
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}"
 maintenance=${PGDATABASE:-postgres}
 psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
 value() { psql -At -d "$1" -c "$2"; }
 drop_all() {
-    for db in tb_source tb_plain tb_custom tb_jobs tb_schema tb_late tb_structure; do psql -d "$maintenance" -c "DROP DATABASE IF EXISTS $db" 2>/dev/null; done
+    for db in tb_source tb_plain tb_custom tb_jobs tb_schema tb_late tb_structure tb_view tb_view_again; do psql -d "$maintenance" -c "DROP DATABASE IF EXISTS $db" 2>/dev/null; done
     psql -d "$maintenance" -c "DROP ROLE IF EXISTS regress_tb_dump_owner" -c "DROP ROLE IF EXISTS regress_tb_dump_app" 2>/dev/null
 }
 failed=0
@@ -151,5 +151,36 @@ value tb_plain 'SELECT token_balance.attach_again()' >/dev/null
 value tb_plain 'ALTER TABLE app.token_usage RENAME total_tokens TO tokens; ALTER TABLE app.token_usage ADD total_tokens integer DEFAULT 1000000'
 value tb_plain "INSERT INTO app.workflows VALUES ('more', 'u1', 'running'); INSERT INTO app.token_usage (workflow_id, user_id, tokens) VALUES ('more', 'u1', 3); UPDATE app.workflows SET status = 'completed' WHERE id = 'more'"
 is 'tb_plain: a renamed column is read' "$(value tb_plain "SELECT charged_tokens FROM token_balance.settlement WHERE workflow_id = 'more'")" 3
+
+echo '-- usage from a view: a restore gives its tables other OIDs, and it is the same one'
+psql -d "$maintenance" -c 'CREATE DATABASE tb_view' -c 'CREATE DATABASE tb_view_again'
+psql -d tb_view >/dev/null <<'SQL'
+SET client_min_messages = warning;
+CREATE SCHEMA app;
+CREATE TABLE app.users (id text PRIMARY KEY);
+CREATE TABLE app.calls (junk text, run text, account text, usage jsonb);
+ALTER TABLE app.calls DROP junk;
+CREATE INDEX ON app.calls (run);
+CREATE TABLE app.workflows (id text PRIMARY KEY, status text);
+CREATE VIEW app.of_users AS SELECT run, account, usage FROM app.calls WHERE account LIKE 'u%';
+CREATE VIEW app.usage AS SELECT c.run AS workflow_id, c.account AS user_id, (c.usage ->> 'tokens')::integer AS total_tokens FROM app.of_users AS c;
+CREATE EXTENSION token_balance SCHEMA app;
+SELECT token_balance.attach('app.users', 'app.usage', 'app.workflows');
+INSERT INTO app.users VALUES ('u1');
+INSERT INTO app.workflows VALUES ('w1', 'done'), ('w2', 'running');
+INSERT INTO app.calls VALUES ('w1', 'u1', '{"tokens": 1}'), ('w2', 'u1', '{"tokens": 20}');
+SELECT token_balance.settle_pending();
+INSERT INTO app.calls VALUES ('w1', 'u1', '{"tokens": 300}');
+SQL
+"$PG_BIN/pg_dump" -d tb_view | psql -d tb_view_again >/dev/null
+is 'tb_view_again: verify() finds nothing' "$(value tb_view_again 'SELECT name, detail FROM token_balance.verify() WHERE NOT ok')" ''
+is 'tb_view_again: the sweep goes on' "$(value tb_view_again "SELECT token_balance.settle_pending() -> 'tokens_used'")" 300
+value tb_view_again "UPDATE app.workflows SET status = 'done'"
+is 'tb_view_again: a run is charged' "$(value tb_view_again 'SELECT token_balance FROM app.users')" 999679
+value tb_view_again 'ALTER TABLE app.calls RENAME usage TO details'
+is 'tb_view_again: a rename after it is told' "$(value tb_view_again 'SELECT hint FROM token_balance.verify() WHERE NOT ok')" 'SELECT token_balance.attach_again();'
+value tb_view_again 'SELECT token_balance.attach_again()' >/dev/null 2>&1
+value tb_view_again 'ALTER TABLE app.calls RENAME details TO usage'
+is 'tb_view_again: once it is attached again, a rename is none of its business' "$(value tb_view_again 'SELECT hint FROM token_balance.verify() WHERE NOT ok')" ''
 
 exit "$failed"
