@@ -43,6 +43,7 @@ COMMENT ON COLUMN token_balance.overdrawn.since IS 'When it crossed zero; null i
 COMMENT ON COLUMN token_balance.overdrawn.binding IS 'Name of the binding.';
 COMMENT ON FUNCTION token_balance.note_completion(pg_catalog.oid, pg_catalog.tid) IS 'In the WHEN condition of the completion triggers: notes a completed row, so that one statement is settled as one. Always true.';
 COMMENT ON FUNCTION token_balance.note_status(pg_catalog.text, pg_catalog.text, pg_catalog.text[], pg_catalog.oid, pg_catalog.tid) IS 'The WHEN condition of the completion triggers: whether the status became a completed one; if so, notes the row.';
+COMMENT ON FUNCTION token_balance.note_update(pg_catalog.oid, pg_catalog.tid, pg_catalog.tid) IS 'The WHEN condition of the trigger for updated usage: whether an UPDATE has changed a bound column; if so, notes the row.';
 COMMENT ON FUNCTION token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass) IS 'Move the ledger entries before a moment to a table of yours, which has the ledger''s columns; of each account an opening entry stays. Returns accounts, entries and archive.';
 COMMENT ON FUNCTION token_balance.settle_on_completion() IS 'Trigger function on the workflow table: settles a run that completes.';
 COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on the workflow table: what is known of a workflow follows it to another id.';

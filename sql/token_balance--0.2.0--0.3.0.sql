@@ -402,6 +402,10 @@ CREATE OR REPLACE FUNCTION token_balance.note_status(old pg_catalog.text, new pg
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_status_wrapper';
 
+CREATE FUNCTION token_balance.note_update("table" pg_catalog.oid, old pg_catalog.tid, new pg_catalog.tid)
+RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_update_wrapper';
+
 CREATE FUNCTION token_balance.attach_again(binding pg_catalog.name DEFAULT NULL) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_again_wrapper';
 
@@ -571,6 +575,7 @@ COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on t
 COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it.';
 COMMENT ON FUNCTION token_balance.warn_of_truncate() IS 'Trigger function on users and usage: tells of a TRUNCATE that what was settled before it is known all the same.';
 COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger() and reset().';
+COMMENT ON FUNCTION token_balance.note_update(pg_catalog.oid, pg_catalog.tid, pg_catalog.tid) IS 'The WHEN condition of the trigger for updated usage: whether an UPDATE has changed a bound column; if so, notes the row.';
 COMMENT ON COLUMN token_balance.overdrawn.binding IS 'Name of the binding.';
 COMMENT ON COLUMN token_balance.binding.users IS 'Table of accounts; it has the balance column.';
 COMMENT ON COLUMN token_balance.binding.balance_column IS 'Column of the users table that holds the balance.';

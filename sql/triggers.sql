@@ -25,7 +25,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_ledger_change_
 CREATE FUNCTION token_balance.refuse_foreign_write() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_foreign_write_wrapper';
 
--- Evaluated in the WHEN condition of the completion triggers, as whoever completes a run: PUBLIC may.
+-- Evaluated in the WHEN condition of the triggers, as whoever completes a run or writes usage: PUBLIC may.
 CREATE FUNCTION token_balance.note_completion("table" pg_catalog.oid, "row" pg_catalog.tid)
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_completion_wrapper';
@@ -34,6 +34,10 @@ CREATE FUNCTION token_balance.note_status(old pg_catalog.text, new pg_catalog.te
     "table" pg_catalog.oid, "row" pg_catalog.tid)
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_status_wrapper';
+
+CREATE FUNCTION token_balance.note_update("table" pg_catalog.oid, old pg_catalog.tid, new pg_catalog.tid)
+RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_update_wrapper';
 
 REVOKE ALL ON FUNCTION
     token_balance.settle_on_completion(),

@@ -60,6 +60,7 @@ const COMPLETED_BY_INSERT: &str = "token_balance_completed_insert";
 const COMPLETED_BY_UPDATE: &str = "token_balance_completed_update";
 const WORKFLOW_ID: &str = "00_token_balance_workflow_id";
 const LATE_USAGE: &str = "token_balance_late_usage";
+const UPDATED_USAGE: &str = "token_balance_updated_usage";
 /// The last of the BEFORE triggers by name: what the others do to a balance is from outside, too.
 const KEEP_BALANCE: &str = "zz_token_balance_keep";
 
@@ -143,22 +144,31 @@ fn on_usage<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> 
     let settles_late = |binding: &&Binding| {
         binding.usage.oid == table.oid && binding.spec.options.late_usage == LateUsage::Settle
     };
-    if bindings.iter().any(settles_late) {
-        triggers.push(Trigger {
-            name: LATE_USAGE,
-            table,
-            time: "AFTER",
-            events: "INSERT",
-            level: "ROW",
-            columns: Vec::new(),
-            reads: Vec::new(),
-            condition: Some(Condition {
-                noting: "token_balance.note_completion(NEW.tableoid, NEW.ctid)".into(),
-                plain: "true".into(),
-            }),
-            is_deferrable: false,
-            function: "settle_late_usage",
-        });
+    let trigger = |name, events, noting: &str| Trigger {
+        name,
+        table,
+        time: "AFTER",
+        events,
+        level: "ROW",
+        columns: Vec::new(),
+        reads: Vec::new(),
+        condition: Some(Condition {
+            noting: noting.into(),
+            plain: "true".into(),
+        }),
+        is_deferrable: false,
+        function: "settle_late_usage",
+    };
+    let settling: Vec<_> = bindings.iter().copied().filter(settles_late).collect();
+    if !settling.is_empty() {
+        let noting = "token_balance.note_completion(NEW.tableoid, NEW.ctid)";
+        triggers.push(trigger(LATE_USAGE, "INSERT", noting));
+        // The catalog of an older version has no function for it, until it is updated.
+        if settling.iter().all(|it| !it.spec.is_of_older_catalog) {
+            // Neither a column list nor a condition on columns: either would forbid to alter their types.
+            let noting = "token_balance.note_update(NEW.tableoid, OLD.ctid, NEW.ctid)";
+            triggers.push(trigger(UPDATED_USAGE, "UPDATE", noting));
+        }
     }
     triggers
 }
@@ -534,6 +544,7 @@ fn lock_to_put(to_drop: bool) -> u32 {
 pub(crate) fn drop_optional(binding: &Binding) -> Result<()> {
     for (name, table) in [
         (LATE_USAGE, &binding.usage),
+        (UPDATED_USAGE, &binding.usage),
         (KEEP_BALANCE, &binding.accounts.users),
     ] {
         if standing(table.oid, name, &[])?.is_none() {

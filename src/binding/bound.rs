@@ -22,6 +22,7 @@ use std::rc::Rc;
 use pgrx::{PgLogLevel, pg_sys};
 
 use super::model::{Accounts, Binding};
+use super::options::LateUsage;
 use super::own::{self, OwnTables};
 use super::parts::is_part_of;
 use super::spec::Spec;
@@ -188,6 +189,8 @@ pub(crate) enum Which<'a> {
     OfWorkflows(pg_sys::Oid),
     /// The same of the usage table.
     OfUsage(pg_sys::Oid),
+    /// Those of them that settle late usage at once.
+    OfLateUsage(pg_sys::Oid),
     /// Those of these numbers.
     Numbered(&'a [i16]),
 }
@@ -199,6 +202,8 @@ impl Which<'_> {
             (Which::OfWorkflows(relation), Some(workflows)) => is_part_of(*relation, workflows.oid),
             (Which::OfWorkflows(_), None) => Ok(false),
             (Which::OfUsage(relation), _) => is_part_of(*relation, spec.usage.oid),
+            (Which::OfLateUsage(relation), _) => Ok(spec.options.late_usage == LateUsage::Settle
+                && is_part_of(*relation, spec.usage.oid)?),
             (Which::Numbered(numbers), _) => Ok(numbers.contains(&spec.number())),
         }
     }
@@ -208,8 +213,8 @@ impl Which<'_> {
 #[derive(Default)]
 pub(crate) struct Found {
     pub(crate) whole: Vec<Rc<Bound>>,
-    /// The names of the others, and what is wrong with them.
-    pub(crate) broken: Vec<(String, Error)>,
+    /// The others, and what is wrong with them.
+    pub(crate) broken: Vec<(Spec, Error)>,
 }
 
 impl Found {
@@ -230,6 +235,22 @@ impl Found {
             error.report(PgLogLevel::WARNING);
         }
         Ok(self.whole)
+    }
+
+    /// The same, also where none is whole: what became of other tables keeps no row from being written. Error: what is
+    /// wrong, if it is something else.
+    pub(crate) fn whole_or_warn(self) -> Result<Vec<Rc<Bound>>> {
+        for (_, error) in self.broken {
+            match error.is_broken_binding() {
+                true => error.report(PgLogLevel::WARNING),
+                false => return Err(error),
+            }
+        }
+        Ok(self.whole)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.broken.is_empty()
     }
 
     fn tables(&self) -> Vec<pg_sys::Oid> {
@@ -285,7 +306,7 @@ pub(crate) fn bindings_unlocked(which: Which) -> Result<Found> {
         }
         match whole(attached) {
             Ok(bound) => found.whole.push(bound),
-            Err(error) => found.broken.push((attached.spec.name.clone(), error)),
+            Err(error) => found.broken.push((attached.spec.clone(), error)),
         }
     }
     match (which, found.whole.first()) {

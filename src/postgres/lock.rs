@@ -60,6 +60,20 @@ fn tag(object: Object) -> pg_sys::LOCKTAG {
     }
 }
 
+/// Whether this transaction writes the rows of the relation, or has: a statement locks its table so.
+pub(crate) fn is_written(relation: pg_sys::Oid) -> bool {
+    let tag = pg_sys::LOCKTAG {
+        // SAFETY: reads a backend variable.
+        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field2: relation.to_u32(),
+        locktag_field3: 0,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    };
+    is_lock_held(&tag, pg_sys::RowExclusiveLock as i32)
+}
+
 /// A number for a text. Two texts that have the same one only wait for each other.
 pub(crate) fn hash(text: &str) -> u64 {
     // SAFETY: the arguments are of the types that the function takes; the C collation makes it a

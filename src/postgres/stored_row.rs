@@ -41,6 +41,8 @@ pub(crate) struct StoredRows {
     relation: pg_sys::Relation,
     blocks: pg_sys::BlockNumber,
     slot: *mut pg_sys::TupleTableSlot,
+    /// For the version before an UPDATE; null until one is asked for.
+    slot_before: *mut pg_sys::TupleTableSlot,
 }
 
 impl StoredRows {
@@ -60,6 +62,7 @@ impl StoredRows {
                 relation,
                 blocks,
                 slot,
+                slot_before: std::ptr::null_mut(),
             }
         }
     }
@@ -69,27 +72,61 @@ impl StoredRows {
         &mut self,
         place: &RowPlace,
     ) -> Option<StoredRow<'_>> {
+        let tuple = self.written(place)?;
+        Some(StoredRow { tuple, rows: self })
+    }
+
+    /// The same, and the version that the UPDATE found which wrote it: the one at `before`, if that is its predecessor.
+    pub(crate) fn updated_by_this_transaction(
+        &mut self,
+        place: &RowPlace,
+        before: &RowPlace,
+    ) -> Option<(StoredRow<'_>, Option<StoredRow<'_>>)> {
+        let tuple = self.written(place)?;
+        if self.slot_before.is_null() {
+            // SAFETY: the relation is open.
+            self.slot_before =
+                unsafe { pg_sys::table_slot_create(self.relation, std::ptr::null_mut()) };
+        }
+        let old = self.fetch(before, self.slot_before).filter(|old| {
+            // SAFETY: the tuple lives in its slot. What this transaction has replaced, nobody clears away yet.
+            let next = unsafe { (*(**old).t_data).t_ctid };
+            RowPlace::new(place.table, next) == *place
+        });
+        let rows = &*self;
+        let old = old.map(|tuple| StoredRow { tuple, rows });
+        Some((StoredRow { tuple, rows }, old))
+    }
+
+    fn written(&self, place: &RowPlace) -> Option<pg_sys::HeapTuple> {
+        let tuple = self.fetch(place, self.slot)?;
+        // SAFETY: the tuple lives in the slot. Any version is asked for, so its inserter is looked at.
+        unsafe {
+            let inserter = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
+            pg_sys::TransactionIdIsCurrentTransactionId(inserter).then_some(tuple)
+        }
+    }
+
+    /// The row version at `place`, whoever has written it; it lives in the slot.
+    fn fetch(
+        &self,
+        place: &RowPlace,
+        slot: *mut pg_sys::TupleTableSlot,
+    ) -> Option<pg_sys::HeapTuple> {
         let mut pointer = place.item_pointer();
         let block = u32::from(place.block.0) << 16 | u32::from(place.block.1);
         if place.item == 0 || block >= self.blocks {
             return None;
         }
         // SAFETY: the relation is open and the slot is its own; the access method finds no row at a
-        // place that has none. Any version is asked for, so its inserter is looked at. The access
-        // method may raise an error, which must not jump over Rust's frames: pgrx's guard is around
-        // it, and there is nothing inside to be dropped.
+        // place that has none. The access method may raise an error, which must not jump over Rust's
+        // frames: pgrx's guard is around it, and there is nothing inside to be dropped.
         unsafe {
             let fetch = (*(*self.relation).rd_tableam).tuple_fetch_row_version?;
             let any = &raw mut pg_sys::SnapshotAnyData;
             let is_there =
-                pg_guard_ffi_boundary(|| fetch(self.relation, &raw mut pointer, any, self.slot));
-            if !is_there {
-                return None;
-            }
-            let tuple = pg_sys::ExecFetchSlotHeapTuple(self.slot, false, std::ptr::null_mut());
-            let inserter = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
-            pg_sys::TransactionIdIsCurrentTransactionId(inserter)
-                .then_some(StoredRow { tuple, rows: self })
+                pg_guard_ffi_boundary(|| fetch(self.relation, &raw mut pointer, any, slot));
+            is_there.then(|| pg_sys::ExecFetchSlotHeapTuple(slot, false, std::ptr::null_mut()))
         }
     }
 }
@@ -99,6 +136,9 @@ impl Drop for StoredRows {
         // SAFETY: made by `of`, dropped once; the lock stays.
         unless_unwinding(|| unsafe {
             pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            if !self.slot_before.is_null() {
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot_before);
+            }
             pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
         });
     }

@@ -74,8 +74,11 @@ pub(crate) fn reconcile(name: Option<&str>) -> Result<Problems> {
                 checks.push(Box::new(move || triggers(&structure.binding, &attached)));
                 checks.push(Box::new(move || used_and_settled(bound)));
             }
-            for (name, error) in found.broken.into_iter().filter(|(name, _)| is_meant(name)) {
-                checks.push(Box::new(move || Ok(one(broken_binding(Some(name), error)))));
+            let broken = found.broken.into_iter();
+            for (spec, error) in broken.filter(|(spec, _)| is_meant(&spec.name)) {
+                checks.push(Box::new(move || {
+                    Ok(one(broken_binding(Some(spec.name), error)))
+                }));
             }
         }
         Err(error @ (Error::UnknownBinding { .. } | Error::BindingOfOthers { .. })) => {

@@ -112,6 +112,12 @@ fn renamed(binding: i16) -> Vec<Renamed> {
     renamed
 }
 
+/// The changes of ids, from old to new, that are not done yet for the binding of that number: the usage has not followed.
+pub(crate) fn awaited(binding: i16) -> BTreeSet<(String, String)> {
+    let renamed = renamed(binding).into_iter();
+    renamed.map(|one| (one.old, one.new)).collect()
+}
+
 struct Statements {
     move_settlements: Statement,
     lock_aliases: Statement,

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::notes::{is_done, leave_unsettled, note, read_noted, remember_done, take_noted};
+use super::notes::{Row, is_done, leave_unsettled, note, read_noted, remember_done, take_noted};
 use crate::binding::{Binding, Payer, Which, Workflows, bindings_locked, completed, is_part_of};
 use crate::error::Result;
 use crate::postgres::stored_row::RowPlace;
@@ -29,7 +29,10 @@ fn note_completion(
     row: Option<pg_sys::ItemPointerData>,
 ) -> Result<bool, ErrorReport> {
     if let (Some(table), Some(row)) = (table, row) {
-        note(table, row);
+        note(Row {
+            place: RowPlace::new(table, row),
+            before: None,
+        });
     }
     Ok(true)
 }
@@ -152,9 +155,9 @@ impl Runs {
         }
     }
 
-    /// Add the rows at `places` that are what a note promises.
-    fn add_noted(&mut self, binding: &Binding, workflows: &Workflows, places: &[RowPlace]) {
-        read_noted(places, |row| {
+    /// Add those of the rows that are what a note promises.
+    fn add_noted(&mut self, binding: &Binding, workflows: &Workflows, rows: &[Row]) {
+        read_noted(rows, |row, _| {
             if completed::of_row(binding, workflows, |column| row.text(column)) {
                 self.add(binding, workflows, |column| row.text(column));
             }

@@ -1,5 +1,5 @@
-//! Late usage, `attach(late_usage => 'settle')`: usage that is written after its workflow was settled
-//! is charged at once, by a trigger on the usage table.
+//! Late usage, `attach(late_usage => 'settle')`: usage that is written, or changed, after its workflow was settled
+//! is charged at once, by triggers on the usage table.
 //!
 //! Usage may be written while its workflow is being settled, each transaction blind to the other's
 //! rows. So a writer of usage shares a lock on the workflow to the end of its transaction, and a
@@ -9,25 +9,33 @@
 //! As with completions, the first event of a statement settles what all of its rows have noted
 //! (`notes`): row by row, the accounts of one workflow would be held while the lock of the next
 //! is waited for.
+//!
+//! An UPDATE counts if it changes the workflow, the account or the tokens. Its trigger can say so neither by a column
+//! list nor by a condition on columns, since nobody could alter their types then: the function in its condition reads
+//! the row where it is stored, as it was and as it is now.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use pgrx::pg_sys::TEXTOID;
+use pgrx::pg_sys::{self, TEXTOID};
+use pgrx::prelude::*;
 
-use super::notes::{is_done, leave_unsettled, read_noted, remember_done, take_noted};
+use super::notes::{Row, is_done, note, read_noted, remember_done, take_noted};
 use crate::binding::{
-    Binding, Bound, Kept, LateUsage, Which, bindings_and_workflows_locked, bindings_locked,
-    completed, is_part_of,
+    Binding, Bound, Kept, Spec, Which, bindings_and_workflows_locked, bindings_locked,
+    bindings_unlocked, completed, is_part_of,
 };
 use crate::error::Result;
+use crate::postgres::lock::is_written;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
+use crate::postgres::stored_row::{RowPlace, StoredRows};
 use crate::postgres::trigger::{TriggerCall, trigger_function};
 use crate::postgres::value::Arg;
 use crate::settle::lock::lock_written;
 use crate::settle::occasion::Occasion;
 use crate::settle::old_usage::tell_of_old_usage;
+use crate::settle::rename;
 use crate::settle::settle;
 use crate::settle::settlement::was_settled_sql;
 use crate::settle::work::Work;
@@ -72,45 +80,157 @@ trigger_function!(
     settle_late_usage
 );
 
-/// Trigger on a usage table, AFTER INSERT FOR EACH ROW: settle the row's workflow if that is over,
-/// and with it those of all rows that are noted, in all bindings of the table.
+/// `token_balance.note_update(oid, tid, tid)`, the whole WHEN condition of the trigger for updated usage: whether the
+/// UPDATE of a row of this table, from one place to the other, has changed a column that is bound; if so, the row is
+/// noted.
 ///
-/// A charge that is bad (unknown account, out of range) is a WARNING and stays unsettled; so is all usage
-/// while the workflow table, say, is gone. Errors: 39P01 if fired otherwise, 42809 on any other table,
+/// Every writer of usage evaluates it, so everybody may call it. It reads only what the transaction itself has written,
+/// and what that was before; what is noted is settled only if its workflow is over.
+#[pg_extern(sql = false)]
+fn note_update(
+    table: Option<pg_sys::Oid>,
+    old: Option<pg_sys::ItemPointerData>,
+    new: Option<pg_sys::ItemPointerData>,
+) -> bool {
+    let (Some(table), Some(old), Some(new)) = (table, old, new) else {
+        return false;
+    };
+    let row = Row {
+        place: RowPlace::new(table, new),
+        before: Some(RowPlace::new(table, old)),
+    };
+    let is_to_fire = may_change_usage(&row);
+    if is_to_fire {
+        note(row);
+    }
+    is_to_fire
+}
+
+/// False if it surely does not; the trigger looks again, and says what is wrong.
+fn may_change_usage(row: &Row) -> bool {
+    let table = row.place.table;
+    // A table that nobody writes was named by hand, and is not to be locked.
+    if !is_written(table) {
+        return true;
+    }
+    let Ok(found) = bindings_unlocked(Which::OfLateUsage(table)) else {
+        return true;
+    };
+    let Some(before) = row.before else {
+        return true;
+    };
+    let mut rows = StoredRows::of(table);
+    match rows.updated_by_this_transaction(&row.place, &before) {
+        Some((new, Some(old))) => {
+            let changes = |column: &str| old.text(column) != new.text(column);
+            let whole = found.whole.iter().map(|bound| &bound.binding.spec);
+            let mut specs = whole.chain(found.broken.iter().map(|(spec, _)| spec));
+            specs.any(|spec| is_usage_changed(spec, changes))
+        }
+        _ => true,
+    }
+}
+
+/// Whether one of the columns changes that a charge depends on.
+fn is_usage_changed(spec: &Spec, changes: impl Fn(&str) -> bool) -> bool {
+    let mut columns = std::iter::once(&spec.usage_workflow)
+        .chain(&spec.usage_user)
+        .chain(&spec.usage_tokens);
+    columns.any(|column| changes(column))
+}
+
+/// Trigger on a usage table, AFTER INSERT OR UPDATE FOR EACH ROW: settle the row's workflow if that is over, and the one
+/// that it was taken from, and with them those of all rows that are noted, in all bindings of the table.
+///
+/// A charge that is bad (unknown account, out of range) is a WARNING and stays unsettled; so is usage of a binding whose
+/// workflow table, say, is gone, and the others settle. Errors: 39P01 if fired otherwise, 42809 on any other table,
 /// 55000 if nothing is attached.
 fn settle_late_usage(call: &TriggerCall) -> Result<()> {
     let row = call.row()?;
     if is_done(&row.place()) {
         return Ok(());
     }
-    let bounds = match bindings_and_workflows_locked(Which::OfUsage(call.relation()))?.all() {
-        Ok(bounds) => bounds,
-        Err(error) if error.is_broken_binding() => {
-            return leave_unsettled(call, &row.place(), error);
-        }
-        Err(error) => return Err(error),
-    };
-    if bounds.is_empty() {
-        return Err(call.foreign());
+    let late = Which::OfLateUsage(call.relation());
+    let found = bindings_and_workflows_locked(late)?;
+    if found.is_empty() {
+        return match bindings_unlocked(Which::OfUsage(call.relation()))?.is_empty() {
+            true => Err(call.foreign()),
+            false => Ok(()),
+        };
     }
-    let settles = |bound: &&Rc<Bound>| bound.binding.spec.options.late_usage == LateUsage::Settle;
-    let bounds: Vec<_> = bounds.iter().filter(settles).collect();
-    let Some(first) = bounds.first() else {
-        return Ok(());
-    };
+    let bounds = found.whole_or_warn()?;
+    let root = bounds.first().map(|first| first.binding.usage.oid);
     let also = take_noted(&row.place(), |table| {
-        is_part_of(table, first.binding.usage.oid)
+        is_part_of(table, root.unwrap_or(call.relation()))
     })?;
     let mut written = Vec::with_capacity(bounds.len());
-    for bound in bounds {
-        let column = &bound.binding.usage_workflow.column.name;
-        let mut workflows = BTreeSet::from_iter(row.new_text(column));
-        read_noted(&also, |row| workflows.extend(row.text(column)));
-        written.push(Written::of(bound, Vec::from_iter(workflows))?);
+    for bound in &bounds {
+        let mut changes = Changes::default();
+        let old_text = |column: &str| row.old_text(column);
+        let old: Option<ReadColumn> = row.old_place().is_some().then_some(&old_text);
+        changes.add(&bound.binding, old, &|column| row.new_text(column));
+        read_noted(&also, |row, old| {
+            let old_text = |column: &str| old.and_then(|old| old.text(column));
+            let old: Option<ReadColumn> = old.is_some().then_some(&old_text);
+            changes.add(&bound.binding, old, &|column| row.text(column));
+        });
+        written.push(changes);
     }
-    settle_what_is_over(written)?;
+    if rename::is_any_noted() && written.iter().any(|changes| !changes.updated.is_empty()) {
+        let found = bindings_locked(late)?;
+        rename::follow(found.whole.iter().map(|bound| &**bound))?;
+    }
+    let written = bounds.iter().zip(written);
+    let written = written.map(|(bound, changes)| Written::of(bound, changes.workflows(bound)));
+    settle_what_is_over(written.collect::<Result<_>>()?)?;
     remember_done(also);
     Ok(())
+}
+
+/// The text of a row's column.
+type ReadColumn<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// What a statement has written, for one binding.
+#[derive(Default)]
+struct Changes {
+    /// The workflows of rows that are new.
+    inserted: BTreeSet<String>,
+    /// Of rows that were changed: the workflow before, and now.
+    updated: BTreeSet<(Option<String>, Option<String>)>,
+}
+
+impl Changes {
+    /// Add a row; `old` is what it was before an UPDATE.
+    fn add(&mut self, binding: &Binding, old: Option<ReadColumn>, new: ReadColumn) {
+        let workflow = &binding.usage_workflow.column.name;
+        let Some(old) = old else {
+            self.inserted.extend(new(workflow));
+            return;
+        };
+        if is_usage_changed(&binding.spec, |column| old(column) != new(column)) {
+            self.updated.insert((old(workflow), new(workflow)));
+        }
+    }
+
+    /// The workflows that may have to be settled. Usage that is taken, row by row, to the id that its workflow has got in
+    /// this transaction is no new usage: what was charged under the old id comes with the last row.
+    fn workflows(self, bound: &Bound) -> Vec<String> {
+        let key_type = bound.binding.usage_workflow.key_type;
+        let canonical = |id: &Option<String>| id.as_ref().and_then(|id| key_type.canonical(id));
+        let awaited = rename::awaited(bound.binding.spec.number());
+        let is_awaited = |(old, new): &(Option<String>, Option<String>)| {
+            let ids = canonical(old).zip(canonical(new));
+            ids.is_some_and(|ids| awaited.contains(&ids))
+        };
+        let mut workflows = self.inserted;
+        for ids in self.updated {
+            if awaited.is_empty() || !is_awaited(&ids) {
+                workflows.extend(ids.0);
+                workflows.extend(ids.1);
+            }
+        }
+        workflows.into_iter().collect()
+    }
 }
 
 /// Workflows whose usage was written, of one binding.
@@ -167,7 +287,7 @@ fn settle_what_is_over(mut written: Vec<Written>) -> Result<()> {
     }
     let numbers = written.iter().map(|it| it.bound.binding.spec.number());
     let numbers: Vec<_> = numbers.collect();
-    let bounds = bindings_locked(Which::Numbered(&numbers))?.all()?;
+    let bounds = bindings_locked(Which::Numbered(&numbers))?.whole_or_warn()?;
     let mut works = Vec::with_capacity(bounds.len());
     for bound in bounds {
         let number = bound.binding.spec.number();

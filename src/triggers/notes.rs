@@ -19,9 +19,16 @@ use crate::postgres::stored_row::{RowPlace, StoredRow, StoredRows};
 use crate::postgres::transaction::{AtEnd, at_end, current_command, current_subtransaction};
 use crate::postgres::trigger::TriggerCall;
 
-/// A row whose event is queued.
+/// Where a row is whose event is queued.
+#[derive(Clone, Copy)]
+pub(super) struct Row {
+    pub(super) place: RowPlace,
+    /// Where the UPDATE found it that wrote it, if that is noted.
+    pub(super) before: Option<RowPlace>,
+}
+
 struct Noted {
-    place: RowPlace,
+    row: Row,
     subtransaction: pg_sys::SubTransactionId,
 }
 
@@ -42,10 +49,10 @@ thread_local! {
     static NOTES: RefCell<Notes> = RefCell::default();
 }
 
-/// Note that the row at this place of this table is about to fire its trigger.
-pub(super) fn note(table: pg_sys::Oid, row: pg_sys::ItemPointerData) {
+/// Note that the row is about to fire its trigger.
+pub(super) fn note(row: Row) {
     let noted = Noted {
-        place: RowPlace::new(table, row),
+        row,
         subtransaction: current_subtransaction(),
     };
     NOTES.with_borrow_mut(|notes| notes.noted.push(noted));
@@ -56,52 +63,62 @@ pub(super) fn note(table: pg_sys::Oid, row: pg_sys::ItemPointerData) {
 pub(super) fn take_noted(
     firing: &RowPlace,
     mut ours: impl FnMut(pg_sys::Oid) -> Result<bool>,
-) -> Result<Vec<RowPlace>> {
+) -> Result<Vec<Row>> {
     let noted = NOTES.with_borrow_mut(|notes| std::mem::take(&mut notes.noted));
     let mut tables = HashMap::new();
     let (mut taken, mut left) = (Vec::with_capacity(noted.len()), Vec::new());
     for noted in noted {
-        let table = noted.place.table;
+        let table = noted.row.place.table;
         let is_ours = match tables.get(&table) {
             Some(is_ours) => *is_ours,
             None => *tables.entry(table).or_insert(ours(table)?),
         };
         if !is_ours {
             left.push(noted);
-        } else if noted.place != *firing {
-            taken.push(noted.place);
+        } else if noted.row.place != *firing {
+            taken.push(noted.row);
         }
     }
     NOTES.with_borrow_mut(|notes| notes.noted.extend(left));
     Ok(taken)
 }
 
-/// Of rows at `places`, those that this transaction has written: what `each` makes of them.
-pub(super) fn read_noted(places: &[RowPlace], mut each: impl FnMut(&StoredRow)) {
-    for places in places.chunk_by(|a, b| a.table == b.table) {
-        let mut rows = StoredRows::of(places[0].table);
-        for place in places {
-            if let Some(row) = rows.written_by_this_transaction(place) {
-                each(&row);
+/// Of these rows, those that this transaction has written: what `each` makes of them, and of what they were before an
+/// UPDATE where that is noted.
+pub(super) fn read_noted(rows: &[Row], mut each: impl FnMut(&StoredRow, Option<&StoredRow>)) {
+    for rows in rows.chunk_by(|a, b| a.place.table == b.place.table) {
+        let mut stored = StoredRows::of(rows[0].place.table);
+        for Row { place, before } in rows {
+            match before {
+                Some(before) => {
+                    if let Some((row, old)) = stored.updated_by_this_transaction(place, before) {
+                        each(&row, old.as_ref());
+                    }
+                }
+                None => {
+                    if let Some(row) = stored.written_by_this_transaction(place) {
+                        each(&row, None);
+                    }
+                }
             }
         }
     }
 }
 
-/// The rows at these places are settled, as far as the command goes that is running.
-pub(super) fn remember_done(places: Vec<RowPlace>) {
-    if places.is_empty() {
+/// The rows are settled, as far as the command goes that is running.
+pub(super) fn remember_done(rows: Vec<Row>) {
+    if rows.is_empty() {
         return;
     }
     let (command, subtransaction) = (current_command(), current_subtransaction());
-    let done = |place| {
+    let done = |row: Row| {
         let done = Done {
             command,
             subtransaction,
         };
-        (place, done)
+        (row.place, done)
     };
-    NOTES.with_borrow_mut(|notes| notes.done.extend(places.into_iter().map(done)));
+    NOTES.with_borrow_mut(|notes| notes.done.extend(rows.into_iter().map(done)));
 }
 
 /// Whether the row was settled and this transaction has written nothing since: an AFTER trigger of

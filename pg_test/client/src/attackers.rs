@@ -817,7 +817,7 @@ FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'toke
 JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
 WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL ('{
     adjust, archive_ledger, attach, attach_again, balance, balance_at, credit, detach, exempt_pending, note_completion, note_status,
-    overdrawn_accounts, reconcile, refund_workflow, reset, settle_backlog, settle_pending,
+    note_update, overdrawn_accounts, reconcile, refund_workflow, reset, settle_backlog, settle_pending,
     settle_workflow, settle_workflows, statement, summary, unsettled_usage, usage_state, verify}')";
 
 #[rustfmt::skip]
@@ -888,6 +888,14 @@ const ON_PATH: &[OnPath] = &[
         ""),
     Usual(Do(BOSS, "INSERT INTO users (id) VALUES ('cid')")),
     Trapped("INSERT INTO public.token_usage VALUES ('w3', 'cid', 3) RETURNING 1", "1"),
+    Trapped(
+        "UPDATE public.token_usage SET total_tokens = 5 \
+         WHERE user_id OPERATOR(pg_catalog.=) 'cid' RETURNING 1",
+        "1"),
+    Trapped(
+        "SELECT token_balance.note_update(u.tableoid, u.ctid, u.ctid) \
+         FROM public.token_usage AS u LIMIT 1",
+        "t"),
     // a charge that waits, since a serializable transaction made it
     Usual(Do(BOSS, "INSERT INTO token_usage VALUES ('w9', 'cid', 4)")),
     Trapped(
@@ -896,10 +904,10 @@ const ON_PATH: &[OnPath] = &[
          SELECT q.tokens FROM token_balance.queue AS q",
         "4"),
     Trapped("SELECT token_balance.balance('cid')",
-        r#"{"is_overdraft": false, "token_balance": 999993}"#),
-    Trapped("SELECT token_balance.balance_at('cid', '2100-01-01')", "999993"),
+        r#"{"is_overdraft": false, "token_balance": 999991}"#),
+    Trapped("SELECT token_balance.balance_at('cid', '2100-01-01')", "999991"),
     Trapped("SELECT s.amount FROM token_balance.statement('cid', '2000-01-01', '2100-01-01') AS s",
-        "-3\n-4"),
+        "-3\n-2\n-4"),
     Trapped("SELECT token_balance.summary('cid') IS NULL", "f"),
     Trapped("SELECT o.user_id FROM token_balance.overdrawn AS o", ""),
     Trapped(

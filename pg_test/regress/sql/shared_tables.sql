@@ -1,4 +1,4 @@
--- Bindings that share tables: what is broken in one stops no run of the others, and what one reference refunds is one change (DESIGN P20, C8).
+-- Bindings that share tables: what is broken in one stops no run of the others, and what one reference refunds is one change (DESIGN P20, C8, G10).
 \set SHOW_CONTEXT never
 CREATE SCHEMA st;
 SET search_path = st, public;
@@ -51,8 +51,28 @@ CALL pg_temp.try($$SELECT token_balance.attach('teams', 'calls', 'runs', usage_u
 SELECT token_balance.attach('teams', 'calls', 'runs', usage_user => 'team', usage_workflow => 'run', usage_tokens => '{tokens}', name => 'teams', accounts => 'same');
 SELECT token_balance.settle_pending() ->> 'tokens_used' AS tokens_used;
 TABLE teams;
--- or it is given up, and this session knows
+-- late usage goes by one rule with completions: the whole ones charge it, at once, with a WARNING per statement for the broken one
+SELECT token_balance.attach('users', 'calls', 'runs', usage_user => 'u', usage_workflow => 'run', usage_tokens => '{tokens}', name => 'calls', late_usage => 'settle');
+SELECT token_balance.attach('teams', 'calls', 'runs', usage_user => 'team', usage_workflow => 'run', usage_tokens => '{tokens}', name => 'teams', accounts => 'same', late_usage => 'settle');
+INSERT INTO calls VALUES ('r2', 'ann', 'red', 1000);
+TABLE users;
+TABLE teams;
 DROP TABLE teams;
+INSERT INTO calls VALUES ('r2', 'ann', 'red', 2000), ('r1', 'ann', 'red', 4000), ('r3', 'ann', 'red', 0);
+TABLE users;
+UPDATE calls SET tokens = tokens + 10000 WHERE run = 'r1' AND tokens = 4000;
+TABLE users;
+-- what changes none of the bound columns says nothing
+UPDATE calls SET tokens = tokens WHERE run = 'r1';
+UPDATE calls SET team = 'blue' WHERE run = 'r1';
+SELECT binding, state, reason, tokens FROM token_balance.usage_state('calls') WHERE state = 'waiting';
+-- where all are broken, usage is written all the same
+BEGIN;
+ALTER TABLE users RENAME token_balance TO tokens;
+ALTER TABLE users DROP tokens;
+INSERT INTO calls VALUES ('r2', 'ann', 'red', 1), ('r1', 'ann', 'red', 1);
+ROLLBACK;
+-- or it is given up, and this session knows
 UPDATE runs SET status = 'completed' WHERE id = 'r3';
 SELECT token_balance.detach(name => 'teams');
 UPDATE runs SET status = 'completed' WHERE id = 'r4';

@@ -1,5 +1,7 @@
 //! What a session does in its transaction, and what that must do.
 
+use std::collections::BTreeMap;
+
 use postgres::types::ToSql;
 use serde_json::Value;
 
@@ -137,6 +139,34 @@ impl Model {
         same(&format!("rows of {row:?} written"), Some(written), Some(1))
     }
 
+    /// What an UPDATE of these rows, from this to that, must do: the runs that they are of, and were, are settled at once
+    /// where they are over. Not that of a row that is taken to the id which its run has got, while others are not yet.
+    fn charge_updated(&mut self, session: usize, rows: &[(Usage, Usage)]) {
+        if !settles_late_usage() || !self.is_settling || rows.is_empty() {
+            return;
+        }
+        self.follow(session);
+        let awaited = self.overlay(session).renamed.clone();
+        for binding in 0..self.schema.accounts.len() {
+            for (before, now) in rows {
+                let ids = before.workflow.zip(now.workflow);
+                let is_the_same = before.accounts[binding] == now.accounts[binding]
+                    && before.workflow == now.workflow
+                    && before.tokens == now.tokens;
+                if is_the_same || ids.is_some_and(|ids| awaited.contains(&ids)) {
+                    continue;
+                }
+                for workflow in before.workflow.into_iter().chain(now.workflow) {
+                    let seen = self.seen(session);
+                    if seen.is_completed(workflow) {
+                        let (added, _) = seen.charge_in(binding..binding + 1, workflow);
+                        self.overlay(session).add(&added);
+                    }
+                }
+            }
+        }
+    }
+
     /// Usage that is there grows, shrinks, moves or goes: it is late, if it is more, and reported, if it is less.
     pub(super) fn change_usage(&mut self, session: usize) -> Result<()> {
         let seen = self.seen(session);
@@ -170,7 +200,9 @@ impl Model {
         );
         let values = self.values_of(&row);
         self.write_usage(session, &update, id, &row, &values)?;
+        let updated = seen.rows_updated(&BTreeMap::from([(id, Some(row))]));
         self.overlay(session).usage.insert(id, Some(row));
+        self.charge_updated(session, &updated);
         Ok(())
     }
 
@@ -318,6 +350,7 @@ impl Model {
         let overlay = self.overlay(session);
         overlay.add(&added);
         overlay.renamed.push((old, new));
+        self.charge_updated(session, &seen.rows_updated(&added.usage));
         Ok(())
     }
 
@@ -341,6 +374,7 @@ impl Model {
         self.rename(session, &renames, &accounts.id(old), &accounts.id(new))?;
         let added = seen.rename_account(binding, old, new);
         self.overlay(session).add(&added);
+        self.charge_updated(session, &seen.rows_updated(&added.usage));
         Ok(())
     }
 

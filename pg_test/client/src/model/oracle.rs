@@ -4,6 +4,7 @@
 //! is all that goes with it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Workflow and account.
 pub type Key = (usize, usize);
@@ -192,6 +193,14 @@ impl State {
         self.rows().any(|row| row.workflow == Some(workflow))
     }
 
+    /// The rows that differ in `after`, as they are and as they are there.
+    pub fn rows_updated(&self, after: &BTreeMap<i64, Option<Usage>>) -> Vec<(Usage, Usage)> {
+        let pairs = after
+            .iter()
+            .filter_map(|(id, now)| Some((self.usage.get(id).copied().flatten()?, (*now)?)));
+        pairs.filter(|(before, now)| before != now).collect()
+    }
+
     pub fn rows(&self) -> impl Iterator<Item = Usage> {
         self.usage.values().filter_map(|row| *row)
     }
@@ -233,9 +242,14 @@ impl State {
 
     /// What a settlement must do, as an addition. Usage of an account that is not there stays.
     pub fn charge(&self, workflow: usize) -> (State, Charged) {
+        self.charge_in(0..self.books.len(), workflow)
+    }
+
+    /// The same in some of the bindings.
+    pub fn charge_in(&self, bindings: Range<usize>, workflow: usize) -> (State, Charged) {
         let mut added = State::new(self.books.len());
         let mut sum = Charged::default();
-        for binding in 0..self.books.len() {
+        for binding in bindings {
             for (key, tokens) in self.outstanding(binding, workflow) {
                 if !self.books[binding].has_account(key.1) {
                     continue;
