@@ -207,7 +207,8 @@ CREATE FUNCTION token_balance.attach(
     accounts pg_catalog.text DEFAULT NULL,
     outside_changes pg_catalog.text DEFAULT 'record',
     name pg_catalog.name DEFAULT 'default',
-    balance_column pg_catalog.name DEFAULT 'token_balance')
+    balance_column pg_catalog.name DEFAULT 'token_balance',
+    late_usage_on pg_catalog.text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
@@ -245,7 +246,8 @@ REVOKE ALL ON FUNCTION
         pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype,
         pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[],
-        pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name),
+        pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name,
+        pg_catalog.text[]),
     token_balance.attach_again(pg_catalog.name),
     token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name),
     token_balance.detach(boolean, pg_catalog.name),

@@ -46,6 +46,7 @@ CREATE TABLE token_balance.binding (
     balance_column pg_catalog.name NOT NULL DEFAULT 'token_balance',
     usage_definition pg_catalog.text,
     usage_rule pg_catalog.text,
+    late_usage_on pg_catalog.text[] NOT NULL DEFAULT '{}',
     PRIMARY KEY (binding_id)
 );
 

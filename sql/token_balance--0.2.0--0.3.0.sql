@@ -212,7 +212,8 @@ CREATE FUNCTION token_balance.attach(
     accounts pg_catalog.text DEFAULT NULL,
     outside_changes pg_catalog.text DEFAULT 'record',
     name pg_catalog.name DEFAULT 'default',
-    balance_column pg_catalog.name DEFAULT 'token_balance')
+    balance_column pg_catalog.name DEFAULT 'token_balance',
+    late_usage_on pg_catalog.text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
@@ -235,7 +236,7 @@ REVOKE ALL ON ROUTINE
     token_balance.verify(name),
     token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name)
+        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[])
 FROM PUBLIC;
 
 -- Before the function that it has called is dropped, so that it stays with its grants and with what reads it.
@@ -287,7 +288,7 @@ SELECT token_balance.upgrade_grants(before::regprocedure, after::regprocedure) F
         text, boolean, name, name, name, name, name, text, text)',
     'token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name)')) AS t (before, after);
+        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[])')) AS t (before, after);
 
 DROP FUNCTION token_balance.upgrade_grants(regprocedure, regprocedure);
 
@@ -541,7 +542,8 @@ ALTER TABLE token_balance.binding ADD COLUMN outside_changes text NOT NULL DEFAU
 
 -- The column that holds the balance.
 ALTER TABLE token_balance.binding ADD COLUMN balance_column name NOT NULL DEFAULT 'token_balance';
-ALTER TABLE token_balance.binding ADD COLUMN usage_definition text, ADD COLUMN usage_rule text;
+ALTER TABLE token_balance.binding ADD COLUMN usage_definition text, ADD COLUMN usage_rule text,
+    ADD COLUMN late_usage_on text[] NOT NULL DEFAULT '{}';
 
 -- Comments.
 
@@ -553,7 +555,7 @@ COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid) IS 'Charge the 
 COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name) IS 'The same in the binding of this name; NULL means each one that knows the workflow.';
 COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name) IS 'Settle several workflows in one go; one row for each charge. binding: NULL means each one that knows them.';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text, pg_catalog.name) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}. binding: NULL means the one that is attached, if it is the only one.';
-COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';
+COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name, pg_catalog.text[]) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';
 COMMENT ON FUNCTION token_balance.attach_again(pg_catalog.name) IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column. name: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.reset(pg_catalog.name) IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references. binding: NULL means the one that is attached, if it is the only one.';
@@ -581,6 +583,7 @@ COMMENT ON COLUMN token_balance.binding.users IS 'Table of accounts; it has the 
 COMMENT ON COLUMN token_balance.binding.balance_column IS 'Column of the users table that holds the balance.';
 COMMENT ON COLUMN token_balance.binding.usage_definition IS 'What the usage view said when it was attached; null: the usage is a table.';
 COMMENT ON COLUMN token_balance.binding.usage_rule IS 'Checksum of the same as the server stores it, which a rename does not change.';
+COMMENT ON COLUMN token_balance.binding.late_usage_on IS 'Tables below a usage view whose late usage is settled at once, each with its column that the view shows.';
 COMMENT ON COLUMN token_balance.binding.workflow_ids IS 'How stored workflow ids are spelled: as text, uuid or integer; null: as the usage spells them.';
 COMMENT ON COLUMN token_balance.binding.account_ids IS 'How stored account ids are spelled: as text, uuid or integer; null: as the users table spells them.';
 COMMENT ON TABLE token_balance.workflow_alias IS 'Ids that a workflow has had, with one row each. Ledger entries keep the id that they were made with.';

@@ -228,7 +228,7 @@ pub(crate) enum Error {
     },
     /// Of which a view shows what cannot be computed.
     UnreadableUsage {
-        workflow: String,
+        usage: String,
         relation: String,
         said: String,
     },
@@ -951,14 +951,14 @@ impl From<Error> for Report {
             .set_detail(unsettled(tokens))
             .set_hint(CORRECT_USAGE),
             Error::UnreadableUsage {
-                workflow,
+                usage,
                 relation,
                 said,
             } => new_report(
                 ERRCODE_DATA_EXCEPTION,
-                format!("usage of workflow \"{workflow}\" cannot be read from {relation}"),
+                format!("{usage} cannot be read from {relation}"),
             )
-            .set_detail(format!("The server says: {said}. All of the workflow's usage stays unsettled."))
+            .set_detail(format!("The server says: {said}. All of it stays unsettled."))
             .set_hint("Put the row or the expression right, then call token_balance.settle_pending()."),
             Error::NoPayer { workflow, tokens } => new_report(
                 ERRCODE_FOREIGN_KEY_VIOLATION,

@@ -17,9 +17,11 @@ use super::remembered::{Said, Standing, standing};
 use super::restored::{Lost, lost, warn_of_other_balances};
 use super::search_path::{self, Attacher};
 use super::told::{ColumnBefore, tell_of_ignored};
-use super::trigger_ddl::{Trigger, drop_optional, triggers};
+use super::trigger_ddl::{Trigger, drop_optional, optional_usage, triggers};
 use crate::binding::own::tell_other_sessions;
-use crate::binding::{Binding, LateUsage, OutsideChanges, Spec, Stored, book, take_turns};
+use crate::binding::{
+    Binding, LateSource, LateUsage, OutsideChanges, Spec, Stored, book, take_turns,
+};
 use crate::error::{Error, Result};
 use crate::ledger::change::Restoring;
 use crate::ledger::{busy, reference};
@@ -63,6 +65,7 @@ pub(super) fn attach_for(
     let standing = standing(&stored, &binding, said)?;
     beside::check(&stored, &binding, standing.is_attached())?;
     let others = beside::others(&stored, &binding.spec);
+    beside::check_late_sources(&binding, &others)?;
     let shares_accounts = others
         .iter()
         .find(|other| share_accounts(&other.spec, &binding.spec));
@@ -81,6 +84,8 @@ pub(super) fn attach_for(
     binding.spec.ids = standing.ids();
     binding.accounts.id = standing.ids().map(|ids| ids.accounts);
     binding.spec.spellings = Some(binding.spellings());
+    let sources = binding.late_sources.iter();
+    binding.spec.late_usage_on = sources.map(LateSource::told).collect();
     binding.spec.definition = binding
         .usage_view
         .as_ref()
@@ -147,7 +152,7 @@ pub(super) fn attach_for(
     // The strong locks come last, so that they are held for milliseconds and not for the scan. And all at once:
     // what follows waits for none.
     let changes = (binding.spec.present()?)
-        .filter(|present| standing.is_attached() && present.options != binding.spec.options);
+        .filter(|present| standing.is_attached() && has_other_options(present, &binding.spec));
     let spec = kept.map(|stored| &stored.spec);
     strong_locks(&binding, &others, &before, spec, changes.as_ref())?.take()?;
     if changes.is_some() {
@@ -314,7 +319,11 @@ fn strong_locks(
         locks.add(users, pg_sys::ShareRowExclusiveLock)?;
         // Their triggers are dropped.
         if present.options.late_usage == LateUsage::Settle {
-            locks.add(binding.usage.oid, pg_sys::AccessExclusiveLock)?;
+            for table in optional_usage(binding, others) {
+                if !table.is_view() {
+                    locks.add(table.oid, pg_sys::AccessExclusiveLock)?;
+                }
+            }
         }
         if present.options.outside_changes != OutsideChanges::Record {
             locks.add(users, pg_sys::AccessExclusiveLock)?;
@@ -324,6 +333,10 @@ fn strong_locks(
         locks.add(users, pg_sys::ShareRowExclusiveLock)?;
     }
     Ok(locks)
+}
+
+fn has_other_options(one: &Spec, other: &Spec) -> bool {
+    one.options != other.options || one.late_usage_on != other.late_usage_on
 }
 
 /// Give the binding that is there the options of `binding`. Settlements are locked out.
@@ -341,7 +354,7 @@ fn change_options(binding: &Binding, others: &[Binding]) -> Result<()> {
         }
     }
     tell_other_sessions()?;
-    drop_optional(binding)
+    drop_optional(binding, others)
 }
 
 /// Give the binding that is there the search_path of `binding`, and its tables' names. Settlements that run go on

@@ -2,7 +2,7 @@
 
 use pgrx::spi::quote_literal;
 
-use crate::binding::{Binding, Spec, Stored, is_part_of};
+use crate::binding::{Binding, LateUsage, Spec, Stored, is_part_of};
 use crate::error::{Error, Result};
 
 /// The other bindings that are attached, as far as they are whole.
@@ -34,6 +34,35 @@ pub(super) fn check(stored: &[Stored], binding: &Binding, is_attached: bool) -> 
             check_options(other, binding)?;
         }
         check_partitions(other, binding)?;
+    }
+    Ok(())
+}
+
+/// A table's rows are noted once: as usage itself, or by one column for all views above it. Error 55000 otherwise.
+pub(super) fn check_late_sources(binding: &Binding, others: &[Binding]) -> Result<()> {
+    for other in others {
+        for (one, by) in [(binding, other), (other, binding)] {
+            for source in &one.late_sources {
+                let is_usage = by.usage.oid == source.table.oid
+                    && by.spec.options.late_usage == LateUsage::Settle;
+                let mut same = by.late_sources.iter();
+                let same = same.find(|known| known.table.oid == source.table.oid);
+                if !is_usage && same.is_none_or(|known| known.key.name == source.key.name) {
+                    continue;
+                }
+                return cannot(
+                    format!(
+                        "late usage of {} is settled in another way already",
+                        source.table.sql
+                    ),
+                    format!(
+                        "Bindings \"{}\" and \"{}\" want it.",
+                        one.spec.name, by.spec.name
+                    ),
+                    "Name the same column in late_usage_on, or leave late_usage out of one of them.",
+                );
+            }
+        }
     }
     Ok(())
 }

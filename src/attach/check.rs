@@ -8,8 +8,8 @@ use pgrx::pg_sys;
 
 use super::plausible;
 use crate::binding::{
-    Accounts, Binding, Completion, Key, LateUsage, Parts, Payer, Spec, Workflows, numeric_scale,
-    wrong_type,
+    Accounts, Binding, Completion, Key, LateUsage, Parts, Payer, Spec, Workflows,
+    check_late_sources, numeric_scale, wrong_type,
 };
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
@@ -290,7 +290,17 @@ fn check_balance(accounts: &Accounts, initial: i64) -> Result<()> {
 /// What cannot be had of usage that is a view. Errors: 22023.
 pub(super) fn check_usage_view(binding: &Binding, with_index: bool) -> Result<()> {
     let Some(view) = &binding.usage_view else {
-        return Ok(());
+        return match binding.spec.late_usage_on.is_empty() {
+            true => Ok(()),
+            false => Err(Error::InvalidArgument {
+                message: format!(
+                    "late_usage_on is given, but {} is no view",
+                    binding.usage.sql
+                ),
+                detail: None,
+                hint: Some("Leave it out: rows of the usage count by themselves.".into()),
+            }),
+        };
     };
     let tables: Vec<_> = view.tables.iter().map(|table| table.sql.as_str()).collect();
     let tables = tables.join(", ");
@@ -309,13 +319,23 @@ pub(super) fn check_usage_view(binding: &Binding, with_index: bool) -> Result<()
                 .into(),
         );
     }
-    if binding.spec.options.late_usage == LateUsage::Settle {
-        return refused(
-            "late_usage => 'settle'",
-            "Leave late_usage out: token_balance.settle_pending() charges late usage.".into(),
-        );
+    let is_settling = binding.spec.options.late_usage == LateUsage::Settle;
+    if is_settling && binding.spec.late_usage_on.is_empty() {
+        return Err(Error::InvalidArgument {
+            message: "late_usage => 'settle' of a view wants late_usage_on".into(),
+            detail: Some(format!("View {} reads {tables}.", binding.usage.sql)),
+            hint: Some(
+                "Name the tables whose new rows count, each with its column that the view shows, as in \
+                 late_usage_on => '{app.messages(id)}'; or leave late_usage out: token_balance.settle_pending() charges \
+                 late usage."
+                    .into(),
+            ),
+        });
     }
-    Ok(())
+    check_late_sources(binding)?;
+    let sources = binding.late_sources.iter();
+    let sources: Vec<_> = sources.map(|source| source.table.clone()).collect();
+    check_caller_owns(&sources)
 }
 
 /// A superuser, or an owner of all bound tables; and the users table's owner must be able to read

@@ -44,16 +44,22 @@ pub(crate) fn detach(name: Option<&str>, drop_column: bool) -> Result<()> {
     if drop_column {
         refuse_to_drop(&spec, &others)?;
     }
-    lock_with_triggers(&tables, Some(spec.users.oid))?;
-    drain_queue(&spec)?;
-
-    // What DDL sets off runs with the search_path of the binding, if that is not broken.
-    let _ = book(Some(&spec.name));
     let whole = |specs: &[Spec]| -> Vec<Binding> {
         let bindings = specs.iter().map(|spec| Binding::resolve(spec.clone()));
         bindings.filter_map(Result::ok).collect()
     };
     let after = whole(&others);
+    // What a broken one wants, nobody knows.
+    let below = match after.len() == others.len() {
+        true => trigger_ddl::unwanted_late_sources(&after)?,
+        false => Vec::new(),
+    };
+    let all: Vec<_> = tables.iter().chain(&below).cloned().collect();
+    lock_with_triggers(&all, Some(spec.users.oid))?;
+    drain_queue(&spec)?;
+
+    // What DDL sets off runs with the search_path of the binding, if that is not broken.
+    let _ = book(Some(&spec.name));
     let before: Vec<_> = whole(std::slice::from_ref(&spec))
         .into_iter()
         .chain(after.iter().cloned())
@@ -61,6 +67,9 @@ pub(crate) fn detach(name: Option<&str>, drop_column: bool) -> Result<()> {
     let _owner = RunAs::owner(extension_owner()?);
     for table in &tables {
         give_up(table, &others, &before, &after)?;
+    }
+    for table in &below {
+        trigger_ddl::leave_to(table, &before, &after)?;
     }
     if let Some(users) = tables.iter().find(|table| table.oid == spec.users.oid) {
         if drop_column {
@@ -169,7 +178,10 @@ pub(super) fn let_go(
     check_caller_owns(&left)?;
     let oids: Vec<_> = left.iter().map(|table| table.oid).collect();
     keep_ddl_out(&oids)?;
-    lock_with_triggers(&left, None)?;
+    let attached: Vec<_> = std::iter::once(next).chain(others).cloned().collect();
+    let below = trigger_ddl::unwanted_late_sources(&attached)?;
+    let all: Vec<_> = left.iter().chain(&below).cloned().collect();
+    lock_with_triggers(&all, None)?;
     let specs: Vec<_> = Stored::attached()?
         .into_iter()
         .filter(|other| other.ids != spec.ids)
@@ -177,6 +189,9 @@ pub(super) fn let_go(
     let _owner = RunAs::owner(extension_owner()?);
     for table in &left {
         give_up(table, &specs, before, others)?;
+    }
+    for table in &below {
+        trigger_ddl::leave_to(table, before, &attached)?;
     }
     Ok(())
 }

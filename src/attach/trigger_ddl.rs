@@ -3,7 +3,7 @@
 //! A table has one trigger of a kind, whatever the number of bindings that it is bound in.
 
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
+use pgrx::spi::{quote_identifier, quote_literal};
 
 use crate::binding::{Binding, Completion, LateUsage, OutsideChanges, Workflows, completed};
 use crate::error::{Error, Result};
@@ -28,6 +28,8 @@ pub(crate) struct Trigger<'a> {
     condition: Option<Condition>,
     is_deferrable: bool,
     function: &'static str,
+    /// What it is called with, if anything.
+    argument: Option<&'a str>,
 }
 
 /// The WHEN condition of a trigger that settles.
@@ -51,6 +53,8 @@ pub(crate) struct Standing {
     /// Whether its condition reads the columns that say so: after a restore the names count, and by them it may be
     /// other ones.
     pub(crate) reads_its_columns: bool,
+    /// Whether it is called with what it should be.
+    has_its_argument: bool,
 }
 
 /// AFTER triggers of a row fire in the order of their names. An application's own AFTER trigger may
@@ -79,6 +83,9 @@ pub(crate) fn triggers<'a>(binding: &'a Binding, others: &'a [Binding]) -> Vec<T
         triggers.extend(on_workflows(&workflows.table, &bindings));
     }
     triggers.extend(on_usage(&binding.usage, &bindings));
+    for source in &binding.late_sources {
+        triggers.extend(on_late_source(&source.table, &bindings));
+    }
     triggers.extend(on_users(&binding.accounts.users, &bindings));
     // Those that only tell of something come last.
     triggers.sort_by_key(|trigger| trigger.name == TRUNCATED);
@@ -99,10 +106,52 @@ pub(crate) fn triggers_on<'a>(table: &'a Table, attached: &'a [Binding]) -> Vec<
     if is_bound(|binding| Some(&binding.usage)) {
         triggers.extend(on_usage(table, &bindings));
     }
+    triggers.extend(on_late_source(table, &bindings));
     if is_bound(|binding| Some(&binding.accounts.users)) {
         triggers.extend(on_users(table, &bindings));
     }
     triggers
+}
+
+/// On a table below usage views: each row that is written counts, whichever column is changed. What the view makes of
+/// it, nobody knows.
+fn on_late_source<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> {
+    let sources = bindings.iter().flat_map(|binding| &binding.late_sources);
+    let mut sources = sources.filter(|source| source.table.oid == table.oid);
+    let Some(source) = sources.next() else {
+        return Vec::new();
+    };
+    let noting = "token_balance.note_completion(NEW.tableoid, NEW.ctid)";
+    [(LATE_USAGE, "INSERT"), (UPDATED_USAGE, "UPDATE")]
+        .map(|(name, events)| Trigger {
+            argument: Some(&source.key.name),
+            ..late_trigger(table, name, events, noting)
+        })
+        .into()
+}
+
+fn late_trigger<'a>(
+    table: &'a Table,
+    name: &'static str,
+    events: &'static str,
+    noting: &str,
+) -> Trigger<'a> {
+    Trigger {
+        name,
+        table,
+        time: "AFTER",
+        events,
+        level: "ROW",
+        columns: Vec::new(),
+        reads: Vec::new(),
+        condition: Some(Condition {
+            noting: noting.into(),
+            plain: "true".into(),
+        }),
+        is_deferrable: false,
+        function: "settle_late_usage",
+        argument: None,
+    }
 }
 
 fn on_workflows<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> {
@@ -130,6 +179,7 @@ fn on_workflows<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'
             condition: None,
             is_deferrable: false,
             function: "follow_workflow_id",
+            argument: None,
         });
     }
     triggers
@@ -144,30 +194,15 @@ fn on_usage<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> 
     let settles_late = |binding: &&Binding| {
         binding.usage.oid == table.oid && binding.spec.options.late_usage == LateUsage::Settle
     };
-    let trigger = |name, events, noting: &str| Trigger {
-        name,
-        table,
-        time: "AFTER",
-        events,
-        level: "ROW",
-        columns: Vec::new(),
-        reads: Vec::new(),
-        condition: Some(Condition {
-            noting: noting.into(),
-            plain: "true".into(),
-        }),
-        is_deferrable: false,
-        function: "settle_late_usage",
-    };
     let settling: Vec<_> = bindings.iter().copied().filter(settles_late).collect();
     if !settling.is_empty() {
         let noting = "token_balance.note_completion(NEW.tableoid, NEW.ctid)";
-        triggers.push(trigger(LATE_USAGE, "INSERT", noting));
+        triggers.push(late_trigger(table, LATE_USAGE, "INSERT", noting));
         // The catalog of an older version has no function for it, until it is updated.
         if settling.iter().all(|it| !it.spec.is_of_older_catalog) {
             // Neither a column list nor a condition on columns: either would forbid to alter their types.
             let noting = "token_balance.note_update(NEW.tableoid, OLD.ctid, NEW.ctid)";
-            triggers.push(trigger(UPDATED_USAGE, "UPDATE", noting));
+            triggers.push(late_trigger(table, UPDATED_USAGE, "UPDATE", noting));
         }
     }
     triggers
@@ -186,6 +221,7 @@ fn on_users<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> 
         condition: None,
         is_deferrable: false,
         function: "record_balance_change",
+        argument: None,
     }];
     triggers.extend(keeping_trigger(table, bindings));
     triggers.push(truncating_trigger(table));
@@ -223,6 +259,7 @@ fn keeping_trigger<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Option<Tri
         condition: None,
         is_deferrable: false,
         function: "keep_balance",
+        argument: None,
     })
 }
 
@@ -239,6 +276,7 @@ fn truncating_trigger(table: &Table) -> Trigger<'_> {
         condition: None,
         is_deferrable: false,
         function: "warn_of_truncate",
+        argument: None,
     }
 }
 
@@ -266,6 +304,7 @@ fn completion_triggers<'a>(
         condition: Some(condition_of_all(bound, old)),
         is_deferrable: true,
         function: "settle_on_completion",
+        argument: None,
     };
     let mut triggers = vec![trigger(COMPLETED_BY_INSERT, "INSERT", Vec::new(), None)];
     if !reads.is_empty() {
@@ -363,7 +402,7 @@ impl Trigger<'_> {
             true => self.columns.len(),
             false => 0,
         };
-        Ok(present.reads_its_columns && present.columns == columns)
+        Ok(present.reads_its_columns && present.has_its_argument && present.columns == columns)
     }
 
     /// The lock on its table, and on the partitions, with which `create` does what it does, or `renew`. None if that is
@@ -436,8 +475,14 @@ impl Trigger<'_> {
         };
         Ok(format!(
             "CREATE {kind} \"{}\" {} {}{of} ON {}{deferrable} FOR EACH {}{when} \
-             EXECUTE FUNCTION token_balance.{}()",
-            self.name, self.time, self.events, self.table.sql, self.level, self.function
+             EXECUTE FUNCTION token_balance.{}({})",
+            self.name,
+            self.time,
+            self.events,
+            self.table.sql,
+            self.level,
+            self.function,
+            self.argument.map_or_else(String::new, quote_literal)
         ))
     }
 
@@ -490,7 +535,7 @@ impl Trigger<'_> {
 
     /// How it stands; None if it is missing.
     pub(crate) fn standing(&self) -> Result<Option<Standing>> {
-        standing(self.table.oid, self.name, &self.reads)
+        standing(self.table.oid, self.name, &self.reads, self.argument)
     }
 
     /// Make it stand as `state` says; it is `O` when it was just made.
@@ -541,25 +586,75 @@ fn lock_to_put(to_drop: bool) -> u32 {
 /// Drop the triggers that options ask for. attach makes those again for which they still do, of one of the bindings.
 ///
 /// Errors: 40001 if another table has taken the name of one that is bound.
-pub(crate) fn drop_optional(binding: &Binding) -> Result<()> {
-    for (name, table) in [
-        (LATE_USAGE, &binding.usage),
-        (UPDATED_USAGE, &binding.usage),
-        (KEEP_BALANCE, &binding.accounts.users),
-    ] {
-        if standing(table.oid, name, &[])?.is_none() {
-            continue;
-        }
-        spi::command(&format!("DROP TRIGGER \"{name}\" ON {}", table.sql))?;
-        if standing(table.oid, name, &[])?.is_some() {
-            return Err(Error::ConcurrentRename);
-        }
+pub(crate) fn drop_optional(binding: &Binding, others: &[Binding]) -> Result<()> {
+    drop_named(KEEP_BALANCE, &binding.accounts.users)?;
+    for table in optional_usage(binding, others) {
+        drop_named(LATE_USAGE, table)?;
+        drop_named(UPDATED_USAGE, table)?;
     }
     Ok(())
 }
 
+/// The tables that may have triggers for late usage because the binding had asked for them, and nobody else does.
+pub(crate) fn optional_usage<'a>(
+    binding: &'a Binding,
+    others: &'a [Binding],
+) -> impl Iterator<Item = &'a Table> {
+    let below = binding.usage_view.iter().flat_map(|view| &view.tables);
+    let unwanted = below.filter(|table| {
+        let others: Vec<_> = others.iter().collect();
+        on_late_source(table, &others).is_empty()
+            && others.iter().all(|other| other.usage.oid != table.oid)
+    });
+    std::iter::once(&binding.usage).chain(unwanted)
+}
+
+fn drop_named(name: &str, table: &Table) -> Result<()> {
+    if standing(table.oid, name, &[], None)?.is_none() {
+        return Ok(());
+    }
+    spi::command(&format!("DROP TRIGGER \"{name}\" ON {}", table.sql))?;
+    match standing(table.oid, name, &[], None)? {
+        Some(_) => Err(Error::ConcurrentRename),
+        None => Ok(()),
+    }
+}
+
+/// The tables with triggers for late usage that a view shows. What becomes of a view, nobody can tell from it any more.
+pub(crate) fn late_sources() -> Result<Vec<Table>> {
+    let outcome = spi::query(
+        "SELECT DISTINCT t.tgrelid FROM pg_catalog.pg_trigger AS t \
+         JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
+         AND p.proname OPERATOR(pg_catalog.=) 'settle_late_usage'::pg_catalog.name \
+         AND t.tgnargs OPERATOR(pg_catalog.>) 0::smallint \
+         AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid ORDER BY 1",
+        &[],
+    )?;
+    let mut tables = Vec::new();
+    for row in &outcome.rows {
+        tables.extend(catalog::table(row.oid(0))?);
+    }
+    Ok(tables)
+}
+
+/// Those of them that no binding of `attached` wants.
+pub(crate) fn unwanted_late_sources(attached: &[Binding]) -> Result<Vec<Table>> {
+    let wanted = attached.iter().flat_map(|binding| &binding.late_sources);
+    let wanted: Vec<_> = wanted.map(|source| source.table.oid).collect();
+    let mut tables = late_sources()?;
+    tables.retain(|table| !wanted.contains(&table.oid));
+    Ok(tables)
+}
+
 /// How a trigger of the table stands; None if it is missing.
-fn standing(table: pg_sys::Oid, name: &str, reads: &[&Column]) -> Result<Option<Standing>> {
+fn standing(
+    table: pg_sys::Oid,
+    name: &str,
+    reads: &[&Column],
+    argument: Option<&str>,
+) -> Result<Option<Standing>> {
     let reads: Vec<_> = reads.iter().map(|column| column.number.into()).collect();
     let outcome = spi::query(
         "SELECT t.tgenabled, pg_catalog.cardinality(t.tgattr::smallint[]), \
@@ -570,7 +665,9 @@ fn standing(table: pg_sys::Oid, name: &str, reads: &[&Column]) -> Result<Option<
          WHERE d.classid OPERATOR(pg_catalog.=) \
          'pg_catalog.pg_trigger'::pg_catalog.regclass::pg_catalog.oid \
          AND d.objid OPERATOR(pg_catalog.=) t.oid AND d.refobjid OPERATOR(pg_catalog.=) t.tgrelid \
-         AND d.refobjsubid OPERATOR(pg_catalog.=) c.number::integer)) \
+         AND d.refobjsubid OPERATOR(pg_catalog.=) c.number::integer)), \
+         t.tgargs OPERATOR(pg_catalog.=) CASE WHEN $4 IS NULL THEN ''::pg_catalog.bytea \
+         ELSE pg_catalog.convert_to($4, 'UTF8') OPERATOR(pg_catalog.||) '\\x00'::pg_catalog.bytea END \
          FROM pg_catalog.pg_trigger AS t \
          WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
          AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
@@ -578,12 +675,14 @@ fn standing(table: pg_sys::Oid, name: &str, reads: &[&Column]) -> Result<Option<
             Arg::Int8(table.to_u32().into()),
             Arg::Text(name),
             Arg::Int8Array(reads),
+            Arg::OptionalText(argument),
         ],
     )?;
     Ok(outcome.rows.first().map(|row| Standing {
         state: row.text(0).to_owned(),
         columns: row.number(1).unwrap_or(0),
         reads_its_columns: row.is_true(2),
+        has_its_argument: row.is_true(3),
     }))
 }
 

@@ -125,6 +125,7 @@ pub(crate) static ARGUMENTS: &[Argument] = &[
     argument!("outside_changes", Text, options.outside_changes, Changed, IfUnusual),
     argument!("name", Label, name, Ignored, IfUnusual),
     argument!("balance_column", Name, balance_column, Refused, IfUnusual),
+    argument!("late_usage_on", Texts, late_usage_on, Changed, IfUnusual),
 ];
 
 impl Spec {

@@ -189,21 +189,28 @@ pub(crate) enum Which<'a> {
     OfWorkflows(pg_sys::Oid),
     /// The same of the usage table.
     OfUsage(pg_sys::Oid),
-    /// Those of them that settle late usage at once.
+    /// Those that settle at once what is written there late: their usage, or a table below it.
     OfLateUsage(pg_sys::Oid),
     /// Those of these numbers.
     Numbered(&'a [i16]),
 }
 
 impl Which<'_> {
-    fn is(&self, spec: &Spec) -> Result<bool> {
+    fn is(&self, attached: &Attached) -> Result<bool> {
+        let spec = &attached.spec;
         match (self, &spec.workflows) {
             (Which::Named(name), _) => Ok(name.is_none_or(|name| name == spec.name)),
             (Which::OfWorkflows(relation), Some(workflows)) => is_part_of(*relation, workflows.oid),
             (Which::OfWorkflows(_), None) => Ok(false),
             (Which::OfUsage(relation), _) => is_part_of(*relation, spec.usage.oid),
-            (Which::OfLateUsage(relation), _) => Ok(spec.options.late_usage == LateUsage::Settle
-                && is_part_of(*relation, spec.usage.oid)?),
+            (Which::OfLateUsage(relation), _) if spec.options.late_usage == LateUsage::Settle => {
+                let source = match &attached.bound {
+                    Ok(bound) => bound.binding.late_source(*relation)?,
+                    Err(_) => None,
+                };
+                Ok(source.is_some() || is_part_of(*relation, spec.usage.oid)?)
+            }
+            (Which::OfLateUsage(_), _) => Ok(false),
             (Which::Numbered(numbers), _) => Ok(numbers.contains(&spec.number())),
         }
     }
@@ -293,7 +300,7 @@ pub(crate) fn bindings_unlocked(which: Which) -> Result<Found> {
     let present = present()?;
     let mut found = Found::default();
     for attached in present.iter() {
-        if !which.is(&attached.spec)? {
+        if !which.is(attached)? {
             continue;
         }
         if let Which::Named(name) = which

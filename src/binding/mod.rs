@@ -11,6 +11,7 @@ mod bound;
 mod columns;
 pub(crate) mod completed;
 mod faults;
+mod late_sources;
 mod model;
 mod options;
 pub(crate) mod own;
@@ -26,10 +27,11 @@ pub(crate) use bound::{
     bound_and_alone, is_one_of_several, lock_out_settlements, usable_names, whole_books,
 };
 pub(crate) use faults::Parts;
+pub(crate) use late_sources::LateSource;
 pub(crate) use model::{Accounts, Binding, Completion, Key, Payer, Workflows, numeric_scale};
 pub(crate) use options::{BusyAccount, LateUsage, OutsideChanges};
 pub(crate) use parts::is_part_of;
-pub(crate) use resolve::{relation_of, wrong_type};
+pub(crate) use resolve::{check_late_sources, relation_of, wrong_type};
 pub(crate) use search_path::path_of;
 pub(crate) use spec::{Ids, Relation, Spec};
 pub(crate) use stored::{Stored, new_ids, take_turns};

@@ -5,7 +5,9 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
+use super::late_sources::LateSource;
 use super::options::{BusyAccount, OutsideChanges};
+use super::parts::is_part_of;
 use super::spec::{Ids, Spec, Spellings, of_accounts};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{Column, Table};
@@ -95,6 +97,8 @@ pub(crate) struct Binding {
     pub(crate) usage: Table,
     /// What it is made of, if it is a view.
     pub(crate) usage_view: Option<View>,
+    /// Of a view: where its usage is written, if that counts at once. What is not there any more is left out.
+    pub(crate) late_sources: Vec<LateSource>,
     pub(crate) usage_workflow: Key,
     pub(crate) usage_tokens: Vec<Column>,
     pub(crate) details: Details,
@@ -139,6 +143,16 @@ impl Binding {
     pub(crate) fn usage_relations(&self) -> impl Iterator<Item = pg_sys::Oid> {
         let below = self.usage_view.iter().flat_map(|view| &view.tables);
         std::iter::once(self.usage.oid).chain(below.map(|table| table.oid))
+    }
+
+    /// What late usage is written to, if this is such a table, or a partition of one.
+    pub(crate) fn late_source(&self, relation: pg_sys::Oid) -> Result<Option<&LateSource>> {
+        for source in &self.late_sources {
+            if is_part_of(relation, source.table.oid)? {
+                return Ok(Some(source));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether an expression of somebody's is computed for a row of the usage, which may fail.

@@ -3,7 +3,9 @@
 use pgrx::pg_sys;
 
 use super::columns::Named;
+use super::late_sources::{self, LateSource};
 use super::model::{Accounts, Binding, Completion, Details, Key, Payer, Workflows};
+use super::options::LateUsage;
 use super::own::{distributed, extension_owner};
 use super::search_path::paths;
 use super::spec::{Relation, Spec};
@@ -29,6 +31,7 @@ impl Binding {
             .map(|workflows| existing_table(&spec, "workflow table", workflows))
             .transpose()?;
         refuse_distributed(spec.relations())?;
+        let late_sources = late_sources(&spec, &usage, usage_view.as_ref());
         let usage_columns = catalog::columns(usage.oid)?;
         let named = spec.named("usage_workflow", &spec.usage_workflow);
         let usage_workflow = key(&usage, &usage_columns, named)?;
@@ -78,6 +81,7 @@ impl Binding {
             accounts,
             usage,
             usage_view,
+            late_sources,
             details,
             usage_workflow,
             usage_tokens,
@@ -202,6 +206,26 @@ pub(super) fn existing_usage(spec: &Spec) -> Result<Table> {
         Some(table) if table.is_view() => Ok(table),
         Some(table) => supported(table),
     }
+}
+
+/// Where late usage is written that a view shows. What is not right is for attach to say, and for `verify`.
+fn late_sources(spec: &Spec, usage: &Table, view: Option<&View>) -> Vec<LateSource> {
+    let Some(view) = view.filter(|_| spec.options.late_usage == LateUsage::Settle) else {
+        return Vec::new();
+    };
+    let sources = spec.late_usage_on.iter();
+    let sources = sources.filter_map(|told| late_sources::find(told, usage, view).ok());
+    sources.collect()
+}
+
+/// What is wrong with `late_usage_on`. Errors: 22023, 42703.
+pub(crate) fn check_late_sources(binding: &Binding) -> Result<()> {
+    let Some(view) = &binding.usage_view else {
+        return Ok(());
+    };
+    let told = binding.spec.late_usage_on.iter();
+    told.map(|told| late_sources::find(told, &binding.usage, view).map(drop))
+        .collect()
 }
 
 /// What the usage is made of, if it is a view.

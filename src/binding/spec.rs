@@ -36,6 +36,8 @@ pub(crate) struct Spec {
     /// None: exempt.
     pub(crate) existing_usage: Option<String>,
     pub(crate) options: Options,
+    /// Of usage that is a view: the tables below it whose rows count at once, with the column that the view shows.
+    pub(crate) late_usage_on: Vec<String>,
     /// The schemas in which the tables' triggers look names up; None: nothing is kept, or attach was
     /// told nothing.
     pub(crate) search_path: Option<Vec<String>>,
@@ -151,6 +153,7 @@ impl Spec {
             balance_type: pg_sys::INT4OID,
             existing_usage: None,
             options: Options::default(),
+            late_usage_on: Vec::new(),
             search_path: None,
             columns: Vec::new(),
             spellings: None,

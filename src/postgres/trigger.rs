@@ -71,6 +71,12 @@ impl<'a> TriggerCall<'a> {
         unsafe { (*self.data.tg_relation).rd_id }
     }
 
+    /// Whether its definition has arguments.
+    pub(crate) fn has_arguments(&self) -> bool {
+        // SAFETY: the server gives the trigger's definition with the call.
+        unsafe { (*self.data.tg_trigger).tgnargs > 0 }
+    }
+
     pub(crate) fn relation_owner(&self) -> pg_sys::Oid {
         // SAFETY: as above.
         unsafe { (*(*self.data.tg_relation).rd_rel).relowner }

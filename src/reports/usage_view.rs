@@ -3,12 +3,12 @@
 use serde_json::Value as Json;
 
 use super::check::Check;
-use crate::binding::Binding;
+use crate::binding::{Binding, LateSource, LateUsage};
 use crate::error::Result;
 use crate::postgres::catalog;
 use crate::postgres::security::RunAs;
 use crate::postgres::spi;
-use crate::settle::usage::of_one_sql;
+use crate::settle::usage::{of_one_sql, shown_sql};
 
 /// A table that a settlement may read whole: a price list, say. In blocks.
 const SMALL: i64 = 8;
@@ -37,26 +37,7 @@ pub(super) fn definition(binding: &Binding) -> Option<Check> {
 
 /// Whether the statement that reads a workflow's usage reaches an index, and which tables it reads whole.
 pub(super) fn index(binding: &Binding) -> Result<Check> {
-    let statement = of_one_sql(binding, "(SELECT NULL)");
-    let plan = {
-        let _owner = RunAs::owner(binding.usage.owner);
-        spi::json_plan_without_scans(&statement)?
-    };
-    let plan: Json = serde_json::from_str(&plan).unwrap_or_default();
-    let mut scans = Vec::new();
-    each_node(&plan, &mut |node| {
-        if node.get("Node Type").and_then(Json::as_str) == Some("Seq Scan") {
-            scans.push(Scan::of(node));
-        }
-    });
-    let mut whole = Vec::new();
-    for scan in scans {
-        if scan.looks_for_workflow || blocks(&scan)? > SMALL {
-            whole.push(scan.table());
-        }
-    }
-    whole.sort_unstable();
-    whole.dedup();
+    let whole = read_whole(binding, &of_one_sql(binding, "(SELECT NULL)"))?;
     let tables = whole.join(", ");
     Ok(Check::new(
         "usage index",
@@ -76,6 +57,79 @@ pub(super) fn index(binding: &Binding) -> Result<Check> {
             binding.usage_workflow.sql()
         ),
     ))
+}
+
+/// Whether late usage is settled at once where it was asked for; none where it was not.
+pub(super) fn late_usage(binding: &Binding) -> Result<Vec<Check>> {
+    if binding.usage_view.is_none() || binding.spec.options.late_usage != LateUsage::Settle {
+        return Ok(Vec::new());
+    }
+    let known: Vec<_> = binding.late_sources.iter().map(LateSource::told).collect();
+    let told = &binding.spec.late_usage_on;
+    let is_whole = known.len() == told.len();
+    let mut checks = vec![Check::new(
+        "late usage",
+        is_whole,
+        match is_whole {
+            true => format!(
+                "settled at once where it is written to {}",
+                known.join(", ")
+            ),
+            false => format!(
+                "not all of {} is there any more: late usage waits for the sweep",
+                told.join(", ")
+            ),
+        },
+        format!(
+            "Call {} with late_usage_on as it is now.",
+            binding.spec.attach_with("...")
+        ),
+    )];
+    for source in &binding.late_sources {
+        let statement = shown_sql(binding, source, "(SELECT NULL)");
+        let whole = read_whole(binding, &statement)?;
+        let tables = whole.join(", ");
+        checks.push(Check::new(
+            "late usage index",
+            whole.is_empty(),
+            match whole.is_empty() {
+                true => format!("the view finds a row of {} by an index", source.table.sql),
+                false => format!(
+                    "the view reads all of {tables} for a row of {}",
+                    source.table.sql
+                ),
+            },
+            format!(
+                "Create an index on each of them: on what the view shows as {}, or joins by.",
+                source.shown_as.sql()
+            ),
+        ));
+    }
+    Ok(checks)
+}
+
+/// The tables that a statement on the view reads whole, though it is given a value to look for.
+fn read_whole(binding: &Binding, statement: &str) -> Result<Vec<String>> {
+    let plan = {
+        let _owner = RunAs::owner(binding.usage.owner);
+        spi::json_plan_without_scans(statement)?
+    };
+    let plan: Json = serde_json::from_str(&plan).unwrap_or_default();
+    let mut scans = Vec::new();
+    each_node(&plan, &mut |node| {
+        if node.get("Node Type").and_then(Json::as_str) == Some("Seq Scan") {
+            scans.push(Scan::of(node));
+        }
+    });
+    let mut whole = Vec::new();
+    for scan in scans {
+        if scan.looks_for_workflow || blocks(&scan)? > SMALL {
+            whole.push(scan.table());
+        }
+    }
+    whole.sort_unstable();
+    whole.dedup();
+    Ok(whole)
 }
 
 /// A table that is read whole.

@@ -105,6 +105,7 @@ fn of_binding(binding: &Binding, attached: &[Binding]) -> Result<Vec<Check>> {
     checks.push(index(binding)?);
     checks.extend(summary_index(binding)?);
     checks.extend(usage_view::definition(binding));
+    checks.extend(usage_view::late_usage(binding)?);
     checks.extend(children(binding)?);
     checks.extend(statuses(binding)?);
     checks.extend(newest_usage(binding)?);

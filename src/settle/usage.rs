@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use pgrx::pg_sys::{INT2OID, INT4OID, INT8OID, TEXTARRAYOID, TEXTOID};
 
 use super::occasion::Occasion;
-use crate::binding::{Binding, Bound, Kept, Payer};
+use crate::binding::{Binding, Bound, Kept, LateSource, Payer};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Column;
 use crate::postgres::direct::{FoundRow, Holds, Lookup, Wanted};
@@ -142,6 +142,18 @@ fn workflow_exists_sql(binding: &Binding) -> Option<String> {
     })
 }
 
+/// The workflows under which the view shows the rows of a table with these keys, an array.
+pub(crate) fn shown_sql(binding: &Binding, source: &LateSource, keys: &str) -> String {
+    let workflow = format!("u.{}", binding.usage_workflow.sql());
+    format!(
+        "SELECT DISTINCT {workflow}::pg_catalog.text FROM {} AS u \
+         WHERE u.{} OPERATOR(pg_catalog.=) ANY ({keys}::{}[]) AND {workflow} IS NOT NULL",
+        binding.usage.sql,
+        source.shown_as.sql(),
+        source.key_type.sql(),
+    )
+}
+
 /// SQL for usage by workflow and account: `(workflow_id, user_id, tokens)`, where each of
 /// `conditions` on the usage row `u` holds. The account is null where the workflow's account pays.
 pub(crate) fn usage_groups_sql(binding: &Binding, conditions: &[String]) -> String {
@@ -214,7 +226,7 @@ pub(super) fn read_or_warn(
         (Ok(all), _) => Ok(all.into_iter().map(Some).collect()),
         (Err(said), [workflow]) => {
             let error = Error::UnreadableUsage {
-                workflow: workflow.clone(),
+                usage: format!("usage of workflow \"{workflow}\""),
                 relation: bound.binding.usage.sql.clone(),
                 said,
             };

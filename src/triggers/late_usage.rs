@@ -17,31 +17,36 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use pgrx::pg_sys::{self, TEXTOID};
+use pgrx::PgLogLevel;
+use pgrx::pg_sys::{self, TEXTARRAYOID, TEXTOID};
 use pgrx::prelude::*;
 
 use super::notes::{Row, is_done, note, read_noted, remember_done, take_noted};
 use crate::binding::{
-    Binding, Bound, Kept, Spec, Which, bindings_and_workflows_locked, bindings_locked,
-    bindings_unlocked, completed, is_part_of,
+    Binding, Bound, Kept, LateSource, Spec, Which, bindings, bindings_and_workflows_locked,
+    bindings_locked, bindings_unlocked, completed, is_part_of,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::lock::is_written;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::stored_row::{RowPlace, StoredRows};
+use crate::postgres::subtransaction::unless_data_exception;
 use crate::postgres::trigger::{TriggerCall, trigger_function};
-use crate::postgres::value::Arg;
+use crate::postgres::value::{Arg, texts};
 use crate::settle::lock::lock_written;
 use crate::settle::occasion::Occasion;
 use crate::settle::old_usage::tell_of_old_usage;
 use crate::settle::rename;
 use crate::settle::settle;
 use crate::settle::settlement::was_settled_sql;
+use crate::settle::usage::shown_sql;
 use crate::settle::work::Work;
 
 struct Statements {
     is_over: Statement,
+    /// The workflows of rows, where the usage is a view: one for each table whose rows it shows.
+    shown: Vec<Statement>,
 }
 
 impl Kept<Bound> for Statements {
@@ -51,6 +56,14 @@ impl Kept<Bound> for Statements {
         let relations: Vec<_> = workflows.map(|workflows| workflows.table.oid).collect();
         Statements {
             is_over: Statement::new(&is_over_sql(binding), &[TEXTOID]).of(&relations),
+            shown: binding
+                .late_sources
+                .iter()
+                .map(|source| {
+                    Statement::new(&shown_sql(binding, source, "$1"), &[TEXTARRAYOID])
+                        .of(&[binding.usage.oid])
+                })
+                .collect(),
         }
     }
 }
@@ -151,21 +164,49 @@ fn settle_late_usage(call: &TriggerCall) -> Result<()> {
         return Ok(());
     }
     let late = Which::OfLateUsage(call.relation());
-    let found = bindings_and_workflows_locked(late)?;
+    let mut found = bindings_and_workflows_locked(late)?;
+    // What a view reads keeps still while it is read.
+    if found
+        .whole
+        .iter()
+        .any(|bound| bound.binding.usage_view.is_some())
+    {
+        found = bindings(late)?;
+    }
     if found.is_empty() {
         return match bindings_unlocked(Which::OfUsage(call.relation()))?.is_empty() {
+            // One that a view has left.
+            true if call.has_arguments() => Ok(()),
             true => Err(call.foreign()),
             false => Ok(()),
         };
     }
     let bounds = found.whole_or_warn()?;
-    let root = bounds.first().map(|first| first.binding.usage.oid);
-    let also = take_noted(&row.place(), |table| {
-        is_part_of(table, root.unwrap_or(call.relation()))
-    })?;
+    let root = match bounds.first() {
+        Some(first) => match first.binding.late_source(call.relation())? {
+            Some(source) => source.table.oid,
+            None => first.binding.usage.oid,
+        },
+        None => call.relation(),
+    };
+    let also = take_noted(&row.place(), |table| is_part_of(table, root))?;
     let mut written = Vec::with_capacity(bounds.len());
     for bound in &bounds {
         let mut changes = Changes::default();
+        if let Some(source) = bound.binding.late_source(call.relation())? {
+            let key = &source.key.name;
+            let mut keys = BTreeSet::from_iter(row.new_text(key));
+            read_noted(&also, |row, _| keys.extend(row.text(key)));
+            changes.inserted = shown(bound, source, &keys, Snapshot::Latest)?;
+            if row.old_place().is_some() {
+                // Where they were: the statement itself does not see what it has written.
+                changes
+                    .inserted
+                    .extend(shown(bound, source, &keys, Snapshot::Caller)?);
+            }
+            written.push(changes);
+            continue;
+        }
         let old_text = |column: &str| row.old_text(column);
         let old: Option<ReadColumn> = row.old_place().is_some().then_some(&old_text);
         changes.add(&bound.binding, old, &|column| row.new_text(column));
@@ -185,6 +226,39 @@ fn settle_late_usage(call: &TriggerCall) -> Result<()> {
     settle_what_is_over(written.collect::<Result<_>>()?)?;
     remember_done(also);
     Ok(())
+}
+
+/// The workflows under which the usage view shows rows of a table. What it cannot compute waits for the sweep, with a
+/// warning.
+fn shown(
+    bound: &Bound,
+    source: &LateSource,
+    keys: &BTreeSet<String>,
+    snapshot: Snapshot,
+) -> Result<BTreeSet<String>> {
+    let statements = bound.kept::<Statements>();
+    let mut all = bound.binding.late_sources.iter().zip(&statements.shown);
+    let Some((_, statement)) = all.find(|(one, _)| *one == source) else {
+        return Ok(BTreeSet::new());
+    };
+    let keys: Vec<_> = keys
+        .iter()
+        .filter_map(|key| source.key_type.canonical(key))
+        .collect();
+    let _owner = bound.run_as(bound.binding.usage.owner);
+    let found = unless_data_exception(|| statement.run(&[Arg::TextArray(&keys)], snapshot))?;
+    match found {
+        Ok(outcome) => Ok(texts(&outcome.rows, 0).into_iter().collect()),
+        Err(said) => {
+            let error = Error::UnreadableUsage {
+                usage: format!("usage in {}", source.table.sql),
+                relation: bound.binding.usage.sql.clone(),
+                said,
+            };
+            error.report(PgLogLevel::WARNING);
+            Ok(BTreeSet::new())
+        }
+    }
 }
 
 /// The text of a row's column.

@@ -1,0 +1,114 @@
+//! The tables below a usage view whose new and changed rows count at once: `late_usage_on`.
+
+use pgrx::pg_sys;
+use pgrx::spi::quote_identifier;
+
+use crate::error::{Error, Result};
+use crate::postgres::catalog::{self, Column, Table};
+use crate::postgres::key::KeyType;
+use crate::postgres::value::Arg;
+use crate::postgres::view::View;
+
+/// A table, and how the view shows its rows.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LateSource {
+    pub(crate) table: Table,
+    /// Its column whose values the view shows.
+    pub(crate) key: Column,
+    /// The view's column that has them.
+    pub(crate) shown_as: Column,
+    /// The type of that one.
+    pub(crate) key_type: KeyType,
+}
+
+impl LateSource {
+    /// As `attach` is told it, with the names of now.
+    pub(crate) fn told(&self) -> String {
+        let (key, shown_as) = (self.key.sql(), self.shown_as.sql());
+        match key == shown_as {
+            true => format!("{}({key})", self.table.sql),
+            false => format!("{}({key} AS {shown_as})", self.table.sql),
+        }
+    }
+}
+
+/// What `schema.table(key)` names, or `schema.table(key AS column of the view)`, of what the view reads.
+///
+/// Errors: 22023 if it is not of that form, or not of the view's; 42703 for a column that is not there.
+pub(super) fn find(told: &str, usage: &Table, view: &View) -> Result<LateSource> {
+    let invalid = |detail: String| {
+        Error::InvalidArgument {
+        message: format!("late_usage_on names {told}"),
+        detail: Some(detail),
+        hint: Some(
+            "Name a table that the view reads, and its column that the view shows, as in app.messages(id); or \
+             app.messages(id AS message_id) where the view shows it under another name."
+                .into(),
+        ),
+    }
+    };
+    let parts = told
+        .trim()
+        .strip_suffix(')')
+        .and_then(|it| it.rsplit_once('('));
+    let Some((table, columns)) = parts else {
+        return Err(invalid("It has no column in parentheses.".into()));
+    };
+    let (key, shown_as) = match columns.split_once(" AS ").or(columns.split_once(" as ")) {
+        Some((key, shown_as)) => (key, shown_as),
+        None => (columns, columns),
+    };
+    let oid = named(table.trim())?;
+    let Some(table) = view.tables.iter().find(|table| Some(table.oid) == oid) else {
+        return Err(invalid(format!("View {} reads no such table.", usage.sql)));
+    };
+    let column = |of: &Table, name: &str| -> Result<Column> {
+        let name = unquoted(name.trim());
+        let columns = catalog::columns(of.oid)?.into_iter();
+        let mut named = columns.filter(|column| column.name == name);
+        named.next().ok_or_else(|| Error::ColumnMissing {
+            relation: of.sql.clone(),
+            column: name.clone(),
+            argument: "late_usage_on",
+        })
+    };
+    let (key, shown_as) = (column(table, key)?, column(usage, shown_as)?);
+    let types = KeyType::of(key.base_type).zip(KeyType::of(shown_as.base_type));
+    match types {
+        Some((of_table, key_type)) if of_table.matches(key_type) => Ok(LateSource {
+            table: table.clone(),
+            key,
+            shown_as,
+            key_type,
+        }),
+        _ => Err(invalid(format!(
+            "Column {} of {} is of type {}, and {} of the view of type {}.",
+            key.sql(),
+            table.sql,
+            key.type_name,
+            shown_as.sql(),
+            shown_as.type_name
+        ))),
+    }
+}
+
+fn named(table: &str) -> Result<Option<pg_sys::Oid>> {
+    let outcome = catalog::query(
+        "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid",
+        &[Arg::Text(table)],
+    )?;
+    let row = outcome.rows.first().filter(|row| row.get(0).is_some());
+    Ok(row.map(|row| row.oid(0)))
+}
+
+/// The name that a word of SQL is: quoted, or in small letters.
+fn unquoted(word: &str) -> String {
+    match word
+        .strip_prefix('"')
+        .and_then(|word| word.strip_suffix('"'))
+    {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None if quote_identifier(word) == word => word.to_owned(),
+        None => word.to_lowercase(),
+    }
+}
