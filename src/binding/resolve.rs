@@ -223,9 +223,8 @@ pub(crate) fn check_late_sources(binding: &Binding) -> Result<()> {
     let Some(view) = &binding.usage_view else {
         return Ok(());
     };
-    let told = binding.spec.late_usage_on.iter();
-    told.map(|told| late_sources::find(told, &binding.usage, view).map(drop))
-        .collect()
+    let mut told = binding.spec.late_usage_on.iter();
+    told.try_for_each(|told| late_sources::find(told, &binding.usage, view).map(drop))
 }
 
 /// What the usage is made of, if it is a view.
