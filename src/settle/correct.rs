@@ -1,4 +1,4 @@
-//! Corrections: what a deletion or a move took away from a settled workflow's usage is given back once (DESIGN C10 to C16).
+//! Corrections: what a deletion or a move took away from a settled workflow's usage is given back once (DESIGN C10).
 
 use std::cmp::Reverse;
 
