@@ -5,9 +5,7 @@ use pgrx::prelude::*;
 use pgrx::{JsonB, Uuid, pg_sys};
 use serde::Serialize;
 
-use super::common::{
-    binding_at, in_bindings, refuse_read_only, refuse_unknown, required, to_json,
-};
+use super::common::{binding_at, in_bindings, refuse_read_only, refuse_unknown, required, to_json};
 use crate::binding::{Which, bindings_locked, is_one_of_several};
 use crate::error::Result;
 use crate::settle::correct;

@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
-use super::lock::lock_alone;
+use super::lock::lock_workflows;
 use super::rename;
 use super::shares::{OfBinding, Share, give_all};
 use super::usage::{self, Usage};
-use crate::binding::{Binding, Bound, Kept, Payer};
+use crate::binding::{Bound, Kept, Payer};
 use crate::error::{Error, Result};
 use crate::ledger::account;
 use crate::ledger::change::{Given, Kind};
@@ -83,8 +83,8 @@ pub(crate) struct Gone {
 pub(crate) fn correct(of: &[OfBinding]) -> Result<Option<Corrected>> {
     rename::follow(of.iter().map(|one| &*one.bound))?;
     let ids: Vec<_> = of.iter().map(OfBinding::ids).collect::<Result<_>>()?;
-    let bindings: Vec<&Binding> = of.iter().map(|one| &one.bound.binding).collect();
-    lock_alone(&ids.concat(), &bindings);
+    // Always with the intention on the whole: a settlement that goes without locks would not see what is taken out.
+    lock_workflows(ids.iter().flatten(), true);
     let mut found = Vec::new();
     for (one, ids) in of.iter().zip(&ids) {
         found.extend(Workflow::find(&one.bound, ids)?);

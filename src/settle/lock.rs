@@ -79,7 +79,7 @@ pub(crate) fn lock_workflows<'a>(workflows: impl Iterator<Item = &'a String>, is
     let room = MAX_LOCKS.saturating_sub(taken);
     if !is_needed {
         if keys.len() > room {
-            // Nobody renames a workflow meanwhile (`lock_alone`).
+            // Nobody renames a workflow meanwhile (`lock_renamed`).
             lock(ALL_WORKFLOWS, SHARE);
             keys.truncate(room);
         }
@@ -119,10 +119,10 @@ pub(crate) fn try_lock_workflows<'a>(workflows: impl Iterator<Item = &'a mut Vec
     has_room
 }
 
-/// The locks of a transaction that makes settled less, on its workflows: one that has changed their ids, on the old and
-/// the new ones, and one that corrects them. A settlement would not find what has moved, or reckon from what was there
-/// before, so those that go without locks are kept out, and where there are very many ids, all settlements are.
-pub(crate) fn lock_alone(workflows: &[String], bindings: &[&Binding]) {
+/// The locks of a transaction that has changed the ids of workflows, on the old and the new ones. A settlement of an old
+/// id would not find what has moved, so those that go without locks are kept out, and where there are very many ids,
+/// all settlements are.
+pub(crate) fn lock_renamed(workflows: &[String], bindings: &[&Binding]) {
     if workflows.len() > MAX_LOCKS {
         for binding in bindings {
             lock_out_settlements(binding.accounts.users.oid);

@@ -12,7 +12,7 @@ use pgrx::PgLogLevel;
 use pgrx::pg_sys::{self, TEXTARRAYOID, TEXTOID};
 
 use super::claim::{Accounted, accounted_for, read_settled};
-use super::lock::lock_alone;
+use super::lock::lock_renamed;
 use super::settlement::move_workflows_sql;
 use super::usage::{self, Usage};
 use crate::binding::{Binding, Bound, Kept, Payer, Which, bindings_locked};
@@ -222,7 +222,7 @@ pub(crate) fn follow<'a>(bounds: impl Iterator<Item = &'a Bound>) -> Result<()> 
         return Ok(());
     }
     let bindings: Vec<&Binding> = changed.iter().map(|it| &it.bound.binding).collect();
-    lock_alone(&ids, &bindings);
+    lock_renamed(&ids, &bindings);
     for Changed {
         bound,
         renamed,
