@@ -48,7 +48,7 @@ struct GoneAccount {
 /// lowered or moved away since; in all bindings, unless one is named.
 ///
 /// Errors: 22004 for a null id, P0002 for an id that nobody knows, 22003 for an amount that the balance's range has no
-/// room for, 40001 and 40P01 to be retried, 25006 in a read-only transaction, 55000 if nothing is attached, 42704 if
+/// room for, 40001 and 40P01 to be retried, 25006 in a read-only transaction, 55000 if nothing is attached or the usage is a view that was replaced, 42704 if
 /// none is attached by the name.
 #[pg_extern(sql = false)]
 fn correct_workflow_text(

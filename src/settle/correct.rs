@@ -77,10 +77,14 @@ pub(crate) struct Gone {
 }
 
 /// Take out of the settlements what is accounted for and no longer used, and give back what was paid of it. None if it is
-/// settled in no binding.
+/// settled in no binding. Error 55000 where the usage is a view that was replaced.
 ///
 /// Locks are taken as a settlement takes them: workflow, settlements, accounts by table and id.
 pub(crate) fn correct(of: &[OfBinding]) -> Result<Option<Corrected>> {
+    for one in of {
+        // All that it shows less would be given back.
+        one.bound.binding.refuse_replaced_view()?;
+    }
     rename::follow(of.iter().map(|one| &*one.bound))?;
     let ids: Vec<_> = of.iter().map(OfBinding::ids).collect::<Result<_>>()?;
     // Always with the intention on the whole: a settlement that goes without locks would not see what is taken out.

@@ -246,4 +246,28 @@ SELECT kind, amount, previous_balance, new_balance FROM token_balance.statement(
 SELECT problem FROM token_balance.reconcile();
 SET client_min_messages = warning;
 DROP EXTENSION token_balance CASCADE;
+DROP TABLE users, runs, calls, tools;
+
+-- Usage from a view, 3 tokens a unit. What it shows less after it was replaced is given back when an attach has told of it (DESIGN B24).
+CREATE EXTENSION token_balance SCHEMA co;
+CREATE TABLE users (id text PRIMARY KEY);
+CREATE TABLE runs (id text PRIMARY KEY, status text);
+CREATE TABLE calls (run text, u text, units integer);
+CREATE INDEX ON calls (run);
+CREATE VIEW usage AS SELECT run, u, units * 3 AS tokens FROM calls;
+SELECT token_balance.attach('users', 'usage', 'runs', usage_user => 'u', usage_workflow => 'run', usage_tokens => '{tokens}');
+INSERT INTO users VALUES ('ann');
+INSERT INTO runs VALUES ('r', 'running');
+INSERT INTO calls VALUES ('r', 'ann', 10), ('r', 'ann', 2);
+UPDATE runs SET status = 'completed';
+-- 2 units less: 6
+DELETE FROM calls WHERE units = 2;
+SELECT token_balance.correct_workflow('r') ->> 'amount' AS amount;
+CREATE OR REPLACE VIEW usage AS SELECT run, u, units * 1 AS tokens FROM calls;
+CALL pg_temp.try($$SELECT token_balance.correct_workflow('r')$$);
+SELECT token_balance.attach('users', 'usage', 'runs', usage_user => 'u', usage_workflow => 'run', usage_tokens => '{tokens}');
+-- 10 units, 30 less 10
+SELECT token_balance.correct_workflow('r') ->> 'amount' AS amount;
+SELECT id, token_balance FROM users;
+DROP EXTENSION token_balance CASCADE;
 DROP SCHEMA co CASCADE;
