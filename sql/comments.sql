@@ -19,6 +19,9 @@ COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean, pg_catalog.n
 COMMENT ON FUNCTION token_balance.credit(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Top up an account. The same reference again answers as the first time and changes nothing. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Give back what a workflow was charged, all that is left or a part, to the accounts that paid. binding: NULL means each one that has charged it; for an amount one of several is to be named.';
+COMMENT ON FUNCTION token_balance.correct_workflow(pg_catalog.text, pg_catalog.name) IS 'Give back, once, what was charged for usage of a workflow that was deleted, lowered or moved away since. Returns success, workflow_id, amount, tokens_exempt, corrections and gone. binding: NULL means each one that has settled it.';
+COMMENT ON FUNCTION token_balance.correct_workflow(bigint, pg_catalog.name) IS 'Give back what was charged for usage that is gone; see correct_workflow(text).';
+COMMENT ON FUNCTION token_balance.correct_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Give back what was charged for usage that is gone; see correct_workflow(text).';
 COMMENT ON FUNCTION token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone, pg_catalog.name) IS 'The ledger of an account in order, from since on and before until. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.balance_at(pg_catalog.text, timestamp with time zone, pg_catalog.name) IS 'The balance of an account at a moment, by the ledger. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.summary(pg_catalog.text, integer, pg_catalog.name) IS 'Usage of an account in the last days: summary, by_stage, by_model, recent_records, token_balance and is_overdraft. binding: NULL means the one that is attached, if it is the only one.';
@@ -110,28 +113,29 @@ COMMENT ON TABLE token_balance.settlement IS 'What was accounted for and charged
 COMMENT ON COLUMN token_balance.settlement.workflow_id IS 'Workflow id, as text.';
 COMMENT ON COLUMN token_balance.settlement.user_id IS 'Account, as text.';
 COMMENT ON COLUMN token_balance.settlement.usage_tokens IS 'Usage that is accounted for, exempt usage included.';
-COMMENT ON COLUMN token_balance.settlement.charged_tokens IS 'What was taken from the balance.';
-COMMENT ON COLUMN token_balance.settlement.refunded_tokens IS 'What was given back.';
+COMMENT ON COLUMN token_balance.settlement.charged_tokens IS 'What was taken from the balance, less what corrections gave back.';
+COMMENT ON COLUMN token_balance.settlement.refunded_tokens IS 'What refunds gave back.';
 COMMENT ON COLUMN token_balance.settlement.first_settled_at IS 'First charge; null if all of it is exempt.';
 COMMENT ON COLUMN token_balance.settlement.last_settled_at IS 'Last charge; null if all of it is exempt.';
-COMMENT ON COLUMN token_balance.settlement.archived_charged_tokens IS 'What archived ledger entries took from the balance.';
+COMMENT ON COLUMN token_balance.settlement.archived_charged_tokens IS 'What archived ledger entries took from the balance, less corrections.';
 COMMENT ON COLUMN token_balance.settlement.archived_refunded_tokens IS 'What archived ledger entries gave back.';
 COMMENT ON COLUMN token_balance.settlement.binding_id IS 'Binding whose usage it is.';
+COMMENT ON COLUMN token_balance.settlement.corrected_tokens IS 'What corrections have taken out of usage_tokens, exempt usage included.';
 
 COMMENT ON TABLE token_balance.ledger IS 'Every change of every balance, append-only. For each account the entries form a chain: previous_balance is the new_balance of the entry before. Amounts are tokens.';
 COMMENT ON COLUMN token_balance.ledger.user_id IS 'Account, as text.';
 COMMENT ON COLUMN token_balance.ledger.entry_id IS 'Number of the entry; rising by one within an account.';
-COMMENT ON COLUMN token_balance.ledger.kind IS 'settlement, credit, refund, adjustment (a change that was not made by the extension), or opening (the entries before it are archived).';
+COMMENT ON COLUMN token_balance.ledger.kind IS 'settlement, credit, refund, correction (usage that was charged is gone), adjustment (a change that was not made by the extension), or opening (the entries before it are archived).';
 COMMENT ON COLUMN token_balance.ledger.amount IS 'new_balance less previous_balance; negative for a charge, 0 in an opening entry.';
 COMMENT ON COLUMN token_balance.ledger.previous_balance IS 'Balance before; in the first entry of an account, its opening balance.';
 COMMENT ON COLUMN token_balance.ledger.new_balance IS 'Balance after.';
-COMMENT ON COLUMN token_balance.ledger.workflow_id IS 'Workflow that was settled or refunded.';
+COMMENT ON COLUMN token_balance.ledger.workflow_id IS 'Workflow that was settled, refunded or corrected.';
 COMMENT ON COLUMN token_balance.ledger.reference IS 'The caller''s own id of a credit or refund; unique for an account.';
 COMMENT ON COLUMN token_balance.ledger.note IS 'Free text.';
 COMMENT ON COLUMN token_balance.ledger.actor IS 'Role that made the change.';
 COMMENT ON COLUMN token_balance.ledger.created_at IS 'When the change was made (not when it was committed).';
 COMMENT ON COLUMN token_balance.ledger.accounts_id IS 'Accounts of which user_id is one.';
-COMMENT ON COLUMN token_balance.ledger.binding_id IS 'Binding whose workflow was settled or refunded.';
+COMMENT ON COLUMN token_balance.ledger.binding_id IS 'Binding whose workflow was settled, refunded or corrected.';
 COMMENT ON SEQUENCE token_balance.ledger_entry_id_seq IS 'Gives no numbers: entries are numbered by account. Older dumps set it.';
 
 COMMENT ON TABLE token_balance.reference IS 'What credits and refunds with a reference did: a reference is used once for an account. Amounts are tokens.';

@@ -87,6 +87,18 @@ CREATE FUNCTION token_balance.refund_workflow(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_wrapper';
 
+CREATE FUNCTION token_balance.correct_workflow(workflow_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_text_wrapper';
+
+CREATE FUNCTION token_balance.correct_workflow(workflow_id bigint, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_bigint_wrapper';
+
+CREATE FUNCTION token_balance.correct_workflow(workflow_id pg_catalog.uuid, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_uuid_wrapper';
+
 CREATE FUNCTION token_balance.statement(
     user_id pg_catalog.text,
     since timestamp with time zone DEFAULT NULL,
@@ -259,6 +271,9 @@ REVOKE ALL ON FUNCTION
         pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
     token_balance.refund_workflow(
         pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
+    token_balance.correct_workflow(pg_catalog.text, pg_catalog.name),
+    token_balance.correct_workflow(bigint, pg_catalog.name),
+    token_balance.correct_workflow(pg_catalog.uuid, pg_catalog.name),
     token_balance.statement(
         pg_catalog.text, timestamp with time zone, timestamp with time zone, pg_catalog.name),
     token_balance.balance_at(pg_catalog.text, timestamp with time zone, pg_catalog.name),

@@ -326,6 +326,18 @@ CREATE FUNCTION token_balance.exempt_pending(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'exempt_pending_wrapper';
 
+CREATE FUNCTION token_balance.correct_workflow(workflow_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_text_wrapper';
+
+CREATE FUNCTION token_balance.correct_workflow(workflow_id bigint, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_bigint_wrapper';
+
+CREATE FUNCTION token_balance.correct_workflow(workflow_id pg_catalog.uuid, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_uuid_wrapper';
+
 CREATE FUNCTION token_balance.usage_state(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
     binding pg_catalog.text,
@@ -358,6 +370,9 @@ FROM token_balance.unsettled_usage() AS u;
 REVOKE ALL ON FUNCTION
     token_balance.adjust(text, numeric, text, name),
     token_balance.exempt_pending(timestamp with time zone, name),
+    token_balance.correct_workflow(text, name),
+    token_balance.correct_workflow(bigint, name),
+    token_balance.correct_workflow(uuid, name),
     token_balance.usage_state(name),
     token_balance.unsettled_usage(name)
 FROM PUBLIC;
@@ -440,13 +455,18 @@ CREATE UNIQUE INDEX binding_attached ON token_balance.binding (name) WHERE detac
 -- All that there is, is of one binding and of its accounts. The tables are not rewritten, their keys are made anew.
 ALTER TABLE token_balance.settlement
     ADD COLUMN binding_id smallint NOT NULL DEFAULT 1,
+    ADD COLUMN corrected_tokens bigint NOT NULL DEFAULT 0,
     DROP CONSTRAINT settlement_pkey,
     ADD PRIMARY KEY (workflow_id, binding_id, user_id);
 ALTER TABLE token_balance.ledger
     ADD COLUMN accounts_id smallint NOT NULL DEFAULT 1,
     ADD COLUMN binding_id smallint DEFAULT 1,
     DROP CONSTRAINT ledger_pkey,
-    ADD PRIMARY KEY (user_id, accounts_id, entry_id);
+    ADD PRIMARY KEY (user_id, accounts_id, entry_id),
+    DROP CONSTRAINT ledger_kind,
+    ADD CONSTRAINT ledger_kind CHECK (
+        kind OPERATOR(pg_catalog.=) ANY (
+            ARRAY['settlement', 'credit', 'refund', 'correction', 'adjustment', 'opening']::text[]));
 ALTER TABLE token_balance.queue
     ADD COLUMN accounts_id smallint NOT NULL DEFAULT 1,
     ADD COLUMN binding_id smallint NOT NULL DEFAULT 1,
@@ -566,6 +586,9 @@ COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean, pg_catalog.n
 COMMENT ON FUNCTION token_balance.credit(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Top up an account. The same reference again answers as the first time and changes nothing. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Give back what a workflow was charged, all that is left or a part, to the accounts that paid. binding: NULL means each one that has charged it; for an amount one of several is to be named.';
+COMMENT ON FUNCTION token_balance.correct_workflow(pg_catalog.text, pg_catalog.name) IS 'Give back, once, what was charged for usage of a workflow that was deleted, lowered or moved away since. Returns success, workflow_id, amount, tokens_exempt, corrections and gone. binding: NULL means each one that has settled it.';
+COMMENT ON FUNCTION token_balance.correct_workflow(bigint, pg_catalog.name) IS 'Give back what was charged for usage that is gone; see correct_workflow(text).';
+COMMENT ON FUNCTION token_balance.correct_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Give back what was charged for usage that is gone; see correct_workflow(text).';
 COMMENT ON FUNCTION token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone, pg_catalog.name) IS 'The ledger of an account in order, from since on and before until. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.balance_at(pg_catalog.text, timestamp with time zone, pg_catalog.name) IS 'The balance of an account at a moment, by the ledger. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.summary(pg_catalog.text, integer, pg_catalog.name) IS 'Usage of an account in the last days: summary, by_stage, by_model, recent_records, token_balance and is_overdraft. binding: NULL means the one that is attached, if it is the only one.';
@@ -619,9 +642,15 @@ COMMENT ON COLUMN token_balance.binding.accounts_id IS 'Number of the accounts t
 COMMENT ON COLUMN token_balance.binding.detached_at IS 'When it was detached; null while it is attached.';
 COMMENT ON INDEX token_balance.binding_attached IS 'A name is that of one attached binding.';
 COMMENT ON COLUMN token_balance.settlement.binding_id IS 'Binding whose usage it is.';
+COMMENT ON COLUMN token_balance.settlement.corrected_tokens IS 'What corrections have taken out of usage_tokens, exempt usage included.';
 COMMENT ON COLUMN token_balance.ledger.entry_id IS 'Number of the entry; rising by one within an account.';
 COMMENT ON COLUMN token_balance.ledger.accounts_id IS 'Accounts of which user_id is one.';
-COMMENT ON COLUMN token_balance.ledger.binding_id IS 'Binding whose workflow was settled or refunded.';
+COMMENT ON COLUMN token_balance.ledger.binding_id IS 'Binding whose workflow was settled, refunded or corrected.';
+COMMENT ON COLUMN token_balance.settlement.charged_tokens IS 'What was taken from the balance, less what corrections gave back.';
+COMMENT ON COLUMN token_balance.settlement.refunded_tokens IS 'What refunds gave back.';
+COMMENT ON COLUMN token_balance.settlement.archived_charged_tokens IS 'What archived ledger entries took from the balance, less corrections.';
+COMMENT ON COLUMN token_balance.ledger.workflow_id IS 'Workflow that was settled, refunded or corrected.';
+COMMENT ON COLUMN token_balance.ledger.kind IS 'settlement, credit, refund, correction (usage that was charged is gone), adjustment (a change that was not made by the extension), or opening (the entries before it are archived).';
 COMMENT ON SEQUENCE token_balance.ledger_entry_id_seq IS 'Gives no numbers: entries are numbered by account. Older dumps set it.';
 COMMENT ON TABLE token_balance.reference IS 'What credits and refunds with a reference did: a reference is used once for an account. Amounts are tokens.';
 COMMENT ON COLUMN token_balance.reference.accounts_id IS 'Accounts of which user_id is one.';

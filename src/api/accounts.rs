@@ -8,7 +8,8 @@ use pgrx::{AnyNumeric, JsonB, pg_sys};
 use serde::Serialize;
 
 use super::common::{
-    binding_at, canonical_workflow, refuse_read_only, required, signed_tokens, to_json, tokens,
+    binding_at, in_bindings, refuse_read_only, refuse_unknown, required, signed_tokens, to_json,
+    tokens,
 };
 use crate::binding::{
     Book, Which, bindings, bindings_and_users_locked, book, book_and_users_locked,
@@ -18,8 +19,7 @@ use crate::error::{Error, Result};
 use crate::ledger::account;
 use crate::ledger::credit::{self, Remarks};
 use crate::reports::{overdrawn, statement, summary};
-use crate::settle::refund::{self, Refundable};
-use crate::settle::usage;
+use crate::settle::refund;
 
 /// A summary reaches back a century at most.
 const MOST_DAYS: i32 = 36_500;
@@ -196,29 +196,13 @@ fn refund_workflow(
     refuse_read_only(c"token_balance.refund_workflow()");
     let name = binding_at(fcinfo, 4);
     let bounds = bindings_and_users_locked(Which::Named(name.as_deref()))?.or_warn()?;
-    let is_only = bounds.len() == 1;
-    let of = bounds.into_iter().filter_map(|bound| {
-        let workflow = canonical_workflow(&bound, id, is_only)?;
-        Some(Refundable { bound, workflow })
-    });
-    let of: Vec<_> = of.collect();
-    let Some(workflow) = of.first().map(|one| one.workflow.clone()) else {
-        return Err(Error::UnknownWorkflow {
-            workflow: id.to_owned(),
-        }
-        .into());
-    };
+    let of = in_bindings(bounds, id)?;
+    let workflow = of[0].workflow.clone();
     let outcome = refund::refund(&of, amount, &remarks)?;
     let (given, replayed) = match outcome {
         Some(outcome) => (outcome.given, outcome.replayed),
         None => {
-            let mut is_known = false;
-            for one in &of {
-                is_known |= usage::is_known(&one.bound, &one.workflow)?;
-            }
-            if !is_known {
-                return Err(Error::UnknownWorkflow { workflow }.into());
-            }
+            refuse_unknown(&of)?;
             (Vec::new(), false)
         }
     };

@@ -8,4 +8,5 @@ mod accounts;
 mod archive;
 mod binding;
 mod common;
+mod correcting;
 mod settling;

@@ -38,6 +38,7 @@ INSERT INTO calls VALUES
   ('balance', 'SELECT token_balance.balance(NULL)', NULL, $$SELECT token_balance.balance('a')$$),
   ('credit', 'SELECT token_balance.credit(NULL, 0)', $$SELECT token_balance.credit('a', 0)$$, $$SELECT token_balance.credit('a', 1)$$),
   ('refund_workflow', 'SELECT token_balance.refund_workflow(NULL, 0)', $$SELECT token_balance.refund_workflow('w', 0)$$, $$SELECT token_balance.refund_workflow('w')$$),
+  ('correct_workflow', 'SELECT token_balance.correct_workflow(NULL::bigint)', NULL, $$SELECT token_balance.correct_workflow('w')$$),
   ('statement', 'SELECT token_balance.statement(NULL)', $$SELECT token_balance.statement('a', now(), now() - interval '1 day')$$, $$SELECT token_balance.statement('a')$$),
   ('balance_at', 'SELECT token_balance.balance_at(NULL, now())', NULL, $$SELECT token_balance.balance_at('a', now())$$),
   ('summary', 'SELECT token_balance.summary(NULL, 0)', $$SELECT token_balance.summary('a', 0)$$, $$SELECT token_balance.summary('a')$$),

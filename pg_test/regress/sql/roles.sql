@@ -45,7 +45,10 @@ INSERT INTO call VALUES
   (22, 'write the ledger', $$INSERT INTO token_balance.ledger (user_id, kind, amount, previous_balance, new_balance, actor) VALUES ('ann', 'credit', 1, 1, 2, 'me')$$),
   (23, 'write the settlements', $$UPDATE token_balance.settlement SET charged_tokens = 0$$),
   (24, 'write a balance', $$UPDATE ro.users SET token_balance = 1$$),
-  (25, 'exempt_pending', $$SELECT token_balance.exempt_pending() ->> 'pairs'$$);
+  (25, 'exempt_pending', $$SELECT token_balance.exempt_pending() ->> 'pairs'$$),
+  (26, 'correct_workflow(text)', $$SELECT token_balance.correct_workflow('w0') ->> 'amount'$$),
+  (27, 'correct_workflow(bigint)', $$SELECT token_balance.correct_workflow(1) ->> 'amount'$$),
+  (28, 'correct_workflow(uuid)', $$SELECT token_balance.correct_workflow('00000000-0000-0000-0000-000000000001'::uuid) ->> 'amount'$$);
 GRANT SELECT ON call TO PUBLIC;
 CREATE FUNCTION try(statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE answer text;
