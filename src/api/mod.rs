@@ -7,5 +7,6 @@
 mod accounts;
 mod archive;
 mod binding;
+mod by_key;
 mod common;
 mod settling;

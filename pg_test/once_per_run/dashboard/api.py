@@ -128,11 +128,11 @@ def nobody_elses(service):
 
 
 def a_set_up_that_is_wrong(service):
-    sql("REVOKE EXECUTE ON FUNCTION token_balance.summary FROM token_reader")
+    sql("REVOKE EXECUTE ON FUNCTION token_balance.summary(text, integer, name) FROM token_reader")
     answer = service.api("summary", "ann")
     is_("a missing grant", answer.code(), (500, "internal"))
     is_("and nothing of the database in the answer", "permission" in answer.text or "summary" in answer.text, False)
-    sql("GRANT EXECUTE ON FUNCTION token_balance.summary TO token_reader")
+    sql("GRANT EXECUTE ON FUNCTION token_balance.summary(text, integer, name) TO token_reader")
     is_("the grant is back", service.api("summary", "ann").status, 200)
 
 
