@@ -5,7 +5,7 @@ set -euo pipefail
 : "${ROOT:?}" "${PG_BIN:?}" "${WORK:?}"
 stacks=$ROOT/pg_test/once_per_run/stacks
 # The versions that these programs were written for.
-packages=('psycopg[binary]~=3.2' 'asyncpg>=0.30,<1' 'sqlalchemy[asyncio]~=2.0' 'pydantic~=2.10' 'alembic~=1.14')
+packages=('psycopg[binary]~=3.2' 'asyncpg>=0.30,<1' 'sqlalchemy[asyncio]~=2.0' 'pydantic~=2.10' 'alembic~=1.14' 'django~=5.2')
 command -v python3 >/dev/null || { echo 'there is no Python' && exit 77; }
 if ! { python3 -m venv "$WORK/venv" && timeout 300 "$WORK/venv/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"; } \
     >"$WORK/pip.log" 2>&1; then
