@@ -47,6 +47,7 @@ CREATE TABLE token_balance.binding (
     usage_definition pg_catalog.text,
     usage_rule pg_catalog.text,
     late_usage_on pg_catalog.text[] NOT NULL DEFAULT '{}',
+    usage_id pg_catalog.name DEFAULT 'id',
     PRIMARY KEY (binding_id)
 );
 

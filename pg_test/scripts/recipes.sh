@@ -104,7 +104,7 @@ is 'the sweeper settles the backlog' \
 
 # --- Python ---------------------------------------------------------------------
 
-is 'the page has three Python recipes' "$(find "$WORK/blocks" -name 'recipe_*.py' | wc -l | tr -d ' ')" 3
+is 'the page has five Python recipes' "$(find "$WORK/blocks" -name 'recipe_*.py' | wc -l | tr -d ' ')" 5
 python=
 if ! command -v python3 >/dev/null; then
     echo 'skipped: the Python of the page, there is no python3'

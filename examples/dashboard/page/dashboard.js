@@ -156,7 +156,7 @@ function showBars(list, groups, by) {
   const largest = Math.max(1, ...tokens);
   const all = Math.max(1, tokens.reduce((sum, value) => sum + value, 0));
   list.replaceChildren(...groups.map((group, at) => {
-    const name = group[by] === 'unknown' ? words.unknown : group[by];
+    const name = group[by] === null || group[by] === 'unknown' ? words.unknown : group[by];
     const fill = element('span', { class: 'fill' });
     fill.style.width = `${Math.max(0, tokens[at] / largest) * 100}%`;
     return element('li', {},
@@ -222,10 +222,13 @@ function showStatement(statement) {
   ]));
 }
 
+// What a record has besides is the workflow, under the name that its column has.
+const RECORD = ['id', 'prompt_tokens', 'completion_tokens', 'total_tokens', 'model', 'stage', 'created_at'];
+
 function showRecords(records) {
   showRows($('records'), ['time', 'workflow', 'model', 'stage', 'prompt', 'completion', 'total'], records.map((record) => [
     time(record.created_at),
-    { text: record.workflow_id ?? '–' }, { text: record.model ?? words.unknown }, { text: record.stage ?? words.unknown },
+    { text: record[Object.keys(record).find((name) => !RECORD.includes(name))] ?? '–' }, { text: record.model ?? words.unknown }, { text: record.stage ?? words.unknown },
     number(record.prompt_tokens), number(record.completion_tokens), number(record.total_tokens),
   ]));
   fold($('records'));
