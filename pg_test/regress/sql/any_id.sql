@@ -34,6 +34,7 @@ INSERT INTO call VALUES
   ('credit', $$token_balance.credit(%s, 1) ->> 'user_id'$$, $$token_balance.credit(amount => 1, user_id => %s, note => 'n') ->> 'user_id'$$),
   ('adjust', $$token_balance.adjust(%s, -1) ->> 'user_id'$$, $$token_balance.adjust(amount => -1, user_id => %s) ->> 'user_id'$$),
   ('refund_workflow', $$token_balance.refund_workflow(%s, 1) ->> 'workflow_id'$$, $$token_balance.refund_workflow(amount => 1, workflow_id => %s) ->> 'workflow_id'$$),
+  ('correct_workflow', $$token_balance.correct_workflow(%s) ->> 'workflow_id'$$, $$token_balance.correct_workflow(binding => NULL, workflow_id => %s) ->> 'workflow_id'$$),
   ('statement', $$(SELECT min(workflow_id) FROM token_balance.statement(%s))$$, $$(SELECT min(workflow_id) FROM token_balance.statement(since => '2000-01-01', user_id => %s))$$),
   ('balance_at', $$token_balance.balance_at(%s, '2000-01-01')$$, $$token_balance.balance_at(at => '2000-01-01', user_id => %s)$$),
   ('summary', $$token_balance.summary(%s) #>> '{summary,total_tokens}'$$, $$token_balance.summary(days => 7, user_id => %s) #>> '{summary,total_tokens}'$$);
