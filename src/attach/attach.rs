@@ -1,11 +1,11 @@
 //! `token_balance.attach`: bind the extension to an application's tables.
 
-use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
 use super::beside::{self, share_accounts};
 use super::check::{check, check_existing_balances, check_ownership, check_usage_view};
 use super::detach::let_go;
+use super::dry_run;
 use super::existing::{
     Outstanding, exempt_existing_usage, outstanding, record_changes_while_detached,
 };
@@ -53,10 +53,12 @@ pub(super) fn attach_for(
     let binding = check(spec.clone().known_again(specs(&Stored::all()?))?)?;
     check_ownership(&binding)?;
     check_usage_view(&binding, with_index)?;
-    // Before any lock on a table: two that wait for each other's turn with one in hand would wait for ever.
-    take_turns()?;
-    // A table that is gone by the time is found by the check below.
-    keep_ddl_out(&oids(&binding))?;
+    if !said.dry_run {
+        // Before any lock on a table: two that wait for each other's turn with one in hand would wait for ever.
+        take_turns()?;
+        // A table that is gone by the time is found by the check below.
+        keep_ddl_out(&oids(&binding))?;
+    }
     // Owner, kind and columns may have changed before the locks were granted.
     let stored = Stored::all()?;
     let mut binding = check(spec.known_again(specs(&stored))?)?;
@@ -117,6 +119,14 @@ pub(super) fn attach_for(
         refuse_to_forgive(&binding)?;
     }
     // Nothing was changed so far; attach by convention counts on that for every error of ours.
+    if said.dry_run {
+        let changes = changed_options(&binding, &standing)?;
+        let spec = kept.map(|stored| &stored.spec);
+        let locks = strong_locks(&binding, &others, &before, spec, changes.as_ref())?;
+        let prepared = (is_prepared(&binding)?, lost.is_some(), with_index);
+        dry_run::tell(&binding, &others, &standing, &locks, prepared)?;
+        return Ok(as_found);
+    }
     if binding.spec.ids.is_some()
         && (stored.is_empty() || stored.iter().any(|stored| stored.spec.is_of_older_dump))
     {
@@ -151,8 +161,7 @@ pub(super) fn attach_for(
     }
     // The strong locks come last, so that they are held for milliseconds and not for the scan. And all at once:
     // what follows waits for none.
-    let changes = (binding.spec.present()?)
-        .filter(|present| standing.is_attached() && has_other_options(present, &binding.spec));
+    let changes = changed_options(&binding, &standing)?;
     let spec = kept.map(|stored| &stored.spec);
     strong_locks(&binding, &others, &before, spec, changes.as_ref())?.take()?;
     if changes.is_some() {
@@ -205,17 +214,7 @@ pub(super) fn attach_for(
     if let Standing::GoesOn(_) | Standing::OtherWorkflows(_) = standing {
         tell_that_it_goes_on(&binding)?;
     }
-    if let Some(workflows) = &binding.workflows
-        && let Some(newest) = plausible::newest_usage(&binding)?
-        && newest.matches_nothing()
-    {
-        let error = Error::NothingMatches {
-            usage: format!("{}.{}", binding.usage.sql, binding.usage_workflow.sql()),
-            workflows: format!("{}.{}", workflows.table.sql, workflows.key.sql()),
-            ids: newest.ids,
-        };
-        error.report(PgLogLevel::WARNING);
-    }
+    plausible::warn_if_nothing_matches(&binding)?;
     Ok(binding)
 }
 
@@ -337,6 +336,13 @@ fn strong_locks(
 
 fn has_other_options(one: &Spec, other: &Spec) -> bool {
     one.options != other.options || one.late_usage_on != other.late_usage_on
+}
+
+/// What is stored of the binding that is attached, if it has other options.
+fn changed_options(binding: &Binding, standing: &Standing) -> Result<Option<Spec>> {
+    let present = binding.spec.present()?;
+    Ok(present
+        .filter(|present| standing.is_attached() && has_other_options(present, &binding.spec)))
 }
 
 /// Give the binding that is there the options of `binding`. Settlements are locked out.
