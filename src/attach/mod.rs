@@ -18,6 +18,7 @@ mod remembered;
 mod reset;
 mod restored;
 mod search_path;
+mod statuses;
 mod told;
 pub(crate) mod trigger_ddl;
 mod upgrade;
