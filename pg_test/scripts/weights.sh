@@ -46,4 +46,21 @@ case $plan in
 *'Index Scan using token_usage_workflow_id_idx'*) echo 'ok: one workflow is found by the index' ;;
 *) printf 'FAILED: one workflow is not found by the index:\n%s\n' "$plan" && failed=1 ;;
 esac
+is_ok=$(psql -At -d "$db" -c "SELECT ok, detail FROM token_balance.verify() WHERE name = 'usage index'")
+case $is_ok in
+t*) echo 'ok: verify says so' ;;
+*) echo "FAILED: verify: $is_ok" && failed=1 ;;
+esac
+# Nothing of a run is charged by another price than that of its time, and a settlement of the whole is that of its parts.
+psql -d "$db" -c "INSERT INTO users VALUES ('bob')" -c "INSERT INTO token_usage VALUES ('parts', 'bob', 'large', 1, 0, 0, '2026-03-02')" >/dev/null
+for _ in 1 2 3; do
+    psql -At -d "$db" -c "SELECT settle_workflow('parts') -> 'tokens_used'" \
+        -c "INSERT INTO token_usage VALUES ('parts', 'bob', 'large', 1, 0, 0, '2026-03-02')"
+done >"$WORK/parts"
+# 0.5, 1, 1.5 are 1, 1 and 2 tokens
+if [ "$(paste -sd ' ' "$WORK/parts")" = '1 0 1' ]; then
+    echo 'ok: parts of tokens add up'
+else
+    echo "FAILED: parts of tokens are charged as $(paste -sd ' ' "$WORK/parts"), not as 1 0 1" && failed=1
+fi
 exit "$failed"

@@ -11,11 +11,11 @@ use crate::postgres::exact;
 /// It reads its argument alone, so PUBLIC may call it: usage is read as its owner, whoever that is.
 #[pg_extern(sql = false)]
 fn exact_numeric_of_real(value: f32) -> Option<AnyNumeric> {
-    exact::of_real(value)
+    exact::numeric(&exact::text_of_real(value))
 }
 
 /// `token_balance.exact_numeric(double precision) → numeric`: the same; the cast would round it to 15 digits.
 #[pg_extern(sql = false)]
 fn exact_numeric_of_double(value: f64) -> Option<AnyNumeric> {
-    exact::of_double(value)
+    exact::numeric(&exact::text_of_double(value))
 }
