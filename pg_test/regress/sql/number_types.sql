@@ -105,6 +105,11 @@ SELECT jsonb_pretty(token_balance.summary('ann') #- '{recent_records}');
 SELECT r - 'created_at' AS record FROM jsonb_array_elements(token_balance.summary('ann') -> 'recent_records') AS r ORDER BY r ->> 'workflow_id', r ->> 'total_tokens' LIMIT 3;
 -- it cannot be forgiven, either
 SELECT token_balance.exempt_pending();
+-- nor corrected: it is there, and was not taken away
+UPDATE token_usage SET more = 'NaN' WHERE workflow_id = 'good' AND total_tokens = 2;
+CALL pg_temp.try($$SELECT token_balance.correct_workflow('good')$$);
+UPDATE token_usage SET more = NULL WHERE workflow_id = 'good';
+SELECT token_balance.correct_workflow('good') -> 'amount' AS given_back;
 -- corrected, all of it is charged: 5 + 1.5 and 1; 1 and 1; 1 + 2 + 3
 UPDATE token_usage SET prompt_tokens = 1.5 WHERE prompt_tokens = 'NaN';
 UPDATE token_usage SET prompt_tokens = NULL, more = NULL WHERE workflow_id = 'inf';
