@@ -79,9 +79,8 @@ fn boolean(text: &str) -> Option<bool> {
     let text = text.trim_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
     let mut value = false;
     // SAFETY: reads as many bytes as it is told.
-    let is_one = unsafe {
-        pg_sys::parse_bool_with_len(text.as_ptr().cast(), text.len() as _, &raw mut value)
-    };
+    let is_one =
+        unsafe { pg_sys::parse_bool_with_len(text.as_ptr().cast(), text.len(), &raw mut value) };
     is_one.then_some(value)
 }
 

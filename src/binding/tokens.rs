@@ -82,8 +82,8 @@ impl Column {
 }
 
 impl Binding {
-    /// SQL for the tokens of a group of usage rows, a whole number; the result is bigint, or numeric where a sum of bigint
-    /// columns could be larger, or there are fractions. NULL tokens count as 0. NaN if a row has what is no number of
+    /// SQL for the tokens of a group of usage rows, a whole number; the result is bigint, or numeric where a sum of
+    /// bigint columns could be larger, or there are fractions. NULL tokens count as 0. NaN if a row has what is no number of
     /// tokens: [`Row::counted`](crate::postgres::value::Row::counted) reads it.
     pub(crate) fn tokens_sql(&self, alias: &str) -> String {
         self.rounded_sum_sql(alias, NOT_A_NUMBER)

@@ -1,5 +1,5 @@
-//! Floating-point numbers as they are, whatever the session prints of them: the shortest text that reads back, and numeric
-//! of that. The server's own cast to numeric rounds to 6 or 15 digits.
+//! Floating-point numbers as they are, whatever the session prints of them: the shortest text that reads back, and
+//! numeric of that. The server's own cast to numeric rounds to 6 or 15 digits.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::str::FromStr;

@@ -30,7 +30,8 @@ pub(crate) struct Summary {
     is_overdraft: bool,
 }
 
-/// Of all rows. Each figure is rounded once, of what it is of: parts may differ from their whole. Its names are not those of a group: the answer is what an application's response model takes.
+/// Of all rows. Each figure is rounded once, of what it is of: parts may differ from their whole.
+/// Its names are not those of a group: the answer is what an application's response model takes.
 #[derive(Serialize)]
 struct Totals {
     total_prompt_tokens: ExactSum,

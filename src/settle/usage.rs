@@ -192,8 +192,8 @@ impl Usage {
         self.sums.is_empty() && self.uncounted.is_empty()
     }
 
-    /// The accounts that pay for tokens which cannot be counted; None where the usage names none. A row without an account
-    /// is nobody's, whatever it has.
+    /// The accounts that pay for tokens which cannot be counted; None where the usage names none. A row without an
+    /// account is nobody's, whatever it has.
     pub(crate) fn uncounted(&self, binding: &Binding) -> impl Iterator<Item = Option<&str>> {
         let is_owned = matches!(binding.payer, Payer::Workflow(_));
         let uncounted = self.uncounted.iter().map(Option::as_deref);
