@@ -115,8 +115,8 @@ mod tests {
              CREATE TABLE late_key (id text UNIQUE DEFERRABLE);
              CREATE TABLE odd_key (id numeric PRIMARY KEY);
              CREATE TABLE int_key (id integer PRIMARY KEY);
-             ALTER TABLE token_usage ADD by_uuid uuid, ADD cost numeric, ADD at timestamptz;
-             ALTER TABLE workflows ADD number integer;
+             ALTER TABLE token_usage ADD by_uuid uuid, ADD cost money, ADD at timestamptz;
+             ALTER TABLE workflows ADD number numeric;
              INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('w', 'ann', 10)");
         for (arguments, code, named) in [
             ("'a_view', 'token_usage'", "42809", "a_view"),

@@ -26,57 +26,93 @@ mod tests {
         statuses
     }
 
+    /// Rows of these statuses, which a column of this type has, and which of them complete: the rule in SQL, the rule
+    /// for a row and that of the triggers' function are one. How many rows are completed.
+    fn assert_one_rule(column_type: &str, statuses: &[String], completed: &str) -> usize {
+        tables();
+        let rows: Vec<_> = statuses
+            .iter()
+            .enumerate()
+            .map(|(at, status)| format!("('w{at}', 'ann', {})", quoted(status)))
+            .collect();
+        run(&format!(
+            "ALTER TABLE workflows ALTER status TYPE {column_type} USING NULL::text::{column_type};
+             INSERT INTO workflows VALUES ('null', 'ann', NULL), {};
+             SELECT token_balance.attach('users', 'token_usage', 'workflows',
+                 completed_statuses => {completed})",
+            rows.join(", ")
+        ));
+        let bound = bound(None).expect("attached");
+        let binding = &bound.binding;
+        let workflows = binding
+            .workflows
+            .as_ref()
+            .expect("there is a workflow table");
+        let statuses = completed::statuses_sql(binding);
+        // format() gives the text of the type's output function, which a row at hand has.
+        let rows = Spi::connect(|client| {
+            let sql = format!(
+                "SELECT CASE WHEN w.status IS NOT NULL THEN format('%s', w.status) END,
+                     COALESCE({}, false),
+                     token_balance.note_status(NULL, w.status::text, {statuses}, NULL, NULL)
+                 FROM workflows AS w",
+                completed::sql(binding, "w")
+            );
+            let table = client.select(&sql, None, &[]).expect("a query");
+            table
+                .map(|row| {
+                    let status = row.get::<String>(1).expect("text");
+                    let [by_sql, by_note] = [2, 3].map(|at| row.get::<bool>(at).expect("boolean"));
+                    (status, by_sql == Some(true), by_note == Some(true))
+                })
+                .collect::<Vec<_>>()
+        });
+        assert!(rows.len() > 100);
+        let completed_rows = rows.iter().filter(|row| row.1).count();
+        for (status, by_sql, by_note) in rows {
+            let of_row = completed::of_row(binding, workflows, |_| status.clone());
+            assert_eq!(of_row, by_sql, "{status:?} of {column_type}");
+            assert_eq!(by_note, by_sql, "{status:?} of {column_type}");
+        }
+        run("SELECT token_balance.detach(); DROP SCHEMA app CASCADE");
+        completed_rows
+    }
+
+    // (DESIGN T16)
+    #[pg_test]
+    fn numbers_and_booleans_complete_by_one_rule() {
+        let mut dice = Dice::new(16);
+        let statuses: Vec<_> = (0..200)
+            .map(|_| (dice.roll(9) as i64 - 4).to_string())
+            .collect();
+        let wanted = statuses
+            .iter()
+            .filter(|it| ["2", "-4"].contains(&it.as_str()));
+        let wanted = wanted.count();
+        run("CREATE DOMAIN pg_temp.code AS bigint");
+        for column_type in ["smallint", "integer", "bigint", "pg_temp.code"] {
+            let completed = assert_one_rule(column_type, &statuses, "ARRAY['-4', ' +2', '7']");
+            assert_eq!(completed, wanted, "{column_type}");
+        }
+        run("CREATE DOMAIN pg_temp.flag AS boolean");
+        let words = ["yes", "no", "t", "off", "1", "false", "TRUE"];
+        let statuses: Vec<_> = (0..200).map(|_| dice.pick(&words).to_owned()).collect();
+        let is_true = |it: &&String| ["yes", "t", "1", "TRUE"].contains(&it.as_str());
+        let are_true = statuses.iter().filter(is_true).count();
+        for column_type in ["boolean", "pg_temp.flag"] {
+            assert_eq!(assert_one_rule(column_type, &statuses, "'{on}'"), are_true);
+            assert_eq!(
+                assert_one_rule(column_type, &statuses, "'{0}'"),
+                200 - are_true
+            );
+        }
+    }
+
     #[pg_test]
     fn the_rule_in_sql_and_the_rule_for_a_row_are_one() {
         for column_type in ["text", "varchar(20)", "char(20)", "text COLLATE \"C\""] {
-            tables();
-            let rows: Vec<_> = random_statuses()
-                .iter()
-                .enumerate()
-                .map(|(at, status)| format!("('w{at}', 'ann', {})", quoted(status)))
-                .collect();
-            run(&format!(
-                "ALTER TABLE workflows ALTER status TYPE {column_type};
-                 INSERT INTO workflows VALUES ('null', 'ann', NULL), {};
-                 SELECT token_balance.attach('users', 'token_usage', 'workflows',
-                     completed_statuses => {COMPLETED})",
-                rows.join(", ")
-            ));
-            let bound = bound(None).expect("attached");
-            let binding = &bound.binding;
-            let workflows = binding
-                .workflows
-                .as_ref()
-                .expect("there is a workflow table");
-            let statuses = completed::statuses_sql(binding);
-            // format() gives the text of the type's output function, which a row at hand has.
-            let rows = Spi::connect(|client| {
-                let sql = format!(
-                    "SELECT CASE WHEN w.status IS NOT NULL THEN format('%s', w.status) END,
-                         COALESCE({}, false),
-                         token_balance.note_status(NULL, w.status::text, {statuses}, NULL, NULL)
-                     FROM workflows AS w",
-                    completed::sql(binding, "w")
-                );
-                let table = client.select(&sql, None, &[]).expect("a query");
-                table
-                    .map(|row| {
-                        let status = row.get::<String>(1).expect("text");
-                        let [by_sql, by_note] =
-                            [2, 3].map(|at| row.get::<bool>(at).expect("boolean"));
-                        (status, by_sql == Some(true), by_note == Some(true))
-                    })
-                    .collect::<Vec<_>>()
-            });
-            assert!(rows.len() > 100);
-            let completed_rows = rows.iter().filter(|row| row.1).count();
+            let completed_rows = assert_one_rule(column_type, &random_statuses(), COMPLETED);
             assert!(completed_rows >= 9, "{completed_rows} of {column_type}");
-            for (status, by_sql, by_note) in rows {
-                let of_row = completed::of_row(binding, workflows, |_| status.clone());
-                assert_eq!(of_row, by_sql, "{status:?} of {column_type}");
-                assert_eq!(by_note, by_sql, "{status:?} of {column_type}");
-            }
-            run("SELECT token_balance.detach(); DROP SCHEMA app CASCADE");
         }
     }
 }

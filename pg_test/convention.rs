@@ -285,7 +285,7 @@ mod tests {
         assert_not_attached(
             &[
                 USERS,
-                "CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens numeric)",
+                "CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens money)",
                 WORKFLOWS,
             ],
             "total_tokens",

@@ -208,11 +208,11 @@ mod tests {
         settle("w");
         let before = bound(None).expect("attached");
         assert!(before.kept::<usage::Statements>().lookup.reader().is_some());
-        run("ALTER TABLE token_usage ALTER total_tokens TYPE numeric");
+        run("ALTER TABLE token_usage ALTER total_tokens TYPE text");
         // The old binding, as a settlement under way would have it.
         assert!(before.kept::<usage::Statements>().lookup.reader().is_none());
         assert_fails(&settle_sql("w"), "42804");
-        run("ALTER TABLE token_usage ALTER total_tokens TYPE bigint");
+        run("ALTER TABLE token_usage ALTER total_tokens TYPE bigint USING total_tokens::bigint");
         add_usage("w", "ann", 5);
         settle("w");
         assert_eq!(balance("ann"), INITIAL - 15);

@@ -20,6 +20,7 @@ mod ledger;
 mod payer;
 mod settle;
 mod summary;
+mod tokens;
 mod triggers_on_users;
 mod verify;
 

@@ -52,7 +52,7 @@ COMMENT ON COLUMN token_balance.unsettled.user_id IS 'Account, as text; null whe
 COMMENT ON COLUMN token_balance.unsettled.state IS 'waiting or unowned.';
 COMMENT ON COLUMN token_balance.unsettled.reason IS 'Why it waits.';
 COMMENT ON COLUMN token_balance.unsettled.usage_rows IS 'Usage rows of the workflow and account.';
-COMMENT ON COLUMN token_balance.unsettled.tokens IS 'Tokens that are not charged.';
+COMMENT ON COLUMN token_balance.unsettled.tokens IS 'Tokens that are not charged; null where they cannot be counted.';
 COMMENT ON COLUMN token_balance.unsettled.oldest IS 'Time of the oldest of these rows; null where the usage has no time.';
 COMMENT ON COLUMN token_balance.unsettled.newest IS 'Time of the newest of these rows.';
 COMMENT ON VIEW token_balance.overdrawn IS 'The accounts below zero, deepest first.';
@@ -63,6 +63,8 @@ COMMENT ON COLUMN token_balance.overdrawn.binding IS 'Name of the binding.';
 COMMENT ON FUNCTION token_balance.note_completion(pg_catalog.oid, pg_catalog.tid) IS 'In the WHEN condition of the completion triggers: notes a completed row, so that one statement is settled as one. Always true.';
 COMMENT ON FUNCTION token_balance.note_status(pg_catalog.text, pg_catalog.text, pg_catalog.text[], pg_catalog.oid, pg_catalog.tid) IS 'The WHEN condition of the completion triggers: whether the status became a completed one; if so, notes the row.';
 COMMENT ON FUNCTION token_balance.note_update(pg_catalog.oid, pg_catalog.tid, pg_catalog.tid) IS 'The WHEN condition of the trigger for updated usage: whether an UPDATE has changed a bound column; if so, notes the row.';
+COMMENT ON FUNCTION token_balance.exact_numeric(real) IS 'The number as the server prints it, as numeric: the shortest text that reads back. A cast to numeric rounds it to 6 digits.';
+COMMENT ON FUNCTION token_balance.exact_numeric(double precision) IS 'The number as the server prints it, as numeric: the shortest text that reads back. A cast to numeric rounds it to 15 digits.';
 COMMENT ON FUNCTION token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass) IS 'Move the ledger entries before a moment to a table of yours, which has the ledger''s columns; of each account an opening entry stays. Returns accounts, entries and archive.';
 COMMENT ON FUNCTION token_balance.settle_on_completion() IS 'Trigger function on the workflow table: settles a run that completes.';
 COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on the workflow table: what is known of a workflow follows it to another id.';

@@ -600,6 +600,12 @@ CREATE FUNCTION token_balance.note_update("table" pg_catalog.oid, old pg_catalog
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_update_wrapper';
 
+CREATE FUNCTION token_balance.exact_numeric(value real) RETURNS pg_catalog.numeric
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'exact_numeric_of_real_wrapper';
+
+CREATE FUNCTION token_balance.exact_numeric(value double precision) RETURNS pg_catalog.numeric
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'exact_numeric_of_double_wrapper';
+
 CREATE FUNCTION token_balance.attach_again(binding pg_catalog.name DEFAULT NULL) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_again_wrapper';
 
@@ -766,6 +772,8 @@ COMMENT ON FUNCTION token_balance.balance(pg_catalog.text, pg_catalog.name) IS '
 COMMENT ON FUNCTION token_balance.balance(bigint, pg_catalog.name) IS 'The same for an id of type bigint; see balance(text).';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.uuid, pg_catalog.name) IS 'The same for an id of type uuid; see balance(text).';
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name, pg_catalog.text[], pg_catalog.name, boolean) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding. dry_run: say what would happen, and do nothing.';
+COMMENT ON FUNCTION token_balance.exact_numeric(real) IS 'The number as the server prints it, as numeric: the shortest text that reads back. A cast to numeric rounds it to 6 digits.';
+COMMENT ON FUNCTION token_balance.exact_numeric(double precision) IS 'The number as the server prints it, as numeric: the shortest text that reads back. A cast to numeric rounds it to 15 digits.';
 COMMENT ON FUNCTION token_balance.attach_again(pg_catalog.name) IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column, which drops one that attach has made. name: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.reset(pg_catalog.name) IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references. binding: NULL means the one that is attached, if it is the only one.';
@@ -838,7 +846,7 @@ COMMENT ON COLUMN token_balance.unsettled.user_id IS 'Account, as text; null whe
 COMMENT ON COLUMN token_balance.unsettled.state IS 'waiting or unowned.';
 COMMENT ON COLUMN token_balance.unsettled.reason IS 'Why it waits.';
 COMMENT ON COLUMN token_balance.unsettled.usage_rows IS 'Usage rows of the workflow and account.';
-COMMENT ON COLUMN token_balance.unsettled.tokens IS 'Tokens that are not charged.';
+COMMENT ON COLUMN token_balance.unsettled.tokens IS 'Tokens that are not charged; null where they cannot be counted.';
 COMMENT ON COLUMN token_balance.unsettled.oldest IS 'Time of the oldest of these rows; null where the usage has no time.';
 COMMENT ON COLUMN token_balance.unsettled.newest IS 'Time of the newest of these rows.';
 COMMENT ON TABLE token_balance.binding IS 'The tables and columns of this database that the extension works on: a row per binding, also of those that were detached. Written by token_balance.attach().';

@@ -39,6 +39,13 @@ CREATE FUNCTION token_balance.note_update("table" pg_catalog.oid, old pg_catalog
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_update_wrapper';
 
+-- In statements that read usage, as the table's owner: PUBLIC may. They read their argument alone.
+CREATE FUNCTION token_balance.exact_numeric(value real) RETURNS pg_catalog.numeric
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'exact_numeric_of_real_wrapper';
+
+CREATE FUNCTION token_balance.exact_numeric(value double precision) RETURNS pg_catalog.numeric
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'exact_numeric_of_double_wrapper';
+
 REVOKE ALL ON FUNCTION
     token_balance.settle_on_completion(),
     token_balance.follow_workflow_id(),

@@ -245,6 +245,11 @@ pub(crate) enum Error {
         account: String,
         tokens: i128,
     },
+    /// None where the usage names no account.
+    UncountedUsage {
+        workflow: String,
+        account: Option<String>,
+    },
 
     // Balances.
     /// By a CHECK constraint; of a charge, or of an adjustment.
@@ -404,6 +409,7 @@ impl Error {
                 | Error::SeveralPayers { .. }
                 | Error::BalanceOutOfRange { .. }
                 | Error::BalanceForbidden { .. }
+                | Error::UncountedUsage { .. }
         )
     }
 
@@ -492,7 +498,28 @@ fn cure_of_type(argument: &str) -> String {
         "usage_prompt_tokens" | "usage_completion_tokens" | "usage_created_at" => {
             format!("Name another column, or none: {argument} => NULL.")
         }
+        "usage_tokens" => {
+            "Name another column, change its type, or have the number in a view or a \
+                           generated column."
+                .into()
+        }
         _ => "Name another column, a generated one for instance, or change its type.".into(),
+    }
+}
+
+/// What to do about a column that is not there. Some have told what it should be made of.
+fn cure_of_missing(relation: &str, column: &str, argument: &str) -> String {
+    let signs = ['(', ')', '=', '<', '>', ':', ',', '\'', '|', '+', '*', '/'];
+    if !column.contains(signs) {
+        return format!("Name the column in token_balance.attach({argument} => ...).");
+    }
+    let column = format!(
+        "Only a column can be named. Make one of what you mean: ALTER TABLE {relation} ADD COLUMN ... \
+         GENERATED ALWAYS AS (...) STORED"
+    );
+    match argument.starts_with("usage_") {
+        true => format!("{column}; or name a view as usage that has it."),
+        false => format!("{column}."),
     }
 }
 
@@ -841,9 +868,7 @@ impl From<Error> for Report {
                 format!("column \"{column}\" of table {relation} does not exist"),
             )
             .set_detail(format!("It was named by the argument {argument}."))
-            .set_hint(format!(
-                "Name the column in token_balance.attach({argument} => ...)."
-            )),
+            .set_hint(cure_of_missing(&relation, &column, argument)),
             Error::ColumnDropped {
                 relation,
                 column,
@@ -1039,6 +1064,20 @@ impl From<Error> for Report {
                 "Give the balance column a wider type (ALTER TABLE ... ALTER token_balance TYPE \
                  bigint), then settle the workflow again.",
             ),
+            Error::UncountedUsage { workflow, account } => new_report(
+                ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+                match account {
+                    Some(account) => format!(
+                        "tokens of account \"{account}\" in workflow \"{workflow}\" cannot be counted"
+                    ),
+                    None => format!("tokens of workflow \"{workflow}\" cannot be counted"),
+                },
+            )
+            .set_detail(
+                "A usage row of it has NaN, an infinity or a number out of range for type bigint. Until it is \
+                 corrected, nothing is charged.",
+            )
+            .set_hint("Correct the usage, then settle the workflow again."),
 
             // Balances.
             Error::ChargeSuppressed { relation, account } => new_report(

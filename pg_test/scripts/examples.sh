@@ -7,7 +7,7 @@ db=tb_examples
 examples=$PROJECT/sql/examples
 psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
 clean() {
-    psql -d "$maintenance" -c "DROP DATABASE IF EXISTS $db" -c 'DROP ROLE IF EXISTS tb_examples_ledger, tb_examples_usage' 2>/dev/null
+    psql -d "$maintenance" -c "DROP DATABASE IF EXISTS $db" -c 'DROP ROLE IF EXISTS tb_examples_ledger, tb_examples_usage, tb_examples_prices' 2>/dev/null
 }
 failed=0
 is() { # WHAT GOT EXPECTED
@@ -89,6 +89,31 @@ is usage_by_model "$(run usage_by_model usage)" 'large|2|2|850000|320000|1170000
 small|3|2|14300|5100|19400|1.6|400
 unknown|1|1|500|100|600|0.1|0'
 
+# large: 1000 - 0.9 * 400 + 4 * 100; the model that is not in the list: 3 * 10; a kind without a weight is not free. By its
+# time: two tokens, at 1 and at 0.5.
+psql -d "$db" >/dev/null <<'SQL'
+CREATE ROLE tb_examples_prices;
+CREATE SCHEMA priced AUTHORIZATION tb_examples_prices;
+CREATE TABLE priced.token_usage (workflow_id text, user_id text, model text, prompt_tokens integer, cached_tokens integer,
+    completion_tokens integer, created_at timestamptz);
+ALTER TABLE priced.token_usage OWNER TO tb_examples_prices;
+INSERT INTO priced.token_usage VALUES ('a', 'ann', 'large', 1000, 400, 100, '2026-02-01'), ('b', 'ann', 'new', 10, 0, 0, '2026-02-01'),
+    ('c', 'ann', 'new', 10, 0, 1, '2026-02-01'), ('d', 'ann', 'large', 1, 0, NULL, '2026-02-01'), ('d', 'ann', 'large', 1, 0, 0, '2026-04-01'),
+    ('e', 'ann', 'large', 0, NULL, NULL, NULL), ('f', 'ann', 'large', 1, NULL, NULL, NULL);
+SQL
+prices=$(
+    psql -At -d "$db" -c 'SET ROLE tb_examples_prices' -c 'SET search_path = priced' -f "$examples/price_list.sql" \
+        -c "INSERT INTO rate VALUES ('large', 'prompt', 1, '2026-01-01'), ('large', 'cached', -0.9, '2026-01-01'),
+            ('large', 'completion', 4, '2026-01-01'), ('large', 'prompt', 0.5, '2026-03-01'), ('*', 'prompt', 3, '2026-01-01')" \
+        -c 'SELECT workflow_id, sum(total_tokens) FROM priced_usage GROUP BY 1 ORDER BY 1'
+)
+is price_list "$prices" 'a|1040.0
+b|30
+c|NaN
+d|1.5
+e|0
+f|NaN'
+
 # An example without a test would go stale; and none may pass for a script of the extension.
 for file in "$examples"/*.sql; do
     name=$(basename "$file" .sql)
@@ -97,5 +122,5 @@ for file in "$examples"/*.sql; do
     is "$name says which role it needs" "$(grep -c '^-- Role: ' "$file")" 1
 done
 is 'none of them is installed' "$(find "$("$PG_BIN/pg_config" --sharedir)/extension" -name '*.sql' 2>/dev/null |
-    grep -cE '/(top_spenders|burn_rate|overdrafts|usage_by_model)' || true)" 0
+    grep -cE '/(top_spenders|burn_rate|overdrafts|usage_by_model|price_list)' || true)" 0
 exit "$failed"

@@ -12,6 +12,7 @@ use crate::binding::attach_arguments::{Argument, Kind, Value};
 use crate::binding::{Spec, Which, bindings, relation_of};
 use crate::error::{Error, Result};
 use crate::postgres::call::{self, Given};
+use crate::reports::usage_state::State;
 use crate::reports::{reconcile, suggest, usage_state, verify};
 
 /// `token_balance.attach(…) → void`; the arguments are described in the README.
@@ -271,7 +272,8 @@ fn reconcile(
     Ok(TableIterator::new(problems))
 }
 
-/// `token_balance.usage_state() → rows`: what has become of the usage, by state and reason. Amounts are tokens.
+/// `token_balance.usage_state() → rows`: what has become of the usage, by state and reason. Amounts are tokens,
+/// null where they cannot be counted.
 ///
 /// Errors: 55000 if nothing is attached.
 #[pg_extern(sql = false)]
@@ -287,7 +289,7 @@ fn usage_state(
             name!(reason, Option<String>),
             name!(workflows, i64),
             name!(usage_rows, i64),
-            name!(tokens, AnyNumeric),
+            name!(tokens, Option<AnyNumeric>),
             name!(oldest, Option<TimestampWithTimeZone>),
             name!(newest, Option<TimestampWithTimeZone>),
         ),
@@ -308,7 +310,7 @@ fn usage_state(
                 state.reason().map(str::to_owned),
                 sum.workflows,
                 sum.rows,
-                AnyNumeric::from(sum.tokens),
+                counted(state, sum.tokens),
                 moment(sum.oldest),
                 moment(sum.newest),
             )
@@ -334,7 +336,7 @@ fn unsettled_usage(
             name!(state, String),
             name!(reason, Option<String>),
             name!(usage_rows, i64),
-            name!(tokens, AnyNumeric),
+            name!(tokens, Option<AnyNumeric>),
             name!(oldest, Option<TimestampWithTimeZone>),
             name!(newest, Option<TimestampWithTimeZone>),
         ),
@@ -358,13 +360,18 @@ fn unsettled_usage(
             unsettled.state.name().to_owned(),
             unsettled.state.reason().map(str::to_owned),
             unsettled.sum.rows,
-            AnyNumeric::from(unsettled.sum.tokens),
+            counted(unsettled.state, unsettled.sum.tokens),
             moment(unsettled.sum.oldest),
             moment(unsettled.sum.newest),
         ),
         Err(error) => error.raise(),
     });
     Ok(TableIterator::new(found))
+}
+
+/// Null for what cannot be counted.
+fn counted(state: State, tokens: i128) -> Option<AnyNumeric> {
+    state.is_counted().then(|| AnyNumeric::from(tokens))
 }
 
 fn moment(moment: Option<pg_sys::TimestampTz>) -> Option<TimestampWithTimeZone> {

@@ -10,4 +10,5 @@ mod binding;
 mod by_key;
 mod common;
 mod correcting;
+mod numbers;
 mod settling;

@@ -11,7 +11,7 @@ use super::dry_run;
 use super::existing::{
     Outstanding, exempt_existing_usage, outstanding, record_changes_while_detached,
 };
-use super::grants::grant_everyday_functions;
+use super::grants::{grant_everyday_functions, grant_reading};
 use super::key_types::spell_anew;
 use super::made_anew;
 use super::overdraft;
@@ -153,6 +153,7 @@ pub(super) fn attach_for(
         // This session, too: what it has read of a binding that a savepoint takes back is not there any more.
         tell_other_sessions()?;
     }
+    as_owner(binding.accounts.extension_owner, || grant_reading(&binding))?;
     if let Standing::New(_) = standing
         && binding.spec.existing_usage.as_deref() != Some("charge")
     {

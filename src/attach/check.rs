@@ -6,10 +6,11 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys;
 
-use super::{beside, plausible};
+use super::trigger_ddl::has_function;
+use super::{beside, plausible, statuses};
 use crate::binding::{
-    Accounts, Binding, Completion, Key, LateUsage, Parts, Payer, Spec, Stored, Workflows,
-    check_late_sources, numeric_scale, wrong_type,
+    Accounts, Binding, Key, LateUsage, Parts, Payer, Spec, Stored, Workflows, check_late_sources,
+    numeric_scale, wrong_type,
 };
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
@@ -23,11 +24,16 @@ pub(super) fn check(spec: Spec) -> Result<Binding> {
     let mut faults = faults_of_values(&spec);
     let is_sensible = faults.is_empty();
     match Binding::resolve(spec.clone()) {
-        Ok(binding) => {
+        Ok(mut binding) => {
+            faults.extend(check_catalog(&binding).err());
             let misfits = misfits(&Parts::of_binding(&binding), &spec, is_sensible);
             faults.extend(check_children(&binding).err());
             faults.extend(misfits);
             if faults.is_empty() {
+                if let Some(workflows) = &binding.workflows {
+                    let told = &binding.spec.completed_statuses;
+                    binding.spec.completed_statuses = statuses::spelled(workflows, told)?;
+                }
                 return Ok(binding);
             }
         }
@@ -151,6 +157,14 @@ fn is_within(balance: i64, smallest: i64) -> bool {
     (smallest..=-(smallest + 1)).contains(&balance)
 }
 
+/// The catalog of an older version, until it is updated, has no function that reads them.
+fn check_catalog(binding: &Binding) -> Result<()> {
+    match binding.reads_floating_tokens() && !has_function("exact_numeric")? {
+        true => Err(Error::OlderCatalog),
+        false => Ok(()),
+    }
+}
+
 fn check_children(binding: &Binding) -> Result<()> {
     for table in binding.tables() {
         if let Some(child) = plausible::children(&table)?.into_iter().next() {
@@ -177,7 +191,7 @@ fn misfits(parts: &Parts, spec: &Spec, is_sensible: bool) -> Vec<Error> {
         add(check_workflow_key(usage, key, workflows));
     }
     if let Some(workflows) = &parts.workflows {
-        add(check_statuses(workflows, &spec.completed_statuses));
+        add(statuses::spelled(workflows, &spec.completed_statuses).map(drop));
     }
     if let Some(accounts) = &parts.accounts
         && is_sensible
@@ -222,39 +236,6 @@ fn check_workflow_key(usage: &Table, key: &Key, workflows: &Workflows) -> Result
             &key.column,
             "usage_workflow",
             "types whose values can be keys of the workflow table",
-        )),
-    }
-}
-
-fn check_statuses(workflows: &Workflows, statuses: &[String]) -> Result<()> {
-    let Completion::Status(status) = &workflows.completion else {
-        return Ok(());
-    };
-    if status.is_enum {
-        let labels = catalog::enum_labels(status.base_type)?;
-        if !statuses.iter().any(|status| labels.contains(status)) {
-            return Err(Error::InvalidArgument {
-                message: format!(
-                    "no value of {} is a completed status",
-                    workflows.table.sql.clone() + "." + &status.sql()
-                ),
-                detail: Some(format!(
-                    "Its values are {}; completed_statuses are {}.",
-                    labels.join(", "),
-                    statuses.join(", ")
-                )),
-                hint: Some("Name the completed ones in completed_statuses.".into()),
-            });
-        }
-        return Ok(());
-    }
-    match status.base_type {
-        pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Ok(()),
-        _ => Err(wrong_type(
-            &workflows.table,
-            status,
-            "workflow_status",
-            "text, varchar and enums",
         )),
     }
 }

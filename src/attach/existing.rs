@@ -77,12 +77,13 @@ pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
 }
 
 /// One row per workflow and account: what they used so far. Sums past bigint are cut off there: such
-/// usage could not be charged anyway.
+/// usage could not be charged anyway. Tokens that cannot be counted are in none of them: once they are corrected, they
+/// are usage that came later.
 pub(super) fn existing_usage_sql(binding: &Binding) -> String {
     let workflow = format!("u.{}", binding.usage_workflow.sql());
     let tokens = format!(
         "LEAST(({})::pg_catalog.numeric, {}::pg_catalog.numeric)::bigint",
-        binding.tokens_sql("u"),
+        binding.countable_tokens_sql("u"),
         i64::MAX
     );
     let usage = &binding.usage.sql;

@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
+use crate::binding::Binding;
 use crate::binding::own::{extension_owner, extension_schema};
 use crate::error::Result;
 use crate::postgres::catalog;
@@ -41,6 +42,15 @@ pub(super) fn grant_everyday_functions(users_owner: pg_sys::Oid) -> Result<()> {
     // Left alone by detach: it may have been granted by hand, and gives nothing without EXECUTE.
     let role = quote_identifier(catalog::role_name(users_owner));
     spi::command(&format!("GRANT USAGE ON SCHEMA token_balance TO {role}")).map(|_| ())
+}
+
+/// Let the usage be read, as its owner. Where the statements name a function of ours, that role has to find it: whoever
+/// it will be, since a table may be given to another one later.
+pub(super) fn grant_reading(binding: &Binding) -> Result<()> {
+    if !binding.reads_floating_tokens() {
+        return Ok(());
+    }
+    spi::command("GRANT USAGE ON SCHEMA token_balance TO PUBLIC").map(|_| ())
 }
 
 pub(super) fn change_grants(verb: &str, preposition: &str, users_owner: pg_sys::Oid) -> Result<()> {

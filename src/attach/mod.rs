@@ -19,6 +19,7 @@ mod remembered;
 mod reset;
 mod restored;
 mod search_path;
+mod statuses;
 mod told;
 pub(crate) mod trigger_ddl;
 mod upgrade;

@@ -691,7 +691,8 @@ fn can_note() -> Result<bool> {
     has_function("note_completion")
 }
 
-fn has_function(name: &str) -> Result<bool> {
+/// Whether the catalog has a function of ours by this name.
+pub(super) fn has_function(name: &str) -> Result<bool> {
     catalog::exists(
         "SELECT 1 FROM pg_catalog.pg_proc AS p \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \

@@ -37,9 +37,12 @@ pub(crate) fn of_row(
     match &workflows.completion {
         Completion::Timestamp(column) => text(&column.name).is_some(),
         Completion::Status(column) => text(&column.name).is_some_and(|status| {
-            // A cast of char(n) to text drops what pads it.
+            // The text of the type's output function: a cast of char(n) to text drops what pads it, and one of boolean
+            // writes the word.
             let status = match column.base_type {
                 pg_sys::BPCHAROID => status.trim_end_matches(' '),
+                pg_sys::BOOLOID if status == "t" => "true",
+                pg_sys::BOOLOID => "false",
                 _ => &status,
             };
             let statuses = &binding.spec.completed_statuses;

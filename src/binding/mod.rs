@@ -20,6 +20,7 @@ mod resolve;
 pub(crate) mod search_path;
 mod spec;
 mod stored;
+mod tokens;
 
 pub(crate) use bound::{
     Book, Bound, Kept, Which, bindings, bindings_and_users_locked, bindings_and_workflows_locked,

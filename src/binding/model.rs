@@ -204,17 +204,6 @@ impl Binding {
         self.usage_workflow.key_type.canonical(&id)
     }
 
-    /// SQL for the tokens of a group of usage rows; the result is bigint, or numeric where a sum of
-    /// bigint columns could be larger. NULL tokens count as 0.
-    pub(crate) fn tokens_sql(&self, alias: &str) -> String {
-        let sums: Vec<_> = self
-            .usage_tokens
-            .iter()
-            .map(|column| format!("COALESCE(pg_catalog.sum({alias}.{}), 0)", column.sql()))
-            .collect();
-        sums.join(" OPERATOR(pg_catalog.+) ")
-    }
-
     /// SQL for the canonical account of a row, or of the workflow that it belongs to.
     pub(crate) fn account_sql(&self, alias: &str) -> String {
         let (Payer::Usage(key) | Payer::Workflow(key)) = &self.payer;

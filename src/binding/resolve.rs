@@ -9,6 +9,7 @@ use super::options::LateUsage;
 use super::own::{distributed, extension_owner};
 use super::search_path::paths;
 use super::spec::{Relation, Spec};
+use super::tokens::SUPPORTED_TOKEN_TYPES;
 use crate::error::{Error, Result, USAGE_VIEW};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::key::{KeyType, SUPPORTED_KEY_TYPES};
@@ -300,13 +301,13 @@ pub(super) fn key(table: &Table, columns: &[Column], named: Named) -> Result<Key
 
 pub(super) fn token_column(table: &Table, columns: &[Column], named: Named) -> Result<Column> {
     let column = named.find(table, columns)?;
-    match column.base_type {
-        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Ok(column.clone()),
-        _ => Err(wrong_type(
+    match column.holds_tokens() {
+        true => Ok(column.clone()),
+        false => Err(wrong_type(
             table,
             column,
             named.argument,
-            "smallint, integer and bigint",
+            SUPPORTED_TOKEN_TYPES,
         )),
     }
 }

@@ -5,8 +5,10 @@ use std::ffi::{CStr, CString};
 use pgrx::{Uuid, pg_sys};
 
 use super::descriptor::column_type;
+use super::exact::{text_of_double, text_of_real};
 
-/// The text of a tuple's column by its type's output function; None for a null.
+/// The text of a tuple's column by its type's output function; None for a null. Of a floating-point number it is exact,
+/// whatever the session prints.
 ///
 /// # Safety
 /// `tuple` is of the descriptor `tupdesc`, which has a column `number`.
@@ -36,6 +38,12 @@ pub(super) unsafe fn datum_text(datum: pg_sys::Datum, type_oid: pg_sys::Oid) -> 
         if let Some(text) = plain_text(datum, type_oid) {
             return text;
         }
+        let base_type = pg_sys::getBaseType(type_oid);
+        if base_type != type_oid
+            && let Some(text) = plain_text(datum, base_type)
+        {
+            return text;
+        }
         let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
         pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut is_varlena);
         let value = pg_sys::OidOutputFunctionCall(output, datum);
@@ -45,7 +53,7 @@ pub(super) unsafe fn datum_text(datum: pg_sys::Datum, type_oid: pg_sys::Oid) -> 
     }
 }
 
-/// What the output function of a common type gives; None for another type.
+/// What the output function of a common type gives; None for another type. Of a floating-point number, all of it.
 ///
 /// # Safety
 /// `datum` is of the type.
@@ -61,6 +69,8 @@ pub(crate) unsafe fn plain_text(datum: pg_sys::Datum, type_oid: pg_sys::Oid) -> 
             let bytes = *datum.cast_mut_ptr::<[u8; 16]>();
             Some(Uuid::from_bytes(bytes).to_string())
         },
+        pg_sys::FLOAT4OID => Some(text_of_real(f32::from_bits(datum.value() as u32))),
+        pg_sys::FLOAT8OID => Some(text_of_double(f64::from_bits(datum.value() as u64))),
         _ => None,
     }
 }

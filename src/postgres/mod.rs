@@ -11,6 +11,7 @@ pub(crate) mod datum;
 pub(crate) mod descriptor;
 pub(crate) mod direct;
 pub(crate) mod error_fields;
+pub(crate) mod exact;
 pub(crate) mod invalidation;
 pub(crate) mod jsonb;
 pub(crate) mod key;

@@ -79,6 +79,14 @@ impl Row {
         })
     }
 
+    /// A number of tokens, as [`Row::amount`] reads it; None for the NaN of what cannot be counted.
+    pub(crate) fn counted(&self, column: usize) -> Result<Option<i128>> {
+        match self.get(column) {
+            Some("NaN") => Ok(None),
+            _ => self.amount(column).map(Some),
+        }
+    }
+
     pub(crate) fn oid(&self, column: usize) -> pg_sys::Oid {
         pg_sys::Oid::from(self.number::<u32>(column).unwrap_or_default())
     }

@@ -65,7 +65,8 @@ impl Iterator for Rows {
 /// What was used by one account in one workflow.
 pub(super) struct Used {
     pub(super) key: (String, String),
-    pub(super) tokens: i128,
+    /// None if they cannot be counted: NaN, an infinity, or past bigint.
+    pub(super) tokens: Option<i128>,
     pub(super) rows: i64,
     /// In the server's count; None where the usage has no time.
     pub(super) oldest: Option<TimestampTz>,
@@ -139,7 +140,7 @@ impl Pairs {
         };
         self.used = Some(Used {
             key: (row.text(0).into(), row.text(1).into()),
-            tokens: row.amount(2)?,
+            tokens: row.counted(2)?,
             rows: row.amount(3)?,
             oldest: row.number(4),
             newest: row.number(5),

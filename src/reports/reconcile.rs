@@ -404,16 +404,30 @@ impl Shrunk {
 /// What is wrong with the pair; what has shrunk is added up.
 fn problem_of(bound: &Bound, pair: &Pair, shrunk: &mut Shrunk) -> Result<Option<Problem>> {
     let (used, accounted) = (pair.used.as_ref(), pair.accounted.as_ref());
-    let expected = used.map_or(0, |used| used.tokens);
+    let expected = used.map_or(Some(0), |used| used.tokens);
     let found = accounted.map_or(0, |accounted| accounted.tokens);
     let key = used.map(|used| &used.key);
     let Some((workflow, account)) = key.or_else(|| accounted.map(|accounted| &accounted.key))
     else {
         return Ok(None);
     };
+    if used.is_some_and(|used| !used.is_owned) {
+        return Ok(None);
+    }
+    let Some(expected) = expected else {
+        return Ok(Some(Problem {
+            problem: "usage that cannot be counted".into(),
+            account: Some(account.clone()).filter(|account| !account.is_empty()),
+            workflow: Some(workflow.clone()),
+            expected: None,
+            found: Some(found),
+            hint: "A row has NaN, an infinity or a number past bigint: correct it, then settle the workflow again."
+                .into(),
+            binding: Some(bound.name().to_owned()),
+        }));
+    };
     let has_workflows = bound.binding.workflows.is_some();
     let (problem, hint, expected, found) = match (used, expected.cmp(&found)) {
-        (Some(used), _) if !used.is_owned => return Ok(None),
         (Some(used), Ordering::Greater) if is_of_unknown_account(bound, used) => (
             "usage of an unknown account",
             "Create the account, then settle the workflow again; or correct the usage.",

@@ -7,6 +7,7 @@ use pgrx::pg_sys::{INT4OID, TEXTOID};
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
+use super::exact_sum::ExactSum;
 use crate::binding::{Binding, Bound, Kept, Key, Payer};
 use crate::error::{Error, Result};
 use crate::ledger::account::balance_of;
@@ -29,33 +30,34 @@ pub(crate) struct Summary {
     is_overdraft: bool,
 }
 
-/// Of all rows. Its names are not those of a group: the answer is what an application's response model takes.
+/// Of all rows. Each figure is rounded once, of what it is of: parts may differ from their whole.
+/// Its names are not those of a group: the answer is what an application's response model takes.
 #[derive(Serialize)]
 struct Totals {
-    total_prompt_tokens: i128,
-    total_completion_tokens: i128,
-    total_tokens: i128,
+    total_prompt_tokens: ExactSum,
+    total_completion_tokens: ExactSum,
+    total_tokens: ExactSum,
     record_count: i64,
 }
 
 /// Of the rows of a stage or a model.
-#[derive(Clone, Copy, Default, Serialize)]
+#[derive(Default, Serialize)]
 struct Sums {
-    prompt_tokens: i128,
-    completion_tokens: i128,
-    total_tokens: i128,
+    prompt_tokens: ExactSum,
+    completion_tokens: ExactSum,
+    total_tokens: ExactSum,
     record_count: i64,
 }
 
 impl Sums {
     fn add(&mut self, other: &Sums) {
-        self.prompt_tokens += other.prompt_tokens;
-        self.completion_tokens += other.completion_tokens;
-        self.total_tokens += other.total_tokens;
+        self.prompt_tokens.add(&other.prompt_tokens);
+        self.completion_tokens.add(&other.completion_tokens);
+        self.total_tokens.add(&other.total_tokens);
         self.record_count += other.record_count;
     }
 
-    fn to_totals(self) -> Totals {
+    fn into_totals(self) -> Totals {
         Totals {
             total_prompt_tokens: self.prompt_tokens,
             total_completion_tokens: self.completion_tokens,
@@ -127,7 +129,7 @@ pub(crate) fn summary(bounds: &[Rc<Bound>], account: &str, days: i32) -> Result<
     }
     let records = records.into_iter();
     Ok(Summary {
-        summary: totals.to_totals(),
+        summary: totals.into_totals(),
         by_stage: largest_first(stages)
             .map(|(stage, sums)| OfStage { stage, sums })
             .collect(),
@@ -156,14 +158,15 @@ fn rows_of(bound: &Bound, account: &str, days: i32) -> Result<Vec<Row>> {
 
 fn sums_of(row: &Row) -> Result<Sums> {
     Ok(Sums {
-        prompt_tokens: row.amount(3)?,
-        completion_tokens: row.amount(4)?,
-        total_tokens: row.amount(5)?,
+        prompt_tokens: ExactSum::of(row.get(3))?,
+        completion_tokens: ExactSum::of(row.get(4))?,
+        total_tokens: ExactSum::of(row.get(5))?,
         record_count: row.amount(6)?,
     })
 }
 
-/// One usage row. Columns that the table does not have are null, tokens 0; without a key there is no `id`.
+/// One usage row. Columns that the table does not have are null, tokens 0, or null where they cannot be counted;
+/// without a key there is no `id`.
 fn record_of(binding: &Binding, row: &Row) -> Result<Map<String, Json>> {
     let sums = sums_of(row)?;
     let mut record = Map::new();
@@ -188,7 +191,7 @@ fn record_of(binding: &Binding, row: &Row) -> Result<Map<String, Json>> {
 
 fn largest_first<T: Ord>(by: BTreeMap<T, Sums>) -> impl Iterator<Item = (T, Sums)> {
     let mut groups: Vec<_> = by.into_iter().collect();
-    groups.sort_by_key(|(_, sums)| std::cmp::Reverse(sums.total_tokens));
+    groups.sort_by_cached_key(|(_, sums)| std::cmp::Reverse(sums.total_tokens.rounded()));
     groups.into_iter()
 }
 
@@ -206,19 +209,14 @@ fn summary_sql(binding: &Binding) -> String {
     let id = optional(&details.id, "NULL::pg_catalog.text");
     let prompt = tokens_of(&details.prompt_tokens);
     let completion = tokens_of(&details.completion_tokens);
-    let row_total: Vec<_> = binding
-        .usage_tokens
-        .iter()
-        .map(|column| format!("COALESCE(u.{}, 0)::pg_catalog.numeric", column.sql()))
-        .collect();
-    let row_total = row_total.join(" OPERATOR(pg_catalog.+) ");
+    let row_total = binding.exact_row_tokens_sql("u");
     let rows = rows_sql(binding);
     let groups = format!(
         "SELECT false, {stage}, {model}, {}, {}, {tokens}, pg_catalog.count(*), NULL::pg_catalog.text, \
          NULL::pg_catalog.text, NULL::bigint, NULL::pg_catalog.text {rows} GROUP BY 2, 3",
         sum_of(&details.prompt_tokens),
         sum_of(&details.completion_tokens),
-        tokens = binding.tokens_sql("u"),
+        tokens = binding.exact_tokens_sql("u"),
     );
     let Some(created_at) = &details.created_at else {
         // Without a time no row is newer than another.
@@ -242,18 +240,15 @@ fn text_of(column: &Column) -> String {
 /// NULL counts as 0.
 fn sum_of(column: &Option<Column>) -> String {
     match column {
-        Some(column) => format!(
-            "COALESCE(pg_catalog.sum(u.{}), 0)::pg_catalog.numeric",
-            column.sql()
-        ),
+        Some(column) => column.exact_sum_sql("u"),
         None => "0::pg_catalog.numeric".into(),
     }
 }
 
 fn tokens_of(column: &Option<Column>) -> String {
     match column {
-        Some(column) => format!("COALESCE(u.{}, 0)::bigint", column.sql()),
-        None => "0::bigint".into(),
+        Some(column) => column.exact_row_sql("u"),
+        None => "0::pg_catalog.numeric".into(),
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) enum State {
     Waiting(Reason),
     /// The row names no workflow or no account.
     Unowned,
+    /// The same, and its tokens cannot be counted.
+    UnownedUncounted,
     /// Accounted for, and no longer there.
     Shrunk,
 }
@@ -35,7 +37,11 @@ pub(crate) enum Reason {
     NoAccount,
     NobodyPays,
     OutOfRange,
+    Uncounted,
 }
+
+/// What is NaN, infinite or past bigint.
+const UNCOUNTED: &str = "cannot be counted";
 
 impl State {
     pub(crate) fn name(self) -> &'static str {
@@ -43,14 +49,24 @@ impl State {
             State::Charged => "charged",
             State::Exempt => "exempt",
             State::Waiting(_) => "waiting",
-            State::Unowned => "unowned",
+            State::Unowned | State::UnownedUncounted => "unowned",
             State::Shrunk => "shrunk",
         }
     }
 
+    /// Whether its tokens are known.
+    pub(crate) fn is_counted(self) -> bool {
+        !matches!(
+            self,
+            State::UnownedUncounted | State::Waiting(Reason::Uncounted)
+        )
+    }
+
     pub(crate) fn reason(self) -> Option<&'static str> {
-        let State::Waiting(reason) = self else {
-            return None;
+        let reason = match self {
+            State::Waiting(reason) => reason,
+            State::UnownedUncounted => return Some(UNCOUNTED),
+            _ => return None,
         };
         Some(match reason {
             Reason::Open => "the run is open",
@@ -60,6 +76,7 @@ impl State {
             Reason::NoAccount => "no such account",
             Reason::NobodyPays => "no account pays",
             Reason::OutOfRange => "out of range",
+            Reason::Uncounted => UNCOUNTED,
         })
     }
 }
@@ -69,6 +86,7 @@ impl State {
 pub(crate) struct Sum {
     pub(crate) workflows: i64,
     pub(crate) rows: i64,
+    /// 0 where they are not known ([`State::is_counted`]).
     pub(crate) tokens: i128,
     /// Of the rows, by their own time; in the server's count.
     pub(crate) oldest: Option<TimestampTz>,
@@ -115,7 +133,12 @@ pub(crate) fn unsettled(
         let found: Vec<_> = match pair {
             Ok(pair) => {
                 let parts = parts(&bound, &pair).into_iter();
-                let waits = |state: &State| matches!(state, State::Waiting(_) | State::Unowned);
+                let waits = |state: &State| {
+                    matches!(
+                        state,
+                        State::Waiting(_) | State::Unowned | State::UnownedUncounted
+                    )
+                };
                 let unsettled = |(state, sum)| Unsettled {
                     workflow: workflow_of(&pair),
                     account: account_of(&pair),
@@ -153,7 +176,7 @@ fn key_of(pair: &Pair) -> (Option<String>, Option<String>) {
 /// The states of a pair's tokens. Its rows count for the last one: which of them were charged, nobody knows.
 fn parts(bound: &Bound, pair: &Pair) -> Vec<(State, Sum)> {
     let used = pair.used.as_ref();
-    let (tokens, rows) = used.map_or((0, 0), |used| (used.tokens, used.rows));
+    let (tokens, rows) = used.map_or((Some(0), 0), |used| (used.tokens, used.rows));
     let whole = |tokens, rows| Sum {
         workflows: 0,
         rows,
@@ -164,7 +187,10 @@ fn parts(bound: &Bound, pair: &Pair) -> Vec<(State, Sum)> {
     if let Some(used) = used
         && !used.is_owned
     {
-        return vec![(State::Unowned, whole(tokens, rows))];
+        return vec![match tokens {
+            Some(tokens) => (State::Unowned, whole(tokens, rows)),
+            None => (State::UnownedUncounted, whole(0, rows)),
+        }];
     }
     let accounted = pair.accounted.as_ref();
     let (accounted_for, charged) = accounted.map_or((0, 0), |it| (it.tokens, it.charged));
@@ -175,6 +201,10 @@ fn parts(bound: &Bound, pair: &Pair) -> Vec<(State, Sum)> {
             parts.push((state, whole(tokens, 0)));
         }
     }
+    let Some(tokens) = tokens else {
+        parts.push((State::Waiting(Reason::Uncounted), whole(0, rows)));
+        return parts;
+    };
     let rest = tokens - accounted_for;
     match (rest, used) {
         (1.., Some(used)) => {

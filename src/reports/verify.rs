@@ -1,5 +1,6 @@
 //! `token_balance.verify`: whether the binding is whole, one row per check.
 
+use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::check::Check;
@@ -179,11 +180,16 @@ fn statuses(binding: &Binding) -> Result<Option<Check>> {
     if other.is_empty() {
         return Ok(None);
     }
-    let misspelt = other.iter().any(|(status, _)| {
-        completed
-            .iter()
-            .any(|bound| plausible::reads_as(bound, status))
-    });
+    // Numbers, true and false have one spelling.
+    let has_spellings = !matches!(
+        status.base_type,
+        pg_sys::BOOLOID | pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID
+    );
+    let reads_as_bound = |status: &str| {
+        let mut bound = completed.iter();
+        bound.any(|bound| plausible::reads_as(bound, status))
+    };
+    let misspelt = has_spellings && other.iter().any(|(status, _)| reads_as_bound(status));
     let listed: Vec<_> = other
         .iter()
         .map(|(status, count)| format!("{status} ({count})"))
@@ -433,6 +439,18 @@ fn granted(binding: &Binding) -> Result<Check> {
             Arg::TextArray(&calls),
         ],
     )?;
+    if binding.reads_floating_tokens() && !can_find_ours(binding.usage.owner)? {
+        let role = catalog::role_name(binding.usage.owner);
+        return Ok(Check::new(
+            "grants",
+            false,
+            format!(
+                "role \"{role}\" cannot use the schema token_balance, in which is what reads {}",
+                binding.usage.sql
+            ),
+            format!("Call {}.", binding.spec.attach_call()),
+        ));
+    }
     let can = if ok { "can" } else { "cannot" };
     Ok(Check::new(
         "grants",
@@ -440,6 +458,14 @@ fn granted(binding: &Binding) -> Result<Check> {
         format!("role \"{role}\" {can} call settle_workflow"),
         format!("Call {}.", binding.spec.attach_call()),
     ))
+}
+
+/// Whether the role finds functions of ours by their names.
+fn can_find_ours(role: pg_sys::Oid) -> Result<bool> {
+    catalog::exists(
+        "SELECT 1 WHERE pg_catalog.has_schema_privilege($1::pg_catalog.oid, 'token_balance', 'USAGE')",
+        &[Arg::Int8(role.to_u32().into())],
+    )
 }
 
 /// In which schemas the code on the bound tables finds names that it does not qualify. It matters

@@ -167,6 +167,13 @@ impl<'a> Workflow<'a> {
     fn correct(&self, corrected: &mut Corrected) -> Result<Vec<Share<'_>>> {
         let usage = usage::read(self.bound, &[self.id.to_owned()])?;
         let usage = usage.into_iter().next().unwrap_or_default();
+        // It is there, and would look as if it had been taken away.
+        if let Some(account) = usage.uncounted(&self.bound.binding).next() {
+            return Err(Error::UncountedUsage {
+                workflow: self.id.to_owned(),
+                account: account.map(str::to_owned),
+            });
+        }
         let taken = self.settled.iter().zip(self.taken(&usage));
         let mut taken: Vec<_> = taken
             .filter(|(_, taken)| *taken != Taken::default())
@@ -210,13 +217,17 @@ impl<'a> Workflow<'a> {
                     let of_account = |(account, _): &&(Option<String>, i128)| {
                         account.as_ref() == Some(&settled.account)
                     };
-                    let used = usage.iter().filter(of_account).map(|(_, tokens)| tokens);
+                    let used = usage
+                        .sums
+                        .iter()
+                        .filter(of_account)
+                        .map(|(_, tokens)| tokens);
                     taken(std::slice::from_ref(settled), used.sum())
                 })
                 .collect(),
             // Usage names no account: it is that of all who have paid.
             Payer::Workflow(_) => {
-                let used = usage.iter().map(|(_, tokens)| tokens);
+                let used = usage.sums.iter().map(|(_, tokens)| tokens);
                 taken(&self.settled, used.sum())
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use pgrx::PgLogLevel;
 use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, TimestampTz};
 
 use super::CHUNK;
@@ -80,7 +81,7 @@ impl Kept<Bound> for Statements {
 }
 
 /// Exempt all usage that waits, of runs that are completed and of open ones; with `until`, what is older than that by
-/// the usage's own time. Usage that comes later waits again.
+/// the usage's own time. Usage that comes later waits again. What cannot be counted waits, too, with a WARNING.
 ///
 /// As in a sweep, all workflows are found before the first one is locked, so that nobody waits for a lock out of order.
 pub(crate) fn exempt_pending(name: Option<&str>, until: Option<TimestampTz>) -> Result<Exempted> {
@@ -188,7 +189,14 @@ fn outstanding(
         let Some(usage) = usage.get(workflow) else {
             continue;
         };
-        for (account, tokens) in usage {
+        for account in usage.uncounted(&bound.binding) {
+            let error = Error::UncountedUsage {
+                workflow: workflow.clone(),
+                account: account.map(str::to_owned),
+            };
+            error.report(PgLogLevel::WARNING);
+        }
+        for (account, tokens) in &usage.sums {
             let tokens = tokens - accounted_for(settled, account.as_deref());
             if tokens > 0 {
                 found.extend(exemption(
@@ -251,7 +259,7 @@ fn read_usage(
     let mut usage: HashMap<String, Usage> = HashMap::new();
     for row in &outcome.rows {
         let of_workflow = usage.entry(row.text(0).to_owned()).or_default();
-        of_workflow.push((row.owned(1), row.amount(2)?));
+        of_workflow.add(row.owned(1), row.counted(2)?);
     }
     Ok(usage)
 }

@@ -175,8 +175,15 @@ fn outstanding(
     settled: &Accounted,
     accounts: &mut Vec<String>,
 ) -> Result<Vec<(String, i128)>> {
+    for account in usage.uncounted(&bound.binding) {
+        let account = account.map(str::to_owned);
+        accounts.extend(account.clone());
+        let workflow = workflow.to_owned();
+        occasion.warn(bound, Error::UncountedUsage { workflow, account })?;
+    }
     let mut found = match &bound.binding.payer {
         Payer::Usage(_) => usage
+            .sums
             .iter()
             .filter_map(|(account, tokens)| account.clone().map(|account| (account, *tokens)))
             .map(|(account, tokens)| {
@@ -185,7 +192,7 @@ fn outstanding(
             })
             .collect::<Vec<_>>(),
         Payer::Workflow(_) => {
-            let used: i128 = usage.iter().map(|(_, tokens)| tokens).sum();
+            let used: i128 = usage.sums.iter().map(|(_, tokens)| tokens).sum();
             let tokens = used - accounted_for(settled, None);
             if tokens <= 0 {
                 return Ok(Vec::new());

@@ -329,16 +329,26 @@ fn is_exchanged(bound: &Bound, pairs: &BTreeMap<String, String>) -> Result<bool>
     Ok(stayed && !moved)
 }
 
+/// What cannot be counted has not: it is there.
 fn has_shrunk(bound: &Bound, settled: &Accounted, used: &Usage) -> bool {
+    let is_counted = |account: Option<&str>| {
+        let mut uncounted = used.uncounted(&bound.binding);
+        uncounted.all(|one| one != account)
+    };
     match &bound.binding.payer {
         Payer::Usage(_) => settled.iter().any(|(account, tokens)| {
+            if !is_counted(Some(account)) {
+                return false;
+            }
             let of_account = used
+                .sums
                 .iter()
                 .filter(|(payer, _)| payer.as_ref() == Some(account));
             of_account.map(|(_, tokens)| tokens).sum::<i128>() < i128::from(*tokens)
         }),
         Payer::Workflow(_) => {
-            used.iter().map(|(_, tokens)| tokens).sum::<i128>() < accounted_for(settled, None)
+            let tokens = used.sums.iter().map(|(_, tokens)| tokens);
+            is_counted(None) && tokens.sum::<i128>() < accounted_for(settled, None)
         }
     }
 }

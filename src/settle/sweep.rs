@@ -133,7 +133,9 @@ pub(super) fn unsettled(bound: &Bound, groups: &[Row]) -> Result<Vec<String>> {
         let place = workflows.binary_search_by(|workflow| workflow.as_str().cmp(group.text(0)));
         let at = place.unwrap_or_default(); // it is one of them
         let done = claim::accounted_for(&settled[at], group.get(1));
-        is_unsettled[at] |= group.amount::<i128>(2)? > done;
+        // What cannot be counted is told each time, as other bad charges are.
+        let used = group.counted(2)?;
+        is_unsettled[at] |= used.is_none_or(|tokens| tokens > done);
     }
     let workflows = workflows.into_iter().zip(is_unsettled);
     Ok(workflows

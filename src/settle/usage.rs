@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pgrx::pg_sys::{INT2OID, INT4OID, INT8OID, TEXTARRAYOID, TEXTOID};
+use pgrx::pg_sys::{TEXTARRAYOID, TEXTOID};
 
 use super::occasion::Occasion;
 use crate::binding::{Binding, Bound, Kept, LateSource, Payer};
@@ -47,7 +47,6 @@ fn wanted(binding: &Binding) -> Option<Wanted> {
     if binding.usage_view.is_some() {
         return None;
     }
-    let is_integer = |column: &Column| matches!(column.base_type, INT2OID | INT4OID | INT8OID);
     let account = match &binding.payer {
         // The text of such a key is the canonical one.
         Payer::Usage(key) if key.key_type.spells_as(binding.accounts.user_key.key_type) => {
@@ -58,17 +57,20 @@ fn wanted(binding: &Binding) -> Option<Wanted> {
     };
     let tokens = &binding.usage_tokens;
     let integer = |column: &Column| (column.name.clone(), Holds::Integer);
-    tokens.iter().all(is_integer).then(|| Wanted {
-        table: binding.usage.oid,
-        owner: binding.usage.owner,
-        scope: None,
-        key: binding.usage_workflow.column.name.clone(),
-        key_type: binding.usage_workflow.key_type,
-        columns: account
-            .into_iter()
-            .chain(tokens.iter().map(integer))
-            .collect(),
-    })
+    tokens
+        .iter()
+        .all(Column::holds_whole_tokens)
+        .then(|| Wanted {
+            table: binding.usage.oid,
+            owner: binding.usage.owner,
+            scope: None,
+            key: binding.usage_workflow.column.name.clone(),
+            key_type: binding.usage_workflow.key_type,
+            columns: account
+                .into_iter()
+                .chain(tokens.iter().map(integer))
+                .collect(),
+        })
 }
 
 /// One row per account with its tokens. With an account column, rows without an account are
@@ -176,8 +178,36 @@ pub(crate) fn usage_groups_sql(binding: &Binding, conditions: &[String]) -> Stri
     )
 }
 
-/// Tokens by account; the account is None for rows that name none.
-pub(crate) type Usage = Vec<(Option<String>, i128)>;
+/// What a workflow has used. An account is None for rows that name none.
+#[derive(Clone, Default)]
+pub(crate) struct Usage {
+    /// Tokens by account.
+    pub(crate) sums: Vec<(Option<String>, i128)>,
+    /// The accounts whose tokens cannot be counted: they are in no sum.
+    uncounted: Vec<Option<String>>,
+}
+
+impl Usage {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sums.is_empty() && self.uncounted.is_empty()
+    }
+
+    /// The accounts that pay for tokens which cannot be counted; None where the usage names none. A row without an
+    /// account is nobody's, whatever it has.
+    pub(crate) fn uncounted(&self, binding: &Binding) -> impl Iterator<Item = Option<&str>> {
+        let is_owned = matches!(binding.payer, Payer::Workflow(_));
+        let uncounted = self.uncounted.iter().map(Option::as_deref);
+        uncounted.filter(move |account| is_owned || account.is_some())
+    }
+
+    /// Add what SQL says of an account.
+    pub(crate) fn add(&mut self, account: Option<String>, tokens: Option<i128>) {
+        match tokens {
+            Some(tokens) => self.sums.push((account, tokens)),
+            None => self.uncounted.push(account),
+        }
+    }
+}
 
 /// The usage of each of `workflows`.
 pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
@@ -187,25 +217,30 @@ pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
         let mut all = vec![Sums::default(); workflows.len()];
         let names_account = matches!(bound.binding.payer, Payer::Usage(_));
         reader.read(workflows, |at, row| all[at].add(row, names_account));
-        return Ok(all.into_iter().map(|sums| sums.usage).collect());
+        let usage = |sums: Sums| Usage {
+            sums: sums.sums,
+            uncounted: Vec::new(),
+        };
+        return Ok(all.into_iter().map(usage).collect());
     }
     if let [workflow] = workflows {
         let outcome = statements
             .of_one
             .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
-        let usage = outcome.rows.iter();
-        let usage = usage.map(|row| Ok((row.owned(0), row.amount(1)?)));
-        return Ok(vec![usage.collect::<Result<_>>()?]);
+        let mut usage = Usage::default();
+        for row in &outcome.rows {
+            usage.add(row.owned(0), row.counted(1)?);
+        }
+        return Ok(vec![usage]);
     }
     let outcome = statements
         .of_many
         .run(&[Arg::TextArray(workflows)], Snapshot::Latest)?;
     let mut all: HashMap<&str, Usage> = HashMap::new();
     for row in &outcome.rows {
-        let tokens = row.amount(2)?;
         all.entry(row.text(0))
             .or_default()
-            .push((row.owned(1), tokens));
+            .add(row.owned(1), row.counted(2)?);
     }
     Ok(workflows
         .iter()
@@ -253,7 +288,7 @@ const MANY: usize = 16;
 /// The same as the SQL: the sum of each column, nulls left out, by account.
 #[derive(Clone, Default)]
 struct Sums {
-    usage: Usage,
+    sums: Vec<(Option<String>, i128)>,
     /// Where the sum of the last row's account is.
     at: usize,
     /// Where the sums are, if there are many.
@@ -268,25 +303,25 @@ impl Sums {
         let is_same = |(account, _): &(Option<String>, i128)| {
             !names_account || row.is_text(0, account.as_deref())
         };
-        if !self.usage.get(self.at).is_some_and(is_same) {
-            let known = if self.usage.len() < MANY {
-                self.usage.iter().position(is_same)
+        if !self.sums.get(self.at).is_some_and(is_same) {
+            let known = if self.sums.len() < MANY {
+                self.sums.iter().position(is_same)
             } else {
                 self.places.get(&row.text(0)).copied()
             };
             self.at = known.unwrap_or_else(|| self.add_account(row, names_account));
         }
-        self.usage[self.at].1 += tokens;
+        self.sums[self.at].1 += tokens;
     }
 
     fn add_account(&mut self, row: &FoundRow, names_account: bool) -> usize {
         let account = if names_account { row.text(0) } else { None };
-        let at = self.usage.len();
-        self.usage.push((account.clone(), 0));
+        let at = self.sums.len();
+        self.sums.push((account.clone(), 0));
         if at >= MANY {
             self.places.insert(account, at);
         } else if at + 1 == MANY {
-            let accounts = self.usage.iter().map(|(account, _)| account.clone());
+            let accounts = self.sums.iter().map(|(account, _)| account.clone());
             self.places = accounts.zip(0..).collect();
         }
         at

@@ -335,7 +335,13 @@ impl Administrator<'_> {
 
     fn type_of_tokens(&mut self) -> Change {
         let alter = |to| format!("ALTER TABLE chaos.token_usage ALTER total_tokens TYPE {to}");
-        let there = self.one_of(&["bigint", "numeric", "numeric", "numeric(20, 0)", "smallint"]);
+        let there = self.one_of(&[
+            "bigint",
+            "numeric",
+            "double precision",
+            "numeric(20, 0)",
+            "smallint",
+        ]);
         let back = self.one_of(&["integer", "integer", "bigint", "smallint"]);
         let change = Change::pair("type of the tokens", alter(there), alter(back));
         self.seen_or_not(change)

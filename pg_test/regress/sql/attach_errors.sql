@@ -9,7 +9,7 @@ CREATE EXTENSION token_balance SCHEMA ae;
 RESET client_min_messages;
 
 CREATE TABLE acc (id text PRIMARY KEY, name text);
-CREATE TABLE usage (workflow_id text, user_id text, total_tokens integer, spent bigint, ratio float8, note text);
+CREATE TABLE usage (workflow_id text, user_id text, total_tokens integer, spent bigint, price money, note text);
 CREATE TABLE runs (id text PRIMARY KEY, user_id text, status text, finished_at timestamptz, n integer);
 CREATE TYPE mood AS ENUM ('happy', 'sad');
 CREATE TABLE moods (id text PRIMARY KEY, user_id text, status mood);
@@ -116,7 +116,7 @@ CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_
 
 -- columns of a wrong type
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => '{note}')$$);
-CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => '{ratio}')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tokens => '{price}')$$);
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_status => 'finished_at')$$);
 BEGIN;
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_status => NULL, workflow_completed_at => 'status')$$);
@@ -175,7 +175,7 @@ SELECT tgrelid::regclass AS "table", count(*) FROM pg_trigger WHERE tgrelid IN (
 
 -- all faults at once, each with its argument and its cure: each attach told of the first one only (DESIGN F14)
 SET client_min_messages = warning;
-CREATE TABLE faulty (run text, who text, total_tokens numeric, created_at bigint, prompt_tokens text);
+CREATE TABLE faulty (run text, who text, total_tokens money, created_at bigint, prompt_tokens text);
 CREATE TABLE faulty_runs (id jsonb, status integer);
 CALL pg_temp.try($$SELECT token_balance.attach('t_nothing', 'faulty')$$);
 CALL pg_temp.try($$SELECT token_balance.attach('ae.acc', 'ae.faulty', 'ae.faulty_runs', user_key => 'name2')$$);

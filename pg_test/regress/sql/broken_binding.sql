@@ -67,12 +67,12 @@ TABLE users ORDER BY id;
 SELECT problem FROM token_balance.reconcile();
 
 -- a column of usage that cannot be read any more
-ALTER TABLE token_usage ALTER total_tokens TYPE numeric;
+ALTER TABLE token_usage ALTER total_tokens TYPE text;
 UPDATE users SET password = 'third' WHERE id = 'ann';
 SELECT token_balance.balance('ann');
 INSERT INTO token_usage VALUES ('more', 'ann', 2);
 CALL pg_temp.try($$UPDATE runs SET finished_at = NULL; UPDATE runs SET finished_at = now()$$);
-ALTER TABLE token_usage ALTER total_tokens TYPE integer;
+ALTER TABLE token_usage ALTER total_tokens TYPE integer USING total_tokens::integer;
 SELECT token_balance.settle_pending() ->> 'tokens_used' AS tokens_used;
 TABLE users ORDER BY id;
 
