@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# The applications of pg_test/stacks, each with its own driver or framework and in a database of its own. They call the
+# Python of docs/recipes.md, which is put into modules, as it stands there.
+set -euo pipefail
+: "${ROOT:?}" "${PG_VERSION:?}" "${WORK:?}"
+# shellcheck source-path=SCRIPTDIR source=../../scripts/lib.sh
+source "$ROOT/scripts/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/blocks.sh
+source "$ROOT/pg_test/scripts/blocks.sh"
+use_server "$PG_VERSION"
+stacks=$ROOT/pg_test/stacks
+failed=0 skipped=
+psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
+
+"$ROOT/scripts/setup.sh" --stacks "$PG_VERSION" || true
+if ! has_stacks; then
+    echo 'the Python packages of pg_test/stacks/requirements.txt are not here and cannot be installed'
+    exit 77
+fi
+
+blocks_of "$ROOT/docs/recipes.md" "$WORK/blocks"
+for recipe in "$WORK"/blocks/recipe_*.py; do
+    recipe=$(basename "$recipe" .py)
+    grep -rqw "$recipe" "$stacks" "$ROOT/pg_test/scripts/recipes.py" && continue
+    echo "FAILED: no test uses $recipe of docs/recipes.md"
+    failed=1
+done
+
+# in_stack NAME COMMAND...: in the folder of the application, and a new database.
+in_stack() {
+    local name=$1 begun=$SECONDS status=0
+    shift
+    echo "--- $name"
+    psql -c "DROP DATABASE IF EXISTS tb_$name" -c "CREATE DATABASE tb_$name" 2>/dev/null
+    (cd "$stacks/$name" && PGDATABASE=tb_$name PYTHONPATH="$WORK/blocks:$stacks" PYTHONDONTWRITEBYTECODE=1 \
+        PYTHONWARNINGS=error::ResourceWarning timeout 120 "$@") || status=$?
+    psql -c "DROP DATABASE IF EXISTS tb_$name WITH (FORCE)" 2>/dev/null
+    [ "$status" = 0 ] || { echo "FAILED: $name, exit $status" && failed=1; }
+    echo "$name took $((SECONDS - begun)) s"
+}
+python=$(stacks_venv)/bin/python
+
+in_stack with_sqlalchemy "$python" test.py
+
+[ "$failed" = 0 ] || exit 1
+[ -z "$skipped" ] || { echo "$skipped" && exit 77; }
