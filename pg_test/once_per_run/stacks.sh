@@ -41,6 +41,7 @@ in_stack() {
 python=$(stacks_venv)/bin/python
 
 in_stack with_sqlalchemy "$python" test.py
+in_stack with_alembic "$python" test.py
 
 [ "$failed" = 0 ] || exit 1
 [ -z "$skipped" ] || { echo "$skipped" && exit 77; }
