@@ -38,10 +38,11 @@ in_stack() {
     [ "$status" = 0 ] || { echo "FAILED: $name, exit $status" && failed=1; }
     echo "$name took $((SECONDS - begun)) s"
 }
-python=$(stacks_venv)/bin/python
+PATH=$(stacks_venv)/bin:$PATH
 
-in_stack with_sqlalchemy "$python" test.py
-in_stack with_alembic "$python" test.py
+in_stack with_sqlalchemy python test.py
+in_stack with_alembic python test.py
+in_stack with_django ./test.sh
 
 [ "$failed" = 0 ] || exit 1
 [ -z "$skipped" ] || { echo "$skipped" && exit 77; }
