@@ -44,5 +44,32 @@ in_stack with_sqlalchemy python test.py
 in_stack with_alembic python test.py
 in_stack with_django ./test.sh
 
+# Refuses to run as root. One connection to the server is shared by all.
+start_bouncer() {
+    cat >"$WORK/pgbouncer.ini" <<INI
+[databases]
+* = host=$PGHOST port=$PGPORT user=$PGUSER
+[pgbouncer]
+pool_mode = transaction
+default_pool_size = 1
+auth_type = any
+unix_socket_dir = $WORK
+listen_addr =
+listen_port = 6432
+pidfile = $WORK/pgbouncer.pid
+logfile = $WORK/pgbouncer.log
+INI
+    as_db_user "$(pgbouncer_program)" -q -d "$WORK/pgbouncer.ini"
+}
+stop_bouncer() { [ ! -s "$WORK/pgbouncer.pid" ] || kill "$(cat "$WORK/pgbouncer.pid")" 2>/dev/null || true; }
+
+if has_pgbouncer; then
+    trap stop_bouncer EXIT
+    start_bouncer || { cat "$WORK/pgbouncer.log" && exit 1; }
+    BOUNCER="host=$WORK port=6432" in_stack with_pgbouncer python test.py
+else
+    skipped='all but with_pgbouncer: it is not here and cannot be installed'
+fi
+
 [ "$failed" = 0 ] || exit 1
 [ -z "$skipped" ] || { echo "$skipped" && exit 77; }
