@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs, and only what is missing:
-#   setup.sh [--packaging] [--browser] [--stacks] [--assert] [VERSION...]     default: the newest PostgreSQL that is installed
+#   setup.sh [--packaging] [--browser] [--stacks] [--assert] [VERSION...]
+# default: the newest PostgreSQL that is installed
 # --packaging and --browser: also what packages, and looking at the dashboard's page, need.
 # --stacks: also the Python packages of pg_test/stacks, and PgBouncer where it can be installed.
 # --assert: also the servers that check their own assertions, where they can be built.
@@ -127,12 +128,9 @@ find_missing_browser() {
     { have fc-list && fc-list :lang=zh family | grep . >/dev/null; } || want fonts-wqy-microhei
 }
 
-# The suite does without PgBouncer where it cannot be installed.
 find_missing_for_stacks() {
-    if ! has_stacks; then python3 -c 'import ensurepip, venv' 2>/dev/null || want python3-venv; fi
-    if has_pgbouncer || ! can_install; then return 0; fi
-    has_candidate pgbouncer || apt_update_once
-    if has_candidate pgbouncer; then want pgbouncer; fi
+    if has_stacks; then return 0; fi
+    python3 -c 'import ensurepip, venv' 2>/dev/null || want python3-venv
 }
 
 # What building a server from Debian's source takes. Without these servers the suite does without
@@ -179,8 +177,7 @@ and run this again"
     fi
     say "installing ${MISSING[*]}"
     case " ${MISSING[*]} " in
-    *" postgresql-"*) without_main_cluster without_services apt_install "${MISSING[@]}" ;;
-    *" pgbouncer "*) without_services apt_install "${MISSING[@]}" ;;
+    *" postgresql-"*) without_main_cluster apt_install "${MISSING[@]}" ;;
     *) apt_install "${MISSING[@]}" ;;
     esac
 }
@@ -192,20 +189,6 @@ without_main_cluster() {
     local file=$dir/token_balance-setup.conf
     as_admin mkdir -p "$dir"
     echo 'create_main_cluster = false' | as_admin tee "$file" >/dev/null
-    "$@" || status=$?
-    as_admin rm -f "$file"
-    return "$status"
-}
-
-# Nor did anybody ask for a service that runs from now on, as PgBouncer's package starts one.
-without_services() {
-    local file=/usr/sbin/policy-rc.d status=0
-    if [ -e "$file" ]; then
-        "$@"
-        return
-    fi
-    printf '#!/bin/sh\nexit 101\n' | as_admin tee "$file" >/dev/null
-    as_admin chmod 755 "$file"
     "$@" || status=$?
     as_admin rm -f "$file"
     return "$status"
@@ -273,12 +256,37 @@ build_assert_servers() {
     done
 }
 
-# --- Python packages -----------------------------------------------------------
+# --- what pg_test/stacks needs --------------------------------------------------
+
+install_stacks() {
+    [ -n "$FOR_STACKS" ] || return 0
+    install_pgbouncer || warn "PgBouncer cannot be installed; the suite does without it"
+    install_python_packages
+}
+
+install_pgbouncer() {
+    if has_pgbouncer || ! can_install; then return 0; fi
+    has_candidate pgbouncer || apt_update_once
+    ! has_candidate pgbouncer || without_services apt_install pgbouncer
+}
+
+# Debian's package starts a service. Nobody asked for one here.
+without_services() {
+    local file=/usr/sbin/policy-rc.d status=0
+    if [ -e "$file" ]; then
+        "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' | as_admin tee "$file" >/dev/null
+    as_admin chmod 755 "$file"
+    "$@" || status=$?
+    as_admin rm -f "$file"
+    return "$status"
+}
 
 # Made where it stays, as its programs name their folder; a file says that it is whole.
-install_stacks() {
+install_python_packages() {
     local venv
-    [ -n "$FOR_STACKS" ] || return 0
     venv=$(stacks_venv)
     (
         flock 8

@@ -1,5 +1,6 @@
--- What `drizzle-kit push` and TypeORM's `synchronize` send for a schema that declares neither the balance column nor the
--- index: DROP INDEX, DROP COLUMN, and, where an entity has gained one column of the same type, a RENAME. (DESIGN J1, J2, B14)
+-- What `drizzle-kit push` and TypeORM's `synchronize` send for a schema that declares neither the balance column nor
+-- the index: DROP INDEX, DROP COLUMN, and, where an entity has gained one column of the same type, a RENAME.
+-- (DESIGN J1, J2, B14)
 \set SHOW_CONTEXT never
 CREATE SCHEMA op;
 SET search_path = op, public;
@@ -7,7 +8,7 @@ SET client_min_messages = warning;
 CREATE EXTENSION token_balance SCHEMA op;
 \i common/try.sql
 CREATE TABLE users (id bigint PRIMARY KEY, email text);
-CREATE TABLE token_usage (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, workflow_id bigint, user_id bigint, total_tokens integer);
+CREATE TABLE token_usage (id bigint GENERATED ALWAYS AS IDENTITY, workflow_id bigint, user_id bigint, total_tokens integer);
 CREATE TABLE workflows (id bigint PRIMARY KEY, user_id bigint, status text);
 SELECT token_balance.attach('users', 'token_usage', 'workflows', create_index => true);
 INSERT INTO users VALUES (1, 'ann@example.com'), (2, 'bob@example.com');
@@ -38,8 +39,8 @@ DROP INDEX "token_usage_workflow_id_user_id_total_tokens_idx";
 CREATE INDEX "token_usage_of_run" ON "token_usage" USING btree ("workflow_id", "user_id", "total_tokens");
 SELECT name FROM token_balance.verify() WHERE NOT ok;
 
--- TypeORM takes a column that an entity has gained for one that it has lost, if the types are the same. The column stays the
--- balance, under the new name.
+-- TypeORM takes a column that an entity has gained for one that it has lost, if the types are the same. The column stays
+-- the balance, under the new name.
 ALTER TABLE "users" RENAME COLUMN "token_balance" TO "age";
 UPDATE workflows SET status = 'completed' WHERE id = 3;
 SELECT id, age FROM users ORDER BY id;

@@ -1,5 +1,6 @@
-"""Alembic: autogenerate wants to change nothing once the models are as docs/recipes.md declares them, or once its options
-leave out what attach has made; without either it wants to drop that. And migrations attach, alter what is bound, detach."""
+"""Alembic: autogenerate wants to change nothing once the models are as docs/recipes.md declares them, or once its
+options leave out what attach has made; without either it wants to drop that. And migrations attach, alter what is bound,
+detach."""
 import sys
 
 import recipe_alembic_env as recipe
@@ -81,6 +82,7 @@ def upgrade(revision):
 
 
 engine = create_engine("postgresql+psycopg://")
+COLUMN = "remove_column token_balance"
 upgrade("tables")
 check("before: the models without the column want nothing", wanted(undeclared()), [])
 upgrade("attached")
@@ -89,7 +91,7 @@ check("as declared: nothing", wanted(declared), [])
 check("without the comment", wanted(without(no_comment)), ["modify_comment token_balance"])
 check("without the default", wanted(without(no_default)), ["modify_default token_balance"])
 check("without INCLUDE: Alembic does not compare it", wanted(without(no_include)), [])
-check("undeclared: the column goes", wanted(undeclared()), ["remove_column token_balance"])
+check("undeclared: the column goes", wanted(undeclared()), [COLUMN])
 check("undeclared, with include_object: nothing", wanted(undeclared(), include_object=recipe.include_object), [])
 check(
     "all schemas: the extension's tables go",
@@ -97,7 +99,11 @@ check(
     <= set(wanted(declared, include_schemas=True)),
     True,
 )
-check("all schemas, with include_name: nothing", wanted(declared, include_schemas=True, include_name=recipe.include_name), [])
+check(
+    "all schemas, with include_name: nothing",
+    wanted(declared, include_schemas=True, include_name=recipe.include_name),
+    [],
+)
 
 # An index that create_index has made, in a schema that has none yet.
 sql("DROP INDEX token_usage_of_run")
@@ -106,10 +112,10 @@ without_index = undeclared()
 usage = without_index.tables["token_usage"]
 usage.indexes.clear()
 MADE = "token_usage_workflow_id_user_id_total_tokens_idx"
-check("an index that attach made goes, too", wanted(without_index), ["remove_column token_balance", f"remove_index {MADE}"])
+check("an index that attach made goes, too", wanted(without_index), [COLUMN, f"remove_index {MADE}"])
 check("with include_object: nothing", wanted(without_index, include_object=recipe.include_object), [])
 Index(MADE, usage.c.workflow_id, postgresql_include=["user_id", "total_tokens"])
-check("or declared: the column alone", wanted(without_index), ["remove_column token_balance"])
+check("or declared: the column alone", wanted(without_index), [COLUMN])
 sql(f"ALTER INDEX {MADE} RENAME TO token_usage_of_run")
 check("as declared once more: nothing", wanted(declared), [])
 
@@ -139,6 +145,10 @@ all_adds_up()
 
 command.stamp(config(), "attached")
 command.downgrade(config(), "tables")
-check("downgraded: the column is gone", sql("SELECT count(*) FROM pg_attribute WHERE attrelid = 'users'::regclass AND attname = 'token_balance'"), 0)
+check(
+    "downgraded: the column is gone",
+    sql("SELECT count(*) FROM information_schema.columns WHERE column_name = 'token_balance' AND table_name = 'users'"),
+    0,
+)
 engine.dispose()
 sys.exit(exit_code())

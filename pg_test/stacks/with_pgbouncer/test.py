@@ -1,5 +1,6 @@
-"""Behind PgBouncer in transaction mode, with one connection to the server for all clients: runs are completed, settled and
-swept, and warnings heard, as without it. LISTEN is not heard there, and is on a direct connection. BOUNCER is the pooler."""
+"""Behind PgBouncer in transaction mode, with one connection to the server for all clients: runs are completed, settled
+and swept, and warnings heard, as without it. LISTEN is not heard there, and is on a direct connection. BOUNCER is the
+pooler."""
 import os
 import queue
 import sys

@@ -1,5 +1,5 @@
-"""SQLAlchemy with psycopg, and with asyncpg: usage is written, a run is completed, its warnings are heard, a conflict is
-retried, and connections that prepared SELECT * before attach go on."""
+"""SQLAlchemy with psycopg, and with asyncpg: usage is written, a run is completed, its warnings are heard, a conflict
+is retried, and connections that prepared SELECT * before attach go on."""
 import asyncio
 import logging
 import sys
@@ -109,6 +109,8 @@ def sync_after():
     check("psycopg: credit", recipe.credit(engine, 2, 7, "pay-1")["new_balance"], 1000007)
     check("psycopg: credit again", recipe.credit(engine, 2, 7, "pay-1")["replayed"], True)
     check("psycopg: a malformed id", sqlstate_of(lambda: recipe.balance(engine, "bob")), "22P02")
+    check("psycopg: of a run", sqlstate_of(lambda: recipe.settle(engine, "first")), "22P02")
+    check("psycopg: of who is credited", sqlstate_of(lambda: recipe.credit(engine, "bob", 7, "pay-2")), "22P02")
     check("psycopg: an unknown id", sqlstate_of(lambda: recipe.balance(engine, 3)), "P0002")
 
     def complete(conn):

@@ -7,7 +7,11 @@ down_revision = None
 
 
 def upgrade():
-    op.create_table("users", sa.Column("id", sa.BigInteger, primary_key=True), sa.Column("email", sa.String(200), nullable=False))
+    op.create_table(
+        "users",
+        sa.Column("id", sa.BigInteger, primary_key=True),
+        sa.Column("email", sa.String(200), nullable=False),
+    )
     op.create_table(
         "workflows",
         sa.Column("id", sa.BigInteger, primary_key=True),
@@ -21,7 +25,9 @@ def upgrade():
         sa.Column("user_id", sa.BigInteger, nullable=False),
         sa.Column("total_tokens", sa.Integer, nullable=False),
     )
-    op.create_index("token_usage_of_run", "token_usage", ["workflow_id"], postgresql_include=["user_id", "total_tokens"])
+    op.create_index(
+        "token_usage_of_run", "token_usage", ["workflow_id"], postgresql_include=["user_id", "total_tokens"]
+    )
 
 
 def downgrade():
