@@ -19,6 +19,7 @@ mod keys;
 mod ledger;
 mod payer;
 mod settle;
+mod summary;
 mod triggers_on_users;
 mod verify;
 

@@ -56,9 +56,19 @@ CREATE FUNCTION token_balance.exempt_pending(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'exempt_pending_wrapper';
 
+-- An id is text, bigint or uuid in each function that takes one. Not in settle_workflows: of several array types the
+-- server would choose none for '{w1,w2}'.
 CREATE FUNCTION token_balance.balance(user_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_wrapper';
+
+CREATE FUNCTION token_balance.balance(user_id bigint, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_by_key_wrapper';
+
+CREATE FUNCTION token_balance.balance(user_id pg_catalog.uuid, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_by_key_wrapper';
 
 -- Amounts are numeric so that one past bigint gets a clear error.
 CREATE FUNCTION token_balance.credit(
@@ -70,6 +80,24 @@ CREATE FUNCTION token_balance.credit(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'credit_wrapper';
 
+CREATE FUNCTION token_balance.credit(
+    user_id bigint,
+    amount pg_catalog.numeric,
+    reference pg_catalog.text DEFAULT NULL,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'credit_by_key_wrapper';
+
+CREATE FUNCTION token_balance.credit(
+    user_id pg_catalog.uuid,
+    amount pg_catalog.numeric,
+    reference pg_catalog.text DEFAULT NULL,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'credit_by_key_wrapper';
+
 CREATE FUNCTION token_balance.adjust(
     user_id pg_catalog.text,
     amount pg_catalog.numeric,
@@ -77,6 +105,22 @@ CREATE FUNCTION token_balance.adjust(
     binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_wrapper';
+
+CREATE FUNCTION token_balance.adjust(
+    user_id bigint,
+    amount pg_catalog.numeric,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_by_key_wrapper';
+
+CREATE FUNCTION token_balance.adjust(
+    user_id pg_catalog.uuid,
+    amount pg_catalog.numeric,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_by_key_wrapper';
 
 CREATE FUNCTION token_balance.refund_workflow(
     workflow_id pg_catalog.text,
@@ -86,6 +130,36 @@ CREATE FUNCTION token_balance.refund_workflow(
     binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_wrapper';
+
+CREATE FUNCTION token_balance.refund_workflow(
+    workflow_id bigint,
+    amount pg_catalog.numeric DEFAULT NULL,
+    reference pg_catalog.text DEFAULT NULL,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_by_key_wrapper';
+
+CREATE FUNCTION token_balance.refund_workflow(
+    workflow_id pg_catalog.uuid,
+    amount pg_catalog.numeric DEFAULT NULL,
+    reference pg_catalog.text DEFAULT NULL,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_by_key_wrapper';
+
+CREATE FUNCTION token_balance.correct_workflow(workflow_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_text_wrapper';
+
+CREATE FUNCTION token_balance.correct_workflow(workflow_id bigint, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_bigint_wrapper';
+
+CREATE FUNCTION token_balance.correct_workflow(workflow_id pg_catalog.uuid, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_uuid_wrapper';
 
 CREATE FUNCTION token_balance.statement(
     user_id pg_catalog.text,
@@ -105,6 +179,42 @@ RETURNS TABLE (
     actor pg_catalog.text)
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'statement_wrapper';
 
+CREATE FUNCTION token_balance.statement(
+    user_id bigint,
+    since timestamp with time zone DEFAULT NULL,
+    until timestamp with time zone DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS TABLE (
+    entry_id bigint,
+    created_at timestamp with time zone,
+    kind pg_catalog.text,
+    amount bigint,
+    previous_balance bigint,
+    new_balance bigint,
+    workflow_id pg_catalog.text,
+    reference pg_catalog.text,
+    note pg_catalog.text,
+    actor pg_catalog.text)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'statement_by_key_wrapper';
+
+CREATE FUNCTION token_balance.statement(
+    user_id pg_catalog.uuid,
+    since timestamp with time zone DEFAULT NULL,
+    until timestamp with time zone DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS TABLE (
+    entry_id bigint,
+    created_at timestamp with time zone,
+    kind pg_catalog.text,
+    amount bigint,
+    previous_balance bigint,
+    new_balance bigint,
+    workflow_id pg_catalog.text,
+    reference pg_catalog.text,
+    note pg_catalog.text,
+    actor pg_catalog.text)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'statement_by_key_wrapper';
+
 CREATE FUNCTION token_balance.balance_at(
     user_id pg_catalog.text,
     at timestamp with time zone,
@@ -112,12 +222,40 @@ CREATE FUNCTION token_balance.balance_at(
 RETURNS bigint
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_at_wrapper';
 
+CREATE FUNCTION token_balance.balance_at(
+    user_id bigint,
+    at timestamp with time zone,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS bigint
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_at_by_key_wrapper';
+
+CREATE FUNCTION token_balance.balance_at(
+    user_id pg_catalog.uuid,
+    at timestamp with time zone,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS bigint
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_at_by_key_wrapper';
+
 CREATE FUNCTION token_balance.summary(
     user_id pg_catalog.text,
     days integer DEFAULT 30,
     binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'summary_wrapper';
+
+CREATE FUNCTION token_balance.summary(
+    user_id bigint,
+    days integer DEFAULT 30,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'summary_by_key_wrapper';
+
+CREATE FUNCTION token_balance.summary(
+    user_id pg_catalog.uuid,
+    days integer DEFAULT 30,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'summary_by_key_wrapper';
 
 CREATE FUNCTION token_balance.overdrawn_accounts(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
@@ -208,7 +346,8 @@ CREATE FUNCTION token_balance.attach(
     outside_changes pg_catalog.text DEFAULT 'record',
     name pg_catalog.name DEFAULT 'default',
     balance_column pg_catalog.name DEFAULT 'token_balance',
-    late_usage_on pg_catalog.text[] DEFAULT '{}')
+    late_usage_on pg_catalog.text[] DEFAULT '{}',
+    usage_id pg_catalog.name DEFAULT 'id')
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
@@ -240,6 +379,8 @@ REVOKE ALL ON FUNCTION
     @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name),
     token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name),
     token_balance.balance(pg_catalog.text, pg_catalog.name),
+    token_balance.balance(bigint, pg_catalog.name),
+    token_balance.balance(pg_catalog.uuid, pg_catalog.name),
     token_balance.attach(
         pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name,
@@ -247,9 +388,11 @@ REVOKE ALL ON FUNCTION
         pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[],
         pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name,
-        pg_catalog.text[]),
+        pg_catalog.text[], pg_catalog.name),
     token_balance.attach_again(pg_catalog.name),
     token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name),
+    token_balance.adjust(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.name),
+    token_balance.adjust(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.name),
     token_balance.detach(boolean, pg_catalog.name),
     token_balance.reset(pg_catalog.name),
     token_balance.verify(pg_catalog.name),
@@ -257,12 +400,31 @@ REVOKE ALL ON FUNCTION
     token_balance.exempt_pending(timestamp with time zone, pg_catalog.name),
     token_balance.credit(
         pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
+    token_balance.credit(
+        bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
+    token_balance.credit(
+        pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
     token_balance.refund_workflow(
         pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
+    token_balance.refund_workflow(
+        bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
+    token_balance.refund_workflow(
+        pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
+    token_balance.correct_workflow(pg_catalog.text, pg_catalog.name),
+    token_balance.correct_workflow(bigint, pg_catalog.name),
+    token_balance.correct_workflow(pg_catalog.uuid, pg_catalog.name),
     token_balance.statement(
         pg_catalog.text, timestamp with time zone, timestamp with time zone, pg_catalog.name),
+    token_balance.statement(
+        bigint, timestamp with time zone, timestamp with time zone, pg_catalog.name),
+    token_balance.statement(
+        pg_catalog.uuid, timestamp with time zone, timestamp with time zone, pg_catalog.name),
     token_balance.balance_at(pg_catalog.text, timestamp with time zone, pg_catalog.name),
+    token_balance.balance_at(bigint, timestamp with time zone, pg_catalog.name),
+    token_balance.balance_at(pg_catalog.uuid, timestamp with time zone, pg_catalog.name),
     token_balance.summary(pg_catalog.text, integer, pg_catalog.name),
+    token_balance.summary(bigint, integer, pg_catalog.name),
+    token_balance.summary(pg_catalog.uuid, integer, pg_catalog.name),
     token_balance.overdrawn_accounts(pg_catalog.name),
     token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass),
     token_balance.usage_state(pg_catalog.name),

@@ -47,6 +47,7 @@ CREATE TABLE token_balance.binding (
     usage_definition pg_catalog.text,
     usage_rule pg_catalog.text,
     late_usage_on pg_catalog.text[] NOT NULL DEFAULT '{}',
+    usage_id pg_catalog.name DEFAULT 'id',
     PRIMARY KEY (binding_id)
 );
 
@@ -63,6 +64,7 @@ CREATE TABLE token_balance.settlement (
     archived_charged_tokens bigint NOT NULL DEFAULT 0,
     archived_refunded_tokens bigint NOT NULL DEFAULT 0,
     binding_id smallint NOT NULL DEFAULT 1,
+    corrected_tokens bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (workflow_id, binding_id, user_id)
 );
 
@@ -83,7 +85,7 @@ CREATE TABLE token_balance.ledger (
     PRIMARY KEY (user_id, accounts_id, entry_id),
     CONSTRAINT ledger_kind CHECK (
         kind OPERATOR(pg_catalog.=) ANY (
-            ARRAY['settlement', 'credit', 'refund', 'adjustment', 'opening']::pg_catalog.text[])),
+            ARRAY['settlement', 'credit', 'refund', 'correction', 'adjustment', 'opening']::pg_catalog.text[])),
     CONSTRAINT ledger_amount CHECK (
         new_balance OPERATOR(pg_catalog.=) (previous_balance OPERATOR(pg_catalog.+) amount))
 );

@@ -101,6 +101,14 @@ CREATE FUNCTION token_balance.balance(user_id pg_catalog.text, binding pg_catalo
 RETURNS pg_catalog.jsonb
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_wrapper';
 
+CREATE FUNCTION token_balance.balance(user_id bigint, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_by_key_wrapper';
+
+CREATE FUNCTION token_balance.balance(user_id pg_catalog.uuid, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_by_key_wrapper';
+
 CREATE FUNCTION token_balance.credit(
     user_id pg_catalog.text,
     amount pg_catalog.numeric,
@@ -110,6 +118,24 @@ CREATE FUNCTION token_balance.credit(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'credit_wrapper';
 
+CREATE FUNCTION token_balance.credit(
+    user_id bigint,
+    amount pg_catalog.numeric,
+    reference pg_catalog.text DEFAULT NULL,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'credit_by_key_wrapper';
+
+CREATE FUNCTION token_balance.credit(
+    user_id pg_catalog.uuid,
+    amount pg_catalog.numeric,
+    reference pg_catalog.text DEFAULT NULL,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'credit_by_key_wrapper';
+
 CREATE FUNCTION token_balance.refund_workflow(
     workflow_id pg_catalog.text,
     amount pg_catalog.numeric DEFAULT NULL,
@@ -118,6 +144,24 @@ CREATE FUNCTION token_balance.refund_workflow(
     binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_wrapper';
+
+CREATE FUNCTION token_balance.refund_workflow(
+    workflow_id bigint,
+    amount pg_catalog.numeric DEFAULT NULL,
+    reference pg_catalog.text DEFAULT NULL,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_by_key_wrapper';
+
+CREATE FUNCTION token_balance.refund_workflow(
+    workflow_id pg_catalog.uuid,
+    amount pg_catalog.numeric DEFAULT NULL,
+    reference pg_catalog.text DEFAULT NULL,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_by_key_wrapper';
 
 CREATE FUNCTION token_balance.statement(
     user_id pg_catalog.text,
@@ -137,6 +181,42 @@ RETURNS TABLE (
     actor pg_catalog.text)
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'statement_wrapper';
 
+CREATE FUNCTION token_balance.statement(
+    user_id bigint,
+    since timestamp with time zone DEFAULT NULL,
+    until timestamp with time zone DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS TABLE (
+    entry_id bigint,
+    created_at timestamp with time zone,
+    kind pg_catalog.text,
+    amount bigint,
+    previous_balance bigint,
+    new_balance bigint,
+    workflow_id pg_catalog.text,
+    reference pg_catalog.text,
+    note pg_catalog.text,
+    actor pg_catalog.text)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'statement_by_key_wrapper';
+
+CREATE FUNCTION token_balance.statement(
+    user_id pg_catalog.uuid,
+    since timestamp with time zone DEFAULT NULL,
+    until timestamp with time zone DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS TABLE (
+    entry_id bigint,
+    created_at timestamp with time zone,
+    kind pg_catalog.text,
+    amount bigint,
+    previous_balance bigint,
+    new_balance bigint,
+    workflow_id pg_catalog.text,
+    reference pg_catalog.text,
+    note pg_catalog.text,
+    actor pg_catalog.text)
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'statement_by_key_wrapper';
+
 CREATE FUNCTION token_balance.balance_at(
     user_id pg_catalog.text,
     at timestamp with time zone,
@@ -144,12 +224,40 @@ CREATE FUNCTION token_balance.balance_at(
 RETURNS bigint
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_at_wrapper';
 
+CREATE FUNCTION token_balance.balance_at(
+    user_id bigint,
+    at timestamp with time zone,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS bigint
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_at_by_key_wrapper';
+
+CREATE FUNCTION token_balance.balance_at(
+    user_id pg_catalog.uuid,
+    at timestamp with time zone,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS bigint
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'balance_at_by_key_wrapper';
+
 CREATE FUNCTION token_balance.summary(
     user_id pg_catalog.text,
     days integer DEFAULT 30,
     binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'summary_wrapper';
+
+CREATE FUNCTION token_balance.summary(
+    user_id bigint,
+    days integer DEFAULT 30,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'summary_by_key_wrapper';
+
+CREATE FUNCTION token_balance.summary(
+    user_id pg_catalog.uuid,
+    days integer DEFAULT 30,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'summary_by_key_wrapper';
 
 CREATE FUNCTION token_balance.overdrawn_accounts(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
@@ -213,7 +321,8 @@ CREATE FUNCTION token_balance.attach(
     outside_changes pg_catalog.text DEFAULT 'record',
     name pg_catalog.name DEFAULT 'default',
     balance_column pg_catalog.name DEFAULT 'token_balance',
-    late_usage_on pg_catalog.text[] DEFAULT '{}')
+    late_usage_on pg_catalog.text[] DEFAULT '{}',
+    usage_id pg_catalog.name DEFAULT 'id')
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
@@ -225,18 +334,30 @@ REVOKE ALL ON ROUTINE
     token_balance.settle_pending(timestamp with time zone, integer, interval, name),
     token_balance.settle_backlog(integer, boolean, name),
     token_balance.balance(text, name),
+    token_balance.balance(bigint, name),
+    token_balance.balance(uuid, name),
     token_balance.credit(text, numeric, text, text, name),
+    token_balance.credit(bigint, numeric, text, text, name),
+    token_balance.credit(uuid, numeric, text, text, name),
     token_balance.refund_workflow(text, numeric, text, text, name),
+    token_balance.refund_workflow(bigint, numeric, text, text, name),
+    token_balance.refund_workflow(uuid, numeric, text, text, name),
     token_balance.statement(text, timestamp with time zone, timestamp with time zone, name),
+    token_balance.statement(bigint, timestamp with time zone, timestamp with time zone, name),
+    token_balance.statement(uuid, timestamp with time zone, timestamp with time zone, name),
     token_balance.balance_at(text, timestamp with time zone, name),
+    token_balance.balance_at(bigint, timestamp with time zone, name),
+    token_balance.balance_at(uuid, timestamp with time zone, name),
     token_balance.summary(text, integer, name),
+    token_balance.summary(bigint, integer, name),
+    token_balance.summary(uuid, integer, name),
     token_balance.overdrawn_accounts(name),
     token_balance.reconcile(name),
     token_balance.detach(boolean, name),
     token_balance.verify(name),
     token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[])
+        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[], name)
 FROM PUBLIC;
 
 -- Before the function that it has called is dropped, so that it stays with its grants and with what reads it.
@@ -265,16 +386,40 @@ SELECT token_balance.upgrade_grants(before::regprocedure, after::regprocedure) F
     'token_balance.settle_backlog(integer, boolean, name)'),
     ('token_balance.balance(text)',
     'token_balance.balance(text, name)'),
+    ('token_balance.balance(text)',
+    'token_balance.balance(bigint, name)'),
+    ('token_balance.balance(text)',
+    'token_balance.balance(uuid, name)'),
     ('token_balance.credit(text, numeric, text, text)',
     'token_balance.credit(text, numeric, text, text, name)'),
+    ('token_balance.credit(text, numeric, text, text)',
+    'token_balance.credit(bigint, numeric, text, text, name)'),
+    ('token_balance.credit(text, numeric, text, text)',
+    'token_balance.credit(uuid, numeric, text, text, name)'),
     ('token_balance.refund_workflow(text, numeric, text, text)',
     'token_balance.refund_workflow(text, numeric, text, text, name)'),
+    ('token_balance.refund_workflow(text, numeric, text, text)',
+    'token_balance.refund_workflow(bigint, numeric, text, text, name)'),
+    ('token_balance.refund_workflow(text, numeric, text, text)',
+    'token_balance.refund_workflow(uuid, numeric, text, text, name)'),
     ('token_balance.statement(text, timestamp with time zone, timestamp with time zone)',
     'token_balance.statement(text, timestamp with time zone, timestamp with time zone, name)'),
+    ('token_balance.statement(text, timestamp with time zone, timestamp with time zone)',
+    'token_balance.statement(bigint, timestamp with time zone, timestamp with time zone, name)'),
+    ('token_balance.statement(text, timestamp with time zone, timestamp with time zone)',
+    'token_balance.statement(uuid, timestamp with time zone, timestamp with time zone, name)'),
     ('token_balance.balance_at(text, timestamp with time zone)',
     'token_balance.balance_at(text, timestamp with time zone, name)'),
+    ('token_balance.balance_at(text, timestamp with time zone)',
+    'token_balance.balance_at(bigint, timestamp with time zone, name)'),
+    ('token_balance.balance_at(text, timestamp with time zone)',
+    'token_balance.balance_at(uuid, timestamp with time zone, name)'),
     ('token_balance.summary(text, integer)',
     'token_balance.summary(text, integer, name)'),
+    ('token_balance.summary(text, integer)',
+    'token_balance.summary(bigint, integer, name)'),
+    ('token_balance.summary(text, integer)',
+    'token_balance.summary(uuid, integer, name)'),
     ('token_balance.overdrawn_accounts()',
     'token_balance.overdrawn_accounts(name)'),
     ('token_balance.reconcile()',
@@ -288,7 +433,7 @@ SELECT token_balance.upgrade_grants(before::regprocedure, after::regprocedure) F
         text, boolean, name, name, name, name, name, text, text)',
     'token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[])')) AS t (before, after);
+        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[], name)')) AS t (before, after);
 
 DROP FUNCTION token_balance.upgrade_grants(regprocedure, regprocedure);
 
@@ -320,11 +465,39 @@ CREATE FUNCTION token_balance.adjust(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_wrapper';
 
+CREATE FUNCTION token_balance.adjust(
+    user_id bigint,
+    amount pg_catalog.numeric,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_by_key_wrapper';
+
+CREATE FUNCTION token_balance.adjust(
+    user_id pg_catalog.uuid,
+    amount pg_catalog.numeric,
+    note pg_catalog.text DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_by_key_wrapper';
+
 CREATE FUNCTION token_balance.exempt_pending(
     until timestamp with time zone DEFAULT NULL,
     binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'exempt_pending_wrapper';
+
+CREATE FUNCTION token_balance.correct_workflow(workflow_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_text_wrapper';
+
+CREATE FUNCTION token_balance.correct_workflow(workflow_id bigint, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_bigint_wrapper';
+
+CREATE FUNCTION token_balance.correct_workflow(workflow_id pg_catalog.uuid, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_uuid_wrapper';
 
 CREATE FUNCTION token_balance.usage_state(binding pg_catalog.name DEFAULT NULL)
 RETURNS TABLE (
@@ -357,7 +530,12 @@ FROM token_balance.unsettled_usage() AS u;
 
 REVOKE ALL ON FUNCTION
     token_balance.adjust(text, numeric, text, name),
+    token_balance.adjust(bigint, numeric, text, name),
+    token_balance.adjust(uuid, numeric, text, name),
     token_balance.exempt_pending(timestamp with time zone, name),
+    token_balance.correct_workflow(text, name),
+    token_balance.correct_workflow(bigint, name),
+    token_balance.correct_workflow(uuid, name),
     token_balance.usage_state(name),
     token_balance.unsettled_usage(name)
 FROM PUBLIC;
@@ -440,13 +618,18 @@ CREATE UNIQUE INDEX binding_attached ON token_balance.binding (name) WHERE detac
 -- All that there is, is of one binding and of its accounts. The tables are not rewritten, their keys are made anew.
 ALTER TABLE token_balance.settlement
     ADD COLUMN binding_id smallint NOT NULL DEFAULT 1,
+    ADD COLUMN corrected_tokens bigint NOT NULL DEFAULT 0,
     DROP CONSTRAINT settlement_pkey,
     ADD PRIMARY KEY (workflow_id, binding_id, user_id);
 ALTER TABLE token_balance.ledger
     ADD COLUMN accounts_id smallint NOT NULL DEFAULT 1,
     ADD COLUMN binding_id smallint DEFAULT 1,
     DROP CONSTRAINT ledger_pkey,
-    ADD PRIMARY KEY (user_id, accounts_id, entry_id);
+    ADD PRIMARY KEY (user_id, accounts_id, entry_id),
+    DROP CONSTRAINT ledger_kind,
+    ADD CONSTRAINT ledger_kind CHECK (
+        kind OPERATOR(pg_catalog.=) ANY (
+            ARRAY['settlement', 'credit', 'refund', 'correction', 'adjustment', 'opening']::text[]));
 ALTER TABLE token_balance.queue
     ADD COLUMN accounts_id smallint NOT NULL DEFAULT 1,
     ADD COLUMN binding_id smallint NOT NULL DEFAULT 1,
@@ -545,6 +728,9 @@ ALTER TABLE token_balance.binding ADD COLUMN balance_column name NOT NULL DEFAUL
 ALTER TABLE token_balance.binding ADD COLUMN usage_definition text, ADD COLUMN usage_rule text,
     ADD COLUMN late_usage_on text[] NOT NULL DEFAULT '{}';
 
+-- The usage's key, for summary(): of what is attached, the column that attach is told by default.
+ALTER TABLE token_balance.binding ADD COLUMN usage_id name DEFAULT 'id';
+
 -- Comments.
 
 COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text) IS 'Charge the accounts of a workflow for its usage that was not charged yet. Returns success, previous_balance, tokens_used, new_balance, is_overdraft, workflow_id, status (settled, already_settled, no_usage) and charges.';
@@ -555,7 +741,9 @@ COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid) IS 'Charge the 
 COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.uuid, pg_catalog.name) IS 'The same in the binding of this name; NULL means each one that knows the workflow.';
 COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name) IS 'Settle several workflows in one go; one row for each charge. binding: NULL means each one that knows them.';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text, pg_catalog.name) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}. binding: NULL means the one that is attached, if it is the only one.';
-COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name, pg_catalog.text[]) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';
+COMMENT ON FUNCTION token_balance.balance(bigint, pg_catalog.name) IS 'The same for an id of type bigint; see balance(text).';
+COMMENT ON FUNCTION token_balance.balance(pg_catalog.uuid, pg_catalog.name) IS 'The same for an id of type uuid; see balance(text).';
+COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name, pg_catalog.text[], pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';
 COMMENT ON FUNCTION token_balance.attach_again(pg_catalog.name) IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column. name: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.reset(pg_catalog.name) IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references. binding: NULL means the one that is attached, if it is the only one.';
@@ -564,11 +752,26 @@ COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integ
 COMMENT ON FUNCTION token_balance.exempt_pending(timestamp with time zone, pg_catalog.name) IS 'Forgive the usage that waits to be charged, of completed and of open runs; with until, what is older than that. It is accounted for as exempt and recorded in token_balance.exemption. Returns workflows, pairs and tokens_exempt. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean, pg_catalog.name) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.credit(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Top up an account. The same reference again answers as the first time and changes nothing. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.credit(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type bigint; see credit(text).';
+COMMENT ON FUNCTION token_balance.credit(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type uuid; see credit(text).';
 COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.adjust(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type bigint; see adjust(text).';
+COMMENT ON FUNCTION token_balance.adjust(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type uuid; see adjust(text).';
 COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Give back what a workflow was charged, all that is left or a part, to the accounts that paid. binding: NULL means each one that has charged it; for an amount one of several is to be named.';
+COMMENT ON FUNCTION token_balance.refund_workflow(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type bigint; see refund_workflow(text).';
+COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type uuid; see refund_workflow(text).';
+COMMENT ON FUNCTION token_balance.correct_workflow(pg_catalog.text, pg_catalog.name) IS 'Give back, once, what was charged for usage of a workflow that was deleted, lowered or moved away since. Returns success, workflow_id, amount, tokens_exempt, corrections and gone. binding: NULL means each one that has settled it.';
+COMMENT ON FUNCTION token_balance.correct_workflow(bigint, pg_catalog.name) IS 'Give back what was charged for usage that is gone; see correct_workflow(text).';
+COMMENT ON FUNCTION token_balance.correct_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Give back what was charged for usage that is gone; see correct_workflow(text).';
 COMMENT ON FUNCTION token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone, pg_catalog.name) IS 'The ledger of an account in order, from since on and before until. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.statement(bigint, timestamp with time zone, timestamp with time zone, pg_catalog.name) IS 'The same for an id of type bigint; see statement(text).';
+COMMENT ON FUNCTION token_balance.statement(pg_catalog.uuid, timestamp with time zone, timestamp with time zone, pg_catalog.name) IS 'The same for an id of type uuid; see statement(text).';
 COMMENT ON FUNCTION token_balance.balance_at(pg_catalog.text, timestamp with time zone, pg_catalog.name) IS 'The balance of an account at a moment, by the ledger. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.balance_at(bigint, timestamp with time zone, pg_catalog.name) IS 'The same for an id of type bigint; see balance_at(text).';
+COMMENT ON FUNCTION token_balance.balance_at(pg_catalog.uuid, timestamp with time zone, pg_catalog.name) IS 'The same for an id of type uuid; see balance_at(text).';
 COMMENT ON FUNCTION token_balance.summary(pg_catalog.text, integer, pg_catalog.name) IS 'Usage of an account in the last days: summary, by_stage, by_model, recent_records, token_balance and is_overdraft. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.summary(bigint, integer, pg_catalog.name) IS 'The same for an id of type bigint; see summary(text).';
+COMMENT ON FUNCTION token_balance.summary(pg_catalog.uuid, integer, pg_catalog.name) IS 'The same for an id of type uuid; see summary(text).';
 COMMENT ON FUNCTION token_balance.overdrawn_accounts(pg_catalog.name) IS 'The accounts below zero; see the view overdrawn. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.reconcile(pg_catalog.name) IS 'Everything that does not add up, with the two figures and what to do; no row if all does. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.usage_state(pg_catalog.name) IS 'What has become of all usage, by state: charged, exempt, waiting (with the reason), unowned, shrunk. Amounts are tokens. binding: NULL means each one that is attached.';
@@ -584,6 +787,7 @@ COMMENT ON COLUMN token_balance.binding.balance_column IS 'Column of the users t
 COMMENT ON COLUMN token_balance.binding.usage_definition IS 'What the usage view said when it was attached; null: the usage is a table.';
 COMMENT ON COLUMN token_balance.binding.usage_rule IS 'Checksum of the same as the server stores it, which a rename does not change.';
 COMMENT ON COLUMN token_balance.binding.late_usage_on IS 'Tables below a usage view whose late usage is settled at once, each with its column that the view shows.';
+COMMENT ON COLUMN token_balance.binding.usage_id IS 'Key of a usage row, for summary(); left out where there is no such column.';
 COMMENT ON COLUMN token_balance.binding.workflow_ids IS 'How stored workflow ids are spelled: as text, uuid or integer; null: as the usage spells them.';
 COMMENT ON COLUMN token_balance.binding.account_ids IS 'How stored account ids are spelled: as text, uuid or integer; null: as the users table spells them.';
 COMMENT ON TABLE token_balance.workflow_alias IS 'Ids that a workflow has had, with one row each. Ledger entries keep the id that they were made with.';
@@ -619,9 +823,15 @@ COMMENT ON COLUMN token_balance.binding.accounts_id IS 'Number of the accounts t
 COMMENT ON COLUMN token_balance.binding.detached_at IS 'When it was detached; null while it is attached.';
 COMMENT ON INDEX token_balance.binding_attached IS 'A name is that of one attached binding.';
 COMMENT ON COLUMN token_balance.settlement.binding_id IS 'Binding whose usage it is.';
+COMMENT ON COLUMN token_balance.settlement.corrected_tokens IS 'What corrections have taken out of usage_tokens, exempt usage included.';
 COMMENT ON COLUMN token_balance.ledger.entry_id IS 'Number of the entry; rising by one within an account.';
 COMMENT ON COLUMN token_balance.ledger.accounts_id IS 'Accounts of which user_id is one.';
-COMMENT ON COLUMN token_balance.ledger.binding_id IS 'Binding whose workflow was settled or refunded.';
+COMMENT ON COLUMN token_balance.ledger.binding_id IS 'Binding whose workflow was settled, refunded or corrected.';
+COMMENT ON COLUMN token_balance.settlement.charged_tokens IS 'What was taken from the balance, less what corrections gave back.';
+COMMENT ON COLUMN token_balance.settlement.refunded_tokens IS 'What refunds gave back.';
+COMMENT ON COLUMN token_balance.settlement.archived_charged_tokens IS 'What archived ledger entries took from the balance, less corrections.';
+COMMENT ON COLUMN token_balance.ledger.workflow_id IS 'Workflow that was settled, refunded or corrected.';
+COMMENT ON COLUMN token_balance.ledger.kind IS 'settlement, credit, refund, correction (usage that was charged is gone), adjustment (a change that was not made by the extension), or opening (the entries before it are archived).';
 COMMENT ON SEQUENCE token_balance.ledger_entry_id_seq IS 'Gives no numbers: entries are numbered by account. Older dumps set it.';
 COMMENT ON TABLE token_balance.reference IS 'What credits and refunds with a reference did: a reference is used once for an account. Amounts are tokens.';
 COMMENT ON COLUMN token_balance.reference.accounts_id IS 'Accounts of which user_id is one.';

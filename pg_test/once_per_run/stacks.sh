@@ -44,6 +44,25 @@ in_stack with_sqlalchemy python test.py
 in_stack with_alembic python test.py
 in_stack with_django ./test.sh
 
+# The application's role owns its tables and is no superuser: what one has to do once, and a role that does all else.
+as_owner() { # PROGRAM
+    clean_owner
+    psql -c 'CREATE ROLE tb_stack_app LOGIN' -c 'CREATE DATABASE tb_stack OWNER tb_stack_app'
+    psql -d tb_stack -c 'CREATE SCHEMA extensions' -c 'CREATE EXTENSION token_balance SCHEMA extensions' 2>/dev/null
+    psql -d tb_stack -c 'GRANT USAGE ON SCHEMA token_balance, extensions TO tb_stack_app' \
+        -c 'GRANT EXECUTE ON FUNCTION token_balance.attach, token_balance.detach, token_balance.verify, token_balance.settle_pending,
+            token_balance.reconcile, token_balance.credit(bigint, numeric, text, text, name) TO tb_stack_app'
+    echo "--- $1"
+    if ! (cd "$stacks/as_owner" && PGDATABASE=tb_stack PGUSER=tb_stack_app PYTHONPATH=$WORK/blocks PYTHONDONTWRITEBYTECODE=1 \
+        PYTHONWARNINGS=error::DeprecationWarning:__main__ timeout 120 python "$1"); then
+        echo "FAILED: $1"
+        failed=1
+    fi
+    clean_owner
+}
+clean_owner() { psql -c 'DROP DATABASE IF EXISTS tb_stack' -c 'DROP ROLE IF EXISTS tb_stack_app' 2>/dev/null; }
+for program in "$stacks"/as_owner/test_*.py; do as_owner "$(basename "$program")"; done
+
 # Refuses to run as root. One connection to the server is shared by all.
 start_bouncer() {
     cat >"$WORK/pgbouncer.ini" <<INI

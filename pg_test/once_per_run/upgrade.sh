@@ -321,7 +321,9 @@ value granted 'ALTER EXTENSION token_balance ADD VIEW token_balance.overdrawn' >
 is 'without it, it is updated' "$(update granted; version_of granted)" "$version"
 is 'the grants are there' "$(as app granted "SELECT user_id FROM token_balance.overdrawn; SELECT token_balance.balance('ann') ->> 'token_balance'; CALL token_balance.settle_backlog()")" 'ann
 -5'
-is 'with the option to grant them on' "$(as deployer granted 'GRANT EXECUTE ON FUNCTION token_balance.credit TO app' && echo granted)" granted
+is 'with the option to grant them on' "$(as deployer granted 'GRANT EXECUTE ON FUNCTION token_balance.credit(text, numeric, text, text, name), token_balance.credit(bigint, numeric, text, text, name),
+    token_balance.credit(uuid, numeric, text, text, name) TO app' && echo granted)" granted
+has 'who may ask by text may ask by number' "$(as app granted 'SELECT token_balance.balance(1)' 2>&1 || true)" 'account "1" does not exist'
 has 'and no others' "$(as app granted 'SELECT token_balance.reconcile()' || true)" 'permission denied'
 is 'what reads the view goes on' "$(value granted 'SELECT user_id FROM in_debt')" ann
 

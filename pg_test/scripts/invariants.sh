@@ -16,7 +16,7 @@ chains AS (
     FROM entries GROUP BY user_id),
 charges AS (
     SELECT workflow_id, user_id, sum(tokens) AS charged FROM (
-        SELECT workflow_id, user_id, -amount AS tokens FROM token_balance.ledger WHERE kind = 'settlement'
+        SELECT workflow_id, user_id, -amount AS tokens FROM token_balance.ledger WHERE kind IN ('settlement', 'correction')
         UNION ALL SELECT workflow_id, user_id, tokens FROM token_balance.queue) AS c GROUP BY 1, 2),
 used AS (
     SELECT workflow_id, user_id, sum(total_tokens) AS tokens FROM token_usage GROUP BY 1, 2)

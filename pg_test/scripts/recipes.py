@@ -93,8 +93,23 @@ def test_sqlalchemy():
     )
     check("SQLAlchemy: after 40001", recipe.in_transaction(strict, work)["success"], True)
     check("SQLAlchemy: at the second attempt", len(calls), 2)
+    end_of_run(engine)
     engine.dispose()
     strict.dispose()
+
+
+def end_of_run(engine):
+    import recipe_end_of_run as recipe
+    from sqlalchemy.orm import Session
+
+    with Session(engine) as session, session.begin():
+        session.connection().exec_driver_sql("INSERT INTO shop.token_usage VALUES ('p2', 'fay', 3)")
+        check("end of a run: what is new", recipe.end_run(session, "p2")["tokens_used"], 3)
+        check("end of a run: again", recipe.end_run(session, "p2")["status"], "already_settled")
+        answer = recipe.token_usage_summary(session, "fay")
+        check("end of a run: the summary", (answer["token_balance"], answer["summary"]["total_tokens"]), (999984, 23))
+        check("end of a run: of no days", recipe.token_usage_summary(session, "fay", 0)["summary"]["record_count"], 0)
+        session.rollback()
 
 
 def test_listen():

@@ -63,6 +63,7 @@ credit="SELECT token_balance.credit('ann', 7) ->> 'new_balance'"
 refund="SELECT token_balance.refund_workflow('w1', 10) ->> 'amount'"
 overdrawn='SELECT count(*) FROM token_balance.overdrawn'
 administration=(
+    "SELECT token_balance.correct_workflow('w1')"
     'SELECT token_balance.settle_pending()'
     'CALL token_balance.settle_backlog()'
     'SELECT count(*) FROM token_balance.reconcile()'
@@ -108,7 +109,7 @@ may owner "$settle_many" 3
 may owner "$balance" 999894
 may owner "$summary" 999894
 may owner "$statement" 5
-for one in "$credit" "$refund" "$balance_at" "$overdrawn" 'SELECT token_balance.settle_pending()' \
+for one in "$credit" "$refund" "$balance_at" "$overdrawn" "SELECT token_balance.correct_workflow('w1')" 'SELECT token_balance.settle_pending()' \
     'CALL token_balance.settle_backlog()' 'SELECT count(*) FROM token_balance.reconcile()'; do may_not owner "$one"; done
 
 # Who called is in the ledger, though the charge ran as the owner of the tables.

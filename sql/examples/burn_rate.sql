@@ -1,6 +1,6 @@
 -- How fast each account burns tokens, and for how many days its balance lasts.
 --
--- Gives for each account that was charged in the last 7 days: tokens a day (charges less refunds), and the days left at
+-- Gives for each account that was charged in the last 7 days: tokens a day (charges less refunds and corrections), and the days left at
 -- that rate: 0 for an account that is overdrawn, null where more was refunded than charged. The first to run dry is the
 -- first row. An account whose first charge is younger than 7 days is measured since that charge, but over a day at least.
 --
@@ -11,7 +11,7 @@ WITH spent AS (
            -sum(amount) AS tokens,
            GREATEST(extract(epoch FROM now() - min(created_at)) / 86400, 1) AS days
     FROM token_balance.ledger
-    WHERE kind IN ('settlement', 'refund') AND created_at >= now() - interval '7 days'
+    WHERE kind IN ('settlement', 'refund', 'correction') AND created_at >= now() - interval '7 days'
     GROUP BY user_id
 ),
 rate AS (

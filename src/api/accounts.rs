@@ -8,7 +8,8 @@ use pgrx::{AnyNumeric, JsonB, pg_sys};
 use serde::Serialize;
 
 use super::common::{
-    binding_at, canonical_workflow, refuse_read_only, required, signed_tokens, to_json, tokens,
+    binding_at, in_bindings, refuse_read_only, refuse_unknown, required, signed_tokens, to_json,
+    tokens,
 };
 use crate::binding::{
     Book, Which, bindings, bindings_and_users_locked, book, book_and_users_locked,
@@ -18,8 +19,7 @@ use crate::error::{Error, Result};
 use crate::ledger::account;
 use crate::ledger::credit::{self, Remarks};
 use crate::reports::{overdrawn, statement, summary};
-use crate::settle::refund::{self, Refundable};
-use crate::settle::usage;
+use crate::settle::refund;
 
 /// A summary reaches back a century at most.
 const MOST_DAYS: i32 = 36_500;
@@ -88,7 +88,10 @@ fn account_id(book: &Book, user_id: &str) -> String {
 ///
 /// Errors: 22004 for a null id, P0002 for an unknown account, 55000 if nothing is attached.
 #[pg_extern(sql = false)]
-fn balance(user_id: Option<&str>, fcinfo: pg_sys::FunctionCallInfo) -> Result<JsonB, ErrorReport> {
+pub(super) fn balance(
+    user_id: Option<&str>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.balance";
     let id = required(function, "user_id", user_id)?;
     let book = book(binding_at(fcinfo, 1).as_deref())?;
@@ -108,7 +111,7 @@ fn balance(user_id: Option<&str>, fcinfo: pg_sys::FunctionCallInfo) -> Result<Js
 /// unknown account, 23505 for a reference that belongs to something else, 25006 in a read-only
 /// transaction, 55000 if nothing is attached.
 #[pg_extern(sql = false)]
-fn credit(
+pub(super) fn credit(
     user_id: Option<&str>,
     amount: Option<AnyNumeric>,
     reference: Option<&str>,
@@ -144,7 +147,7 @@ fn credit(
 /// amount past bigint or the balance's range, P0002 for an unknown account, 25006 in a read-only transaction,
 /// 55000 if nothing is attached.
 #[pg_extern(sql = false)]
-fn adjust(
+pub(super) fn adjust(
     user_id: Option<&str>,
     amount: Option<AnyNumeric>,
     note: Option<&str>,
@@ -182,7 +185,7 @@ fn remarks(reference: Option<&str>, note: Option<&str>) -> Result<Remarks> {
 /// Errors: as `credit`; 22023 for more than was charged less what was refunded, or for an amount where several bindings
 /// have charged it and none is named, P0002 for an unknown workflow.
 #[pg_extern(sql = false)]
-fn refund_workflow(
+pub(super) fn refund_workflow(
     workflow_id: Option<&str>,
     amount: Option<AnyNumeric>,
     reference: Option<&str>,
@@ -196,29 +199,13 @@ fn refund_workflow(
     refuse_read_only(c"token_balance.refund_workflow()");
     let name = binding_at(fcinfo, 4);
     let bounds = bindings_and_users_locked(Which::Named(name.as_deref()))?.or_warn()?;
-    let is_only = bounds.len() == 1;
-    let of = bounds.into_iter().filter_map(|bound| {
-        let workflow = canonical_workflow(&bound, id, is_only)?;
-        Some(Refundable { bound, workflow })
-    });
-    let of: Vec<_> = of.collect();
-    let Some(workflow) = of.first().map(|one| one.workflow.clone()) else {
-        return Err(Error::UnknownWorkflow {
-            workflow: id.to_owned(),
-        }
-        .into());
-    };
+    let of = in_bindings(bounds, id)?;
+    let workflow = of[0].workflow.clone();
     let outcome = refund::refund(&of, amount, &remarks)?;
     let (given, replayed) = match outcome {
         Some(outcome) => (outcome.given, outcome.replayed),
         None => {
-            let mut is_known = false;
-            for one in &of {
-                is_known |= usage::is_known(&one.bound, &one.workflow)?;
-            }
-            if !is_known {
-                return Err(Error::UnknownWorkflow { workflow }.into());
-            }
+            refuse_unknown(&of)?;
             (Vec::new(), false)
         }
     };
@@ -259,7 +246,7 @@ fn refund_workflow(
 /// 55000 if nothing is attached.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
-fn statement(
+pub(super) fn statement(
     user_id: Option<&str>,
     since: Option<TimestampWithTimeZone>,
     until: Option<TimestampWithTimeZone>,
@@ -322,7 +309,7 @@ fn timestamp(moment: TimestampTz) -> Option<TimestampWithTimeZone> {
 ///
 /// Errors: 22004 for nulls, P0002 for an unknown account, 55000 if nothing is attached.
 #[pg_extern(sql = false)]
-fn balance_at(
+pub(super) fn balance_at(
     user_id: Option<&str>,
     at: Option<TimestampWithTimeZone>,
     fcinfo: pg_sys::FunctionCallInfo,
@@ -338,10 +325,10 @@ fn balance_at(
 /// `token_balance.summary(text, integer) → jsonb`: an account's usage of the last days, by stage and
 /// by model, with its newest records and its balance.
 ///
-/// Errors: 22004 for nulls, 22023 for days below 1 or past a century, P0002 for an unknown account,
-/// 55000 if nothing is attached.
+/// Errors: 22004 for nulls, 22023 for days past a century, P0002 for an unknown account, 55000 if nothing is
+/// attached.
 #[pg_extern(sql = false)]
-fn summary(
+pub(super) fn summary(
     user_id: Option<&str>,
     days: Option<i32>,
     fcinfo: pg_sys::FunctionCallInfo,
@@ -349,11 +336,11 @@ fn summary(
     let function = "token_balance.summary";
     let user_id = required(function, "user_id", user_id)?;
     let days = required(function, "days", days)?;
-    if !(1..=MOST_DAYS).contains(&days) {
+    if days > MOST_DAYS {
         return Err(Error::InvalidArgument {
             message: format!("days is {days}"),
             detail: None,
-            hint: Some(format!("Use a number of days from 1 to {MOST_DAYS}.")),
+            hint: Some(format!("Use at most {MOST_DAYS} days.")),
         }
         .into());
     }

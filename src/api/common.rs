@@ -4,6 +4,7 @@
 //! nothing is attached; what is wrong with the tables and rows.
 
 use std::ffi::CStr;
+use std::rc::Rc;
 
 use pgrx::datum::Interval;
 use pgrx::pg_sys::TimestampTz;
@@ -16,6 +17,8 @@ use crate::postgres::call;
 use crate::postgres::datum::whole_part;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, moment_sql};
+use crate::settle::shares::OfBinding;
+use crate::settle::usage;
 
 /// The server's own error (25006) in a read-only transaction or on a standby, before any lock.
 pub(super) fn refuse_read_only(command: &CStr) {
@@ -38,6 +41,34 @@ pub(super) fn canonical_workflow(bound: &Bound, id: &str, is_only: bool) -> Opti
         true => Some(bound.binding.workflow_id(id)),
         false => bound.binding.workflow_id_if_possible(id),
     }
+}
+
+/// The workflow that a caller named, in each of the bindings in which it can have that id. Error P0002 if it can in none.
+pub(super) fn in_bindings(bounds: Vec<Rc<Bound>>, id: &str) -> Result<Vec<OfBinding>> {
+    let is_only = bounds.len() == 1;
+    let of = bounds.into_iter().filter_map(|bound| {
+        let workflow = canonical_workflow(&bound, id, is_only)?;
+        Some(OfBinding { bound, workflow })
+    });
+    let of: Vec<_> = of.collect();
+    match of.is_empty() {
+        true => Err(Error::UnknownWorkflow {
+            workflow: id.to_owned(),
+        }),
+        false => Ok(of),
+    }
+}
+
+/// Error P0002 for a workflow that neither a workflow table nor usage knows.
+pub(super) fn refuse_unknown(of: &[OfBinding]) -> Result<()> {
+    for one in of {
+        if usage::is_known(&one.bound, &one.workflow)? {
+            return Ok(());
+        }
+    }
+    Err(Error::UnknownWorkflow {
+        workflow: of[0].workflow.clone(),
+    })
 }
 
 /// The argument `binding`, at its place among the arguments of a function; None where none is given.

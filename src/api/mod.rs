@@ -7,5 +7,7 @@
 mod accounts;
 mod archive;
 mod binding;
+mod by_key;
 mod common;
+mod correcting;
 mod settling;

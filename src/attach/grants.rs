@@ -11,15 +11,21 @@ use crate::postgres::value::Arg;
 
 /// What the owner of the users table may call after attach. `{}` is the extension's schema. The catalog has either
 /// those of this version or, until it is updated, the older ones, which do not name a binding.
-const EVERYDAY_FUNCTIONS: [&str; 15] = [
+const EVERYDAY_FUNCTIONS: [&str; 21] = [
     "{}.settle_workflow(pg_catalog.text, pg_catalog.name)",
     "{}.settle_workflow(bigint, pg_catalog.name)",
     "{}.settle_workflow(pg_catalog.uuid, pg_catalog.name)",
     "token_balance.settle_workflows(pg_catalog.text[], pg_catalog.name)",
     "token_balance.attach_again(pg_catalog.name)",
     "token_balance.balance(pg_catalog.text, pg_catalog.name)",
+    "token_balance.balance(bigint, pg_catalog.name)",
+    "token_balance.balance(pg_catalog.uuid, pg_catalog.name)",
     "token_balance.summary(pg_catalog.text, integer, pg_catalog.name)",
+    "token_balance.summary(bigint, integer, pg_catalog.name)",
+    "token_balance.summary(pg_catalog.uuid, integer, pg_catalog.name)",
     "token_balance.statement(pg_catalog.text, timestamp with time zone, timestamp with time zone, pg_catalog.name)",
+    "token_balance.statement(bigint, timestamp with time zone, timestamp with time zone, pg_catalog.name)",
+    "token_balance.statement(pg_catalog.uuid, timestamp with time zone, timestamp with time zone, pg_catalog.name)",
     "{}.settle_workflow(pg_catalog.text)",
     "{}.settle_workflow(bigint)",
     "{}.settle_workflow(pg_catalog.uuid)",

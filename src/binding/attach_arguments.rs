@@ -126,6 +126,7 @@ pub(crate) static ARGUMENTS: &[Argument] = &[
     argument!("name", Label, name, Ignored, IfUnusual),
     argument!("balance_column", Name, balance_column, Refused, IfUnusual),
     argument!("late_usage_on", Texts, late_usage_on, Changed, IfUnusual),
+    argument!("usage_id", Name, usage_id, Refused, IfUnusual),
 ];
 
 impl Spec {

@@ -128,6 +128,7 @@ impl Spec {
     /// The same, with one of the columns that a summary shows each time.
     fn each_detail(&self) -> Vec<Spec> {
         let none = Spec {
+            usage_id: None,
             usage_prompt_tokens: None,
             usage_completion_tokens: None,
             usage_model: None,
@@ -141,6 +142,7 @@ impl Spec {
             one
         };
         vec![
+            with(|one, all| one.usage_id.clone_from(&all.usage_id)),
             with(|one, all| one.usage_prompt_tokens.clone_from(&all.usage_prompt_tokens)),
             with(|one, all| {
                 one.usage_completion_tokens

@@ -59,6 +59,8 @@ pub(crate) enum Payer {
 /// What a usage row says besides: each where the table has it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Details {
+    /// Its key.
+    pub(crate) id: Option<Column>,
     pub(crate) prompt_tokens: Option<Column>,
     pub(crate) completion_tokens: Option<Column>,
     pub(crate) model: Option<Column>,

@@ -325,6 +325,7 @@ pub(super) fn details(spec: &Spec, usage: &Table, columns: &[Column]) -> Result<
         .map(|named| timestamp_column(usage, columns, named))
         .transpose()?;
     Ok(Details {
+        id: find(&spec.usage_id, "id", "usage_id")?,
         prompt_tokens: tokens(
             &spec.usage_prompt_tokens,
             "prompt_tokens",

@@ -232,7 +232,7 @@ impl Batch {
     /// What the entries are still asked for when they are gone.
     fn remember(&self) -> Result<()> {
         let entries = entries_sql();
-        let (settlement, refund) = (Kind::Settlement.sql(), Kind::Refund.sql());
+        let (is_charge, refund) = (Kind::is_charge_sql("e.kind"), Kind::Refund.sql());
         // A settlement whose account has another id by now is found by its workflow.
         self.run(
             &format!(
@@ -241,7 +241,7 @@ impl Batch {
                  archived_refunded_tokens) \
                  SELECT e.workflow_id, e.user_id, e.binding_id, 0, \
                  COALESCE(OPERATOR(pg_catalog.-) pg_catalog.sum(e.amount) \
-                 FILTER (WHERE e.kind OPERATOR(pg_catalog.=) {settlement}), 0), \
+                 FILTER (WHERE {is_charge}), 0), \
                  COALESCE(pg_catalog.sum(e.amount) \
                  FILTER (WHERE e.kind OPERATOR(pg_catalog.=) {refund}), 0) \
                  FROM {entries} WHERE e.workflow_id IS NOT NULL GROUP BY 1, 2, 3 \

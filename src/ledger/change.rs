@@ -14,6 +14,8 @@ pub(crate) enum Kind {
     Settlement,
     Credit,
     Refund,
+    /// What was charged for usage that is no longer there, given back.
+    Correction,
     /// A change that the extension did not make.
     Adjustment,
     /// What is left of an account's entries that were archived.
@@ -22,10 +24,11 @@ pub(crate) enum Kind {
 
 impl Kind {
     #[cfg(any(test, feature = "pg_test"))]
-    pub(crate) const ALL: [Kind; 5] = [
+    pub(crate) const ALL: [Kind; 6] = [
         Kind::Settlement,
         Kind::Credit,
         Kind::Refund,
+        Kind::Correction,
         Kind::Adjustment,
         Kind::Opening,
     ];
@@ -35,6 +38,7 @@ impl Kind {
             Kind::Settlement => "settlement",
             Kind::Credit => "credit",
             Kind::Refund => "refund",
+            Kind::Correction => "correction",
             Kind::Adjustment => "adjustment",
             Kind::Opening => "opening",
         }
@@ -43,6 +47,15 @@ impl Kind {
     /// As a constant in SQL.
     pub(crate) fn sql(self) -> String {
         format!("'{}'", self.name())
+    }
+
+    /// SQL for "an entry of this kind counts for what its settlement has charged": less what it was corrected by.
+    pub(crate) fn is_charge_sql(kind: &str) -> String {
+        format!(
+            "{kind} OPERATOR(pg_catalog.=) ANY (ARRAY[{}, {}]::pg_catalog.text[])",
+            Kind::Settlement.sql(),
+            Kind::Correction.sql()
+        )
     }
 }
 

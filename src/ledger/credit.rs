@@ -1,4 +1,4 @@
-//! Credits (top-ups): tokens that are given to an account. Refunds give them in the same way.
+//! Credits (top-ups): tokens that are given to an account. Refunds and corrections give them in the same way.
 
 use std::rc::Rc;
 
@@ -91,7 +91,7 @@ pub(crate) fn adjust(book: &Book, account: &str, amount: i64, note: Option<&str>
 pub(crate) struct Part<'a> {
     /// Tokens.
     pub(crate) amount: i64,
-    /// The workflow that is refunded, and the number of its binding.
+    /// The workflow that is refunded or corrected, and the number of its binding.
     pub(crate) workflow: Option<&'a str>,
     pub(crate) binding: Option<i16>,
 }
@@ -147,6 +147,7 @@ pub(crate) fn give(
             return Err(Error::CreditOutOfRange {
                 what: match kind {
                     Kind::Adjustment => "an adjustment",
+                    Kind::Correction => "a correction",
                     _ => "a credit",
                 },
                 account: account.to_owned(),

@@ -1,11 +1,15 @@
 //! The arguments of a function call, by the names that the function is declared with. So one C function
-//! serves each declaration that a release has had of it.
+//! serves each declaration that a release has had of it, and one with [`Id`] each type that an id may have.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
 
+use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::pg_catalog::pg_proc::PgProc;
-use pgrx::{Array, FromDatum, pg_sys};
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::{Array, FromDatum, Uuid, pg_sys};
 
 /// An argument that is not null.
 #[derive(Debug)]
@@ -94,5 +98,55 @@ unsafe fn given_as(type_oid: pg_sys::Oid, datum: pg_sys::Datum) -> Option<Given>
             pg_sys::TEXTARRAYOID => Given::Texts(Vec::from_datum(datum, false)?),
             _ => return None,
         })
+    }
+}
+
+/// An id, of the type that the function is declared with: bigint or uuid. [`id`] reads it.
+pub(crate) struct Id(pg_sys::Datum);
+
+impl FromDatum for Id {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        _: pg_sys::Oid,
+    ) -> Option<Self> {
+        (!is_null).then_some(Id(datum))
+    }
+}
+
+// SAFETY: the datum is kept as it is.
+unsafe impl<'fcx> ArgAbi<'fcx> for Id {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: as above.
+        let id = unsafe { arg.unbox_arg_using_from_datum() };
+        id.unwrap_or(Id(pg_sys::Datum::null()))
+    }
+}
+
+// SAFETY: no declaration is made from it.
+unsafe impl SqlTranslatable for Id {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Id);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("bigint"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+        Ok(ReturnsRef::One(SqlMappingRef::literal("bigint")));
+}
+
+/// The text of the id that a function was called with at a place: by the type that it is declared with, as a call past
+/// the parser has no expression that says one. None for another type.
+///
+/// # Safety
+/// `fcinfo` is what the server called the function with, and the id its argument at the place.
+pub(crate) unsafe fn id(fcinfo: pg_sys::FunctionCallInfo, place: usize, id: Id) -> Option<String> {
+    // SAFETY: as the caller promises: the server tells which function it calls.
+    let function = unsafe { (*(*fcinfo).flinfo).fn_oid };
+    let declared = PgProc::new(function)?.proargtypes();
+    // SAFETY: the server gives arguments of the types that are declared.
+    unsafe {
+        match *declared.get(place)? {
+            pg_sys::INT8OID => Some(i64::from_datum(id.0, false)?.to_string()),
+            pg_sys::UUIDOID => Some(Uuid::from_datum(id.0, false)?.to_string()),
+            _ => None,
+        }
     }
 }

@@ -85,6 +85,7 @@ pub(super) struct Accounted {
     pub(super) key: (String, String),
     pub(super) tokens: i128,
     pub(super) charged: i128,
+    pub(super) refunded: i128,
     /// Whether the workflow was settled once, for any account.
     pub(super) was_settled: bool,
 }
@@ -157,7 +158,8 @@ impl Pairs {
                 key: (row.text(0).into(), row.text(1).into()),
                 tokens: row.amount(2)?,
                 charged: row.amount(3)?,
-                was_settled: row.is_true(4),
+                refunded: row.amount(4)?,
+                was_settled: row.is_true(5),
             }),
             None => None,
         };
@@ -221,7 +223,7 @@ fn settlements_sql(binding: &Binding) -> String {
     };
     format!(
         "SELECT s.workflow_id, {user_id}, pg_catalog.sum(s.usage_tokens), \
-         pg_catalog.sum(s.charged_tokens), \
+         pg_catalog.sum(s.charged_tokens), pg_catalog.sum(s.refunded_tokens), \
          pg_catalog.bool_or(pg_catalog.count(s.first_settled_at) OPERATOR(pg_catalog.>) 0) \
          OVER (PARTITION BY s.workflow_id) \
          FROM token_balance.settlement AS s WHERE {} true GROUP BY 1, 2 \

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::{INT4OID, TEXTOID};
 use serde::Serialize;
+use serde_json::{Map, Value as Json, json};
 
 use crate::binding::{Binding, Bound, Kept, Key, Payer};
 use crate::error::{Error, Result};
@@ -21,14 +22,15 @@ const UNKNOWN: &str = "unknown";
 #[derive(Serialize)]
 pub(crate) struct Summary {
     summary: Totals,
-    by_stage: Vec<StageTotals>,
-    by_model: Vec<ModelTotals>,
-    recent_records: Vec<Record>,
+    by_stage: Vec<OfStage>,
+    by_model: Vec<OfModel>,
+    recent_records: Vec<Map<String, Json>>,
     token_balance: i64,
     is_overdraft: bool,
 }
 
-#[derive(Clone, Copy, Default, Serialize)]
+/// Of all rows. Its names are not those of a group: the answer is what an application's response model takes.
+#[derive(Serialize)]
 struct Totals {
     total_prompt_tokens: i128,
     total_completion_tokens: i128,
@@ -36,39 +38,45 @@ struct Totals {
     record_count: i64,
 }
 
-impl Totals {
-    fn add(&mut self, other: &Totals) {
-        self.total_prompt_tokens += other.total_prompt_tokens;
-        self.total_completion_tokens += other.total_completion_tokens;
+/// Of the rows of a stage or a model.
+#[derive(Clone, Copy, Default, Serialize)]
+struct Sums {
+    prompt_tokens: i128,
+    completion_tokens: i128,
+    total_tokens: i128,
+    record_count: i64,
+}
+
+impl Sums {
+    fn add(&mut self, other: &Sums) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
         self.total_tokens += other.total_tokens;
         self.record_count += other.record_count;
+    }
+
+    fn to_totals(self) -> Totals {
+        Totals {
+            total_prompt_tokens: self.prompt_tokens,
+            total_completion_tokens: self.completion_tokens,
+            total_tokens: self.total_tokens,
+            record_count: self.record_count,
+        }
     }
 }
 
 #[derive(Serialize)]
-struct StageTotals {
+struct OfStage {
     stage: String,
     #[serde(flatten)]
-    totals: Totals,
+    sums: Sums,
 }
 
 #[derive(Serialize)]
-struct ModelTotals {
-    model: String,
-    #[serde(flatten)]
-    totals: Totals,
-}
-
-/// One usage row. Columns that the table does not have are null, tokens 0.
-#[derive(Serialize)]
-struct Record {
-    workflow_id: Option<String>,
-    stage: Option<String>,
+struct OfModel {
     model: Option<String>,
-    prompt_tokens: i128,
-    completion_tokens: i128,
-    total_tokens: i128,
-    created_at: Option<String>,
+    #[serde(flatten)]
+    sums: Sums,
 }
 
 /// The statement of a summary, for one binding.
@@ -87,7 +95,7 @@ impl Kept<Bound> for Statements {
 }
 
 /// The account's summary over the last `days` days, of the usage of all these bindings, which charge the same
-/// accounts. Error P0002 for an unknown account.
+/// accounts. In no days or fewer nothing was used. Error P0002 for an unknown account.
 pub(crate) fn summary(bounds: &[Rc<Bound>], account: &str, days: i32) -> Result<Summary> {
     let Some(first) = bounds.first() else {
         return Err(Error::NotAttached);
@@ -96,33 +104,39 @@ pub(crate) fn summary(bounds: &[Rc<Bound>], account: &str, days: i32) -> Result<
         account: account.to_owned(),
     })?;
     let mut rows = Vec::new();
-    for bound in bounds {
-        rows.extend(rows_of(bound, account, days)?);
-    }
-    let (mut records, groups): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.is_true(0));
-    // Those of each binding are in order; a time of the server's count says which of two are newer.
-    records.sort_by_key(|row| std::cmp::Reverse(row.number::<i64>(9)));
-    records.truncate(RECENT_RECORDS);
-    let mut totals = Totals::default();
-    let mut stages = BTreeMap::new();
-    let mut models = BTreeMap::new();
-    for row in groups {
-        let group = totals_of(row)?;
-        totals.add(&group);
-        for (by, column) in [(&mut stages, 1), (&mut models, 2)] {
-            let name = row.get(column).unwrap_or(UNKNOWN).to_owned();
-            by.entry(name).or_insert_with(Totals::default).add(&group);
+    if days > 0 {
+        for bound in bounds {
+            let of_binding = rows_of(bound, account, days)?.into_iter();
+            rows.extend(of_binding.map(|row| (bound, row)));
         }
     }
+    let (mut records, groups): (Vec<_>, Vec<_>) = rows.iter().partition(|(_, row)| row.is_true(0));
+    // Those of each binding are in order; a time of the server's count says which of two are newer.
+    records.sort_by_key(|(_, row)| std::cmp::Reverse(row.number::<i64>(9)));
+    records.truncate(RECENT_RECORDS);
+    let mut totals = Sums::default();
+    let mut stages = BTreeMap::<_, Sums>::new();
+    let mut models = BTreeMap::<_, Sums>::new();
+    for (_, row) in groups {
+        let group = sums_of(row)?;
+        totals.add(&group);
+        let stage = row.get(1).filter(|stage| !stage.is_empty());
+        let stage = stage.unwrap_or(UNKNOWN).to_owned();
+        stages.entry(stage).or_default().add(&group);
+        models.entry(row.owned(2)).or_default().add(&group);
+    }
+    let records = records.into_iter();
     Ok(Summary {
-        summary: totals,
+        summary: totals.to_totals(),
         by_stage: largest_first(stages)
-            .map(|(stage, totals)| StageTotals { stage, totals })
+            .map(|(stage, sums)| OfStage { stage, sums })
             .collect(),
         by_model: largest_first(models)
-            .map(|(model, totals)| ModelTotals { model, totals })
+            .map(|(model, sums)| OfModel { model, sums })
             .collect(),
-        recent_records: records.into_iter().map(record_of).collect::<Result<_>>()?,
+        recent_records: records
+            .map(|(bound, row)| record_of(&bound.binding, row))
+            .collect::<Result<_>>()?,
         token_balance: balance,
         is_overdraft: balance < 0,
     })
@@ -140,32 +154,41 @@ fn rows_of(bound: &Bound, account: &str, days: i32) -> Result<Vec<Row>> {
     Ok(statements.summary.run(&args, Snapshot::Statement)?.rows)
 }
 
-fn totals_of(row: &Row) -> Result<Totals> {
-    Ok(Totals {
-        total_prompt_tokens: row.amount(3)?,
-        total_completion_tokens: row.amount(4)?,
+fn sums_of(row: &Row) -> Result<Sums> {
+    Ok(Sums {
+        prompt_tokens: row.amount(3)?,
+        completion_tokens: row.amount(4)?,
         total_tokens: row.amount(5)?,
         record_count: row.amount(6)?,
     })
 }
 
-fn record_of(row: &Row) -> Result<Record> {
-    let text = |column| row.owned(column);
-    let tokens = totals_of(row)?;
-    Ok(Record {
-        workflow_id: text(7),
-        stage: text(1),
-        model: text(2),
-        prompt_tokens: tokens.total_prompt_tokens,
-        completion_tokens: tokens.total_completion_tokens,
-        total_tokens: tokens.total_tokens,
-        created_at: text(8),
-    })
+/// One usage row. Columns that the table does not have are null, tokens 0; without a key there is no `id`.
+fn record_of(binding: &Binding, row: &Row) -> Result<Map<String, Json>> {
+    let sums = sums_of(row)?;
+    let mut record = Map::new();
+    let mut add = |name: &str, value| record.insert(name.to_owned(), value);
+    if binding.details.id.is_some() {
+        add("id", json!(row.get(10)));
+    }
+    add("stage", json!(row.get(1)));
+    add("model", json!(row.get(2)));
+    add("prompt_tokens", json!(sums.prompt_tokens));
+    add("completion_tokens", json!(sums.completion_tokens));
+    add("total_tokens", json!(sums.total_tokens));
+    add("created_at", json!(row.get(8)));
+    let workflow = json!(row.get(7));
+    // A workflow column that is called like another field would hide that one.
+    match binding.usage_workflow.column.name.as_str() {
+        name if record.contains_key(name) => record.insert("workflow_id".into(), workflow),
+        name => record.insert(name.to_owned(), workflow),
+    };
+    Ok(record)
 }
 
-fn largest_first(by: BTreeMap<String, Totals>) -> impl Iterator<Item = (String, Totals)> {
+fn largest_first<T: Ord>(by: BTreeMap<T, Sums>) -> impl Iterator<Item = (T, Sums)> {
     let mut groups: Vec<_> = by.into_iter().collect();
-    groups.sort_by_key(|(_, totals)| std::cmp::Reverse(totals.total_tokens));
+    groups.sort_by_key(|(_, sums)| std::cmp::Reverse(sums.total_tokens));
     groups.into_iter()
 }
 
@@ -180,6 +203,7 @@ fn summary_sql(binding: &Binding) -> String {
     let details = &binding.details;
     let stage = optional(&details.stage, "NULL::pg_catalog.text");
     let model = optional(&details.model, "NULL::pg_catalog.text");
+    let id = optional(&details.id, "NULL::pg_catalog.text");
     let prompt = tokens_of(&details.prompt_tokens);
     let completion = tokens_of(&details.completion_tokens);
     let row_total: Vec<_> = binding
@@ -190,8 +214,8 @@ fn summary_sql(binding: &Binding) -> String {
     let row_total = row_total.join(" OPERATOR(pg_catalog.+) ");
     let rows = rows_sql(binding);
     let groups = format!(
-        "SELECT false, {stage}, {model}, {}, {}, {tokens}, pg_catalog.count(*), \
-         NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::bigint {rows} GROUP BY 2, 3",
+        "SELECT false, {stage}, {model}, {}, {}, {tokens}, pg_catalog.count(*), NULL::pg_catalog.text, \
+         NULL::pg_catalog.text, NULL::bigint, NULL::pg_catalog.text {rows} GROUP BY 2, 3",
         sum_of(&details.prompt_tokens),
         sum_of(&details.completion_tokens),
         tokens = binding.tokens_sql("u"),
@@ -204,7 +228,7 @@ fn summary_sql(binding: &Binding) -> String {
     format!(
         "{groups} UNION ALL (SELECT true, {stage}, {model}, {prompt}, {completion}, {row_total}, \
          1, u.{workflow}::pg_catalog.text, pg_catalog.to_jsonb({created_at}) \
-         OPERATOR(pg_catalog.#>>) '{{}}'::pg_catalog.text[], {moment} {rows} \
+         OPERATOR(pg_catalog.#>>) '{{}}'::pg_catalog.text[], {moment}, {id} {rows} \
          ORDER BY {created_at} DESC LIMIT {RECENT_RECORDS})",
         workflow = binding.usage_workflow.sql(),
         moment = moment_sql(&format!("{created_at}::timestamp with time zone")),

@@ -8,6 +8,7 @@
 
 pub(crate) mod charge;
 pub(crate) mod claim;
+pub(crate) mod correct;
 pub(crate) mod exempt;
 pub(crate) mod lock;
 pub(crate) mod occasion;
@@ -15,6 +16,7 @@ pub(crate) mod old_usage;
 pub(crate) mod refund;
 pub(crate) mod rename;
 pub(crate) mod settlement;
+pub(crate) mod shares;
 pub(crate) mod sweep;
 pub(crate) mod usage;
 pub(crate) mod work;
@@ -164,7 +166,7 @@ fn claim_once(
 }
 
 /// What is used and not accounted for: (account, tokens above 0), in the order of accounts. A sum
-/// that shrank, since usage rows were deleted, charges nothing and gives nothing back.
+/// that shrank, since usage rows were deleted, charges nothing and gives nothing back (`correct` does).
 fn outstanding(
     bound: &Bound,
     workflow: &str,

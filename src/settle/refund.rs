@@ -1,15 +1,14 @@
 //! Refunds: what a workflow was charged is given back to the accounts that paid.
 
-use std::rc::Rc;
-
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
 use super::lock::{lock_workflows, needs_locks};
 use super::rename;
+use super::shares::{OfBinding, Share, account_order, give_all};
 use crate::binding::{Bound, Kept};
 use crate::error::{Error, Result};
 use crate::ledger::change::{Given, Kind};
-use crate::ledger::credit::{Outcome, Part, Remarks, give};
+use crate::ledger::credit::{Outcome, Remarks};
 use crate::ledger::reference::{self, Referenced};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
@@ -48,31 +47,18 @@ impl Kept<Bound> for Statements {
     }
 }
 
-/// A workflow of one binding.
-pub(crate) struct Refundable {
-    pub(crate) bound: Rc<Bound>,
-    /// By canonical id.
-    pub(crate) workflow: String,
-}
-
 /// Give back `amount` tokens of a workflow, or all that is left, to the accounts that paid: to each
 /// its share of what is left. None if it was charged in no binding.
 ///
 /// Locks are taken as a settlement takes them: workflow, settlements, accounts by table and id.
 /// Error 22023 for an amount where several bindings have charged it.
 pub(crate) fn refund(
-    of: &[Refundable],
+    of: &[OfBinding],
     amount: Option<i64>,
     remarks: &Remarks,
 ) -> Result<Option<Outcome>> {
     rename::follow(of.iter().map(|one| &*one.bound))?;
-    // One that has another id by now may be asked for by its old one.
-    let mut ids = Vec::with_capacity(of.len());
-    for Refundable { bound, workflow } in of {
-        let mut of_binding = rename::later_ids(bound, workflow)?;
-        of_binding.insert(0, workflow.clone());
-        ids.push(of_binding);
-    }
+    let ids: Vec<_> = of.iter().map(OfBinding::ids).collect::<Result<_>>()?;
     lock_workflows(
         ids.iter().flatten(),
         of.iter().any(|one| needs_locks(&one.bound.binding)),
@@ -96,27 +82,11 @@ pub(crate) fn refund(
     for (paid, _) in paid.iter().zip(&is_done).filter(|(_, is_done)| !**is_done) {
         shares.extend(paid.share_out(amount)?);
     }
-    shares.sort_by(|a, b| a.order().cmp(&b.order()));
-    // What an account gets from several bindings is one change of its balance, and one use of the reference.
-    for shares in shares.chunk_by(|a, b| a.order() == b.order()) {
-        let parts: Vec<_> = shares.iter().map(Share::part).collect();
-        let (book, account) = (&shares[0].bound.book, shares[0].account);
-        let mut after = give(book, Kind::Refund, account, &parts, remarks)?.previous_balance;
-        given.extend(shares.iter().map(|share| {
-            let before = after;
-            after += share.tokens;
-            Given {
-                binding: Some(share.bound.name().to_owned()),
-                account: account.to_owned(),
-                amount: share.tokens,
-                previous_balance: before,
-                new_balance: after,
-            }
-        }));
-    }
+    let is_replay = is_any_done && shares.is_empty();
+    given.extend(give_all(Kind::Refund, shares, remarks)?);
     Ok(Some(Outcome {
         given,
-        replayed: is_any_done && shares.is_empty(),
+        replayed: is_replay,
     }))
 }
 
@@ -170,39 +140,11 @@ fn earlier(
     }
 }
 
-/// In which order accounts are locked.
-fn account_order<'a>(bound: &Bound, account: &'a str) -> (u32, &'a str, Option<i16>) {
-    let accounts = &bound.book.accounts;
-    (accounts.users.oid.to_u32(), account, accounts.id)
-}
-
 /// What was paid for a workflow in one binding.
 struct Paid<'a> {
     bound: &'a Bound,
     workflow: &'a str,
     payments: Vec<Payment>,
-}
-
-/// What one account gets back.
-struct Share<'a> {
-    bound: &'a Bound,
-    workflow: &'a str,
-    account: &'a str,
-    tokens: i64,
-}
-
-impl Share<'_> {
-    fn order(&self) -> (u32, &str, Option<i16>) {
-        account_order(self.bound, self.account)
-    }
-
-    fn part(&self) -> Part<'_> {
-        Part {
-            amount: self.tokens,
-            workflow: Some(self.workflow),
-            binding: self.bound.binding.spec.ids.map(|ids| ids.binding),
-        }
-    }
 }
 
 impl<'a> Paid<'a> {

@@ -51,6 +51,7 @@ static COLUMNS: &[Column] = {
         column("archived_charged_tokens", Tokens(|_| 0), Sum),
         column("archived_refunded_tokens", Tokens(|_| 0), Sum),
         column("binding_id", Binding, Key),
+        column("corrected_tokens", Tokens(|_| 0), Sum),
     ]
 };
 
@@ -181,11 +182,11 @@ fn rename_sql(accounts: Option<i16>) -> String {
     )
 }
 
-/// The columns that the catalog has: that of an older version has no bindings.
+/// The columns that the catalog has: that of an older version has no bindings, and nothing that came after them.
 fn columns(is_older: bool) -> impl Iterator<Item = &'static Column> {
     COLUMNS
         .iter()
-        .filter(move |column| !(is_older && matches!(column.first, First::Binding)))
+        .take_while(move |column| !(is_older && matches!(column.first, First::Binding)))
 }
 
 /// What an INSERT that moves settlements does where the other workflow or account has one.

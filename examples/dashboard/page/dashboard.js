@@ -16,7 +16,7 @@ const WORDS = {
     statement: 'Statement', newestOf: (shown, all) => `the newest ${shown} of ${all} entries`, entriesOf: (all) => `${all} entries`,
     time: 'Time', kind: 'Kind', what: 'What for', amount: 'Amount',
     records: 'Newest calls', workflow: 'Workflow', model: 'Model', stage: 'Stage',
-    kinds: { settlement: 'charge', credit: 'top-up', refund: 'refund', adjustment: 'adjustment', opening: 'opening balance' },
+    kinds: { settlement: 'charge', credit: 'top-up', refund: 'refund', correction: 'correction', adjustment: 'adjustment', opening: 'opening balance' },
     showAll: (all) => `Show all ${all}`, showFewer: 'Show fewer', none: 'Nothing in this period.', updated: (time) => `As of ${time}`,
     live: 'live', polling: 'every 30 seconds', signIn: 'Sign in', signOut: 'Sign out', signInTitle: 'Sign in',
     signInHint: 'Open the link that your platform gave you, or paste your access token.',
@@ -37,7 +37,7 @@ const WORDS = {
     statement: '账单明细', newestOf: (shown, all) => `共 ${all} 条，显示最新 ${shown} 条`, entriesOf: (all) => `共 ${all} 条`,
     time: '时间', kind: '类型', what: '说明', amount: '金额',
     records: '最近调用', workflow: '工作流', model: '模型', stage: '阶段',
-    kinds: { settlement: '扣费', credit: '充值', refund: '退款', adjustment: '调整', opening: '期初余额' },
+    kinds: { settlement: '扣费', credit: '充值', refund: '退款', correction: '更正', adjustment: '调整', opening: '期初余额' },
     showAll: (all) => `显示全部 ${all} 条`, showFewer: '收起', none: '该周期内没有记录。', updated: (time) => `更新于 ${time}`,
     live: '实时更新', polling: '每 30 秒更新', signIn: '登录', signOut: '退出', signInTitle: '登录',
     signInHint: '请打开平台提供的链接，或粘贴您的访问令牌。',
@@ -156,7 +156,7 @@ function showBars(list, groups, by) {
   const largest = Math.max(1, ...tokens);
   const all = Math.max(1, tokens.reduce((sum, value) => sum + value, 0));
   list.replaceChildren(...groups.map((group, at) => {
-    const name = group[by] === 'unknown' ? words.unknown : group[by];
+    const name = group[by] === null || group[by] === 'unknown' ? words.unknown : group[by];
     const fill = element('span', { class: 'fill' });
     fill.style.width = `${Math.max(0, tokens[at] / largest) * 100}%`;
     return element('li', {},
@@ -222,10 +222,13 @@ function showStatement(statement) {
   ]));
 }
 
+// What a record has besides is the workflow, under the name that its column has.
+const RECORD = ['id', 'prompt_tokens', 'completion_tokens', 'total_tokens', 'model', 'stage', 'created_at'];
+
 function showRecords(records) {
   showRows($('records'), ['time', 'workflow', 'model', 'stage', 'prompt', 'completion', 'total'], records.map((record) => [
     time(record.created_at),
-    { text: record.workflow_id ?? '–' }, { text: record.model ?? words.unknown }, { text: record.stage ?? words.unknown },
+    { text: record[Object.keys(record).find((name) => !RECORD.includes(name))] ?? '–' }, { text: record.model ?? words.unknown }, { text: record.stage ?? words.unknown },
     number(record.prompt_tokens), number(record.completion_tokens), number(record.total_tokens),
   ]));
   fold($('records'));

@@ -8,14 +8,16 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::App;
 use crate::error::ApiError;
 
 #[derive(Serialize, Deserialize)]
 struct Claims {
-    sub: String,
     exp: u64,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 /// Checks tokens, and makes them for those who try the service out.
@@ -23,41 +25,48 @@ pub struct Tokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
     validation: Validation,
+    /// The claim that names the user.
+    claim: String,
 }
 
 impl Tokens {
-    pub fn new(secret: &str) -> Self {
+    pub fn new(secret: &str, claim: String) -> Self {
         // The algorithm is ours to say, never the token's.
         let mut validation = Validation::new(Algorithm::HS256);
-        validation.set_required_spec_claims(&["exp", "sub"]);
+        validation.set_required_spec_claims(&["exp"]);
         validation.validate_nbf = true;
         validation.leeway = 0;
         Tokens {
             encoding: EncodingKey::from_secret(secret.as_bytes()),
             decoding: DecodingKey::from_secret(secret.as_bytes()),
             validation,
+            claim,
         }
     }
 
     pub fn issue(&self, user: &str, lifetime: Duration) -> Result<String, String> {
         let claims = Claims {
-            sub: user.to_owned(),
             exp: (now() + lifetime).as_secs(),
+            others: Map::from_iter([(self.claim.clone(), user.into())]),
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding)
             .map_err(|error| error.to_string())
     }
 
-    fn check(&self, token: &str) -> Option<User> {
+    /// Whom a good token names, and until when.
+    fn check(&self, token: &str) -> Option<(String, Duration)> {
         let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
             .ok()?
             .claims;
+        let name = match claims.others.get(&self.claim)? {
+            Value::String(name) => name.clone(),
+            // `sub` is text (RFC 7519); another claim may have the number that an account has.
+            Value::Number(id) if self.claim != "sub" && !id.is_f64() => id.to_string(),
+            _ => return None,
+        };
         // The database has no id with a zero byte in it, and says so with an error.
-        let names_someone = !claims.sub.is_empty() && !claims.sub.contains('\0');
-        names_someone.then_some(User {
-            id: claims.sub,
-            expires_at: Duration::from_secs(claims.exp),
-        })
+        let names_someone = !name.is_empty() && !name.contains('\0');
+        names_someone.then_some((name, Duration::from_secs(claims.exp)))
     }
 }
 
@@ -69,6 +78,7 @@ fn now() -> Duration {
 
 /// The user that the request's token names.
 pub struct User {
+    /// Of the account.
     pub id: String,
     expires_at: Duration,
 }
@@ -85,7 +95,9 @@ impl FromRequestParts<Arc<App>> for User {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let token = bearer_token(parts).ok_or(ApiError::NoToken)?;
-        app.tokens.check(token).ok_or(ApiError::RefusedToken)
+        let (name, expires_at) = app.tokens.check(token).ok_or(ApiError::RefusedToken)?;
+        let id = app.database.account(name).await?;
+        Ok(User { id, expires_at })
     }
 }
 

@@ -12,6 +12,10 @@ const SESSION_OPTIONS: &str = "-c default_transaction_read_only=on -c statement_
 pub struct Config {
     pub address: SocketAddr,
     pub secret: String,
+    /// The claim of a token that names the user.
+    pub claim: String,
+    /// A query that makes the account's id of it; None where it is that.
+    pub lookup: Option<String>,
     pub database: tokio_postgres::Config,
 }
 
@@ -23,6 +27,8 @@ impl Config {
                 .parse()
                 .map_err(|_| format!("DASHBOARD_ADDRESS={address} is not ADDRESS:PORT"))?,
             secret: secret()?,
+            claim: claim(),
+            lookup: variable("DASHBOARD_USER_QUERY"),
             database: database(variable)?,
         })
     }
@@ -37,6 +43,10 @@ pub fn secret() -> Result<String, String> {
         )),
         None => Err("DASHBOARD_JWT_SECRET is not set".into()),
     }
+}
+
+pub fn claim() -> String {
+    variable("DASHBOARD_USER_CLAIM").unwrap_or_else(|| "sub".into())
 }
 
 /// Set and not empty, as libpq sees it.

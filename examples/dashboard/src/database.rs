@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, Pool, Runtime};
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, NoTls};
 
 use crate::api::Period;
@@ -19,11 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 pub struct Database {
     pool: Pool,
+    /// From what a token says to an account's id.
+    lookup: Option<String>,
 }
 
 impl Database {
-    /// Connects when it is first asked: the service may start before the database.
-    pub fn new(config: Config) -> Result<Self, String> {
+    /// Connects when it is first asked: the service may start before the database. `lookup` is a query of one row and
+    /// column at most, with $1 for a text.
+    pub fn new(config: Config, lookup: Option<&str>) -> Result<Self, String> {
         let pool = Pool::builder(Manager::new(config, NoTls))
             .max_size(CONNECTIONS)
             .wait_timeout(Some(PATIENCE))
@@ -32,7 +35,22 @@ impl Database {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| error.to_string())?;
-        Ok(Database { pool })
+        // A second row is an error, no row is NULL.
+        let lookup = lookup.map(|query| query.trim_end_matches([';', ' ', '\n']));
+        let lookup = lookup.map(|query| format!("SELECT ({query}\n)::text"));
+        Ok(Database { pool, lookup })
+    }
+
+    /// The id of the account that a token names.
+    pub async fn account(&self, name: String) -> Result<String, ApiError> {
+        let Some(lookup) = &self.lookup else {
+            return Ok(name);
+        };
+        let connection = self.pool.get().await?;
+        let statement = connection.prepare_typed_cached(lookup, &[Type::TEXT]);
+        let row = connection.query_one(&statement.await?, &[&name]).await?;
+        row.try_get::<_, Option<String>>(0)?
+            .ok_or(ApiError::NoAccount)
     }
 
     /// The first column of the one row: JSON, passed on as it is, since a number of SQL's may have

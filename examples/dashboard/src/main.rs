@@ -59,15 +59,16 @@ fn print_token(user: &str, hours: &str) -> Result<(), String> {
         .parse()
         .map_err(|_| format!("{hours} is not a number of hours"))?;
     let lifetime = Duration::from_secs(u64::from(hours) * 3600);
-    println!("{}", Tokens::new(&config::secret()?).issue(user, lifetime)?);
+    let tokens = Tokens::new(&config::secret()?, config::claim());
+    println!("{}", tokens.issue(user, lifetime)?);
     Ok(())
 }
 
 async fn serve() -> Result<(), String> {
     let config = Config::from_env()?;
     let app = Arc::new(App {
-        tokens: Tokens::new(&config.secret),
-        database: Database::new(config.database.clone())?,
+        tokens: Tokens::new(&config.secret, config.claim),
+        database: Database::new(config.database.clone(), config.lookup.as_deref())?,
         events: Events::default(),
     });
     let listener = TcpListener::bind(config.address)

@@ -140,6 +140,7 @@ const CALLS: &[(&str, [&str; 3])] = &[
     ("CALL token_balance.settle_backlog()", ["", "", ""]),
     ("SELECT token_balance.credit('ann', 5) ->> 'amount'", ["5", "5", "5"]),
     ("SELECT token_balance.refund_workflow('w1', 1) ->> 'amount'", ["1", "1", "1"]),
+    ("SELECT token_balance.correct_workflow('w1') ->> 'amount'", ["0", "0", "0"]),
     ("SELECT token_balance.summary('ann') #>> '{summary,record_count}'", ["3", "5", "7"]),
     ("SELECT token_balance.balance('ann') ->> 'is_overdraft'", ["false", "false", "false"]),
     ("SELECT count(*) > 0 FROM token_balance.statement('ann')", ["t", "t", "t"]),
@@ -340,6 +341,7 @@ const MALLORYS_CALLS: &[(&str, &str)] = &[
     ("CALL token_balance.settle_backlog()", "1"),
     ("SELECT token_balance.credit('ann', 5)", "1"),
     ("SELECT token_balance.refund_workflow('w1', 1)", "1"),
+    ("SELECT token_balance.correct_workflow('w1')", "0"),
     ("SELECT token_balance.summary('ann')", "0"),
     ("SELECT token_balance.balance('ann')", "0"),
     ("SELECT FROM token_balance.overdrawn_accounts()", "0"),
@@ -816,8 +818,8 @@ SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text)
 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'token_balance'
 JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
 WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL ('{
-    adjust, archive_ledger, attach, attach_again, balance, balance_at, credit, detach, exempt_pending, note_completion, note_status,
-    note_update, overdrawn_accounts, reconcile, refund_workflow, reset, settle_backlog, settle_pending,
+    adjust, archive_ledger, attach, attach_again, balance, balance_at, correct_workflow, credit, detach, exempt_pending,
+    note_completion, note_status, note_update, overdrawn_accounts, reconcile, refund_workflow, reset, settle_backlog, settle_pending,
     settle_workflow, settle_workflows, statement, summary, unsettled_usage, usage_state, verify}')";
 
 #[rustfmt::skip]
@@ -869,6 +871,8 @@ const ON_PATH: &[OnPath] = &[
     Usual(Do(BOSS, "INSERT INTO token_usage VALUES ('w3', 'ann', 1)")),
     Trapped("SELECT token_balance.exempt_pending()",
         r#"{"pairs": 1, "workflows": 1, "tokens_exempt": 1}"#),
+    Usual(Do(BOSS, "DELETE FROM token_usage WHERE workflow_id = 'w2'")),
+    Trapped("SELECT token_balance.correct_workflow('w2'::pg_catalog.text) IS NULL", "f"),
     Trapped("SELECT token_balance.attach_again()", ""),
     Trapped("UPDATE public.users SET token_balance = 77 RETURNING 1", "1\n1"),
     Trapped("UPDATE public.users SET id = pg_catalog.concat('x', id) RETURNING 1", "1\n1"),

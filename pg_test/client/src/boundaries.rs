@@ -62,7 +62,7 @@ const NOTHING: &[Step] = &[
     Settled("what takes it above zero is charged", "minus", "3 already_settled"),
     Use("minus", "ann", "-2"),
     Settled("a sum that shrank gives nothing back", "minus", "0 already_settled"),
-    Is("and is reported", PROBLEM, "usage shrank|minus|3|1"),
+    Is("and is reported", PROBLEM, "usage shrank||3|1"),
     Use("minus", "ann", "4"),
     Settled("later usage is charged as far as it takes the sum above", "minus",
         "2 already_settled"),

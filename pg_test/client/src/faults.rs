@@ -1,4 +1,4 @@
-//! Faults inside: the statements of a settlement, a completion, a sweep, a credit, a refund, an
+//! Faults inside: the statements of a settlement, a completion, a sweep, a credit, a refund, a correction, an
 //! attach and a detach are made to fail, one at a time. After each: the error is the one that was
 //! made, nothing was changed, the same connection does it properly once the fault is gone, and
 //! neither the client nor the server's log has an internal error. Locks are held by prepared
@@ -51,6 +51,10 @@ const MORE: &str = "INSERT INTO token_usage VALUES ('$w', '$a', 4);";
 const COMPLETE: &str = "UPDATE workflows SET status = 'completed' WHERE id = '$w';";
 const CREDIT: &str = "SELECT token_balance.credit('$a', 5, 'c$w', 'note');";
 const REFUND: &str = "SELECT token_balance.refund_workflow('$w', 5, 'r$w');";
+const GONE: &str = "DELETE FROM token_usage WHERE workflow_id = '$w';";
+const CORRECT: &str = "SELECT token_balance.correct_workflow('$w');";
+const NONE_GONE: &str = "UPDATE users SET token_balance = 0 WHERE id = '$a'; \
+                         SELECT token_balance.correct_workflow('$w');";
 /// Completed while the trigger was off.
 const MISSED: &str = "ALTER TABLE workflows DISABLE TRIGGER USER; \
                       UPDATE workflows SET status = 'completed' WHERE id = '$w'; \
@@ -85,6 +89,7 @@ const ACTIONS: &[Waiting] = &[
     (action("backlog", &[MISSED], "CALL token_balance.settle_backlog();"), WAITS_OF_SWEEPING),
     (action("credit", &[], CREDIT), &[(USERS, SHARE), (LEDGER, ACCESS_EXCLUSIVE), (LEDGER, SHARE)]),
     (action("refund", &[SETTLE], REFUND), WAITS_OF_REFUND),
+    (action("correct", &[SETTLE, GONE], CORRECT), WAITS_OF_SETTLING),
     (action("late", &[SETTLE, MORE], SETTLE), WAITS_OF_SETTLING),
     (Action {
         name: "rename",
@@ -332,6 +337,7 @@ fn out_of_range() -> Vec<Case> {
         (fixed("settle", &[LOW], SETTLE), past()),
         (action("credit", &[HIGH], CREDIT), past()),
         (action("refund", &[SETTLE, HIGH], REFUND), past()),
+        (Action { name: "correct", before: &[SETTLE, GONE, HIGH], act: CORRECT, afterwards: NONE_GONE }, past()),
         (fixed("complete", &[LOW], COMPLETE),
             triggered("forgetting a first claim", SETTLEMENT, "DELETE", "raise", "PT402")),
         (fixed("complete", &[SETTLE, MORE, LOW], COMPLETE), releasing),

@@ -178,7 +178,8 @@ impl Model {
             590..605 => ("sweep", self.sweep(session)),
             605..655 => ("credit", self.credit(session)),
             655..710 => ("refund", self.refund(session)),
-            710..760 => ("adjustment", self.adjust(session)),
+            710..740 => ("adjustment", self.adjust(session)),
+            740..760 => ("correction", self.correct(session)),
             760..775 => (
                 "run inserted or deleted",
                 self.insert_or_delete_run(session),

@@ -36,6 +36,12 @@ def summaries(service):
             groups = json.loads(sql(f"""SELECT json_object_agg({by}, tokens) FROM (SELECT {by}, sum(total_tokens) AS tokens
                 FROM token_usage WHERE user_id = 'ann' AND created_at >= now() - interval '{days} days' GROUP BY 1) AS g"""))
             is_(f"summary of {days} days: by {by}", {group[by]: group["total_tokens"] for group in answer[f"by_{by}"]}, groups)
+    bare = service.api("summary", "dan").json()
+    is_("summary of one who did nothing: its shape", bare, {"summary": dict.fromkeys(answer["summary"], 0), "by_model": [], "by_stage": [],
+        "recent_records": [], "token_balance": 1000000, "is_overdraft": False})
+    is_("summary: a group", sorted(answer["by_stage"][0]), ["completion_tokens", "prompt_tokens", "record_count", "stage", "total_tokens"])
+    is_("summary: a record", sorted(answer["recent_records"][0]),
+        ["completion_tokens", "created_at", "id", "model", "prompt_tokens", "stage", "total_tokens", "workflow_id"])
     is_("summary: balance", answer["token_balance"], int(sql("SELECT token_balance FROM users WHERE id = 'ann'")))
     is_("summary: 30 days are the default", service.api("summary", "ann").json(), service.api("summary?days=30", "ann").json())
     is_("summary of one who did nothing", service.api("summary", "dan").json()["summary"]["record_count"], 0)
@@ -128,11 +134,11 @@ def nobody_elses(service):
 
 
 def a_set_up_that_is_wrong(service):
-    sql("REVOKE EXECUTE ON FUNCTION token_balance.summary FROM token_reader")
+    sql("REVOKE EXECUTE ON FUNCTION token_balance.summary(text, integer, name) FROM token_reader")
     answer = service.api("summary", "ann")
     is_("a missing grant", answer.code(), (500, "internal"))
     is_("and nothing of the database in the answer", "permission" in answer.text or "summary" in answer.text, False)
-    sql("GRANT EXECUTE ON FUNCTION token_balance.summary TO token_reader")
+    sql("GRANT EXECUTE ON FUNCTION token_balance.summary(text, integer, name) TO token_reader")
     is_("the grant is back", service.api("summary", "ann").status, 200)
 
 
@@ -152,6 +158,62 @@ def command_line(service):
     address = service.url.removeprefix("http://")
     status, message = run(DASHBOARD_ADDRESS=address)
     is_("start on an address that is taken", (status, message.startswith(f"error: {address} cannot be served: ")), (1, True))
+
+
+def other_claims(_):
+    """The user by another claim, and by a query: `sub` may be a username."""
+    sql("""CREATE TABLE login (username text, uid bigint, user_id text);
+        INSERT INTO login VALUES ('Ann Smith', 7, 'ann'), ('ann', 8, 'eve'), ('twice', 9, 'ann'), ('twice', 10, 'bob'), ('nobody', 11, NULL), ('gone', 12, 'zoe');
+        GRANT SELECT ON login TO token_dashboard""")
+    soon = int(time.time()) + 600
+    balance = {user: int(sql(f"SELECT token_balance FROM users WHERE id = '{user}'")) for user in ("ann", "eve")}
+
+    def asked(service, claims):
+        answer = service.api("balance", claims | {"exp": soon})
+        return answer.code() if answer.status != 200 else answer.json()["token_balance"]
+
+    service = Service(DASHBOARD_USER_QUERY="SELECT user_id FROM login WHERE username = $1;")
+    try:
+        is_("a username is looked up", asked(service, {"sub": "Ann Smith"}), balance["ann"])
+        is_("and is not taken for an id", asked(service, {"sub": "ann"}), balance["eve"])
+        is_("nor is an id for a username", asked(service, {"sub": "eve"}), (404, "no_account"))
+        for what, name in (("without a row", "Smith"), ("whose id is null", "nobody"), ("whose account is gone", "gone"),
+                ("that is SQL", "' OR username <> '"), ("of other letters", "ann smith")):
+            is_(f"a username {what}", asked(service, {"sub": name}), (404, "no_account"))
+        is_("a username that two have", asked(service, {"sub": "twice"}), (500, "internal"))
+        is_("no username", asked(service, {"username": "Ann Smith"}), (401, "invalid_token"))
+        is_("a username that is a number", asked(service, {"sub": 7}), (401, "invalid_token"))
+        eventually("it listens", lambda: EventStream(service, {"sub": "ann", "exp": soon}).response.status, 200)
+        stream, ann = EventStream(service, {"sub": "ann", "exp": soon}), EventStream(service, {"sub": "Ann Smith", "exp": soon})
+        sql("UPDATE users SET token_balance = -1 WHERE id = 'eve'")
+        is_("events are those of the account that was found", (stream.event(), ann.event(0.5)), (("overdrawn", {"event": "overdrawn"}), None))
+        sql(f"UPDATE users SET token_balance = {balance['eve']} WHERE id = 'eve'")
+    finally:
+        service.stop()
+    service = Service(DASHBOARD_USER_CLAIM="uid", DASHBOARD_USER_QUERY="SELECT user_id FROM login WHERE uid = $1::bigint -- a number")
+    try:
+        is_("another claim, a number", asked(service, {"uid": 7, "sub": "bob"}), balance["ann"])
+        is_("the same as text", asked(service, {"uid": "7"}), balance["ann"])
+        for wrong in (7.5, True, None, [7], {"id": 7}, ""):
+            is_(f"the claim is {wrong!r}", asked(service, {"uid": wrong, "sub": "ann"}), (401, "invalid_token"))
+        is_("the claim is not there", asked(service, {"sub": "ann"}), (401, "invalid_token"))
+        is_("a claim that the query cannot read", asked(service, {"uid": "seven"}), (404, "no_account"))
+        made = run("token", "7", "1", DASHBOARD_USER_CLAIM="uid")[1]
+        is_("a token of its own making has the claim", service.get(API + "balance", headers={"Authorization": "Bearer " + made}).json()["token_balance"], balance["ann"])
+    finally:
+        service.stop()
+    service = Service(DASHBOARD_USER_CLAIM="user_id")
+    try:
+        is_("another claim without a query", asked(service, {"user_id": "ann", "sub": "bob"}), balance["ann"])
+        is_("a number that is no account's", asked(service, {"user_id": 7}), (404, "no_account"))
+    finally:
+        service.stop()
+    service = Service(DASHBOARD_USER_QUERY="SELECT user_id FROM logins WHERE username = $1")
+    try:
+        is_("a query that is wrong", asked(service, {"sub": "ann"}), (500, "internal"))
+    finally:
+        service.stop()
+    sql("DROP TABLE login")
 
 
 def pages(service):
@@ -276,7 +338,7 @@ def outage(service):
 def main():
     service = Service()
     try:
-        for test in (balances, summaries, statements, refused_parameters, refused_tokens, nobody_elses, a_set_up_that_is_wrong, command_line, pages):
+        for test in (balances, summaries, statements, refused_parameters, refused_tokens, nobody_elses, a_set_up_that_is_wrong, command_line, other_claims, pages):
             test(service)
         events(service)
         queued(service)

@@ -98,6 +98,7 @@ def state(service, browser, language, user, overdrawn, dark=False):
     shown = [kind for kind in browser.texts("#entries td:nth-child(2)") if kind in kinds.values()]
     is_(f"{where}: the statement's entries", shown, rows)
     is_(f"{where}: the statement's balances", browser.texts("#entries td:nth-child(5)"), [number(entry["new_balance"]) for entry in statement["entries"]])
+    is_(f"{where}: whose runs they are", browser.texts("#records td:nth-child(2)"), [record["workflow_id"] for record in summary["recent_records"]])
     is_(f"{where}: the newest calls", browser.texts("#records td:nth-child(7)"), [number(record["total_tokens"]) for record in summary["recent_records"]])
     readable(browser, where)
 

@@ -87,7 +87,7 @@ class Answer:
 
 
 class Service:
-    def __init__(self):
+    def __init__(self, **settings):
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PG")
         } | {
@@ -95,7 +95,7 @@ class Service:
             "PGHOST": os.environ["SOCKET"],
             "PGUSER": "token_dashboard",
             "PGDATABASE": "postgres",
-        }
+        } | settings
         self.process = subprocess.Popen(
             [os.environ["DASHBOARD_PROGRAM"]], env=environment, stdout=subprocess.PIPE, text=True
         )

@@ -38,9 +38,17 @@ INSERT INTO calls VALUES
   ('balance', 'SELECT token_balance.balance(NULL)', NULL, $$SELECT token_balance.balance('a')$$),
   ('credit', 'SELECT token_balance.credit(NULL, 0)', $$SELECT token_balance.credit('a', 0)$$, $$SELECT token_balance.credit('a', 1)$$),
   ('refund_workflow', 'SELECT token_balance.refund_workflow(NULL, 0)', $$SELECT token_balance.refund_workflow('w', 0)$$, $$SELECT token_balance.refund_workflow('w')$$),
+  ('correct_workflow', 'SELECT token_balance.correct_workflow(NULL::bigint)', NULL, $$SELECT token_balance.correct_workflow('w')$$),
   ('statement', 'SELECT token_balance.statement(NULL)', $$SELECT token_balance.statement('a', now(), now() - interval '1 day')$$, $$SELECT token_balance.statement('a')$$),
   ('balance_at', 'SELECT token_balance.balance_at(NULL, now())', NULL, $$SELECT token_balance.balance_at('a', now())$$),
-  ('summary', 'SELECT token_balance.summary(NULL, 0)', $$SELECT token_balance.summary('a', 0)$$, $$SELECT token_balance.summary('a')$$),
+  ('summary', 'SELECT token_balance.summary(NULL, 36501)', $$SELECT token_balance.summary('a', 36501)$$, $$SELECT token_balance.summary('a')$$),
+  ('balance(bigint)', 'SELECT token_balance.balance(NULL::bigint)', NULL, 'SELECT token_balance.balance(1)'),
+  ('credit(bigint)', 'SELECT token_balance.credit(NULL::bigint, 0)', 'SELECT token_balance.credit(1, 0)', 'SELECT token_balance.credit(1, 1)'),
+  ('adjust(bigint)', 'SELECT token_balance.adjust(NULL::bigint, 0)', 'SELECT token_balance.adjust(1, 0)', 'SELECT token_balance.adjust(1, 1)'),
+  ('refund_workflow(bigint)', 'SELECT token_balance.refund_workflow(NULL::bigint, 0)', 'SELECT token_balance.refund_workflow(1, 0)', 'SELECT token_balance.refund_workflow(1)'),
+  ('statement(bigint)', 'SELECT token_balance.statement(NULL::bigint)', 'SELECT token_balance.statement(1, now(), now() - interval ''1 day'')', 'SELECT token_balance.statement(1)'),
+  ('balance_at(bigint)', 'SELECT token_balance.balance_at(NULL::bigint, now())', NULL, 'SELECT token_balance.balance_at(1, now())'),
+  ('summary(bigint)', 'SELECT token_balance.summary(NULL::bigint, 36501)', 'SELECT token_balance.summary(1, 36501)', 'SELECT token_balance.summary(1)'),
   ('archive_ledger', $$SELECT token_balance.archive_ledger('infinity', NULL)$$, $$SELECT token_balance.archive_ledger('infinity', 'acc')$$, NULL),
   ('detach', 'SELECT token_balance.detach(NULL)', NULL, 'SELECT token_balance.detach()');
 SELECT call, pg_temp.state(with_null) AS with_null, pg_temp.state(senseless) AS senseless, pg_temp.state(right_one) AS right_one FROM calls;

@@ -45,7 +45,25 @@ INSERT INTO call VALUES
   (22, 'write the ledger', $$INSERT INTO token_balance.ledger (user_id, kind, amount, previous_balance, new_balance, actor) VALUES ('ann', 'credit', 1, 1, 2, 'me')$$),
   (23, 'write the settlements', $$UPDATE token_balance.settlement SET charged_tokens = 0$$),
   (24, 'write a balance', $$UPDATE ro.users SET token_balance = 1$$),
-  (25, 'exempt_pending', $$SELECT token_balance.exempt_pending() ->> 'pairs'$$);
+  (25, 'exempt_pending', $$SELECT token_balance.exempt_pending() ->> 'pairs'$$),
+  -- accounts are text: those of other types are called with an id that nobody has
+  (26, 'balance(bigint)', $$SELECT token_balance.balance(1)$$),
+  (27, 'balance(uuid)', $$SELECT token_balance.balance('00000000-0000-0000-0000-000000000001'::uuid)$$),
+  (28, 'summary(bigint)', $$SELECT token_balance.summary(1)$$),
+  (29, 'summary(uuid)', $$SELECT token_balance.summary('00000000-0000-0000-0000-000000000001'::uuid)$$),
+  (30, 'statement(bigint)', $$SELECT token_balance.statement(1)$$),
+  (31, 'statement(uuid)', $$SELECT token_balance.statement('00000000-0000-0000-0000-000000000001'::uuid)$$),
+  (32, 'balance_at(bigint)', $$SELECT token_balance.balance_at(1, now())$$),
+  (33, 'balance_at(uuid)', $$SELECT token_balance.balance_at('00000000-0000-0000-0000-000000000001'::uuid, now())$$),
+  (34, 'credit(bigint)', $$SELECT token_balance.credit(1, 1)$$),
+  (35, 'credit(uuid)', $$SELECT token_balance.credit('00000000-0000-0000-0000-000000000001'::uuid, 1)$$),
+  (36, 'refund_workflow(bigint)', $$SELECT token_balance.refund_workflow(2)$$),
+  (37, 'refund_workflow(uuid)', $$SELECT token_balance.refund_workflow('00000000-0000-0000-0000-000000000002'::uuid)$$),
+  (38, 'adjust(bigint)', $$SELECT token_balance.adjust(1, 1)$$),
+  (39, 'adjust(uuid)', $$SELECT token_balance.adjust('00000000-0000-0000-0000-000000000001'::uuid, 1)$$),
+  (40, 'correct_workflow(text)', $$SELECT token_balance.correct_workflow('w0') ->> 'amount'$$),
+  (41, 'correct_workflow(bigint)', $$SELECT token_balance.correct_workflow(1) ->> 'amount'$$),
+  (42, 'correct_workflow(uuid)', $$SELECT token_balance.correct_workflow('00000000-0000-0000-0000-000000000001'::uuid) ->> 'amount'$$);
 GRANT SELECT ON call TO PUBLIC;
 CREATE FUNCTION try(statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE answer text;
@@ -67,9 +85,23 @@ SELECT rolname, has_schema_privilege(oid, 'token_balance', 'USAGE') AS usage, ha
 
 -- the GRANT block of the README
 GRANT USAGE ON SCHEMA token_balance TO regress_tb_app, regress_tb_billing, regress_tb_reader;
-GRANT EXECUTE ON FUNCTION settle_workflow(text), settle_workflow(bigint), settle_workflow(uuid), token_balance.balance, token_balance.summary, token_balance.statement TO regress_tb_app;
-GRANT EXECUTE ON FUNCTION token_balance.credit, token_balance.refund_workflow, token_balance.statement, token_balance.balance, token_balance.balance_at TO regress_tb_billing;
-GRANT EXECUTE ON FUNCTION token_balance.balance, token_balance.summary, token_balance.statement, token_balance.balance_at, token_balance.overdrawn_accounts TO regress_tb_reader;
+DO $$
+DECLARE
+  f record;
+BEGIN
+  FOR f IN
+    SELECT p.oid::regprocedure AS function, may.role
+    FROM (VALUES
+      ('regress_tb_app', '{settle_workflow,balance,summary,statement}'::name[]),
+      ('regress_tb_billing', '{credit,refund_workflow,statement,balance,balance_at}'),
+      ('regress_tb_reader', '{balance,summary,statement,balance_at,overdrawn_accounts}')) AS may (role, functions)
+    JOIN pg_proc AS p ON p.proname = ANY (may.functions)
+    JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+    JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'token_balance'
+  LOOP
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f.function, f.role);
+  END LOOP;
+END $$;
 GRANT SELECT ON token_balance.overdrawn TO regress_tb_reader;
 
 -- the application: it also completes runs, which needs no right on users
@@ -105,7 +137,7 @@ SET client_min_messages = warning;
 ALTER ROLE regress_tb_tables LOGIN;
 \c - regress_tb_tables
 BEGIN;
-SELECT session_user, name, ro.try(statement) AS answer FROM ro.call WHERE n < 24 ORDER BY n;
+SELECT session_user, name, ro.try(statement) AS answer FROM ro.call WHERE n NOT IN (24, 25) ORDER BY n;
 ROLLBACK;
 
 -- the sweep and reconcile are granted by hand, to a role of their own

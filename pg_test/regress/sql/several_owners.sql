@@ -35,6 +35,7 @@ BEGIN
     $q$SELECT token_balance.credit('1', 1, binding => 'two') - 'note'$q$, $q$SELECT count(*) FROM token_balance.statement('1', binding => 'two')$q$,
     $q$SELECT settle_workflow(2) - 'success'$q$, $q$SELECT settle_workflow(2, 'two') - 'success'$q$,
     $q$SELECT token_balance.settle_pending()$q$, $q$SELECT token_balance.refund_workflow('1') ->> 'amount'$q$,
+    $q$SELECT token_balance.correct_workflow('1') ->> 'amount'$q$, $q$SELECT token_balance.correct_workflow('1', 'two') ->> 'amount'$q$,
     $q$SELECT string_agg(DISTINCT binding, ' ') FROM token_balance.usage_state()$q$, $q$SELECT string_agg(DISTINCT binding, ' ') FROM token_balance.verify()$q$,
     $q$SELECT count(*) FROM token_balance.reconcile()$q$, $q$SELECT count(*) FROM token_balance.reconcile('two')$q$,
     $q$SELECT count(*) FROM token_balance.overdrawn_accounts('two')$q$, $q$SELECT token_balance.exempt_pending(binding => 'two')$q$,

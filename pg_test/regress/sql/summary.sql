@@ -1,4 +1,4 @@
--- summary: the dashboard's payload, against the same numbers by hand (DESIGN F6, K6).
+-- summary: the dashboard's payload, against the same numbers by hand (DESIGN F6, F18, F19, F20, K6).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;
@@ -46,8 +46,10 @@ SELECT token_balance.summary('ann') #>> '{recent_records,0,created_at}' = to_jso
 -- the period
 SELECT days, token_balance.summary('ann', days) #>> '{summary,record_count}' AS records, token_balance.summary('ann', days) #>> '{summary,total_tokens}' AS tokens
   FROM unnest(ARRAY[1, 29, 30, 31, 32, 36500]) AS days ORDER BY days;
-CALL pg_temp.try($$SELECT token_balance.summary('ann', 0)$$);
-CALL pg_temp.try($$SELECT token_balance.summary('ann', -1)$$);
+-- of no days: zeros, and the balance
+SELECT days, token_balance.summary('ann', days) = '{"summary": {"record_count": 0, "total_tokens": 0, "total_prompt_tokens": 0, "total_completion_tokens": 0}, "by_model": [], "by_stage": [], "is_overdraft": false, "token_balance": 999860, "recent_records": []}' AS zeros
+  FROM unnest(ARRAY[0, -1, -2147483648]) AS days ORDER BY days DESC;
+CALL pg_temp.try($$SELECT token_balance.summary('zoe', 0)$$);
 CALL pg_temp.try($$SELECT token_balance.summary('ann', 36501)$$);
 CALL pg_temp.try($$SELECT token_balance.summary('ann', 2147483647)$$);
 CALL pg_temp.try($$SELECT token_balance.summary('ann', NULL)$$);
@@ -70,15 +72,15 @@ SELECT string_agg(r ->> 'total_tokens', ' ' ORDER BY n) FROM jsonb_array_element
 CREATE FUNCTION by_hand(who text, period integer) RETURNS TABLE (what text, name text, prompt numeric, completion numeric, tokens numeric, records bigint) LANGUAGE sql AS $$
   WITH u AS (SELECT * FROM token_usage WHERE user_id = who AND created_at >= now() - make_interval(days => period))
   SELECT 'all', '', coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(total_tokens), 0), count(*) FROM u
-  UNION ALL SELECT 'stage', coalesce(stage, 'unknown'), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(total_tokens), 0), count(*) FROM u GROUP BY 2
-  UNION ALL SELECT 'model', coalesce(model, 'unknown'), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(total_tokens), 0), count(*) FROM u GROUP BY 2
+  UNION ALL SELECT 'stage', coalesce(nullif(stage, ''), 'unknown'), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(total_tokens), 0), count(*) FROM u GROUP BY 2
+  UNION ALL SELECT 'model', coalesce(model, 'null'), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(total_tokens), 0), count(*) FROM u GROUP BY 2
 $$;
 CREATE FUNCTION by_summary(who text, period integer) RETURNS TABLE (what text, name text, prompt numeric, completion numeric, tokens numeric, records bigint) LANGUAGE sql AS $$
   WITH j AS (SELECT token_balance.summary(who, period) AS j),
   blocks AS (SELECT 'all' AS what, '' AS name, j -> 'summary' AS t FROM j
     UNION ALL SELECT 'stage', t ->> 'stage', t FROM j, jsonb_array_elements(j -> 'by_stage') t
-    UNION ALL SELECT 'model', t ->> 'model', t FROM j, jsonb_array_elements(j -> 'by_model') t)
-  SELECT what, name, (t ->> 'total_prompt_tokens')::numeric, (t ->> 'total_completion_tokens')::numeric, (t ->> 'total_tokens')::numeric, (t ->> 'record_count')::bigint FROM blocks
+    UNION ALL SELECT 'model', coalesce(t ->> 'model', 'null'), t FROM j, jsonb_array_elements(j -> 'by_model') t)
+  SELECT what, name, (t ->> (CASE what WHEN 'all' THEN 'total_' ELSE '' END || 'prompt_tokens'))::numeric, (t ->> (CASE what WHEN 'all' THEN 'total_' ELSE '' END || 'completion_tokens'))::numeric, (t ->> 'total_tokens')::numeric, (t ->> 'record_count')::bigint FROM blocks
 $$;
 SELECT what, name, tokens, records FROM by_summary('bob', 30) ORDER BY what, name COLLATE "C";
 SELECT who, period, count(*) AS lines, count(*) FILTER (WHERE sides <> 2) AS wrong
@@ -86,9 +88,13 @@ SELECT who, period, count(*) AS lines, count(*) FILTER (WHERE sides <> 2) AS wro
     LATERAL (SELECT h::text AS x FROM by_hand(who, period) h UNION ALL SELECT s::text FROM by_summary(who, period) s) y GROUP BY 1, 2, 3) z GROUP BY 1, 2 ORDER BY 1, 2;
 -- stages and models with the most tokens first
 SELECT string_agg(t ->> 'stage', ' ' ORDER BY n) AS stages FROM jsonb_array_elements(token_balance.summary('bob') -> 'by_stage') WITH ORDINALITY AS x (t, n);
--- a stage that is called "unknown" and rows without one are added up
+-- a stage that is called "unknown", an empty one and rows without one are added up; a model that is empty is none that is missing
 INSERT INTO token_usage (workflow_id, user_id, total_tokens, stage) VALUES ('u', 'cid', 1, 'unknown'), ('u', 'cid', 2, NULL), ('u', 'cid', 4, '');
 SELECT t ->> 'stage' AS stage, t ->> 'total_tokens' AS tokens FROM jsonb_array_elements(token_balance.summary('cid') -> 'by_stage') t;
+UPDATE token_usage SET model = '' WHERE workflow_id = 'u' AND total_tokens = 1;
+SELECT t -> 'model' AS model, t ->> 'total_tokens' AS tokens FROM jsonb_array_elements(token_balance.summary('cid') -> 'by_model') t;
+-- a record's stage is as it is
+SELECT r -> 'stage' AS stage, r ->> 'total_tokens' AS tokens FROM jsonb_array_elements(token_balance.summary('cid') -> 'recent_records') r ORDER BY 2;
 -- sums past bigint are exact
 ALTER TABLE token_usage ALTER total_tokens TYPE bigint;
 INSERT INTO token_usage (workflow_id, user_id, total_tokens) SELECT 'big', 'cid', 9223372036854775807 FROM generate_series(1, 3);
@@ -131,6 +137,38 @@ SELECT settle_workflow('w1') ->> 'status' AS status;
 SELECT token_balance.detach();
 SELECT token_balance.attach('users', 'token_usage', 'workflows');
 SELECT jsonb_array_length(token_balance.summary('ann', 1) -> 'by_model') AS models;
+
+-- the key by its name, or another column, or none; the workflow id by the column's name, also after a rename
+SELECT token_balance.detach();
+CREATE FUNCTION keys() RETURNS TABLE (name text, value jsonb) LANGUAGE sql AS $$
+  SELECT key, value FROM jsonb_each(token_balance.summary('ann', 1) -> 'recent_records' -> 0) WHERE jsonb_typeof(value) <> 'number' AND key NOT IN ('created_at', 'stage') ORDER BY key COLLATE "C"
+$$;
+ALTER TABLE token_usage ADD record uuid DEFAULT '00000000-0000-0000-0000-00000000000a', ADD model text;
+SELECT token_balance.attach('users', 'token_usage', 'workflows');
+SELECT * FROM keys();
+ALTER TABLE token_usage RENAME workflow_id TO session_id;
+SELECT * FROM keys();
+ALTER TABLE token_usage RENAME id TO number;
+SELECT * FROM keys();
+ALTER TABLE token_usage DROP number;
+SELECT * FROM keys();
+SELECT token_balance.detach();
+CALL pg_temp.try($$SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_workflow => 'session_id', usage_id => 'nope')$$);
+SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_workflow => 'session_id', usage_id => 'record');
+SELECT * FROM keys();
+CALL pg_temp.try($$SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_workflow => 'session_id')$$);
+SELECT token_balance.detach();
+SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_workflow => 'session_id', usage_id => NULL);
+SELECT * FROM keys();
+SELECT usage_id FROM token_balance.binding WHERE detached_at IS NULL;
+-- called like another field, the workflow id has the name workflow_id
+ALTER TABLE token_usage DROP model;
+ALTER TABLE token_usage RENAME session_id TO model;
+SELECT * FROM keys();
+SELECT token_balance.detach();
+ALTER TABLE token_usage RENAME model TO workflow_id;
+ALTER TABLE token_usage DROP record;
+SELECT token_balance.attach('users', 'token_usage', 'workflows');
 
 -- a time without a zone is one of the session's time zone
 SELECT token_balance.detach();

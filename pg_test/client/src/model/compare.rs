@@ -21,7 +21,7 @@ FROM (TABLE seen_ledger EXCEPT TABLE token_balance.ledger) AS gone";
 
 /// What left the balances and came back, by ledger and queue, and by the settlements.
 const TOTALS: &str = "
-SELECT (SELECT coalesce(-sum(l.amount), 0) FROM token_balance.ledger AS l WHERE l.kind = 'settlement')
+SELECT (SELECT coalesce(-sum(l.amount), 0) FROM token_balance.ledger AS l WHERE l.kind IN ('settlement', 'correction'))
        + (SELECT coalesce(sum(q.tokens), 0) FROM token_balance.queue AS q) = coalesce(sum(s.charged_tokens), 0)
    AND (SELECT coalesce(sum(l.amount), 0) FROM token_balance.ledger AS l WHERE l.kind = 'refund')
        = coalesce(sum(s.refunded_tokens), 0)
@@ -45,6 +45,9 @@ fn same_maps<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
     }
     Ok(())
 }
+
+/// Binding, workflow and account.
+type Pair = (Option<String>, Option<String>, Option<String>);
 
 impl Model {
     pub(super) fn compare(&mut self) -> Result<()> {
@@ -95,17 +98,18 @@ impl Model {
         same_maps::<String, i64>("balance", &got, &expected.collect())
     }
 
-    /// What is accounted for, charged and refunded.
+    /// What is accounted for, charged, refunded and corrected.
     fn compare_settlements(&mut self, binding: usize) -> Result<()> {
         let rows = self.admin.query(
-            "SELECT s.workflow_id, s.user_id, s.usage_tokens, s.charged_tokens, s.refunded_tokens \
+            "SELECT s.workflow_id, s.user_id, s.usage_tokens, s.charged_tokens, s.refunded_tokens, \
+             s.corrected_tokens \
              FROM token_balance.settlement AS s JOIN token_balance.binding AS b USING (binding_id) \
-             WHERE b.name = $1 AND (s.usage_tokens <> 0 OR s.charged_tokens <> 0)",
+             WHERE b.name = $1 AND (s.usage_tokens, s.charged_tokens, s.corrected_tokens) <> (0, 0, 0)",
             &[&self.schema.accounts[binding].binding],
         )?;
         let row = |row: &postgres::Row| {
             let key: (String, String) = (row.get(0), row.get(1));
-            let figures: [i64; 3] = [row.get(2), row.get(3), row.get(4)];
+            let figures: [i64; 4] = [row.get(2), row.get(3), row.get(4), row.get(5)];
             (key, figures)
         };
         let got = rows.iter().map(row).collect();
@@ -113,12 +117,22 @@ impl Model {
         let accounts = self.schema.accounts[binding];
         let expected = |key: &Key| {
             let of = |map: &BTreeMap<Key, i64>| map.get(key).copied().unwrap_or_default();
-            let maps = [&books.accounted, &books.charged, &books.refunded];
+            let maps = [
+                &books.accounted,
+                &books.charged,
+                &books.refunded,
+                &books.corrected,
+            ];
             ((workflow_id(key.0), accounts.id(key.1)), maps.map(of))
         };
-        let accounted = books.accounted.iter().filter(|(_, tokens)| **tokens != 0);
-        let expected = accounted.map(|(key, _)| expected(key)).collect();
-        same_maps("usage, charged and refunded tokens", &got, &expected)
+        let known = books.accounted.iter().chain(&books.corrected);
+        let known = known.filter(|(_, tokens)| **tokens != 0);
+        let expected = known.map(|(key, _)| expected(key)).collect();
+        same_maps(
+            "usage, charged, refunded and corrected tokens",
+            &got,
+            &expected,
+        )
     }
 
     /// The sums by state, and what waits by pair; and that they are the tokens of the usage rows.
@@ -194,9 +208,10 @@ impl Model {
         same_maps("what is unsettled", &got, &expected.collect())
     }
 
-    /// `reconcile()` tells of what the oracle knows to wait or to have shrunk, and of nothing else.
+    /// `reconcile()` tells of what the oracle knows to wait or to have shrunk, and of nothing else. What has shrunk is one
+    /// row, if its account is there.
     fn compare_problems(&mut self) -> Result<()> {
-        let mut expected = BTreeMap::new();
+        let mut expected: BTreeMap<Pair, (String, Option<i64>)> = BTreeMap::new();
         for (binding, accounts) in self.schema.accounts.iter().enumerate() {
             for part in self.committed.parts(binding) {
                 let (Some(problem), Some(workflow), Some(account)) = (
@@ -206,17 +221,32 @@ impl Model {
                 ) else {
                     continue;
                 };
-                let key = (Some(workflow_id(workflow)), Some(accounts.id(account)));
-                expected.insert(key, (problem.to_owned(), Some(part.tokens)));
+                let binding_name = Some(accounts.binding.to_owned());
+                if problem != "usage shrank" {
+                    let (workflow, account) = (workflow_id(workflow), accounts.id(account));
+                    let key = (binding_name, Some(workflow), Some(account));
+                    expected.insert(key, (problem.to_owned(), Some(part.tokens)));
+                    continue;
+                }
+                let key = (workflow, account);
+                let missing = self.committed.missing(binding, &key, part.tokens);
+                if missing > 0 {
+                    let sum = expected.entry((binding_name, None, None));
+                    let (_, sum) = sum.or_insert_with(|| (problem.to_owned(), Some(0)));
+                    *sum = sum.map(|sum| sum + missing);
+                }
             }
         }
-        type Pair = (Option<String>, Option<String>);
         let rows = self.admin.query(
-            "SELECT workflow_id, user_id, problem, abs(expected - found)::bigint FROM token_balance.reconcile()",
+            "SELECT binding, workflow_id, user_id, problem, abs(expected - found)::bigint \
+             FROM token_balance.reconcile()",
             &[],
         )?;
         let row = |row: &postgres::Row| -> (Pair, (String, Option<i64>)) {
-            ((row.get(0), row.get(1)), (row.get(2), row.get(3)))
+            (
+                (row.get(0), row.get(1), row.get(2)),
+                (row.get(3), row.get(4)),
+            )
         };
         let got = rows.iter().map(row).collect();
         same_maps("problem", &got, &expected)

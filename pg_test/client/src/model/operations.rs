@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use postgres::types::ToSql;
 use serde_json::Value;
 
-use super::oracle::{Charged, MAX_BINDINGS, State, Usage, of};
+use super::oracle::{Charged, MAX_BINDINGS, SHRUNK, State, Usage, of};
 use super::schema::Name;
 use super::{Model, same, workflow_id, workflow_ids};
 use crate::database::{Result, attach_options, settles_late_usage, sqlstate};
@@ -596,6 +596,55 @@ impl Model {
             total += given;
         }
         same("refunded", Some(total), Some(amount.unwrap_or(all)))
+    }
+
+    /// What is no longer used is given back, once.
+    pub(super) fn correct(&mut self, session: usize) -> Result<()> {
+        let binding = self.any_binding();
+        // Mostly one that has something to give back.
+        let parts = self.seen(session).parts(binding).into_iter();
+        let shrunk = parts.filter(|part| part.fate == SHRUNK);
+        let shrunk: Vec<_> = shrunk.filter_map(|part| part.workflow).collect();
+        let asked = match self.rng.choice(shrunk) {
+            Some(workflow) if self.rng.u32(..4) > 0 => workflow,
+            _ => self.any_workflow(),
+        };
+        let before = self.overlay(session).clone();
+        self.follow(session);
+        let seen = self.seen(session);
+        let workflow = seen.books[binding].refundable(asked);
+        let is_known = workflow.is_some() || seen.has_run(asked) || seen.is_used(asked);
+        let call = format!(
+            "token_balance.correct_workflow($1{})",
+            self.schema.binding_argument(binding)
+        );
+        let refusal = (!is_known).then_some(UNKNOWN_WORKFLOW);
+        let Some(answer) = self.call(session, &call, &workflow_id(asked), refusal)? else {
+            *self.overlay(session) = before;
+            return Ok(());
+        };
+        let (added, expected) = seen.correct(binding, workflow.unwrap_or(asked));
+        let accounts = self.schema.accounts[binding];
+        let mut given = BTreeMap::new();
+        for correction in answer["corrections"].as_array().into_iter().flatten() {
+            let account = correction["user_id"].as_str().unwrap_or_default();
+            given.insert(account.to_owned(), correction["amount"].as_i64());
+        }
+        let expected = expected.into_iter();
+        let expected = expected.map(|(account, tokens)| (accounts.id(account), Some(tokens)));
+        same("corrections", Some(given), Some(expected.collect()))?;
+        let out: i64 = added.books[binding].corrected.values().sum();
+        let figure = |name: &str| answer[name].as_i64().unwrap_or(-1);
+        same(
+            "corrected, exempt or not",
+            Some(figure("amount") + figure("tokens_exempt")),
+            Some(out),
+        )?;
+        if out > 0 {
+            *self.counts.entry("corrections of some").or_default() += 1;
+        }
+        self.overlay(session).add(&added);
+        Ok(())
     }
 
     pub(super) fn adjust(&mut self, session: usize) -> Result<()> {

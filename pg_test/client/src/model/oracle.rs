@@ -31,6 +31,8 @@ pub struct Books {
     pub accounted: BTreeMap<Key, i64>,
     pub charged: BTreeMap<Key, i64>,
     pub refunded: BTreeMap<Key, i64>,
+    /// What corrections have taken out of what was accounted for.
+    pub corrected: BTreeMap<Key, i64>,
     /// Amounts of credits, by account and reference; None where it is forgotten.
     pub references: BTreeMap<(usize, u64), Option<i64>>,
     /// What an id of a workflow has become; None where it is used again.
@@ -105,13 +107,17 @@ impl Books {
         add(&mut self.accounted, &other.accounted);
         add(&mut self.charged, &other.charged);
         add(&mut self.refunded, &other.refunded);
+        add(&mut self.corrected, &other.corrected);
         self.references.extend(&other.references);
         self.became.extend(&other.became);
     }
 
     fn knows(&self, workflow: usize) -> bool {
-        let mut of_workflow = self.accounted.range((workflow, 0)..(workflow + 1, 0));
-        of_workflow.any(|(_, tokens)| *tokens > 0)
+        let of_workflow = |map: &BTreeMap<Key, i64>| {
+            let mut of_workflow = map.range((workflow, 0)..(workflow + 1, 0));
+            of_workflow.any(|(_, tokens)| *tokens > 0)
+        };
+        of_workflow(&self.accounted) || of_workflow(&self.corrected)
     }
 
     pub fn has_account(&self, account: usize) -> bool {
@@ -130,6 +136,7 @@ impl Books {
             (&self.accounted, &mut moved.accounted),
             (&self.charged, &mut moved.charged),
             (&self.refunded, &mut moved.refunded),
+            (&self.corrected, &mut moved.corrected),
         ];
         for (from, to) in maps {
             for (key, amount) in from.iter().filter(|(key, _)| rename(**key) != **key) {
@@ -145,7 +152,7 @@ impl Books {
         of(&self.charged, key) - of(&self.refunded, key)
     }
 
-    /// Under which id a refund finds the workflow: this one, or the first that it has had later and that is known.
+    /// Under which id a refund or a correction finds the workflow: this one, or the first that it has had later and that is known.
     pub fn refundable(&self, workflow: usize) -> Option<usize> {
         let mut ids = vec![workflow];
         while let Some(Some(next)) = self.became.get(&ids[ids.len() - 1])
@@ -264,6 +271,39 @@ impl State {
         }
         sum.workflows = i64::from(sum.charges > 0);
         (added, sum)
+    }
+
+    /// What a correction of the workflow must do, as an addition, and what it gives to each account: no more is accounted for
+    /// and charged than is used, but for what was refunded; what an account that is not there was charged stays.
+    pub fn correct(&self, binding: usize, workflow: usize) -> (State, BTreeMap<usize, i64>) {
+        let mut added = State::new(self.books.len());
+        let mut given = BTreeMap::new();
+        let (known, used) = (&self.books[binding], self.used(binding));
+        let of_workflow = known.accounted.range((workflow, 0)..(workflow + 1, 0));
+        for (key, accounted) in of_workflow {
+            let charged = of(&known.charged, key);
+            let least = match known.has_account(key.1) {
+                true => of(&known.refunded, key),
+                false => charged,
+            };
+            let left = of(&used, key).min(*accounted).max(least);
+            let back = charged - charged.min(left);
+            let books = &mut added.books[binding];
+            books.accounted.insert(*key, left - accounted);
+            books.corrected.insert(*key, accounted - left);
+            books.charged.insert(*key, -back);
+            if back > 0 {
+                *books.balance.entry(key.1).or_default() += back;
+                given.insert(key.1, back);
+            }
+        }
+        (added, given)
+    }
+
+    /// What a correction of the pair would take out, if its account is there.
+    pub fn missing(&self, binding: usize, key: &Key, shrunk: i64) -> i64 {
+        let books = &self.books[binding];
+        shrunk.min(of(&books.accounted, key) - of(&books.refunded, key))
     }
 
     /// Completed runs, which a sweep settles.
