@@ -172,6 +172,10 @@ async def async_after(engine):
     except DBAPIError as error:
         check("asyncpg: a malformed id", recipe.sqlstate(error), "22P02")
 
+    async with engine.connect() as conn:
+        numbered = text("SELECT token_balance.balance(CAST(:id AS bigint)) ->> 'token_balance'")
+        check("asyncpg: a number in text()", await conn.scalar(numbered, {"id": 1}), str(999877 - 57))
+
     calls.clear()
 
     async def complete(conn):
