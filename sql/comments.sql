@@ -12,7 +12,7 @@ COMMENT ON FUNCTION token_balance.balance(bigint, pg_catalog.name) IS 'The same 
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.uuid, pg_catalog.name) IS 'The same for an id of type uuid; see balance(text).';
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name, pg_catalog.text[], pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';
 COMMENT ON FUNCTION token_balance.attach_again(pg_catalog.name) IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say. binding: NULL means the one that is attached, if it is the only one.';
-COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column. name: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column, which drops one that attach has made. name: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.reset(pg_catalog.name) IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.verify(pg_catalog.name) IS 'Check the binding: one row per check, with what to do where it is not ok. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval, pg_catalog.name) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more. binding: NULL means each one that is attached.';
@@ -89,7 +89,7 @@ COMMENT ON COLUMN token_balance.binding.workflow_user IS 'Its account column, if
 COMMENT ON COLUMN token_balance.binding.workflow_status IS 'Its status column; null if a timestamp, or each row, is a completion.';
 COMMENT ON COLUMN token_balance.binding.workflow_completed_at IS 'Its completion timestamp, if that marks a completed run.';
 COMMENT ON COLUMN token_balance.binding.completed_statuses IS 'The statuses of a completed run.';
-COMMENT ON COLUMN token_balance.binding.initial_balance IS 'Tokens that a new account starts with.';
+COMMENT ON COLUMN token_balance.binding.initial_balance IS 'Tokens that a new account starts with; null: attach was told none, and a balance column that was there keeps its default.';
 COMMENT ON COLUMN token_balance.binding.balance_type IS 'Type of the balance column, if attach added it.';
 COMMENT ON COLUMN token_balance.binding.existing_usage IS 'exempt: usage from before the extension is not charged; charge: it is.';
 COMMENT ON COLUMN token_balance.binding.usage_prompt_tokens IS 'Prompt tokens of a usage row, for summary(); left out where there is no such column.';
@@ -110,6 +110,7 @@ COMMENT ON COLUMN token_balance.binding.usage_definition IS 'What the usage view
 COMMENT ON COLUMN token_balance.binding.usage_rule IS 'Checksum of the same as the server stores it, which a rename does not change.';
 COMMENT ON COLUMN token_balance.binding.late_usage_on IS 'Tables below a usage view whose late usage is settled at once, each with its column that the view shows.';
 COMMENT ON COLUMN token_balance.binding.usage_id IS 'Key of a usage row, for summary(); left out where there is no such column.';
+COMMENT ON COLUMN token_balance.binding.made_column IS 'Whether attach has made the balance column, so that detach may drop it; null: an older version bound it.';
 
 COMMENT ON COLUMN token_balance.binding.binding_id IS 'Number of the binding; settlements have it.';
 COMMENT ON COLUMN token_balance.binding.name IS 'Name of the binding.';

@@ -329,7 +329,7 @@ CREATE FUNCTION token_balance.attach(
     workflow_status pg_catalog.name DEFAULT 'status',
     workflow_completed_at pg_catalog.name DEFAULT NULL,
     completed_statuses pg_catalog.text[] DEFAULT '{completed,succeeded,success,finished,done}',
-    initial_balance bigint DEFAULT 1000000,
+    initial_balance bigint DEFAULT NULL,
     balance_type pg_catalog.regtype DEFAULT 'integer',
     existing_usage pg_catalog.text DEFAULT NULL,
     create_index boolean DEFAULT false,

@@ -21,7 +21,7 @@ CREATE TABLE token_balance.binding (
     workflow_status pg_catalog.name,
     workflow_completed_at pg_catalog.name,
     completed_statuses pg_catalog.text[] NOT NULL,
-    initial_balance bigint NOT NULL,
+    initial_balance bigint,
     existing_usage pg_catalog.text NOT NULL,
     attached_by pg_catalog.text NOT NULL,
     attached_at timestamp with time zone NOT NULL DEFAULT pg_catalog.now(),
@@ -48,6 +48,7 @@ CREATE TABLE token_balance.binding (
     usage_rule pg_catalog.text,
     late_usage_on pg_catalog.text[] NOT NULL DEFAULT '{}',
     usage_id pg_catalog.name DEFAULT 'id',
+    made_column boolean,
     PRIMARY KEY (binding_id)
 );
 

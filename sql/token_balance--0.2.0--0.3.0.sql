@@ -304,7 +304,7 @@ CREATE FUNCTION token_balance.attach(
     workflow_status pg_catalog.name DEFAULT 'status',
     workflow_completed_at pg_catalog.name DEFAULT NULL,
     completed_statuses pg_catalog.text[] DEFAULT '{completed,succeeded,success,finished,done}',
-    initial_balance bigint DEFAULT 1000000,
+    initial_balance bigint DEFAULT NULL,
     balance_type pg_catalog.regtype DEFAULT 'integer',
     existing_usage pg_catalog.text DEFAULT NULL,
     create_index boolean DEFAULT false,
@@ -731,6 +731,13 @@ ALTER TABLE token_balance.binding ADD COLUMN usage_definition text, ADD COLUMN u
 -- The usage's key, for summary(): of what is attached, the column that attach is told by default.
 ALTER TABLE token_balance.binding ADD COLUMN usage_id name DEFAULT 'id';
 
+-- Whether attach has made the balance column: nobody knows of a binding of before.
+ALTER TABLE token_balance.binding ADD COLUMN made_column boolean;
+
+-- A column that is there keeps its own default where attach is told none.
+ALTER TABLE token_balance.binding ALTER COLUMN initial_balance DROP NOT NULL;
+UPDATE token_balance.binding SET initial_balance = NULL WHERE initial_balance = 1000000;
+
 -- Comments.
 
 COMMENT ON FUNCTION @extschema@.settle_workflow(pg_catalog.text) IS 'Charge the accounts of a workflow for its usage that was not charged yet. Returns success, previous_balance, tokens_used, new_balance, is_overdraft, workflow_id, status (settled, already_settled, no_usage) and charges.';
@@ -745,7 +752,7 @@ COMMENT ON FUNCTION token_balance.balance(bigint, pg_catalog.name) IS 'The same 
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.uuid, pg_catalog.name) IS 'The same for an id of type uuid; see balance(text).';
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name, pg_catalog.text[], pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';
 COMMENT ON FUNCTION token_balance.attach_again(pg_catalog.name) IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say. binding: NULL means the one that is attached, if it is the only one.';
-COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column. name: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column, which drops one that attach has made. name: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.reset(pg_catalog.name) IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.verify(pg_catalog.name) IS 'Check the binding: one row per check, with what to do where it is not ok. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval, pg_catalog.name) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more. binding: NULL means each one that is attached.';
@@ -788,6 +795,8 @@ COMMENT ON COLUMN token_balance.binding.usage_definition IS 'What the usage view
 COMMENT ON COLUMN token_balance.binding.usage_rule IS 'Checksum of the same as the server stores it, which a rename does not change.';
 COMMENT ON COLUMN token_balance.binding.late_usage_on IS 'Tables below a usage view whose late usage is settled at once, each with its column that the view shows.';
 COMMENT ON COLUMN token_balance.binding.usage_id IS 'Key of a usage row, for summary(); left out where there is no such column.';
+COMMENT ON COLUMN token_balance.binding.made_column IS 'Whether attach has made the balance column, so that detach may drop it; null: an older version bound it.';
+COMMENT ON COLUMN token_balance.binding.initial_balance IS 'Tokens that a new account starts with; null: attach was told none, and a balance column that was there keeps its default.';
 COMMENT ON COLUMN token_balance.binding.workflow_ids IS 'How stored workflow ids are spelled: as text, uuid or integer; null: as the usage spells them.';
 COMMENT ON COLUMN token_balance.binding.account_ids IS 'How stored account ids are spelled: as text, uuid or integer; null: as the users table spells them.';
 COMMENT ON TABLE token_balance.workflow_alias IS 'Ids that a workflow has had, with one row each. Ledger entries keep the id that they were made with.';

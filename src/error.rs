@@ -247,6 +247,18 @@ pub(crate) enum Error {
     },
 
     // Balances.
+    /// By a CHECK constraint; of a charge, or of an adjustment.
+    BalanceForbidden {
+        workflow: Option<String>,
+        account: String,
+        tokens: i128,
+    },
+    /// A warning: the same of every charge that the balance does not cover.
+    OverdraftForbidden {
+        relation: String,
+        column: String,
+        constraints: Vec<String>,
+    },
     /// Any change of a balance, not a charge alone.
     ChargeSuppressed {
         relation: String,
@@ -391,6 +403,7 @@ impl Error {
                 | Error::NoPayer { .. }
                 | Error::SeveralPayers { .. }
                 | Error::BalanceOutOfRange { .. }
+                | Error::BalanceForbidden { .. }
         )
     }
 
@@ -977,6 +990,39 @@ impl From<Error> for Report {
                 "Only a completion says which of the accounts pays: complete one of the runs, or \
                  give the usage an account column.",
             ),
+            Error::BalanceForbidden {
+                workflow,
+                account,
+                tokens,
+            } => {
+                let what = match &workflow {
+                    Some(workflow) => format!("charge of workflow \"{workflow}\""),
+                    None => "an adjustment".into(),
+                };
+                let report = new_report(
+                    ERRCODE_CHECK_VIOLATION,
+                    format!("{what} is refused by a CHECK constraint on the balance of account \"{account}\""),
+                );
+                match workflow {
+                    Some(_) => report.set_detail(unsettled(tokens)).set_hint(
+                        "Allow an overdraft: drop the constraint. Then settle the workflow again.",
+                    ),
+                    None => report.set_detail(format!("Tokens: {tokens}.")),
+                }
+            }
+            Error::OverdraftForbidden {
+                relation,
+                column,
+                constraints,
+            } => new_report(
+                ERRCODE_CHECK_VIOLATION,
+                format!(
+                    "column \"{column}\" of {relation} cannot be below zero, by its CHECK constraints: {}",
+                    constraints.join(", ")
+                ),
+            )
+            .set_detail("A run that costs more than its account has completes, and its charge waits.")
+            .set_hint("Drop the constraint, so that the run is charged and the account overdrawn."),
             Error::BalanceOutOfRange {
                 workflow,
                 account,

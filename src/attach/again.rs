@@ -12,6 +12,7 @@ pub(crate) fn attach_again(name: Option<&str>) -> Result<()> {
     let mut spec = chosen("binding", name)?.told_present_names()?;
     // What is stored is brought to the types of now.
     spec.spellings = None;
+    spec.initial_balance = None;
     // What is kept stays as it is, also where it names a schema that has another name by now.
     spec.search_path = None;
     attach(spec, false, Said::default()).map(drop)

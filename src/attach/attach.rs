@@ -3,6 +3,7 @@
 use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
+use super::balance_column::{self, fill_missing, is_made_by_attach, is_prepared, keeps_default};
 use super::beside::{self, share_accounts};
 use super::check::{check, check_existing_balances, check_ownership, check_usage_view};
 use super::detach::let_go;
@@ -12,25 +13,24 @@ use super::existing::{
 use super::grants::grant_everyday_functions;
 use super::key_types::spell_anew;
 use super::made_anew;
+use super::overdraft;
 use super::plausible;
 use super::remembered::{Said, Standing, standing};
-use super::restored::{Lost, lost, warn_of_other_balances};
+use super::restored::{lost, warn_of_other_balances};
 use super::search_path::{self, Attacher};
-use super::told::{ColumnBefore, tell_of_ignored};
+use super::told::{ColumnBefore, tell_of_ignored, tell_of_kept_default};
 use super::trigger_ddl::{Trigger, drop_optional, optional_usage, triggers};
 use crate::binding::own::tell_other_sessions;
 use crate::binding::{
     Binding, LateSource, LateUsage, OutsideChanges, Spec, Stored, book, take_turns,
 };
 use crate::error::{Error, Result};
-use crate::ledger::change::Restoring;
 use crate::ledger::{busy, reference};
 use crate::postgres::catalog::{self, Column};
 use crate::postgres::notice::notice;
 use crate::postgres::patience::{StrongLocks, keep_ddl_out};
 use crate::postgres::security::{self, Following, RunAs};
 use crate::postgres::spi;
-use crate::postgres::value::Arg;
 
 /// Bind `spec`, as the caller asks, which may be the script of an extension.
 pub(crate) fn attach(spec: Spec, with_index: bool, said: Said) -> Result<Binding> {
@@ -69,8 +69,9 @@ pub(super) fn attach_for(
     let shares_accounts = others
         .iter()
         .find(|other| share_accounts(&other.spec, &binding.spec));
+    let given = binding.spec.initial_balance;
     if let Some(other) = shares_accounts {
-        binding.spec.initial_balance = other.spec.initial_balance;
+        binding.spec.initial_balance = given.or(other.spec.initial_balance);
         binding.spec.balance_type = other.spec.balance_type;
     }
     let is_this = |stored: &&Stored| stored.is_attached && stored.spec.name == binding.spec.name;
@@ -94,6 +95,10 @@ pub(super) fn attach_for(
         Standing::New(_) => false,
         _ => stored.spec.ids == binding.spec.ids,
     });
+    if let Some(kept) = kept {
+        binding.spec.initial_balance = binding.spec.initial_balance.or(kept.spec.initial_balance);
+    }
+    binding.spec.made_column = is_made_by_attach(&binding, &stored)?;
     binding.choose_search_path(kept.map(|stored| &stored.spec), attacher)?;
     // The tables' triggers may fire from here on. A settlement that they ask for goes by what is
     // stored.
@@ -106,6 +111,9 @@ pub(super) fn attach_for(
     tell_of_ignored(kept.map(|stored| &stored.spec), &as_found);
     if let Some(stored) = kept {
         tell_of_replaced_view(&stored.spec, &binding)?;
+    }
+    if kept.is_none() && shares_accounts.is_none() && keeps_default(&as_found, given) {
+        tell_of_kept_default(&as_found)?;
     }
     let lost = lost(&as_found)?;
     if lost.is_none() && standing.is_attached() && had_balance {
@@ -143,10 +151,10 @@ pub(super) fn attach_for(
         create_index(&binding)?;
     }
     let mut filled = 0;
-    if binding.accounts.balance.is_some() && lost.is_none() && !is_prepared(&binding)? {
+    if binding.accounts.balance.is_some() && lost.is_none() && !is_prepared(&binding, given)? {
         // Most of them before the table is locked; what is inserted until then, below.
         filled += as_owner(binding.accounts.users.owner, || {
-            fill_missing_balances(&binding)
+            fill_missing(&binding, given)
         })?;
     }
     // The strong locks come last, so that they are held for milliseconds and not for the scan. And all at once:
@@ -154,22 +162,29 @@ pub(super) fn attach_for(
     let changes = (binding.spec.present()?)
         .filter(|present| standing.is_attached() && has_other_options(present, &binding.spec));
     let spec = kept.map(|stored| &stored.spec);
-    strong_locks(&binding, &others, &before, spec, changes.as_ref())?.take()?;
+    let mut locks = strong_locks(&binding, &others, &before, spec, changes.as_ref())?;
+    if !is_prepared(&binding, given)? {
+        locks.add(binding.accounts.users.oid, pg_sys::AccessExclusiveLock)?;
+    }
+    locks.take()?;
     if changes.is_some() {
         change_options(&binding, &others)?;
     }
     if standing.is_attached() {
         change_search_path_and_names(&binding)?;
     }
+    if given.is_some() {
+        change_initial_balance(&binding, &others)?;
+    }
     if let Standing::OtherWorkflows(_) = standing {
         binding.spec.store(security::current_user())?;
         tell_other_sessions()?;
     }
     filled += as_owner(binding.accounts.users.owner, || {
-        prepare_balance(&binding, lost.as_ref())
+        balance_column::prepare(&binding, given, lost.as_ref())
     })?;
     if let Some(column) = column_before {
-        column.tell_changes(&binding, filled)?;
+        column.tell_changes(&binding, filled, keeps_default(&binding, given))?;
     }
     let is_balance =
         |column: &Column| column.name == binding.accounts.balance_column && column.is_not_null;
@@ -204,6 +219,9 @@ pub(super) fn attach_for(
     }
     if let Standing::GoesOn(_) | Standing::OtherWorkflows(_) = standing {
         tell_that_it_goes_on(&binding)?;
+    }
+    if let Some(error) = overdraft::forbidden(&binding)? {
+        error.report(PgLogLevel::WARNING);
     }
     if let Some(workflows) = &binding.workflows
         && let Some(newest) = plausible::newest_usage(&binding)?
@@ -311,9 +329,6 @@ fn strong_locks(
         }
     }
     let users = binding.accounts.users.oid;
-    if !is_prepared(binding)? {
-        locks.add(users, pg_sys::AccessExclusiveLock)?;
-    }
     if let Some(present) = changes {
         // Settlements that run still go by the old options: each has locked users as a writer does.
         locks.add(users, pg_sys::ShareRowExclusiveLock)?;
@@ -367,6 +382,8 @@ fn change_search_path_and_names(binding: &Binding) -> Result<()> {
             if present.search_path != binding.spec.search_path
                 || present.definition != binding.spec.definition
                 || present.spellings != binding.spec.spellings
+                || present.initial_balance != binding.spec.initial_balance
+                || present.made_column != binding.spec.made_column
                 || named(&present) != named(&binding.spec) =>
         {
             binding.spec.store_changes()?;
@@ -374,6 +391,21 @@ fn change_search_path_and_names(binding: &Binding) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The accounts have one, whatever the number of bindings that charge them.
+fn change_initial_balance(binding: &Binding, others: &[Binding]) -> Result<()> {
+    for Binding { spec: other, .. } in others {
+        if share_accounts(other, &binding.spec)
+            && other.initial_balance != binding.spec.initial_balance
+        {
+            let mut other = other.clone();
+            other.initial_balance = binding.spec.initial_balance;
+            other.store_changes()?;
+            tell_other_sessions()?;
+        }
+    }
+    Ok(())
 }
 
 fn create_index(binding: &Binding) -> Result<()> {
@@ -392,85 +424,6 @@ fn create_index(binding: &Binding) -> Result<()> {
         ))
     })
     .map(|_| ())
-}
-
-/// Whether the column is there, NOT NULL and with the default.
-fn is_prepared(binding: &Binding) -> Result<bool> {
-    match &binding.accounts.balance {
-        Some(column) => Ok(column.is_not_null && has_default(binding, column)?),
-        None => Ok(false),
-    }
-}
-
-/// Add the column, or make one that is there NOT NULL with the default. Balances that the ledger knows come from
-/// there. The table is locked for it. How many accounts had NULL.
-fn prepare_balance(binding: &Binding, lost: Option<&Lost>) -> Result<u64> {
-    if is_prepared(binding)? {
-        return Ok(0);
-    }
-    let users = &binding.accounts.users.sql;
-    let column = binding.accounts.balance_sql();
-    let initial = binding.spec.initial_balance;
-    match &binding.accounts.balance {
-        None => {
-            let balance_type = if binding.spec.balance_type == pg_sys::INT8OID {
-                "bigint"
-            } else {
-                "integer"
-            };
-            // A constant default: the server does not rewrite the table.
-            spi::command(&format!(
-                "ALTER TABLE {users} ADD COLUMN {column} {balance_type} \
-                 NOT NULL DEFAULT {initial}"
-            ))?;
-            spi::command(&format!(
-                "COMMENT ON COLUMN {users}.{column} IS \
-                 'Prepaid tokens left; negative is an overdraft. Kept by the extension token_balance.'"
-            ))?;
-            lost.map_or(Ok(()), Lost::give_back)?;
-            Ok(0)
-        }
-        Some(_) => {
-            lost.map_or(Ok(()), Lost::give_back)?;
-            let filled = fill_missing_balances(binding)?;
-            spi::command(&format!(
-                "ALTER TABLE {users} ALTER COLUMN {column} SET DEFAULT {initial}, \
-                 ALTER COLUMN {column} SET NOT NULL"
-            ))?;
-            Ok(filled)
-        }
-    }
-}
-
-/// Whether the column's default is the initial balance already.
-fn has_default(binding: &Binding, column: &Column) -> Result<bool> {
-    if !column.has_default {
-        return Ok(false);
-    }
-    catalog::exists(
-        "SELECT 1 FROM pg_catalog.pg_attrdef AS d JOIN pg_catalog.pg_attribute AS a \
-         ON a.attrelid OPERATOR(pg_catalog.=) d.adrelid \
-         AND a.attnum OPERATOR(pg_catalog.=) d.adnum \
-         WHERE d.adrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
-         AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
-         AND pg_catalog.pg_get_expr(d.adbin, d.adrelid) OPERATOR(pg_catalog.=) $3",
-        &[
-            Arg::Int8(binding.accounts.users.oid.to_u32().into()),
-            Arg::Text(&column.name),
-            Arg::Text(&binding.spec.initial_balance.to_string()),
-        ],
-    )
-}
-
-/// How many accounts had none.
-fn fill_missing_balances(binding: &Binding) -> Result<u64> {
-    let _restoring = Restoring::begin();
-    spi::command(&format!(
-        "UPDATE {users} SET {column} = {initial} WHERE {column} IS NULL",
-        users = binding.accounts.users.sql,
-        column = binding.accounts.balance_sql(),
-        initial = binding.spec.initial_balance,
-    ))
 }
 
 fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> Result<T>) -> Result<T> {

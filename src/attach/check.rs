@@ -96,10 +96,10 @@ fn faults_of_values(spec: &Spec) -> Vec<Error> {
             ),
             "Use integer or bigint.",
         ),
-        Some(smallest) if !is_within(spec.initial_balance, smallest) => invalid(
+        Some(smallest) if !is_within(spec.initial(), smallest) => invalid(
             format!(
                 "initial_balance {} is out of range for balance_type",
-                spec.initial_balance
+                spec.initial()
             ),
             "Use balance_type => 'bigint'.",
         ),
@@ -173,7 +173,7 @@ fn misfits(parts: &Parts, spec: &Spec, is_sensible: bool) -> Vec<Error> {
     if let Some(accounts) = &parts.accounts
         && is_sensible
     {
-        add(check_balance(accounts, spec.initial_balance));
+        add(check_balance(accounts, spec));
     }
     faults
 }
@@ -250,7 +250,7 @@ fn check_statuses(workflows: &Workflows, statuses: &[String]) -> Result<()> {
     }
 }
 
-fn check_balance(accounts: &Accounts, initial: i64) -> Result<()> {
+fn check_balance(accounts: &Accounts, spec: &Spec) -> Result<()> {
     let Some(column) = &accounts.balance else {
         return Ok(());
     };
@@ -273,8 +273,9 @@ fn check_balance(accounts: &Accounts, initial: i64) -> Result<()> {
             "smallint, integer, bigint and numeric without a fraction",
         ));
     }
-    let smallest = accounts.smallest_balance();
-    if !is_within(initial, smallest) {
+    let (initial, smallest) = (spec.initial(), accounts.smallest_balance());
+    let keeps_default = spec.initial_balance.is_none() && column.has_default;
+    if !keeps_default && !is_within(initial, smallest) {
         return Err(Error::InvalidArgument {
             message: format!("initial_balance {initial} is out of range for the balance column"),
             detail: Some(format!(

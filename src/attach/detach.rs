@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::ledger::busy;
 use crate::postgres::catalog::{self, Table};
 use crate::postgres::lock::lock_relations;
+use crate::postgres::notice::notice;
 use crate::postgres::patience::{StrongLocks, keep_ddl_out};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
@@ -73,11 +74,7 @@ pub(crate) fn detach(name: Option<&str>, drop_column: bool) -> Result<()> {
     }
     if let Some(users) = tables.iter().find(|table| table.oid == spec.users.oid) {
         if drop_column {
-            spi::command(&format!(
-                "ALTER TABLE {} DROP COLUMN IF EXISTS {}",
-                users.sql,
-                quote_identifier(&spec.balance_column)
-            ))?;
+            drop_balance(&spec, users)?;
         }
         let is_owner_of_another = |other: &Binding| other.accounts.users.owner == users.owner;
         if !after.iter().any(is_owner_of_another) {
@@ -88,6 +85,32 @@ pub(crate) fn detach(name: Option<&str>, drop_column: bool) -> Result<()> {
         true => spec.forget(),
         false => spec.detached(),
     }
+}
+
+/// Drop the column, unless it was there before attach, or is another one by now: a NOTICE says so. Of one that an older
+/// version has bound nobody knows.
+fn drop_balance(spec: &Spec, users: &Table) -> Result<()> {
+    let columns = catalog::columns(users.oid)?;
+    let mut columns = columns.into_iter();
+    let Some(column) = columns.find(|column| column.name == spec.balance_column) else {
+        return Ok(());
+    };
+    let name = quote_identifier(&column.name);
+    let is_bound = spec
+        .balance_number()
+        .is_none_or(|number| number == column.number);
+    if is_bound && spec.made_column != Some(false) {
+        return spi::command(&format!("ALTER TABLE {} DROP COLUMN {name}", users.sql)).map(drop);
+    }
+    notice(
+        format!("column {name} of {} stays", users.sql),
+        Some("token_balance.attach() has not made it.".into()),
+        Some(format!(
+            "To drop it: ALTER TABLE {} DROP COLUMN {name};",
+            users.sql
+        )),
+    );
+    Ok(())
 }
 
 /// The attached binding that is meant by an argument.

@@ -1,6 +1,7 @@
 //! Tables that were made anew under the name of one that was bound: whether they are the same, or others with the
 //! same ids.
 
+use super::balance_column::initial_of;
 use super::existing::{balances_sql, existing_usage_sql, next_batch, read_as_users_owner};
 use crate::binding::{Binding, Ids};
 use crate::error::{Error, Result};
@@ -95,7 +96,7 @@ pub(super) fn compare_usage(binding: &Binding, ids: Ids) -> Result<Comparison> {
 pub(super) fn compare_balances(binding: &Binding, ids: Ids) -> Result<Comparison> {
     let own = ids.of_accounts("e");
     // Each new account has it: that says nothing.
-    let initial = binding.spec.initial_balance;
+    let initial = initial_of(binding)?;
     let compare = format!(
         "SELECT pg_catalog.count(*) FILTER (WHERE a.balance OPERATOR(pg_catalog.=) l.new_balance \
          AND a.balance OPERATOR(pg_catalog.<>) {initial}), \

@@ -3,7 +3,8 @@
 mod again;
 #[expect(clippy::module_inception)]
 mod attach;
-pub(crate) mod beside;
+pub(crate) mod balance_column;
+mod beside;
 mod check;
 mod convention;
 mod detach;
@@ -11,6 +12,7 @@ mod existing;
 mod grants;
 mod key_types;
 mod made_anew;
+pub(crate) mod overdraft;
 pub(crate) mod plausible;
 mod remembered;
 mod reset;

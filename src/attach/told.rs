@@ -3,11 +3,10 @@
 
 use pgrx::pg_sys;
 
+use super::balance_column::default_of;
 use crate::binding::{Binding, Spec};
 use crate::error::Result;
 use crate::postgres::notice::notice;
-use crate::postgres::spi;
-use crate::postgres::value::Arg;
 
 /// A NOTICE that names the arguments of `binding` that count for a new one, or for a new column, and say something else than
 /// what there is. An argument that nobody gave has its usual value, so what is usual is not told.
@@ -50,6 +49,27 @@ pub(super) fn tell_of_ignored(kept: Option<&Spec>, binding: &Binding) {
     }
 }
 
+/// A NOTICE where new accounts do not start with the usual balance, since the column was there and says something else.
+pub(super) fn tell_of_kept_default(binding: &Binding) -> Result<()> {
+    let Some(column) = &binding.accounts.balance else {
+        return Ok(());
+    };
+    let default = default_of(binding, &column.name)?;
+    if default == Some(binding.spec.initial().to_string()) {
+        return Ok(());
+    }
+    let default = default.unwrap_or_else(|| format!("that of its type, {}", column.type_name));
+    notice(
+        format!(
+            "column \"{}\" of {} was there, and keeps its default",
+            column.name, binding.accounts.users.sql
+        ),
+        Some(format!("New accounts start with it: {default}.")),
+        Some("To have another one, call attach with initial_balance.".into()),
+    );
+    Ok(())
+}
+
 /// A balance column that is there, before attach changes it.
 pub(super) struct ColumnBefore {
     name: String,
@@ -69,14 +89,20 @@ impl ColumnBefore {
         }))
     }
 
-    /// A NOTICE that says what is another one by now; `filled` accounts had no balance.
-    pub(super) fn tell_changes(&self, binding: &Binding, filled: u64) -> Result<()> {
+    /// A NOTICE that says what is another one by now; `filled` accounts had no balance, and have the default that
+    /// the column had before, if that is kept.
+    pub(super) fn tell_changes(
+        &self,
+        binding: &Binding,
+        filled: u64,
+        keeps_default: bool,
+    ) -> Result<()> {
         let mut changes = Vec::new();
         let default = default_of(binding, &self.name)?;
         if default != self.default {
             let word = |default: &Option<String>| default.clone().unwrap_or("none".into());
             changes.push(format!(
-                "Its default is {}; it was {}.",
+                "Its default, for accounts to come, is {}; it was {}.",
                 word(&default),
                 word(&self.default)
             ));
@@ -85,10 +111,11 @@ impl ColumnBefore {
             changes.push("It is NOT NULL.".into());
         }
         if filled > 0 {
-            changes.push(format!(
-                "Accounts that had NULL have {}: {filled}.",
-                binding.spec.initial_balance
-            ));
+            let initial = match keeps_default {
+                true => "its default".into(),
+                false => binding.spec.initial().to_string(),
+            };
+            changes.push(format!("Accounts that had NULL have {initial}: {filled}."));
         }
         if !changes.is_empty() {
             notice(
@@ -102,19 +129,4 @@ impl ColumnBefore {
         }
         Ok(())
     }
-}
-
-fn default_of(binding: &Binding, column: &str) -> Result<Option<String>> {
-    let outcome = spi::query(
-        "SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef AS d \
-         JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) d.adrelid \
-         AND a.attnum OPERATOR(pg_catalog.=) d.adnum \
-         WHERE d.adrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
-         AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
-        &[
-            Arg::Int8(binding.accounts.users.oid.to_u32().into()),
-            Arg::Text(column),
-        ],
-    )?;
-    Ok(outcome.rows.first().and_then(|row| row.owned(0)))
 }

@@ -9,7 +9,7 @@ use super::convention::NotCreatingExtension;
 use super::remembered::Said;
 use super::search_path::Attacher;
 use super::trigger_ddl::triggers;
-use crate::binding::{Binding, Stored};
+use crate::binding::{Binding, Spec, Stored};
 use crate::error::Result;
 use crate::postgres::patience::StrongLocks;
 use crate::postgres::security::RunAs;
@@ -49,7 +49,11 @@ fn renew(binding: Binding) -> Result<()> {
             }
         }
     }
-    attach_for(Attacher::Update, binding.spec, false, Said::default()).map(|_| ())
+    let spec = Spec {
+        initial_balance: None,
+        ..binding.spec
+    };
+    attach_for(Attacher::Update, spec, false, Said::default()).map(|_| ())
 }
 
 /// Grant the function `after`, which takes the place of `before`, to those who were granted that one.

@@ -111,7 +111,7 @@ pub(crate) static ARGUMENTS: &[Argument] = &[
     argument!("completed_statuses", Texts, completed_statuses, Refused, WithWorkflows),
     argument!("workflow_user", Name, workflow_user, Refused, IfNamed),
     argument!("workflow_completed_at", Name, workflow_completed_at, Refused, IfNamed),
-    argument!("initial_balance", Bigint, initial_balance, Ignored, Always),
+    argument!("initial_balance", Bigint, initial_balance, Changed, IfNamed),
     argument!("balance_type", Type, balance_type, Ignored, IfUnusual),
     argument!("existing_usage", Text, existing_usage, Ignored, Never),
     argument!("usage_prompt_tokens", Name, usage_prompt_tokens, Refused, IfUnusual),

@@ -10,7 +10,7 @@ use super::options::{BusyAccount, OutsideChanges};
 use super::parts::is_part_of;
 use super::spec::{Ids, Spec, Spellings, of_accounts};
 use crate::error::{Error, Result};
-use crate::postgres::catalog::{Column, Table};
+use crate::postgres::catalog::{Checks, Column, Table};
 use crate::postgres::key::KeyType;
 use crate::postgres::security::SearchPaths;
 use crate::postgres::view::View;
@@ -85,6 +85,8 @@ pub(crate) struct Accounts {
     pub(crate) balance_column: String,
     /// None until attach has added it.
     pub(crate) balance: Option<Column>,
+    /// What CHECK constraints want of it.
+    pub(crate) checks: Option<Checks>,
     pub(crate) busy_account: BusyAccount,
     pub(crate) outside_changes: OutsideChanges,
     /// With which search_path statements run as another role.
@@ -273,6 +275,29 @@ impl Accounts {
     /// The quoted name of the balance column.
     pub(crate) fn balance_sql(&self) -> String {
         quote_identifier(&self.balance_column)
+    }
+
+    /// The type of the balances, or that of the domain's base.
+    pub(crate) fn balance_type_sql(&self) -> &'static str {
+        match self.balance.as_ref().map(|balance| balance.base_type) {
+            Some(pg_sys::INT2OID) => "smallint",
+            Some(pg_sys::INT8OID) => "bigint",
+            Some(pg_sys::NUMERICOID) => "pg_catalog.numeric",
+            _ => "integer",
+        }
+    }
+
+    /// SQL for what the CHECK constraints say of another balance in the row: false where they refuse it.
+    pub(crate) fn checks_sql(&self, alias: &str, balance: &str) -> Option<String> {
+        let Checks { sql, others } = self.checks.as_ref()?;
+        let others = others.iter().map(quote_identifier);
+        let others = others.map(|name| format!(", {alias}.{name} AS {name}"));
+        Some(format!(
+            "(SELECT {sql} FROM (SELECT ({balance})::{} AS {}{}) AS c)",
+            self.balance_type_sql(),
+            self.balance_sql(),
+            others.collect::<String>()
+        ))
     }
 
     /// The largest balance that the column can hold: integers reach as far above zero as below.

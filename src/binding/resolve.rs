@@ -106,15 +106,21 @@ impl Accounts {
             tables.extend(catalog::table(relation.oid)?);
         }
         let extension_owner = extension_owner()?;
+        let balance = columns
+            .into_iter()
+            .find(|column| column.name == spec.balance_column);
+        let checks = match &balance {
+            Some(balance) => catalog::checks_on(users.oid, balance.number)?,
+            None => None,
+        };
         Ok(Accounts {
             id: spec.ids.map(|ids| ids.accounts),
             binding: spec.name.clone(),
             is_of_older_dump: spec.is_of_older_dump,
             extension_owner,
             paths: paths(spec, &tables.iter().collect::<Vec<_>>(), extension_owner)?,
-            balance: columns
-                .into_iter()
-                .find(|column| column.name == spec.balance_column),
+            balance,
+            checks,
             balance_column: spec.balance_column.clone(),
             busy_account: spec.options.busy_account,
             outside_changes: spec.options.outside_changes,

@@ -31,7 +31,8 @@ pub(crate) struct Spec {
     pub(crate) workflow_status: Option<String>,
     pub(crate) workflow_completed_at: Option<String>,
     pub(crate) completed_statuses: Vec<String>,
-    pub(crate) initial_balance: i64,
+    /// None: attach was told nothing.
+    pub(crate) initial_balance: Option<i64>,
     /// The type of the column, if attach adds it.
     pub(crate) balance_type: pg_sys::Oid,
     /// None: exempt.
@@ -52,6 +53,8 @@ pub(crate) struct Spec {
     pub(crate) is_of_older_catalog: bool,
     /// The row came with a dump of an older version, in which the ledger had the references.
     pub(crate) is_of_older_dump: bool,
+    /// Whether attach has made the balance column, or found it there; None where an older version has bound it.
+    pub(crate) made_column: Option<bool>,
 }
 
 /// A column that an argument of `attach` names, and its number.
@@ -118,6 +121,9 @@ pub(crate) struct Relation {
 /// The name of a binding that was given none.
 const DEFAULT_NAME: &str = "default";
 
+/// What a new account starts with where attach is told nothing.
+const INITIAL_BALANCE: i64 = 1_000_000;
+
 /// The statuses that complete a run where attach is told nothing else.
 const COMPLETED_STATUSES: [&str; 5] = ["completed", "succeeded", "success", "finished", "done"];
 
@@ -151,7 +157,7 @@ impl Spec {
             workflow_status: named("status"),
             workflow_completed_at: None,
             completed_statuses: COMPLETED_STATUSES.map(str::to_owned).into(),
-            initial_balance: 1_000_000,
+            initial_balance: None,
             balance_type: pg_sys::INT4OID,
             existing_usage: None,
             options: Options::default(),
@@ -162,7 +168,20 @@ impl Spec {
             definition: None,
             is_of_older_catalog: false,
             is_of_older_dump: false,
+            made_column: None,
         }
+    }
+
+    /// What new accounts start with, unless the column has a default of its own. Tokens.
+    pub(crate) fn initial(&self) -> i64 {
+        self.initial_balance.unwrap_or(INITIAL_BALANCE)
+    }
+
+    /// The number of the balance column, if it is known.
+    pub(crate) fn balance_number(&self) -> Option<i16> {
+        let mut columns = self.columns.iter();
+        let balance = columns.find(|column| column.argument == "balance_column")?;
+        Some(balance.number)
     }
 
     /// The binding's number; 0 in the catalog of an older version.

@@ -36,7 +36,7 @@ impl Spec {
         let _owner = RunAs::owner(extension_owner()?);
         delete_row(self.ids)?;
         let attached_by = catalog::role_name(attached_by);
-        let mut row = self.row();
+        let mut row = self.row()?;
         let existing_usage = self.existing_usage.as_deref().unwrap_or("exempt");
         row.insert("existing_usage".into(), existing_usage.into());
         match self.ids {
@@ -71,6 +71,7 @@ impl Spec {
             "account_ids",
             "usage_definition",
             "usage_rule",
+            "made_column",
         ]) {
             if has_column(name)? {
                 changes.push(format!("{name} = r.{name}"));
@@ -80,7 +81,7 @@ impl Spec {
             return Ok(());
         }
         let _owner = RunAs::owner(extension_owner()?);
-        let row = Value::Object(self.row()).to_string();
+        let row = Value::Object(self.row()?).to_string();
         spi::query(
             &format!(
                 "UPDATE token_balance.binding AS b SET {} FROM pg_catalog.jsonb_populate_record( \
@@ -144,8 +145,13 @@ impl Spec {
     }
 
     /// What attach was told, how ids are spelled, and what a view says.
-    fn row(&self) -> Map<String, Value> {
+    fn row(&self) -> Result<Map<String, Value>> {
         let mut row = self.to_row();
+        row.insert("made_column".into(), self.made_column.into());
+        if !has_column("made_column")? {
+            // The catalog of an older version wants one.
+            row.insert("initial_balance".into(), self.initial().into());
+        }
         if let Some(spellings) = &self.spellings {
             row.insert("workflow_ids".into(), spellings.workflows.clone().into());
             row.insert("account_ids".into(), spellings.accounts.clone().into());
@@ -154,7 +160,7 @@ impl Spec {
             row.insert("usage_definition".into(), definition.text.clone().into());
             row.insert("usage_rule".into(), definition.rule.clone().into());
         }
-        row
+        Ok(row)
     }
 
     /// Whether the catalog has a place for a search_path.
@@ -243,6 +249,7 @@ impl Stored {
         if let (Some(text), Some(rule)) = (text("usage_definition"), text("usage_rule")) {
             spec.definition = Some(Definition { text, rule });
         }
+        spec.made_column = row.get("made_column").and_then(Value::as_bool);
         let id = |name| row.get(name)?.as_i64()?.try_into().ok();
         if let (Some(binding), Some(accounts)) = (id("binding_id"), id("accounts_id")) {
             spec.ids = Some(Ids { binding, accounts });

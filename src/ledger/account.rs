@@ -21,6 +21,8 @@ pub(crate) struct Statements {
     give: Statement,
     balance: Statement,
     row: Statement,
+    /// Whether a CHECK constraint refuses what a change would leave. None where there are none.
+    forbids: Option<Statement>,
 }
 
 impl Kept<Book> for Statements {
@@ -44,15 +46,30 @@ impl Kept<Book> for Statements {
                 &format!(
                     "UPDATE {users} AS a \
                      SET {balance} = a.{balance} OPERATOR(pg_catalog.+) $2 \
-                     WHERE {is_account} AND a.{balance} {is_within} $3"
+                     WHERE {is_account} AND {is_within}"
                 ),
                 &[TEXTOID, INT8OID, INT8OID],
             )
             .of(&[accounts.users.oid])
         };
+        let left = format!("a.{balance} OPERATOR(pg_catalog.+) $2");
+        let checks = accounts.checks_sql("a", &left);
+        // Nor does one that a CHECK constraint would refuse: an error could not be passed over.
+        let has_room = format!("a.{balance} OPERATOR(pg_catalog.>=) $3");
+        let may_take = match &checks {
+            Some(checks) => {
+                format!("CASE WHEN {has_room} THEN {checks} IS NOT FALSE ELSE false END")
+            }
+            None => has_room,
+        };
         Statements {
-            take: change("OPERATOR(pg_catalog.>=)"),
-            give: change("OPERATOR(pg_catalog.<=)"),
+            take: change(&may_take),
+            give: change(&format!("a.{balance} OPERATOR(pg_catalog.<=) $3")),
+            forbids: checks.map(|checks| {
+                let sql =
+                    format!("SELECT 1 FROM {users} AS a WHERE {is_account} AND {checks} IS FALSE");
+                Statement::new(&sql, &[TEXTOID, INT8OID]).of(&[accounts.users.oid])
+            }),
             balance: Statement::new(
                 &format!("SELECT a.{balance}::bigint FROM {users} AS a WHERE {is_account}"),
                 &[TEXTOID],
@@ -75,6 +92,8 @@ impl Kept<Book> for Statements {
 pub(crate) enum Refusal {
     UnknownAccount,
     OutOfRange,
+    /// By a CHECK constraint on the balance.
+    Forbidden,
 }
 
 /// How many rows that take one another's place are tried. A session that inserts and deletes an account
@@ -140,6 +159,9 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
             Some(row) if row.balance < lowest || row.balance > highest => {
                 return Ok(Err(Refusal::OutOfRange));
             }
+            Some(_) if amount < 0 && is_forbidden(book, &change.account, amount)? => {
+                return Ok(Err(Refusal::Forbidden));
+            }
             // The row that the statement saw and waited for was deleted, and this one inserted in
             // its place: a new statement sees it. One that was there to be seen and was not
             // changed was kept from it.
@@ -154,6 +176,17 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
             }
         }
     }
+}
+
+/// Whether a CHECK constraint refuses the balance that the change would leave.
+fn is_forbidden(book: &Book, account: &str, amount: i64) -> Result<bool> {
+    let statements = book.kept::<Statements>();
+    let Some(forbids) = &statements.forbids else {
+        return Ok(false);
+    };
+    let _owner = book.run_as_users_owner();
+    let args = [Arg::Text(account), Arg::Int8(amount)];
+    Ok(forbids.run(&args, Snapshot::Latest)?.processed > 0)
 }
 
 /// An account's row: which version of it, and the balance in it. Tokens.

@@ -143,6 +143,13 @@ pub(crate) fn give(
                 account: account.to_owned(),
             });
         }
+        Err(Refusal::Forbidden) => {
+            return Err(Error::BalanceForbidden {
+                workflow: None,
+                account: account.to_owned(),
+                tokens: parts.iter().map(|part| -i128::from(part.amount)).sum(),
+            });
+        }
         Err(Refusal::OutOfRange) => {
             return Err(Error::CreditOutOfRange {
                 what: match kind {

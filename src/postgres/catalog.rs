@@ -6,11 +6,11 @@
 use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
-use super::security::RunAs;
+use super::security::{self, NOTHING_ELSE, RunAs};
 use super::snapshot::Snapshot;
 use super::spi::{self, Outcome};
 use super::value::Arg;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// As the catalogs are now: DDL is not held off by a transaction that keeps an old snapshot, and what
 /// it has done holds for that one, too.
@@ -77,6 +77,7 @@ pub(crate) struct Column {
     pub(crate) is_enum: bool,
     pub(crate) is_generated: bool,
     pub(crate) is_not_null: bool,
+    /// Of its own, or by its type, which may be a domain.
     pub(crate) has_default: bool,
     /// The name of its collation, if that is a nondeterministic one.
     pub(crate) loose_collation: Option<String>,
@@ -178,7 +179,8 @@ pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
         "SELECT a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod), \
          a.atttypmod, t.typtype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\", \
          a.attgenerated OPERATOR(pg_catalog.<>) ''::pg_catalog.\"char\", \
-         a.attnotnull, a.atthasdef, \
+         a.attnotnull, \
+         a.atthasdef OR t.typdefault IS NOT NULL, \
          CASE WHEN NOT c.collisdeterministic THEN c.collname END, \
          CASE WHEN a.attgenerated OPERATOR(pg_catalog.=) 'v'::pg_catalog.\"char\" \
          THEN pg_catalog.format(CASE WHEN a.atttypmod OPERATOR(pg_catalog.>) 0 \
@@ -220,6 +222,80 @@ pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
             computed: row.get(9).map(str::to_owned),
         })
         .collect())
+}
+
+/// What the CHECK constraints want in which a column is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Checks {
+    /// All of it in SQL, of a row that has the columns. What is not the server's own is named with its schema, whatever
+    /// search_path it runs with.
+    pub(crate) sql: String,
+    /// The names of the other columns that are in it.
+    pub(crate) others: Vec<String>,
+}
+
+/// None if there are none that count.
+pub(crate) fn checks_on(relation: pg_sys::Oid, column: i16) -> Result<Option<Checks>> {
+    let _path = RunAs::as_before(security::current_user(), &Some(NOTHING_ELSE.into()));
+    // Since 18 there are some that nobody enforces. One of whole rows is of column 0. A generated column would have another
+    // value.
+    let outcome = query(
+        "SELECT pg_catalog.pg_get_expr(c.conbin, c.conrelid), pg_catalog.to_jsonb(ARRAY(SELECT a.attname \
+         FROM pg_catalog.pg_attribute AS a WHERE a.attrelid OPERATOR(pg_catalog.=) c.conrelid \
+         AND a.attnum OPERATOR(pg_catalog.=) ANY (c.conkey) \
+         AND a.attnum OPERATOR(pg_catalog.<>) $2::smallint ORDER BY a.attnum)) \
+         FROM pg_catalog.pg_constraint AS c \
+         WHERE c.conrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND c.contype OPERATOR(pg_catalog.=) 'c'::pg_catalog.\"char\" \
+         AND $2::smallint OPERATOR(pg_catalog.=) ANY (c.conkey) \
+         AND 0 OPERATOR(pg_catalog.<) ALL (c.conkey) \
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute AS g \
+         WHERE g.attrelid OPERATOR(pg_catalog.=) c.conrelid \
+         AND g.attnum OPERATOR(pg_catalog.=) ANY (c.conkey) \
+         AND g.attgenerated OPERATOR(pg_catalog.<>) ''::pg_catalog.\"char\") \
+         AND COALESCE(pg_catalog.to_jsonb(c) OPERATOR(pg_catalog.->>) 'conenforced', 'true') \
+         OPERATOR(pg_catalog.=) 'true' ORDER BY c.conname",
+        &[
+            Arg::Int8(relation.to_u32().into()),
+            Arg::Int8(column.into()),
+        ],
+    )?;
+    if outcome.rows.is_empty() {
+        return Ok(None);
+    }
+    let checks: Vec<_> = outcome
+        .rows
+        .iter()
+        .map(|row| format!("({})", row.text(0)))
+        .collect();
+    let mut others: Vec<String> = Vec::new();
+    for row in &outcome.rows {
+        let names: Vec<String> = serde_json::from_str(row.text(1)).map_err(|error| Error::Spi {
+            code: error.to_string(),
+        })?;
+        others.extend(names);
+    }
+    others.sort_unstable();
+    others.dedup();
+    Ok(Some(Checks {
+        sql: checks.join(" AND "),
+        others,
+    }))
+}
+
+/// The names of the CHECK constraints in which the column is.
+pub(crate) fn check_names(relation: pg_sys::Oid, column: i16) -> Result<Vec<String>> {
+    let outcome = query(
+        "SELECT c.conname FROM pg_catalog.pg_constraint AS c \
+         WHERE c.conrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND c.contype OPERATOR(pg_catalog.=) 'c'::pg_catalog.\"char\" \
+         AND $2::smallint OPERATOR(pg_catalog.=) ANY (c.conkey) ORDER BY c.conname",
+        &[
+            Arg::Int8(relation.to_u32().into()),
+            Arg::Int8(column.into()),
+        ],
+    )?;
+    Ok(outcome.rows.iter().map(|row| row.text(0).into()).collect())
 }
 
 /// Whether `column` alone is unique in the table, at every moment.

@@ -292,6 +292,39 @@ fn explain_without_scans(options: &str, sql: &str) -> Result<Vec<String>> {
     Ok(texts(&outcome.rows, 0))
 }
 
+/// Whether the planner can prove, by the constraints of its tables, that a query has no rows. It runs none of their
+/// functions.
+pub(crate) fn is_refuted(sql: &str) -> Result<bool> {
+    let _settings = ConstraintExclusion::on();
+    let outcome = query(&format!("EXPLAIN (COSTS OFF) {sql}"), &[])?;
+    let lines = texts(&outcome.rows, 0);
+    Ok(lines
+        .iter()
+        .any(|line| line.trim() == "One-Time Filter: false"))
+}
+
+/// What the planner's setting was before.
+struct ConstraintExclusion(i32);
+
+impl ConstraintExclusion {
+    fn on() -> Self {
+        // SAFETY: a backend variable; restored by Drop, also while an error unwinds.
+        unsafe {
+            let before = pg_sys::constraint_exclusion;
+            pg_sys::constraint_exclusion =
+                pg_sys::ConstraintExclusionType::CONSTRAINT_EXCLUSION_ON as i32;
+            ConstraintExclusion(before)
+        }
+    }
+}
+
+impl Drop for ConstraintExclusion {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { pg_sys::constraint_exclusion = self.0 }
+    }
+}
+
 /// Run DDL, or any statement without parameters and rows.
 pub(crate) fn command(sql: &str) -> Result<u64> {
     Ok(query(sql, &[])?.processed)

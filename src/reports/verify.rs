@@ -4,8 +4,8 @@ use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::check::Check;
 use super::usage_view;
-use crate::attach::plausible;
 use crate::attach::trigger_ddl::{Trigger, triggers};
+use crate::attach::{overdraft, plausible};
 use crate::binding::own::extension_schema;
 use crate::binding::search_path::{Untrusted, Who};
 use crate::binding::{Binding, Completion, Payer, Spec, Stored, Workflows, usable_names};
@@ -104,12 +104,22 @@ fn of_binding(binding: &Binding, attached: &[Binding]) -> Result<Vec<Check>> {
     checks.extend(reset_wanted(binding)?);
     checks.push(index(binding)?);
     checks.extend(summary_index(binding)?);
+    checks.extend(overdraft(binding)?);
     checks.extend(usage_view::definition(binding));
     checks.extend(usage_view::late_usage(binding)?);
     checks.extend(children(binding)?);
     checks.extend(statuses(binding)?);
     checks.extend(newest_usage(binding)?);
     Ok(checks)
+}
+
+/// Attach warns of it; it may have come later.
+fn overdraft(binding: &Binding) -> Result<Option<Check>> {
+    let forbidden = overdraft::forbidden(binding)?;
+    Ok(forbidden.map(|error| Check {
+        name: format!("overdraft of {}", binding.accounts.users.sql),
+        ..broken(error)
+    }))
 }
 
 /// Attach refuses them; they may have come later.

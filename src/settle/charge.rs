@@ -90,8 +90,8 @@ impl Due<'_> {
                 charges.extend(charges_of(claims, changed));
                 Ok(())
             }
-            // Together they are too much: charge as many of them as the column has room for.
-            Err(Refusal::OutOfRange) if claims.len() > 1 => {
+            // Together they are too much: charge as many of them as the column has, or may have, room for.
+            Err(Refusal::OutOfRange | Refusal::Forbidden) if claims.len() > 1 => {
                 for claim in claims {
                     self.charge_account(std::slice::from_ref(claim), charges)?;
                 }
@@ -152,6 +152,11 @@ impl Due<'_> {
             let error = match refusal {
                 Refusal::UnknownAccount => Error::UsageOfUnknownAccount {
                     workflow,
+                    account,
+                    tokens,
+                },
+                Refusal::Forbidden => Error::BalanceForbidden {
+                    workflow: Some(workflow),
                     account,
                     tokens,
                 },

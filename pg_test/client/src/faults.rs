@@ -107,6 +107,7 @@ const KINDS: &[(&str, &str)] = &[
 ];
 
 const DETACHED: &str = "SELECT token_balance.detach(drop_column => true); \
+                        ALTER TABLE users DROP COLUMN IF EXISTS token_balance; \
                         DROP INDEX IF EXISTS token_usage_workflow_id_user_id_total_tokens_idx;";
 /// As what was not attached before.
 const ATTACH_NEW: &str = "SELECT token_balance.attach('users', 'token_usage', 'workflows', \

@@ -75,7 +75,6 @@ CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', completed
 BEGIN;
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', completed_statuses => '{done,NULL}')$$);
 ROLLBACK;
-CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', initial_balance => NULL)$$);
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', existing_usage => 'maybe')$$);
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', existing_usage => NULL)$$);
 -- who pays, when neither the usage nor a workflow table has an account?

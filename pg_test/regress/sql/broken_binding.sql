@@ -42,7 +42,7 @@ TABLE users ORDER BY id;
 
 -- what the hint says; nothing is forgotten, nothing is charged twice
 SET client_min_messages = notice;
-SELECT token_balance.attach(users => 'bb.users', usage => 'bb.token_usage', user_key => 'id', usage_user => 'user_id', usage_workflow => 'workflow_id', usage_tokens => ARRAY['total_tokens']::name[], workflows => 'bb.workflows', workflow_key => 'id', workflow_status => 'status', completed_statuses => ARRAY['completed', 'succeeded', 'success', 'finished', 'done']::text[], initial_balance => 1000000, late_usage => 'settle');
+SELECT token_balance.attach(users => 'bb.users', usage => 'bb.token_usage', user_key => 'id', usage_user => 'user_id', usage_workflow => 'workflow_id', usage_tokens => ARRAY['total_tokens']::name[], workflows => 'bb.workflows', workflow_key => 'id', workflow_status => 'status', completed_statuses => ARRAY['completed', 'succeeded', 'success', 'finished', 'done']::text[], late_usage => 'settle');
 SET client_min_messages = warning;
 SELECT name, detail FROM token_balance.verify() WHERE NOT ok;
 SELECT token_balance.settle_pending();

@@ -18,10 +18,11 @@ SELECT token_balance.attach_again();
 SELECT token_balance.attach('users', 'token_usage', 'workflows', existing_usage => 'charge');
 SELECT token_balance.attach('users', 'token_usage', 'workflows', existing_usage => 'charge', balance_type => 'bigint');
 SELECT existing_usage, balance_type FROM token_balance.binding;
--- another initial balance is that of accounts to come; the usual one, too, if it was another
+-- another initial balance is that of accounts to come, and stays where none is named
 SELECT token_balance.attach('users', 'token_usage', 'workflows', initial_balance => 5);
 INSERT INTO users VALUES ('cid');
 SELECT token_balance.attach('users', 'token_usage', 'workflows');
+SELECT token_balance.attach('users', 'token_usage', 'workflows', initial_balance => 1000000);
 TABLE users ORDER BY id;
 -- one that goes on
 INSERT INTO token_usage VALUES ('w', 'ann', 7);
