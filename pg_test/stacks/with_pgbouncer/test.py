@@ -1,11 +1,13 @@
 """Behind PgBouncer in transaction mode, with one connection to the server for all clients: runs are completed, settled
 and swept, and warnings heard, as without it. LISTEN is not heard there, and is on a direct connection. BOUNCER is the
 pooler."""
+import asyncio
 import os
 import queue
 import sys
 import threading
 
+import asyncpg
 import recipe_listen
 import recipe_pgbouncer
 import recipe_psycopg as recipe
@@ -74,6 +76,21 @@ with recipe_pgbouncer.connect(BOUNCER) as one, recipe_pgbouncer.connect(BOUNCER)
     check("a direct connection hears", heard.get(timeout=20)["user_id"], "1")
     check("one behind the pooler does not", list(two.notifies(timeout=1)), [])
 
+
+
+async def with_asyncpg():
+    """As docs/recipes.md says: nothing is prepared for later."""
+    place = dict(part.split("=") for part in BOUNCER.split())
+    conn = await asyncpg.connect(host=place["host"], port=int(place["port"]), statement_cache_size=0)
+    for tokens in (7, 8):
+        async with conn.transaction():
+            await conn.execute("INSERT INTO token_usage VALUES (1, 2, $1)", tokens)
+            settled = await conn.fetchval("SELECT settle_workflow($1::bigint) ->> 'tokens_used'", 1)
+        check("asyncpg: settle", settled, str(tokens))
+    await conn.close()
+
+
+asyncio.run(with_asyncpg())
 sql("INSERT INTO users VALUES (77)")
 check("the rest", sql("SELECT token_balance.settle_pending() ->> 'tokens_used'"), "5")
 all_adds_up()
