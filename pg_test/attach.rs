@@ -17,7 +17,7 @@ mod tests {
                  pg_get_function_arg_default(p.oid, a.at::integer))
              FROM pg_proc AS p,
                  unnest(p.proargnames, p.proargtypes::oid[]) WITH ORDINALITY AS a (name, type, at)
-             WHERE p.oid = 'token_balance.attach'::regproc AND a.name <> ALL ('{create_index,usage_ids,accounts}')",
+             WHERE p.oid = 'token_balance.attach'::regproc AND a.name <> ALL ('{create_index,usage_ids,accounts,dry_run}')",
         )
         .iter()
         .map(|line| {

@@ -347,7 +347,8 @@ CREATE FUNCTION token_balance.attach(
     name pg_catalog.name DEFAULT 'default',
     balance_column pg_catalog.name DEFAULT 'token_balance',
     late_usage_on pg_catalog.text[] DEFAULT '{}',
-    usage_id pg_catalog.name DEFAULT 'id')
+    usage_id pg_catalog.name DEFAULT 'id',
+    dry_run boolean DEFAULT false)
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
@@ -370,6 +371,17 @@ RETURNS TABLE (
     binding pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'verify_wrapper';
 
+CREATE FUNCTION token_balance.suggestions()
+RETURNS TABLE (
+    rank integer,
+    call pg_catalog.text,
+    reasons pg_catalog.text,
+    remarks pg_catalog.text)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'suggestions_wrapper';
+
+CREATE FUNCTION token_balance.suggest() RETURNS SETOF pg_catalog.text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'suggest_lines_wrapper';
+
 REVOKE ALL ON FUNCTION
     @extschema@.settle_workflow(pg_catalog.text),
     @extschema@.settle_workflow(bigint),
@@ -388,7 +400,7 @@ REVOKE ALL ON FUNCTION
         pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[],
         pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name,
-        pg_catalog.text[], pg_catalog.name),
+        pg_catalog.text[], pg_catalog.name, boolean),
     token_balance.attach_again(pg_catalog.name),
     token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name),
     token_balance.adjust(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.name),
@@ -396,6 +408,8 @@ REVOKE ALL ON FUNCTION
     token_balance.detach(boolean, pg_catalog.name),
     token_balance.reset(pg_catalog.name),
     token_balance.verify(pg_catalog.name),
+    token_balance.suggestions(),
+    token_balance.suggest(),
     token_balance.settle_pending(timestamp with time zone, integer, interval, pg_catalog.name),
     token_balance.exempt_pending(timestamp with time zone, pg_catalog.name),
     token_balance.credit(

@@ -322,7 +322,8 @@ CREATE FUNCTION token_balance.attach(
     name pg_catalog.name DEFAULT 'default',
     balance_column pg_catalog.name DEFAULT 'token_balance',
     late_usage_on pg_catalog.text[] DEFAULT '{}',
-    usage_id pg_catalog.name DEFAULT 'id')
+    usage_id pg_catalog.name DEFAULT 'id',
+    dry_run boolean DEFAULT false)
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
 
@@ -357,7 +358,8 @@ REVOKE ALL ON ROUTINE
     token_balance.verify(name),
     token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[], name)
+        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[], name,
+        boolean)
 FROM PUBLIC;
 
 -- Before the function that it has called is dropped, so that it stays with its grants and with what reads it.
@@ -433,7 +435,8 @@ SELECT token_balance.upgrade_grants(before::regprocedure, after::regprocedure) F
         text, boolean, name, name, name, name, name, text, text)',
     'token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
-        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[], name)')) AS t (before, after);
+        text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[], name,
+        boolean)')) AS t (before, after);
 
 DROP FUNCTION token_balance.upgrade_grants(regprocedure, regprocedure);
 
@@ -480,6 +483,16 @@ CREATE FUNCTION token_balance.adjust(
     binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'adjust_by_key_wrapper';
+CREATE FUNCTION token_balance.suggestions()
+RETURNS TABLE (
+    rank integer,
+    call pg_catalog.text,
+    reasons pg_catalog.text,
+    remarks pg_catalog.text)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'suggestions_wrapper';
+
+CREATE FUNCTION token_balance.suggest() RETURNS SETOF pg_catalog.text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'suggest_lines_wrapper';
 
 CREATE FUNCTION token_balance.exempt_pending(
     until timestamp with time zone DEFAULT NULL,
@@ -537,6 +550,8 @@ REVOKE ALL ON FUNCTION
     token_balance.correct_workflow(bigint, name),
     token_balance.correct_workflow(uuid, name),
     token_balance.usage_state(name),
+    token_balance.suggestions(),
+    token_balance.suggest(),
     token_balance.unsettled_usage(name)
 FROM PUBLIC;
 
@@ -750,11 +765,13 @@ COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[], pg_catalog
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text, pg_catalog.name) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.balance(bigint, pg_catalog.name) IS 'The same for an id of type bigint; see balance(text).';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.uuid, pg_catalog.name) IS 'The same for an id of type uuid; see balance(text).';
-COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name, pg_catalog.text[], pg_catalog.name) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding.';
+COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name, pg_catalog.text[], pg_catalog.name, boolean) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding. dry_run: say what would happen, and do nothing.';
 COMMENT ON FUNCTION token_balance.attach_again(pg_catalog.name) IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column, which drops one that attach has made. name: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.reset(pg_catalog.name) IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.verify(pg_catalog.name) IS 'Check the binding: one row per check, with what to do where it is not ok. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.suggestions() IS 'The calls of attach that fit this database, best first: rank, the call, with a view before it where one is needed (null where there is none), what speaks for it, what to watch. Reads samples of tables whose owner''s rights the caller has.';
+COMMENT ON FUNCTION token_balance.suggest() IS 'The same as lines to read and to paste: all but the calls are comments.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval, pg_catalog.name) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.exempt_pending(timestamp with time zone, pg_catalog.name) IS 'Forgive the usage that waits to be charged, of completed and of open runs; with until, what is older than that. It is accounted for as exempt and recorded in token_balance.exemption. Returns workflows, pairs and tokens_exempt. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean, pg_catalog.name) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again. binding: NULL means each one that is attached.';

@@ -12,7 +12,7 @@ use crate::binding::attach_arguments::{Argument, Kind, Value};
 use crate::binding::{Spec, Which, bindings, relation_of};
 use crate::error::{Error, Result};
 use crate::postgres::call::{self, Given};
-use crate::reports::{reconcile, usage_state, verify};
+use crate::reports::{reconcile, suggest, usage_state, verify};
 
 /// `token_balance.attach(…) → void`; the arguments are described in the README.
 ///
@@ -27,6 +27,12 @@ fn attach_by_name(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
         Some(Some(Given::Flag(create_index))) => create_index,
         _ => required("token_balance.attach", "create_index", None)?,
     };
+    // Older declarations do not have it.
+    let dry_run = match given.remove("dry_run") {
+        Some(Some(Given::Flag(dry_run))) => dry_run,
+        Some(_) => required("token_balance.attach", "dry_run", None)?,
+        None => false,
+    };
     let spec = Spec::of_arguments(|argument| match given.remove(argument.name) {
         Some(Some(given)) => value(argument, given).map(Some),
         Some(None) => Ok(Some(Value::Null)),
@@ -39,8 +45,11 @@ fn attach_by_name(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     let said = Said {
         usage_ids: identity("usage_ids")?,
         accounts: identity("accounts")?,
+        dry_run,
     };
-    refuse_read_only(c"token_balance.attach()");
+    if !dry_run {
+        refuse_read_only(c"token_balance.attach()");
+    }
     attach::attach(spec.normalized(), create_index, said)?;
     Ok(())
 }
@@ -180,6 +189,49 @@ fn verify(
             check.binding,
         )
     })))
+}
+
+/// `token_balance.suggestions() → rows`: calls of attach that fit this database, best first.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn suggestions() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(rank, i32),
+            name!(call, Option<String>),
+            name!(reasons, String),
+            name!(remarks, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let proposals = (1..).zip(suggest::suggest()?);
+    Ok(TableIterator::new(proposals.map(|(rank, proposal)| {
+        let remarks = proposal.remarks.join("\n");
+        (
+            rank,
+            proposal.call,
+            proposal.reasons.join("\n"),
+            (!remarks.is_empty()).then_some(remarks),
+        )
+    })))
+}
+
+/// `token_balance.suggest() → lines`: the same, to read and to paste.
+#[pg_extern(sql = false)]
+fn suggest_lines() -> Result<SetOfIterator<'static, String>, ErrorReport> {
+    let proposals = suggest::suggest()?;
+    let lines: Vec<_> = match proposals.is_empty() {
+        true => vec![
+            "-- no table here looks like usage of tokens that can be charged to anybody".into(),
+        ],
+        false => (1..)
+            .zip(&proposals)
+            .flat_map(|(rank, proposal)| proposal.lines(rank))
+            .collect(),
+    };
+    Ok(SetOfIterator::new(lines))
 }
 
 /// `token_balance.reconcile() → rows`: everything that does not add up; no row if all does.

@@ -7,6 +7,7 @@ use super::balance_column::{self, fill_missing, is_made_by_attach, is_prepared, 
 use super::beside::{self, share_accounts};
 use super::check::{check, check_existing_balances, check_ownership, check_usage_view};
 use super::detach::let_go;
+use super::dry_run;
 use super::existing::{
     Outstanding, exempt_existing_usage, outstanding, record_changes_while_detached,
 };
@@ -53,10 +54,12 @@ pub(super) fn attach_for(
     let binding = check(spec.clone().known_again(specs(&Stored::all()?))?)?;
     check_ownership(&binding)?;
     check_usage_view(&binding, with_index)?;
-    // Before any lock on a table: two that wait for each other's turn with one in hand would wait for ever.
-    take_turns()?;
-    // A table that is gone by the time is found by the check below.
-    keep_ddl_out(&oids(&binding))?;
+    if !said.dry_run {
+        // Before any lock on a table: two that wait for each other's turn with one in hand would wait for ever.
+        take_turns()?;
+        // A table that is gone by the time is found by the check below.
+        keep_ddl_out(&oids(&binding))?;
+    }
     // Owner, kind and columns may have changed before the locks were granted.
     let stored = Stored::all()?;
     let mut binding = check(spec.known_again(specs(&stored))?)?;
@@ -125,6 +128,14 @@ pub(super) fn attach_for(
         refuse_to_forgive(&binding)?;
     }
     // Nothing was changed so far; attach by convention counts on that for every error of ours.
+    if said.dry_run {
+        let changes = changed_options(&binding, &standing)?;
+        let spec = kept.map(|stored| &stored.spec);
+        let locks = all_locks(&binding, &others, &before, spec, changes.as_ref(), given)?;
+        let prepared = (given, lost.is_some(), with_index);
+        dry_run::tell(&binding, &others, &standing, &locks, prepared)?;
+        return Ok(as_found);
+    }
     if binding.spec.ids.is_some()
         && (stored.is_empty() || stored.iter().any(|stored| stored.spec.is_of_older_dump))
     {
@@ -159,14 +170,9 @@ pub(super) fn attach_for(
     }
     // The strong locks come last, so that they are held for milliseconds and not for the scan. And all at once:
     // what follows waits for none.
-    let changes = (binding.spec.present()?)
-        .filter(|present| standing.is_attached() && has_other_options(present, &binding.spec));
+    let changes = changed_options(&binding, &standing)?;
     let spec = kept.map(|stored| &stored.spec);
-    let mut locks = strong_locks(&binding, &others, &before, spec, changes.as_ref())?;
-    if !is_prepared(&binding, given)? {
-        locks.add(binding.accounts.users.oid, pg_sys::AccessExclusiveLock)?;
-    }
-    locks.take()?;
+    all_locks(&binding, &others, &before, spec, changes.as_ref(), given)?.take()?;
     if changes.is_some() {
         change_options(&binding, &others)?;
     }
@@ -223,17 +229,7 @@ pub(super) fn attach_for(
     if let Some(error) = overdraft::forbidden(&binding)? {
         error.report(PgLogLevel::WARNING);
     }
-    if let Some(workflows) = &binding.workflows
-        && let Some(newest) = plausible::newest_usage(&binding)?
-        && newest.matches_nothing()
-    {
-        let error = Error::NothingMatches {
-            usage: format!("{}.{}", binding.usage.sql, binding.usage_workflow.sql()),
-            workflows: format!("{}.{}", workflows.table.sql, workflows.key.sql()),
-            ids: newest.ids,
-        };
-        error.report(PgLogLevel::WARNING);
-    }
+    plausible::warn_if_nothing_matches(&binding)?;
     Ok(binding)
 }
 
@@ -313,6 +309,22 @@ fn triggers_of(bindings: &[Binding]) -> Vec<Trigger<'_>> {
         .collect()
 }
 
+/// The same, and that with which the balance column is prepared.
+fn all_locks(
+    binding: &Binding,
+    others: &[Binding],
+    before: &[Binding],
+    kept: Option<&Spec>,
+    changes: Option<&Spec>,
+    given: Option<i64>,
+) -> Result<StrongLocks> {
+    let mut locks = strong_locks(binding, others, before, kept, changes)?;
+    if !is_prepared(binding, given)? {
+        locks.add(binding.accounts.users.oid, pg_sys::AccessExclusiveLock)?;
+    }
+    Ok(locks)
+}
+
 /// The locks with which attach does what there is to do, if the binding that is there gets other options also that.
 fn strong_locks(
     binding: &Binding,
@@ -352,6 +364,13 @@ fn strong_locks(
 
 fn has_other_options(one: &Spec, other: &Spec) -> bool {
     one.options != other.options || one.late_usage_on != other.late_usage_on
+}
+
+/// What is stored of the binding that is attached, if it has other options.
+fn changed_options(binding: &Binding, standing: &Standing) -> Result<Option<Spec>> {
+    let present = binding.spec.present()?;
+    Ok(present
+        .filter(|present| standing.is_attached() && has_other_options(present, &binding.spec)))
 }
 
 /// Give the binding that is there the options of `binding`. Settlements are locked out.

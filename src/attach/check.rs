@@ -6,9 +6,9 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys;
 
-use super::plausible;
+use super::{beside, plausible};
 use crate::binding::{
-    Accounts, Binding, Completion, Key, LateUsage, Parts, Payer, Spec, Workflows,
+    Accounts, Binding, Completion, Key, LateUsage, Parts, Payer, Spec, Stored, Workflows,
     check_late_sources, numeric_scale, wrong_type,
 };
 use crate::error::{Error, Result};
@@ -42,6 +42,15 @@ pub(super) fn check(spec: Spec) -> Result<Binding> {
         Ok([fault]) => Err(fault),
         Err(faults) => Err(Error::SeveralFaults(faults)),
     }
+}
+
+/// Whether `attach` would take the spec, as far as it can be said without reading the tables. `stored` is what is there.
+///
+/// Errors: those of `attach`.
+pub(crate) fn could_attach(spec: &Spec, stored: &[Stored]) -> Result<()> {
+    let binding = check(spec.clone())?;
+    check_ownership(&binding)?;
+    beside::check(stored, &binding, false)
 }
 
 /// What makes no sense whatever the tables are.

@@ -8,6 +8,7 @@ mod beside;
 mod check;
 mod convention;
 mod detach;
+mod dry_run;
 mod existing;
 mod grants;
 mod key_types;
@@ -24,6 +25,7 @@ mod upgrade;
 
 pub(crate) use again::attach_again;
 pub(crate) use attach::attach;
+pub(crate) use check::could_attach;
 pub(crate) use convention::attach_by_convention;
 pub(crate) use detach::detach;
 pub(crate) use remembered::{Identity, Said};

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use pgrx::PgLogLevel;
+
 use crate::binding::{Binding, Completion, Payer};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Table};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
@@ -99,6 +101,22 @@ pub(crate) fn newest_usage(binding: &Binding) -> Result<Option<NewestUsage>> {
     }))
 }
 
+/// A WARNING if none of the newest usage's workflow ids is in the workflow table.
+pub(super) fn warn_if_nothing_matches(binding: &Binding) -> Result<()> {
+    if let Some(workflows) = &binding.workflows
+        && let Some(newest) = newest_usage(binding)?
+        && newest.matches_nothing()
+    {
+        let error = Error::NothingMatches {
+            usage: format!("{}.{}", binding.usage.sql, binding.usage_workflow.sql()),
+            workflows: format!("{}.{}", workflows.table.sql, workflows.key.sql()),
+            ids: newest.ids,
+        };
+        error.report(PgLogLevel::WARNING);
+    }
+    Ok(())
+}
+
 /// The statuses in the workflow table, a sample of it, with how often each was seen. Empty where no status
 /// completes a run, or the owner of users may not read it.
 pub(crate) fn statuses(binding: &Binding) -> Result<BTreeMap<String, i64>> {
@@ -135,7 +153,8 @@ pub(crate) fn reads_as(one: &str, other: &str) -> bool {
     letters(one) == letters(other)
 }
 
-fn last_blocks(table: &Table) -> Result<String> {
+/// SQL to stand after `FROM table AS u`: the rows of the last blocks, of a partitioned table a sample.
+pub(crate) fn last_blocks(table: &Table) -> Result<String> {
     // Nobody knows where a view has its newest rows.
     if table.is_view() {
         return Ok(String::new());

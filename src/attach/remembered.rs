@@ -14,11 +14,13 @@ use crate::binding::{Binding, Ids, Relation, Spec, Stored, new_ids};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Table};
 
-/// What the caller says of tables that were made anew: whether their ids mean what they meant.
+/// What the caller says for this call alone: of tables that were made anew, whether their ids mean what they meant; and
+/// whether it is only to be told what would happen.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Said {
     pub(crate) usage_ids: Option<Identity>,
     pub(crate) accounts: Option<Identity>,
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]

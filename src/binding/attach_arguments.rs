@@ -212,6 +212,19 @@ impl Spec {
         format!("token_balance.attach({})", arguments.join(", "))
     }
 
+    /// The statement that binds this, over several lines, with no argument that is usual; `more` has others.
+    pub(crate) fn shortest_statement(&self, more: &[String]) -> String {
+        let usual = Spec::usual();
+        let told = ARGUMENTS
+            .iter()
+            .filter(|argument| (argument.get)(self) != (argument.get)(&usual));
+        let told: Vec<_> = told
+            .map(|argument| format!("    {} => {}", argument.name, argument.short_sql(self)))
+            .chain(more.iter().map(|more| format!("    {more}")))
+            .collect();
+        format!("SELECT token_balance.attach(\n{});", told.join(",\n"))
+    }
+
     /// The arguments in which another spec is another binding, each with both values in words; the
     /// relations' present names do not count.
     pub(crate) fn differences(&self, other: &Spec) -> Vec<(&'static str, String)> {
@@ -296,6 +309,22 @@ impl Argument {
     /// Whether it names a column that need not be there under its usual name.
     pub(super) fn may_be_left_out(&self) -> bool {
         self.kind == Kind::Name && self.shown == Shown::IfUnusual
+    }
+
+    /// The same as `sql`, where a list of plain words is written as people write it.
+    fn short_sql(&self, spec: &Spec) -> String {
+        let is_plain = |word: &String| {
+            let mut letters = word.bytes();
+            letters.all(|it| it.is_ascii_alphanumeric() || it == b'_' || it == b'-')
+                && !word.is_empty()
+                && !word.eq_ignore_ascii_case("null")
+        };
+        match (self.get)(spec) {
+            Value::Texts(texts) if texts.iter().all(is_plain) => {
+                format!("'{{{}}}'", texts.join(","))
+            }
+            _ => self.sql(spec),
+        }
     }
 
     /// The value in SQL, for the named argument.

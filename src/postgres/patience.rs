@@ -33,6 +33,11 @@ impl StrongLocks {
         Ok(())
     }
 
+    /// The mode in which a table is to be locked, if it is.
+    pub(crate) fn mode_of(&self, table: pg_sys::Oid) -> Option<u32> {
+        self.0.get(&table.to_u32()).copied()
+    }
+
     /// Have them all, to the end of the transaction.
     ///
     /// Errors: 55P03 past the limit, which names who is in the way.

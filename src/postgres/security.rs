@@ -123,6 +123,12 @@ impl RunAs {
         Self::in_context(owner, pg_sys::SECURITY_RESTRICTED_OPERATION, path)
     }
 
+    /// As a role whose rights the caller has: what runs has no more than that role's. Nothing but the server's own
+    /// is found without a schema, and nothing is left behind.
+    pub(crate) fn dropped_to(role: pg_sys::Oid) -> Self {
+        Self::restricted(role, &NOTHING_ELSE.into())
+    }
+
     fn in_context(owner: pg_sys::Oid, more: u32, path: Option<Rc<CStr>>) -> Self {
         let mut user = pg_sys::InvalidOid;
         let mut context = 0;

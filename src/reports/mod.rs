@@ -8,6 +8,7 @@ mod problem;
 pub(crate) mod reconcile;
 mod stale_saves;
 pub(crate) mod statement;
+pub(crate) mod suggest;
 pub(crate) mod summary;
 pub(crate) mod usage_state;
 mod usage_view;

@@ -1,0 +1,348 @@
+//! Usage that only a view can show: tokens in JSON, and accounts that are reached by a join.
+
+use pgrx::pg_sys::InvalidOid;
+use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
+
+use super::candidates::{self, End, Link, Run, Usage};
+use super::sample::Sample;
+use super::tables::{Schema, Seen};
+use super::words::{self, Counts};
+use super::{Proposal, name_details, name_run, relation, stand_beside};
+use crate::binding::{Relation, Spec, Stored};
+use crate::error::Result;
+use crate::postgres::catalog::{self, Column};
+use crate::postgres::security::current_user;
+
+/// Tables with JSON that are looked into.
+const DOCUMENTS: usize = 20;
+
+/// Tables whose tokens are in JSON documents.
+pub(super) fn of_documents(
+    free: &[&Seen],
+    (schema, stored): (&Schema, &[Stored]),
+    sample: &Sample,
+) -> Result<Vec<Proposal>> {
+    let with_documents = free.iter().filter(|seen| {
+        words::is_of_use(&seen.name)
+            && candidates::usage(seen, sample).is_none_or(|usage| usage.points < 20)
+    });
+    let mut found = Vec::new();
+    for seen in with_documents.take(DOCUMENTS) {
+        for (column, paths) in candidates::documents(seen, sample).into_iter().take(1) {
+            found.extend(of_document(seen, column, &paths, (schema, stored), sample)?);
+        }
+    }
+    Ok(found)
+}
+
+fn of_document(
+    seen: &Seen,
+    column: &Column,
+    paths: &[Vec<String>],
+    (schema, stored): (&Schema, &[Stored]),
+    sample: &Sample,
+) -> Result<Option<Proposal>> {
+    let links = candidates::links(seen, schema, sample);
+    let Some(way) = way_to_payer(&links, schema, sample) else {
+        return Ok(None);
+    };
+    let title = format!(
+        "usage in {}, in JSON, charged to {}",
+        seen.table.sql,
+        way.payer()
+    );
+    let points = 22 + way.points();
+    let Some(tokens) = tokens_in(column, paths) else {
+        return Ok(Some(Proposal {
+            call: None,
+            title,
+            reasons: way.reasons().collect(),
+            remarks: vec![format!(
+                "{} may have numbers of tokens: {} is empty, so there is no saying which; they need a view",
+                column.name, seen.name
+            )],
+            payer: String::new(),
+            run: String::new(),
+            points,
+        }));
+    };
+    let names: Vec<_> = paths.iter().map(|path| path.join(".")).collect();
+    let reason = format!(
+        "{} has numbers of tokens: {}",
+        column.name,
+        names.join(", ")
+    );
+    let Some(run) = run_of(seen, &way, schema, sample) else {
+        return Ok(None);
+    };
+    let mut shown = vec![
+        format!("u.{} AS workflow_id", run.column.sql()),
+        format!("{tokens} AS total_tokens"),
+        way.account(),
+    ];
+    let mut columns = seen.columns.iter();
+    let model = columns.find(|column| words::is_model(&column.name));
+    shown.extend(model.map(|model| format!("u.{} AS model", model.sql())));
+    let mut columns = seen.columns.iter();
+    let time = columns
+        .find(|column| words::is_time_of_row(&column.name) > 3 && candidates::is_time(column));
+    shown.extend(time.map(|time| format!("u.{} AS created_at", time.sql())));
+    let mut spec = Spec::usual();
+    let mut remarks = Vec::new();
+    let call = way.statements(
+        seen,
+        &run,
+        &shown,
+        &mut spec,
+        (schema, stored),
+        &mut remarks,
+    )?;
+    Ok(Some(Proposal {
+        call: Some(call),
+        title,
+        reasons: [reason]
+            .into_iter()
+            .chain(way.reasons())
+            .chain(run.reasons.clone())
+            .collect(),
+        remarks,
+        payer: String::new(),
+        run: String::new(),
+        points: points + 12,
+    }))
+}
+
+/// SQL for the tokens of a row of u.
+fn tokens_in(column: &Column, paths: &[Vec<String>]) -> Option<String> {
+    let of = |wanted: Counts| {
+        let is_it = move |path: &&Vec<String>| {
+            path.last().and_then(|name| words::counts(name)) == Some(wanted)
+        };
+        paths.iter().find(is_it).map(|path| number(column, path))
+    };
+    match (
+        of(Counts::Total),
+        of(Counts::Prompt),
+        of(Counts::Completion),
+    ) {
+        (Some(total), _, _) => Some(total),
+        (None, Some(prompt), Some(completion)) => Some(format!("{prompt} + {completion}")),
+        (None, one, other) => one.or(other),
+    }
+}
+
+fn number(column: &Column, path: &[String]) -> String {
+    let Some((last, before)) = path.split_last() else {
+        return column.sql();
+    };
+    let mut value = format!("u.{}", column.sql());
+    for key in before {
+        value += &format!(" -> {}", quote_literal(key));
+    }
+    format!("({value} ->> {})::bigint", quote_literal(last))
+}
+
+/// Usage that names no account, but a row that does, or that names a row that does.
+pub(super) fn of_joins(
+    usage: &Usage,
+    links: &[Link],
+    (schema, stored): (&Schema, &[Stored]),
+    sample: &Sample,
+) -> Result<Option<Proposal>> {
+    let seen = usage.seen;
+    let Some(way) = way_to_payer(links, schema, sample).filter(|way| way.0.len() > 1) else {
+        return Ok(None);
+    };
+    let Some(run) = run_of(seen, &way, schema, sample) else {
+        return Ok(None);
+    };
+    let mut spec = Spec::usual();
+    spec.usage_workflow = run.column.name.clone();
+    spec.usage_tokens = usage.tokens.iter().map(|name| (*name).to_owned()).collect();
+    name_details(&mut spec, usage);
+    let shown = ["u.*".to_owned(), way.account()];
+    let mut remarks = usage.remarks.clone();
+    let call = way.statements(
+        seen,
+        &run,
+        &shown,
+        &mut spec,
+        (schema, stored),
+        &mut remarks,
+    )?;
+    let reasons = usage.reasons.iter().cloned().chain(way.reasons());
+    Ok(Some(Proposal {
+        call: Some(call),
+        title: format!(
+            "usage in {}, charged to {} by a join",
+            seen.table.sql,
+            way.payer()
+        ),
+        reasons: reasons.chain(run.reasons.clone()).collect(),
+        remarks,
+        payer: String::new(),
+        run: String::new(),
+        points: usage.points + way.points() - 4,
+    }))
+}
+
+/// The best run that a view can be bound with: of statuses and times that attach takes whatever is in the view.
+fn run_of<'a>(seen: &'a Seen, way: &Way, schema: &'a Schema, sample: &Sample) -> Option<Run<'a>> {
+    let pays = |column: &Column| way.0.len() == 1 && way.0[0].column.name == column.name;
+    let is_taken = |end: &End, table: &Seen| match end {
+        End::Status { column, .. } => {
+            let column = table.column(column);
+            column.is_some_and(|column| column.is_enum || candidates::is_text(column))
+        }
+        _ => true,
+    };
+    candidates::runs(seen, schema, sample)
+        .into_iter()
+        .find(|run| {
+            let has_end = run
+                .table
+                .as_ref()
+                .is_none_or(|(table, _, end)| is_taken(end, table));
+            !run.comes_first && !pays(run.column) && has_end
+        })
+}
+
+/// References from a table to one who pays.
+struct Way<'a>(Vec<Link<'a>>);
+
+/// The shortest one; of those the one that most speaks for.
+fn way_to_payer<'a>(links: &[Link<'a>], schema: &'a Schema, sample: &Sample) -> Option<Way<'a>> {
+    if let Some(payer) = candidates::payers(links).into_iter().next() {
+        return Some(Way(vec![payer]));
+    }
+    let mut ways: Vec<Vec<Link>> = links.iter().map(|link| vec![link.clone()]).collect();
+    for _ in 0..2 {
+        let mut longer = Vec::new();
+        let mut best: Option<Vec<Link>> = None;
+        for way in &ways {
+            let Some(last) = way.last() else { continue };
+            let next = candidates::links(last.to, schema, sample);
+            if let Some(payer) = candidates::payers(&next).into_iter().next() {
+                let way: Vec<_> = way.iter().cloned().chain([payer]).collect();
+                let points = |way: &[Link]| way.iter().map(|link| link.points).sum::<i32>();
+                if best.as_ref().is_none_or(|best| points(best) < points(&way)) {
+                    best = Some(way);
+                }
+                continue;
+            }
+            let is_new = |link: &&Link| {
+                way.iter()
+                    .all(|step| step.to.table.oid != link.to.table.oid)
+            };
+            longer.extend(next.iter().filter(is_new).map(|link| {
+                way.iter()
+                    .cloned()
+                    .chain([link.clone()])
+                    .collect::<Vec<_>>()
+            }));
+        }
+        if let Some(best) = best {
+            return Some(Way(best));
+        }
+        longer.truncate(20);
+        ways = longer;
+    }
+    None
+}
+
+impl Way<'_> {
+    fn payer(&self) -> String {
+        self.0
+            .last()
+            .map_or_else(String::new, |link| link.to.table.sql.clone())
+    }
+
+    fn reasons(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|link| link.reason.clone())
+    }
+
+    fn points(&self) -> i32 {
+        let least = self.0.iter().map(|link| link.points).min().unwrap_or(0);
+        least - 2 * (self.0.len() as i32 - 1)
+    }
+
+    /// The account of a row, as the view shows it.
+    fn account(&self) -> String {
+        let column = self
+            .0
+            .last()
+            .map_or_else(String::new, |link| link.column.sql());
+        format!("{}.{column} AS account_id", alias(self.0.len() - 1))
+    }
+
+    /// A view that shows these, and the call that binds it. `spec` has what is special of it; it gets the rest.
+    fn statements(
+        &self,
+        seen: &Seen,
+        run: &Run,
+        shown: &[String],
+        spec: &mut Spec,
+        (schema, stored): (&Schema, &[Stored]),
+        remarks: &mut Vec<String>,
+    ) -> Result<String> {
+        let Some(payer) = self.0.last() else {
+            return Ok(String::new());
+        };
+        let mut names = (1..).map(|at| match at {
+            1 => format!("{}_tokens", seen.name),
+            at => format!("{}_tokens_{at}", seen.name),
+        });
+        let view = loop {
+            let name =
+                quote_qualified_identifier(&seen.table.schema, &names.next().unwrap_or_default());
+            if !catalog::is_taken(&name)? {
+                break name;
+            }
+        };
+        let mut statements = format!(
+            "CREATE VIEW {view} AS SELECT {}\n    FROM {} AS u",
+            shown.join(",\n    "),
+            seen.table.sql
+        );
+        for (at, link) in self.0.iter().enumerate().take(self.0.len() - 1) {
+            let key = format!("{}.{}", alias(at + 1), link.key.sql());
+            let reference = format!("{}.{}", alias(at), link.column.sql());
+            statements += &format!(
+                "\n    JOIN {} AS {} ON {}",
+                link.to.table.sql,
+                alias(at + 1),
+                [key, reference].join(" = ")
+            );
+        }
+        statements += ";\n";
+        let owner = payer.to.table.owner;
+        if owner != current_user() {
+            let role = quote_identifier(catalog::role_name(owner));
+            statements += &format!("GRANT SELECT ON {view} TO {role};\n");
+        }
+        spec.users = relation(payer.to);
+        spec.user_key = payer.key.name.clone();
+        spec.usage = Relation {
+            oid: InvalidOid,
+            name: view,
+        };
+        spec.usage_user = Some("account_id".into());
+        name_run(spec, run);
+        remarks.extend(stand_beside(spec, schema, stored));
+        remarks.extend(run.remarks.iter().cloned());
+        if !seen.indexed.contains(&run.column.name) {
+            remarks.push(format!(
+                "no index begins with {}: each settlement would read all of {}",
+                run.column.name, seen.name
+            ));
+        }
+        Ok(statements + &spec.shortest_statement(&[]))
+    }
+}
+
+fn alias(at: usize) -> String {
+    match at {
+        0 => "u".into(),
+        at => format!("j{at}"),
+    }
+}
