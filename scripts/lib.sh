@@ -235,6 +235,20 @@ lock_server() {
     fi
 }
 
+# --- the Python of pg_test/stacks ----------------------------------------------
+
+# The folder with the packages that are pinned there; other pins are another folder.
+stacks_venv() {
+    echo "$DEV_HOME/stacks-$(sha256sum <"$ROOT/pg_test/stacks/requirements.txt" | cut -c 1-12)"
+}
+
+# It is whole, and the Python that it was made with is still there.
+has_stacks() { [ -e "$(stacks_venv)/complete" ] && "$(stacks_venv)/bin/python" -c '' 2>/dev/null; }
+
+# Debian has it where only root looks.
+pgbouncer_program() { PATH="$PATH:/usr/sbin" command -v pgbouncer; }
+has_pgbouncer() { pgbouncer_program >/dev/null; }
+
 # --- who runs what ---------------------------------------------------------
 
 as_db_user() {

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs, and only what is missing:
-#   setup.sh [--packaging] [--browser] [--assert] [VERSION...]     default: the newest PostgreSQL that is installed
+#   setup.sh [--packaging] [--browser] [--stacks] [--assert] [VERSION...]
+# default: the newest PostgreSQL that is installed
 # --packaging and --browser: also what packages, and looking at the dashboard's page, need.
+# --stacks: also the Python packages of pg_test/stacks, and PgBouncer where it can be installed.
 # --assert: also the servers that check their own assertions, where they can be built.
 # As root or with sudo that asks no password it installs system packages;
 # otherwise it lists them and stops.
@@ -12,6 +14,7 @@ MISSING=()
 APT_UPDATED=
 FOR_PACKAGING=
 FOR_BROWSER=
+FOR_STACKS=
 FOR_ASSERT=
 
 can_install() { have apt-get && { is_root || sudo -n true 2>/dev/null; }; }
@@ -61,6 +64,7 @@ find_missing_packages() {
         have python3 || want python3
     fi
     if [ -n "$FOR_BROWSER" ]; then find_missing_browser; fi
+    if [ -n "$FOR_STACKS" ]; then find_missing_for_stacks; fi
     if [ -n "$FOR_ASSERT" ]; then find_missing_for_assert; fi
     if ! all_installed "$@"; then find_missing_for_fetch; fi
 }
@@ -122,6 +126,11 @@ find_missing_browser() {
     have chromium || have google-chrome || want chromium
     have chromedriver || want chromium-driver
     { have fc-list && fc-list :lang=zh family | grep . >/dev/null; } || want fonts-wqy-microhei
+}
+
+find_missing_for_stacks() {
+    if has_stacks; then return 0; fi
+    python3 -c 'import ensurepip, venv' 2>/dev/null || want python3-venv
 }
 
 # What building a server from Debian's source takes. Without these servers the suite does without
@@ -247,6 +256,50 @@ build_assert_servers() {
     done
 }
 
+# --- what pg_test/stacks needs --------------------------------------------------
+
+install_stacks() {
+    [ -n "$FOR_STACKS" ] || return 0
+    install_pgbouncer || warn "PgBouncer cannot be installed; the suite does without it"
+    install_python_packages
+}
+
+install_pgbouncer() {
+    if has_pgbouncer || ! can_install; then return 0; fi
+    has_candidate pgbouncer || apt_update_once
+    ! has_candidate pgbouncer || without_services apt_install pgbouncer
+}
+
+# Debian's package starts a service. Nobody asked for one here.
+without_services() {
+    local file=/usr/sbin/policy-rc.d status=0
+    if [ -e "$file" ]; then
+        "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' | as_admin tee "$file" >/dev/null
+    as_admin chmod 755 "$file"
+    "$@" || status=$?
+    as_admin rm -f "$file"
+    return "$status"
+}
+
+# Made where it stays, as its programs name their folder; a file says that it is whole.
+install_python_packages() {
+    local venv
+    venv=$(stacks_venv)
+    (
+        flock 8
+        ! has_stacks || exit 0
+        say "installing the Python packages of pg_test/stacks"
+        rm -rf "$venv"
+        python3 -m venv "$venv" &&
+            timeout 300 "$venv/bin/pip" install --quiet --no-deps --only-binary=:all: \
+                -r "$ROOT/pg_test/stacks/requirements.txt" &&
+            touch "$venv/complete"
+    ) 8>"$DEV_HOME/.lock-stacks"
+}
+
 check_cargo() {
     have cargo || die "Rust is missing: install it with rustup, then run this again"
 }
@@ -282,6 +335,7 @@ main() {
         case $1 in
         --packaging) FOR_PACKAGING=yes ;;
         --browser) FOR_BROWSER=yes ;;
+        --stacks) FOR_STACKS=yes ;;
         --assert) FOR_ASSERT=yes ;;
         *) die "there is no option $1" ;;
         esac
@@ -309,6 +363,7 @@ main() {
     wait "$fetching" || exit 1
     wait "$building" || exit 1
     register_servers "${versions[@]}"
+    install_stacks
 }
 
 main "$@"

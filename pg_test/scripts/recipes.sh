@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# docs/recipes.md: its SQL in order with the outputs that it shows, and its Python against this cluster, both taken out
-# of the page. Blocks of pg_cron have a script of their own.
+# docs/recipes.md: its SQL in order with the outputs that it shows, and its Python for psycopg and SQLAlchemy against this
+# cluster, both taken out of the page. Blocks of pg_cron have a script of their own; once_per_run/stacks.sh has the other
+# Python.
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
 page=$PROJECT/docs/recipes.md
@@ -8,6 +9,8 @@ if [ ! -e "$page" ]; then
     echo "docs/recipes.md is not in the copy that is tested"
     exit 77
 fi
+# shellcheck source-path=SCRIPTDIR source=blocks.sh
+source "$PROJECT/pg_test/scripts/blocks.sh"
 maintenance=${PGDATABASE:-postgres}
 db=tb_recipes
 psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
@@ -23,16 +26,7 @@ clean
 trap clean EXIT
 psql -d "$maintenance" -c "CREATE DATABASE $db"
 
-mkdir -p "$WORK/blocks"
-rm -f "$WORK"/blocks/*
-# 001.sql, 001.text and recipe_NAME.py
-awk -v dir="$WORK/blocks" '
-  /^```sql$/    { n++; file = sprintf("%s/%03d.sql", dir, n); next }
-  /^```text$/   { file = sprintf("%s/%03d.text", dir, n); printf "" > file; next }
-  /^```python$/ { getline; name = $0; sub(/^# recipe: /, "", name); file = sprintf("%s/recipe_%s.py", dir, name); next }
-  /^```/        { file = (file == "" ? "-" : ""); next }
-  file != "" && file != "-" { print > file }
-' "$page"
+blocks_of "$page" "$WORK/blocks"
 tidy() { sed -e 's/[[:space:]]*$//' -e '/^$/d'; }
 
 # Grants need the extension, which the page installs later: the role block is kept for then.
@@ -104,7 +98,6 @@ is 'the sweeper settles the backlog' \
 
 # --- Python ---------------------------------------------------------------------
 
-is 'the page has five Python recipes' "$(find "$WORK/blocks" -name 'recipe_*.py' | wc -l | tr -d ' ')" 5
 python=
 if ! command -v python3 >/dev/null; then
     echo 'skipped: the Python of the page, there is no python3'

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session as Orm
 
 from agents import Base, TokenUsage, User, end_run
 from checks import end, is_
-from recipe_alembic import balance_column, include_name, usage_index
+from recipe_alembic_env import include_name
+from recipe_alembic_models import User as Declared
 
 
 # Of a type in the extension's own tables.
@@ -35,8 +36,10 @@ def main():
         connection.execute(text("""SELECT token_balance.attach('users', 'token_usage', usage_workflow => 'session_id',
             create_index => true)"""))
     is_("models that do not know it: the column and the index would go", wanted(engine), ["remove_column", "remove_index"])
-    User.__table__.append_column(balance_column())
-    usage_index(TokenUsage.__table__)
+    User.__table__.append_column(Declared.__table__.c.token_balance._copy())
+    included = ["user_id", "total_tokens"]
+    usage = TokenUsage.__table__
+    Index("token_usage_session_id_user_id_total_tokens_idx", usage.c.session_id, postgresql_include=included)
     is_("models that declare it: nothing", wanted(engine), [])
     everything = wanted(engine, include_schemas=True)
     is_("all schemas: the extension's tables would go", "remove_table" in everything, True)

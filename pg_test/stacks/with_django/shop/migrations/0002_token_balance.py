@@ -1,0 +1,1 @@
+from recipe_django_migration import Migration  # noqa: F401
