@@ -1,8 +1,12 @@
 -- Dify 1.0: messages and workflow runs. A run's own row has its tokens; no foreign keys.
 -- expects: users => 'public.tenants' usage => 'public.workflow_runs' usage_user => 'tenant_id' completed_statuses => '{partial-succeeded,succeeded}'
--- life: UPDATE workflow_runs SET status = 'succeeded', total_tokens = 1234 WHERE id = (SELECT id FROM workflow_runs WHERE status = 'running' LIMIT 1); SELECT min(token_balance) FROM tenants
--- gives: 999766
--- (of 1234 tokens 1000 were there before)
+-- account: SELECT id FROM tenants WHERE name = 'one'
+-- run: d1f10000-0000-0000-0000-000000000001
+-- use: INSERT INTO workflow_runs (id, tenant_id, app_id, sequence_number, workflow_id, type, triggered_from, version, status, total_tokens, created_by_role, created_by) SELECT :'run', tenant_id, id, 99, gen_random_uuid(), 'workflow', 'app-run', 'draft', 'running', 100, 'account', gen_random_uuid() FROM apps WHERE tenant_id = :'account'
+-- done: UPDATE workflow_runs SET status = 'succeeded' WHERE id = :'run'
+-- more: UPDATE workflow_runs SET total_tokens = total_tokens + 5 WHERE id = :'run'
+-- migrate: ALTER TABLE workflow_runs ADD COLUMN paused_at timestamp; ALTER TABLE workflow_runs ALTER COLUMN status TYPE varchar(300)
+-- away: INSERT INTO workflow_runs (tenant_id, app_id, sequence_number, workflow_id, type, triggered_from, version, status, total_tokens, created_by_role, created_by) SELECT tenant_id, id, 100, gen_random_uuid(), 'workflow', 'app-run', 'draft', 'succeeded', 7, 'account', gen_random_uuid() FROM apps WHERE tenant_id = :'account'
 CREATE TABLE tenants (id uuid DEFAULT gen_random_uuid() PRIMARY KEY, name varchar(255) NOT NULL, plan varchar(255) NOT NULL DEFAULT 'basic', status varchar(255) NOT NULL DEFAULT 'normal', created_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP, updated_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP);
 CREATE TABLE accounts (id uuid DEFAULT gen_random_uuid() PRIMARY KEY, name varchar(255) NOT NULL, email varchar(255) NOT NULL, status varchar(16) NOT NULL DEFAULT 'active', created_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP);
 CREATE TABLE end_users (id uuid DEFAULT gen_random_uuid() PRIMARY KEY, tenant_id uuid NOT NULL, app_id uuid, type varchar(255) NOT NULL, session_id varchar(255) NOT NULL, created_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP);

@@ -1,7 +1,12 @@
 -- Helicone (Supabase, 2024-05): a response has the tokens, and comes after its request. Policies are enabled for others than the owner.
 -- expects: users => 'public.organization' usage => 'public.response' usage_user => 'helicone_org_id' usage_workflow => 'request' late_usage => 'settle'
--- life: INSERT INTO request (id, body, path, auth_hash, helicone_org_id) VALUES (md5('n')::uuid, '{}', '', '', md5('org1')::uuid); INSERT INTO response (body, request, prompt_tokens, completion_tokens, helicone_org_id) VALUES ('{}', md5('n')::uuid, 40, 2, md5('org1')::uuid); SELECT min(token_balance) FROM organization
--- gives: 999958
+-- account: SELECT md5('org1')::uuid
+-- run: 0e11c0de-0000-0000-0000-000000000001
+-- use: INSERT INTO request (id, body, path, auth_hash, helicone_org_id) VALUES (:'run', '{}', '/v1', '', :'account'); INSERT INTO response (body, request, prompt_tokens, completion_tokens, helicone_org_id) VALUES ('{}', :'run', 70, 30, :'account')
+-- again: UPDATE request SET user_id = 'visitor' WHERE id = :'run'; UPDATE response SET feedback = '{}' WHERE request = :'run'
+-- more: UPDATE response SET completion_tokens = completion_tokens + 5 WHERE request = :'run'
+-- migrate: ALTER TABLE response ADD COLUMN prompt_cache_write_tokens integer; ALTER TABLE response ALTER COLUMN prompt_tokens TYPE bigint
+-- away: INSERT INTO request (id, body, path, auth_hash, helicone_org_id) VALUES ('0e11c0de-0000-0000-0000-000000000002', '{}', '/v1', '', :'account'); INSERT INTO response (body, request, prompt_tokens, completion_tokens, helicone_org_id) VALUES ('{}', '0e11c0de-0000-0000-0000-000000000002', 4, 3, :'account')
 CREATE TABLE organization (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), created_at timestamptz DEFAULT now(), name text NOT NULL, owner uuid NOT NULL, is_personal boolean NOT NULL DEFAULT false, soft_delete boolean NOT NULL DEFAULT false, tier text DEFAULT 'free', domain text);
 ALTER TABLE organization ENABLE ROW LEVEL SECURITY;
 CREATE TABLE organization_member (created_at timestamptz DEFAULT now(), member uuid NOT NULL, organization uuid NOT NULL REFERENCES organization, PRIMARY KEY (member, organization));

@@ -1,7 +1,13 @@
 -- Langfuse 2, whose observations are in PostgreSQL. Projects pay; a trace does not say when it is over.
 -- expects: users => 'public.projects' usage => 'public.observations' usage_user => 'project_id'
--- life: INSERT INTO observations (id, trace_id, project_id, type, total_tokens) VALUES ('o', 'trace1', 'clproject2', 'GENERATION', 60); SELECT min(token_balance) FROM projects
--- gives: 999940
+-- account: SELECT 'clproject1'
+-- run: trace-new
+-- use: INSERT INTO traces (id, name, project_id) VALUES (:'run', 'chat', :'account'); INSERT INTO observations (id, trace_id, project_id, type, total_tokens) VALUES ('new1', :'run', :'account', 'GENERATION', 100)
+-- again: UPDATE traces SET name = 'again' WHERE id = :'run'; UPDATE observations SET end_time = now() WHERE id = 'new1'
+-- late: INSERT INTO observations (id, trace_id, project_id, type, total_tokens) VALUES ('new2', :'run', :'account', 'GENERATION', 20)
+-- more: UPDATE observations SET total_tokens = total_tokens + 5 WHERE id = 'new1'
+-- migrate: ALTER TABLE observations ADD COLUMN internal_model_id text; ALTER TABLE traces ADD COLUMN release text
+-- away: INSERT INTO observations (id, trace_id, project_id, type, total_tokens) VALUES ('new3', :'run', :'account', 'GENERATION', 7)
 CREATE TYPE "ObservationType" AS ENUM ('SPAN', 'EVENT', 'GENERATION');
 CREATE TYPE "ObservationLevel" AS ENUM ('DEBUG', 'DEFAULT', 'WARNING', 'ERROR');
 CREATE TABLE users (id text PRIMARY KEY, name text, email text UNIQUE, created_at timestamp(3) NOT NULL DEFAULT CURRENT_TIMESTAMP);

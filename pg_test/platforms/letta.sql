@@ -1,7 +1,13 @@
 -- Letta 0.16: the tables of usage, runs and accounts. SQLAlchemy makes an enum's column of statuses varchar.
 -- expects: users => 'public.organizations' usage => 'public.steps' workflows => 'public.runs' usage_workflow => 'run_id'
--- life: INSERT INTO steps (id, organization_id, run_id, total_tokens) VALUES ('s', 'org-1', 'run-8', 50); UPDATE runs SET status = 'completed' WHERE id = 'run-8'; SELECT min(token_balance) FROM organizations
--- gives: 999950
+-- account: SELECT 'org-1'
+-- run: run-new
+-- use: INSERT INTO runs (id, organization_id, agent_id, status) VALUES (:'run', :'account', 'agent-1', 'running'); INSERT INTO steps (id, organization_id, run_id, total_tokens) VALUES ('new1', :'account', :'run', 100)
+-- done: UPDATE runs SET status = 'completed', completed_at = now() WHERE id = :'run'
+-- late: INSERT INTO steps (id, organization_id, run_id, total_tokens) VALUES ('new2', :'account', :'run', 20)
+-- more: UPDATE steps SET total_tokens = total_tokens + 5 WHERE id = 'new1'
+-- migrate: ALTER TABLE steps ADD COLUMN model_handle varchar; ALTER TABLE runs ALTER COLUMN status TYPE varchar(50)
+-- away: INSERT INTO steps (id, organization_id, run_id, total_tokens) VALUES ('new3', :'account', :'run', 7)
 CREATE TABLE organizations (id varchar PRIMARY KEY, name varchar NOT NULL, privileged_tools boolean NOT NULL, is_deleted boolean NOT NULL DEFAULT false, created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now());
 CREATE TABLE users (id varchar PRIMARY KEY, organization_id varchar REFERENCES organizations, name varchar NOT NULL, is_deleted boolean NOT NULL DEFAULT false, created_at timestamptz DEFAULT now());
 CREATE TABLE providers (id varchar PRIMARY KEY, name varchar NOT NULL, organization_id varchar REFERENCES organizations, created_at timestamptz DEFAULT now());

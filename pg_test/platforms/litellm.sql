@@ -1,7 +1,12 @@
 -- LiteLLM 1.80: spend logs, and who may be charged: keys, users, teams. Each row of the log is one finished call.
 -- expects: users => 'public."LiteLLM_VerificationToken"' usage => 'public."LiteLLM_SpendLogs"' usage_user => 'api_key' usage_workflow => 'request_id' workflow_key => 'request_id'
--- life: INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, total_tokens, "startTime", "endTime", status) SELECT 'new', 'x', token, 77, now(), now(), 'success' FROM "LiteLLM_VerificationToken" LIMIT 1; SELECT min(token_balance) FROM "LiteLLM_VerificationToken"
--- gives: 999923
+-- account: SELECT min(token) FROM "LiteLLM_VerificationToken"
+-- run: chatcmpl-new
+-- use: INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime", status) VALUES (:'run', 'acompletion', :'account', 100, 80, 20, now(), now(), 'success')
+-- again: UPDATE "LiteLLM_SpendLogs" SET status = 'success', metadata = '{"retries": 1}' WHERE request_id = :'run'
+-- more: UPDATE "LiteLLM_SpendLogs" SET total_tokens = total_tokens + 5 WHERE request_id = :'run'
+-- migrate: ALTER TABLE "LiteLLM_SpendLogs" ADD COLUMN mcp_namespaced_tool_name text; ALTER TABLE "LiteLLM_VerificationToken" ALTER COLUMN spend TYPE numeric
+-- away: INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, total_tokens, "startTime", "endTime", status) VALUES ('chatcmpl-away', 'acompletion', :'account', 7, now(), now(), 'success')
 CREATE TABLE "LiteLLM_OrganizationTable" (organization_id text PRIMARY KEY, organization_alias text NOT NULL, budget_id text NOT NULL, spend double precision NOT NULL DEFAULT 0, created_at timestamp(3) NOT NULL DEFAULT CURRENT_TIMESTAMP, created_by text NOT NULL);
 CREATE TABLE "LiteLLM_TeamTable" (team_id text PRIMARY KEY, team_alias text, organization_id text REFERENCES "LiteLLM_OrganizationTable", max_budget double precision, spend double precision NOT NULL DEFAULT 0, tpm_limit bigint, rpm_limit bigint, blocked boolean NOT NULL DEFAULT false, created_at timestamp(3) NOT NULL DEFAULT CURRENT_TIMESTAMP);
 CREATE TABLE "LiteLLM_UserTable" (user_id text PRIMARY KEY, user_alias text, team_id text, sso_user_id text UNIQUE, organization_id text REFERENCES "LiteLLM_OrganizationTable", user_role text, max_budget double precision, spend double precision NOT NULL DEFAULT 0, user_email text, tpm_limit bigint, created_at timestamp(3) DEFAULT CURRENT_TIMESTAMP);

@@ -1,8 +1,14 @@
 -- Lobe Chat 1.120 (Drizzle): a message has its tokens in the JSON of its metadata, in camel case.
 -- expects a view: public.messages
 -- expects: usage => 'public.messages_tokens' users => 'public.users'
--- life: INSERT INTO messages (id, role, user_id, topic_id, metadata) VALUES ('n', 'assistant', 'user_a', 'tpc_2', '{"totalTokens": 12}'); SELECT extension.settle_workflow('tpc_2') ->> 'tokens_used'
--- gives: 12
+-- account: SELECT 'user_a'
+-- run: tpc_new
+-- use: INSERT INTO topics (id, user_id) VALUES (:'run', :'account'); INSERT INTO messages (id, role, user_id, topic_id, metadata) VALUES ('new1', 'assistant', :'account', :'run', '{"totalTokens": 100}'), ('ask1', 'user', :'account', :'run', NULL)
+-- done: SELECT extension.settle_workflow(:'run')
+-- late: INSERT INTO messages (id, role, user_id, topic_id, metadata) VALUES ('new2', 'assistant', :'account', :'run', '{"totalTokens": 20}')
+-- more: UPDATE messages SET metadata = '{"totalTokens": 105}' WHERE id = 'new1'
+-- migrate: ALTER TABLE messages ADD COLUMN thread_id text; ALTER TABLE users ADD COLUMN full_name text
+-- away: INSERT INTO messages (id, role, user_id, topic_id, metadata) VALUES ('new3', 'assistant', :'account', :'run', '{"totalTokens": 7}')
 CREATE TABLE users (id text PRIMARY KEY, username text UNIQUE, email text, avatar text, first_name text, is_onboarded boolean DEFAULT false, clerk_created_at timestamptz, created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz NOT NULL DEFAULT now());
 CREATE TABLE sessions (id text PRIMARY KEY, slug varchar(100) NOT NULL, title text, user_id text NOT NULL REFERENCES users ON DELETE CASCADE, type text DEFAULT 'agent', client_id text, pinned boolean DEFAULT false, created_at timestamptz NOT NULL DEFAULT now(), UNIQUE (slug, user_id));
 CREATE TABLE topics (id text PRIMARY KEY, title text, favorite boolean DEFAULT false, session_id text REFERENCES sessions ON DELETE CASCADE, user_id text NOT NULL REFERENCES users ON DELETE CASCADE, client_id text, metadata jsonb, created_at timestamptz NOT NULL DEFAULT now());

@@ -1,7 +1,13 @@
 -- MaxKB 2 (Django): chat records. Who pays is only reached through the chat and the application; Django saves whole rows.
 -- expects a view: public.application_chat_record
--- life: INSERT INTO application_chat_record (id, chat_id, problem_text, answer_text, message_tokens, answer_tokens, index) VALUES (md5('n')::uuid, md5('c1')::uuid, '', '', 3, 4, 1); SELECT extension.settle_workflow(md5('c1')::uuid) ->> 'tokens_used'
--- gives: 7
+-- account: SELECT md5('u1')::uuid
+-- run: 3a8cb000-0000-0000-0000-000000000001
+-- use: INSERT INTO application_chat (id, application_id, abstract, chat_user_type, is_deleted) VALUES (:'run', md5('a2')::uuid, 'hello', 'ANONYMOUS_USER', false); INSERT INTO application_chat_record (id, chat_id, problem_text, answer_text, message_tokens, answer_tokens, index) VALUES (md5('new1')::uuid, :'run', '', '', 60, 40, 1)
+-- done: SELECT extension.settle_workflow(:'run'::uuid)
+-- late: INSERT INTO application_chat_record (id, chat_id, problem_text, answer_text, message_tokens, answer_tokens, index) VALUES (md5('new2')::uuid, :'run', '', '', 15, 5, 2)
+-- more: UPDATE application_chat_record SET answer_tokens = answer_tokens + 5 WHERE id = md5('new1')::uuid
+-- migrate: ALTER TABLE application_chat_record ADD COLUMN source jsonb NOT NULL DEFAULT '{}'; ALTER TABLE application_chat RENAME COLUMN abstract TO summary
+-- away: INSERT INTO application_chat_record (id, chat_id, problem_text, answer_text, message_tokens, answer_tokens, index) VALUES (md5('new3')::uuid, :'run', '', '', 4, 3, 3)
 CREATE TABLE "user" (id uuid PRIMARY KEY, email varchar(254), phone varchar(20) NOT NULL DEFAULT '', nick_name varchar(150) NOT NULL, username varchar(150) NOT NULL UNIQUE, password varchar(150) NOT NULL, role varchar(150) NOT NULL, source varchar(10) NOT NULL, is_active boolean NOT NULL, create_time timestamptz NOT NULL DEFAULT now(), update_time timestamptz NOT NULL DEFAULT now());
 CREATE TABLE model (id uuid PRIMARY KEY, name varchar(128) NOT NULL, status varchar(20) NOT NULL, model_type varchar(128) NOT NULL, model_name varchar(128) NOT NULL, provider varchar(128) NOT NULL, user_id uuid, create_time timestamptz NOT NULL DEFAULT now());
 CREATE TABLE application (id uuid PRIMARY KEY, workspace_id varchar(64) NOT NULL DEFAULT 'default', is_publish boolean NOT NULL, name varchar(128) NOT NULL, "desc" varchar(512) NOT NULL, user_id uuid, model_id uuid, model_setting jsonb NOT NULL DEFAULT '{}', type varchar(256) NOT NULL, create_time timestamptz NOT NULL DEFAULT now(), update_time timestamptz NOT NULL DEFAULT now());

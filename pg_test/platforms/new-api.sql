@@ -1,8 +1,13 @@
 -- new-api 0.9 (GORM): logs, users and their keys. created_at is a number of seconds. Only rows of type 2 are use; a
 -- top-up is a row without tokens.
 -- expects: users => 'public.users' usage => 'public.logs' usage_tokens => '{prompt_tokens,completion_tokens}' usage_created_at => NULL
--- life: INSERT INTO logs (user_id, type, prompt_tokens, completion_tokens) VALUES (1, 2, 30, 5); SELECT min(token_balance) FROM users
--- gives: 999965
+-- account: SELECT 1
+-- run: 900001
+-- use: INSERT INTO logs (id, user_id, type, prompt_tokens, completion_tokens) VALUES (:'run', 1, 2, 70, 30)
+-- again: UPDATE logs SET content = 'again' WHERE id = :'run'
+-- more: UPDATE logs SET completion_tokens = completion_tokens + 5 WHERE id = :'run'
+-- migrate: ALTER TABLE logs ADD COLUMN request_id varchar(64) DEFAULT ''; CREATE INDEX idx_logs_request_id ON logs (request_id)
+-- away: INSERT INTO logs (id, user_id, type, prompt_tokens, completion_tokens) VALUES (900002, 1, 2, 4, 3)
 CREATE TABLE users (id bigserial PRIMARY KEY, username text UNIQUE, password text NOT NULL, display_name text, role bigint DEFAULT 1, status bigint DEFAULT 1, email text, access_token char(32) UNIQUE, quota bigint DEFAULT 0, used_quota bigint DEFAULT 0, request_count bigint DEFAULT 0, "group" varchar(64) DEFAULT 'default', aff_code varchar(32), inviter_id bigint, deleted_at timestamptz);
 CREATE TABLE tokens (id bigserial PRIMARY KEY, user_id bigint, key char(48) UNIQUE, status bigint DEFAULT 1, name text, created_time bigint, accessed_time bigint, expired_time bigint DEFAULT -1, remain_quota bigint DEFAULT 0, unlimited_quota boolean, used_quota bigint DEFAULT 0, deleted_at timestamptz);
 CREATE TABLE channels (id bigserial PRIMARY KEY, type bigint DEFAULT 0, key text NOT NULL, status bigint DEFAULT 1, name text, weight bigint DEFAULT 0, created_time bigint, balance numeric, models text, used_quota bigint DEFAULT 0);

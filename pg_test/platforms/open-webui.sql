@@ -1,7 +1,13 @@
 -- Open WebUI 0.8: a message has its tokens in JSON, with one of two pairs of keys. Times are numbers of seconds.
 -- expects a view: public.chat_message
--- life: INSERT INTO chat_message (id, chat_id, user_id, role, usage) VALUES ('n', md5('c1'), md5('u2'), 'assistant', '{"total_tokens": 11}'); SELECT extension.settle_workflow(md5('c1')) ->> 'tokens_used'
--- gives: 11
+-- account: SELECT md5('u1')
+-- run: chat-new
+-- use: INSERT INTO chat (id, user_id, title, archived, created_at, updated_at) VALUES (:'run', :'account', 't', false, 0, 0); INSERT INTO chat_message (id, chat_id, user_id, role, usage) VALUES ('new1', :'run', :'account', 'assistant', '{"total_tokens": 100}'), ('ask1', :'run', :'account', 'user', NULL)
+-- done: SELECT extension.settle_workflow(:'run')
+-- late: INSERT INTO chat_message (id, chat_id, user_id, role, usage) VALUES ('new2', :'run', :'account', 'assistant', '{"total_tokens": 20}')
+-- more: UPDATE chat_message SET usage = '{"total_tokens": 105}' WHERE id = 'new1'
+-- migrate: ALTER TABLE chat_message ADD COLUMN meta json; ALTER TABLE chat ADD COLUMN folder text
+-- away: INSERT INTO chat_message (id, chat_id, user_id, role, usage) VALUES ('new3', :'run', :'account', 'assistant', '{"total_tokens": 7}')
 CREATE TABLE "user" (id text PRIMARY KEY, name text NOT NULL, email text NOT NULL, role text NOT NULL, profile_image_url text NOT NULL, last_active_at bigint NOT NULL, updated_at bigint NOT NULL, created_at bigint NOT NULL, api_key text UNIQUE, settings json, info json, oauth_sub text UNIQUE);
 CREATE TABLE model (id text PRIMARY KEY, user_id text NOT NULL, base_model_id text, name text NOT NULL, params text NOT NULL, meta text NOT NULL, is_active boolean NOT NULL, updated_at bigint NOT NULL, created_at bigint NOT NULL);
 CREATE TABLE chat (id text PRIMARY KEY, user_id text NOT NULL, title text NOT NULL, chat json, share_id text UNIQUE, archived boolean NOT NULL, pinned boolean, meta json DEFAULT '{}', folder_id text, created_at bigint NOT NULL, updated_at bigint NOT NULL);

@@ -1,7 +1,12 @@
 -- RAGFlow 0.19 (peewee) with PostgreSQL: a conversation's row has its tokens, which grow in place.
 -- expects: users => 'public."user"' usage => 'public.api_4_conversation' usage_tokens => '{tokens}' usage_workflow => 'id'
--- life: INSERT INTO api_4_conversation (id, dialog_id, user_id, tokens, duration, round, thumb_up) VALUES ('c', 'd', md5('u1'), 10, 0, 0, 0); SELECT min(token_balance) FROM "user"
--- gives: 999990
+-- account: SELECT md5('u1')
+-- run: conversation-new
+-- use: INSERT INTO api_4_conversation (id, dialog_id, user_id, tokens, duration, round, thumb_up) VALUES (:'run', 'd', :'account', 100, 0, 1, 0)
+-- again: UPDATE api_4_conversation SET round = 1 WHERE id = :'run'
+-- more: UPDATE api_4_conversation SET tokens = tokens + 5, round = 2 WHERE id = :'run'
+-- migrate: ALTER TABLE api_4_conversation ADD COLUMN errors text; ALTER TABLE api_4_conversation ALTER COLUMN user_id DROP NOT NULL
+-- away: INSERT INTO api_4_conversation (id, dialog_id, user_id, tokens, duration, round, thumb_up) VALUES ('conversation-away', 'd', :'account', 7, 0, 1, 0)
 CREATE TABLE "user" (id varchar(32) PRIMARY KEY, create_time bigint, create_date timestamp, update_time bigint, access_token varchar(255), nickname varchar(100) NOT NULL, password varchar(255), email varchar(255) NOT NULL UNIQUE, status varchar(1), is_superuser boolean);
 CREATE TABLE tenant (id varchar(32) PRIMARY KEY, create_time bigint, create_date timestamp, name varchar(100), llm_id varchar(128) NOT NULL, embd_id varchar(128) NOT NULL, credit integer NOT NULL, status varchar(1));
 CREATE TABLE tenant_llm (id serial PRIMARY KEY, create_date timestamp, tenant_id varchar(32) NOT NULL, llm_factory varchar(128) NOT NULL, model_type varchar(128), llm_name varchar(128), api_key varchar(2048), max_tokens integer NOT NULL, used_tokens integer NOT NULL);

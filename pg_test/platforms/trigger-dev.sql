@@ -1,8 +1,12 @@
 -- Trigger.dev 4 (Prisma): a run's row has what it has used, in milliseconds, and its cost.
 -- expects: users => 'public."Organization"' usage => 'public."TaskRun"' usage_user => 'organizationId' usage_tokens => '{usageDurationMs}' completed_statuses => '{COMPLETED_SUCCESSFULLY}'
--- life: UPDATE "TaskRun" SET status = 'COMPLETED_SUCCESSFULLY', "usageDurationMs" = 2000 WHERE id = 'cmrun4'; SELECT min(token_balance) FROM "Organization"
--- gives: 999500
--- (of 2000 ms 1500 were there before)
+-- account: SELECT 'cmorg1'
+-- run: cmrun-new
+-- use: INSERT INTO "TaskRun" (id, "friendlyId", status, "taskIdentifier", payload, "traceId", "spanId", "runtimeEnvironmentId", "projectId", "organizationId", queue, "usageDurationMs") VALUES (:'run', 'run_new', 'EXECUTING', 'hello', '{}', 't', 's', 'cmenv1', 'cmproj1', :'account', 'q', 100)
+-- done: UPDATE "TaskRun" SET status = 'COMPLETED_SUCCESSFULLY', "completedAt" = now() WHERE id = :'run'
+-- more: UPDATE "TaskRun" SET "usageDurationMs" = "usageDurationMs" + 5 WHERE id = :'run'
+-- migrate: ALTER TYPE "TaskRunStatus" ADD VALUE 'RESUMED'; ALTER TABLE "TaskRun" ADD COLUMN "isWarmStart" boolean
+-- away: INSERT INTO "TaskRun" (id, "friendlyId", status, "taskIdentifier", payload, "traceId", "spanId", "runtimeEnvironmentId", "projectId", "organizationId", queue, "usageDurationMs") VALUES ('cmrun-away', 'run_away', 'COMPLETED_SUCCESSFULLY', 'hello', '{}', 't', 's', 'cmenv1', 'cmproj1', :'account', 'q', 7)
 CREATE TYPE "TaskRunStatus" AS ENUM ('DELAYED', 'PENDING', 'PENDING_VERSION', 'WAITING_FOR_DEPLOY', 'DEQUEUED', 'EXECUTING', 'WAITING_TO_RESUME', 'RETRYING_AFTER_FAILURE', 'PAUSED', 'CANCELED', 'INTERRUPTED', 'COMPLETED_SUCCESSFULLY', 'COMPLETED_WITH_ERRORS', 'SYSTEM_FAILURE', 'CRASHED', 'EXPIRED', 'TIMED_OUT');
 CREATE TABLE "User" (id text PRIMARY KEY, email text NOT NULL UNIQUE, name text, "createdAt" timestamp(3) NOT NULL DEFAULT now(), "updatedAt" timestamp(3) NOT NULL DEFAULT now());
 CREATE TABLE "Organization" (id text PRIMARY KEY, slug text NOT NULL UNIQUE, title text NOT NULL, "maximumConcurrencyLimit" integer NOT NULL DEFAULT 5, "runsEnabled" boolean NOT NULL DEFAULT true, "createdAt" timestamp(3) NOT NULL DEFAULT now(), "deletedAt" timestamp(3));

@@ -1,7 +1,12 @@
 -- Windmill 1.550: a completed job's result is JSON; what an agent's step has used is in it. A workspace pays.
 -- expects a view: public.v2_job_completed
--- life: INSERT INTO v2_job_completed (id, workspace_id, duration_ms, result, status) VALUES (md5('n')::uuid, 'shop', 1, '{"usage": {"total_tokens": 9}}', 'success'); SELECT min(token_balance) FROM workspace
--- gives: 999991
+-- account: SELECT 'shop'
+-- run: 31d00000-0000-0000-0000-000000000001
+-- use: INSERT INTO v2_job_completed (id, workspace_id, duration_ms, result, status) VALUES (:'run', :'account', 1, '{"usage": {"total_tokens": 100}}', 'success')
+-- again: UPDATE v2_job_completed SET status = 'success', memory_peak = 1 WHERE id = :'run'
+-- more: UPDATE v2_job_completed SET result = '{"usage": {"total_tokens": 105}}' WHERE id = :'run'
+-- migrate: ALTER TABLE v2_job_completed ADD COLUMN result_columns text[]; ALTER TYPE job_status ADD VALUE 'paused'
+-- away: INSERT INTO v2_job_completed (id, workspace_id, duration_ms, result, status) VALUES ('31d00000-0000-0000-0000-000000000002', :'account', 1, '{"usage": {"total_tokens": 7}}', 'success')
 CREATE TYPE job_status AS ENUM ('success', 'failure', 'canceled', 'skipped');
 CREATE TYPE job_kind AS ENUM ('script', 'preview', 'flow', 'dependencies', 'flowpreview', 'aiagent');
 CREATE TABLE workspace (id varchar(50) PRIMARY KEY, name varchar(50) NOT NULL, owner varchar(50) NOT NULL, deleted boolean NOT NULL DEFAULT false, premium boolean NOT NULL DEFAULT false);
