@@ -13,11 +13,11 @@ use pgrx::pg_sys;
 use super::tables::Seen;
 use crate::attach::plausible::last_blocks;
 use crate::error::Result;
-use crate::postgres::attempt::attempt;
 use crate::postgres::catalog::{self, Column};
 use crate::postgres::key::KeyType;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Statement};
+use crate::postgres::subtransaction::attempt;
 use crate::postgres::value::{Arg, texts};
 
 /// Rows that are read of a table.
