@@ -61,9 +61,9 @@ statement="SELECT count(*) FROM token_balance.statement('ann')"
 balance_at="SELECT token_balance.balance_at('ann', '2020-01-01')"
 credit="SELECT token_balance.credit('ann', 7) ->> 'new_balance'"
 refund="SELECT token_balance.refund_workflow('w1', 10) ->> 'amount'"
+correct="SELECT token_balance.correct_workflow('w1') ->> 'amount'"
 overdrawn='SELECT count(*) FROM token_balance.overdrawn'
 administration=(
-    "SELECT token_balance.correct_workflow('w1')"
     'SELECT token_balance.settle_pending()'
     'CALL token_balance.settle_backlog()'
     'SELECT count(*) FROM token_balance.reconcile()'
@@ -84,10 +84,11 @@ may app "SELECT settle_workflow('w2') ->> 'tokens_used'" 20
 may app "$balance" 999880
 may app "$summary" 999880
 may app "$statement" 2
-for one in "$settle_many" "$credit" "$refund" "$balance_at" "$overdrawn" "${administration[@]}"; do may_not app "$one"; done
+for one in "$settle_many" "$credit" "$refund" "$correct" "$balance_at" "$overdrawn" "${administration[@]}"; do may_not app "$one"; done
 
 may billing "$credit" 999887
 may billing "$refund" 10
+may billing "$correct" 0
 may billing "$statement" 4
 may billing "$balance" 999897
 may billing "$balance_at" 1000000
@@ -99,9 +100,9 @@ may reader "$statement" 4
 may reader "$balance_at" 1000000
 may reader "$overdrawn" 0
 may reader 'SELECT count(*) FROM token_balance.overdrawn_accounts()' 0
-for one in "$settle" "$settle_many" "$credit" "$refund" "${administration[@]}"; do may_not reader "$one"; done
+for one in "$settle" "$settle_many" "$credit" "$refund" "$correct" "${administration[@]}"; do may_not reader "$one"; done
 
-for one in "$settle" "$balance" "$summary" "$statement" "$credit" "$refund" "$balance_at" "$overdrawn" "${administration[@]}"; do may_not nobody "$one"; done
+for one in "$settle" "$balance" "$summary" "$statement" "$credit" "$refund" "$correct" "$balance_at" "$overdrawn" "${administration[@]}"; do may_not nobody "$one"; done
 
 # What attach granted to the owner of the users table, and no more.
 may owner "$settle" 0
@@ -109,7 +110,7 @@ may owner "$settle_many" 3
 may owner "$balance" 999894
 may owner "$summary" 999894
 may owner "$statement" 5
-for one in "$credit" "$refund" "$balance_at" "$overdrawn" "SELECT token_balance.correct_workflow('w1')" 'SELECT token_balance.settle_pending()' \
+for one in "$credit" "$refund" "$balance_at" "$overdrawn" "$correct" 'SELECT token_balance.settle_pending()' \
     'CALL token_balance.settle_backlog()' 'SELECT count(*) FROM token_balance.reconcile()'; do may_not owner "$one"; done
 
 # Who called is in the ledger, though the charge ran as the owner of the tables.

@@ -210,7 +210,8 @@ pub(super) fn existing_usage(spec: &Spec) -> Result<Table> {
     match catalog::table(spec.usage.oid)? {
         None if spec.definition.is_some() => Err(dropped(spec, USAGE_VIEW, &spec.usage)),
         None => Err(dropped(spec, "usage table", &spec.usage)),
-        Some(table) if table.is_view() => Ok(table),
+        // A rule may have made one of the table that was bound.
+        Some(table) if table.is_view() && !was_table(spec) => Ok(table),
         Some(table) => supported(table),
     }
 }
@@ -232,6 +233,10 @@ pub(crate) fn check_late_sources(binding: &Binding) -> Result<()> {
     };
     let mut told = binding.spec.late_usage_on.iter();
     told.try_for_each(|told| late_sources::find(told, &binding.usage, view).map(drop))
+}
+
+fn was_table(spec: &Spec) -> bool {
+    spec.ids.is_some() && spec.definition.is_none()
 }
 
 /// What the usage is made of, if it is a view.

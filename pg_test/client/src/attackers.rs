@@ -818,9 +818,10 @@ SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text)
 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'token_balance'
 JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
 WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL ('{
-    adjust, archive_ledger, attach, attach_again, balance, balance_at, correct_workflow, credit, detach, exempt_pending,
-    note_completion, note_status, note_update, overdrawn_accounts, reconcile, refund_workflow, reset, settle_backlog, settle_pending,
-    settle_workflow, settle_workflows, statement, summary, unsettled_usage, usage_state, verify}')";
+    adjust, archive_ledger, attach, attach_again, balance, balance_at, correct_workflow, credit, detach, exact_numeric,
+    exempt_pending, note_completion, note_status, note_update, overdrawn_accounts, reconcile, refund_workflow, reset,
+    settle_backlog, settle_pending, settle_workflow, settle_workflows, statement, suggest, suggestions, summary,
+    unsettled_usage, usage_state, verify}')";
 
 #[rustfmt::skip]
 const ON_PATH: &[OnPath] = &[
@@ -839,6 +840,9 @@ const ON_PATH: &[OnPath] = &[
         r#"{"more": false, "charges": 1, "workflows": 1, "tokens_used": 2}"#),
     Trapped("CALL token_balance.settle_backlog()", ""),
     Trapped("CALL token_balance.settle_backlog(existing => true)", ""),
+    Trapped("SELECT token_balance.exact_numeric('0.1'::double precision)::pg_catalog.text", "0.1"),
+    Trapped("SELECT (SELECT true FROM token_balance.suggest() AS s LIMIT 1) IS NULL", "f"),
+    Trapped("SELECT (SELECT true FROM token_balance.suggestions() AS s LIMIT 1) IS NULL", "t"),
     Trapped("SELECT token_balance.balance('ann')",
         r#"{"is_overdraft": false, "token_balance": 999981}"#),
     Trapped("SELECT token_balance.credit('ann', 9, 'r', 'n') IS NULL", "f"),
