@@ -20,7 +20,8 @@ use super::remembered::{Said, Standing, standing};
 use super::restored::{lost, warn_of_other_balances};
 use super::search_path::{self, Attacher};
 use super::told::{ColumnBefore, tell_of_ignored, tell_of_kept_default};
-use super::trigger_ddl::{Trigger, drop_optional, optional_usage, triggers};
+use super::trigger_ddl::drop_optional;
+use super::wanted_triggers::{Trigger, optional_usage, triggers};
 use crate::binding::own::tell_other_sessions;
 use crate::binding::{
     Binding, LateSource, LateUsage, OutsideChanges, Spec, Stored, book, take_turns,

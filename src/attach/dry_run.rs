@@ -9,7 +9,7 @@ use super::existing::{Outstanding, outstanding};
 use super::overdraft;
 use super::plausible;
 use super::remembered::Standing;
-use super::trigger_ddl::triggers;
+use super::wanted_triggers::triggers;
 use crate::binding::{Binding, completed};
 use crate::error::Result;
 use crate::postgres::catalog::{self, Table};

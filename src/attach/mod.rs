@@ -21,8 +21,9 @@ mod restored;
 mod search_path;
 mod statuses;
 mod told;
-pub(crate) mod trigger_ddl;
+mod trigger_ddl;
 mod upgrade;
+pub(crate) mod wanted_triggers;
 
 pub(crate) use again::attach_again;
 pub(crate) use attach::attach;

@@ -8,7 +8,7 @@ use super::check::check;
 use super::convention::NotCreatingExtension;
 use super::remembered::Said;
 use super::search_path::Attacher;
-use super::trigger_ddl::triggers;
+use super::wanted_triggers::triggers;
 use crate::binding::{Binding, Spec, Stored};
 use crate::error::Result;
 use crate::postgres::patience::StrongLocks;

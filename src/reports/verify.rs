@@ -5,7 +5,7 @@ use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::check::Check;
 use super::usage_view;
-use crate::attach::trigger_ddl::{Trigger, triggers};
+use crate::attach::wanted_triggers::{Trigger, triggers};
 use crate::attach::{overdraft, plausible};
 use crate::binding::own::extension_schema;
 use crate::binding::search_path::{Untrusted, Who};
