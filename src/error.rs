@@ -405,6 +405,7 @@ impl Error {
             Error::ChargeOf { .. }
                 | Error::UsageOfUnknownAccount { .. }
                 | Error::UnreadableUsage { .. }
+                | Error::ViewReplaced { .. }
                 | Error::NoPayer { .. }
                 | Error::SeveralPayers { .. }
                 | Error::BalanceOutOfRange { .. }
@@ -626,8 +627,8 @@ impl From<Error> for Report {
             )
             .set_detail(format!("It uses {}.", functions.join(", ")))
             .set_hint(
-                "Use what depends on the rows alone: no volatile function, nor the session's time zone (AT TIME ZONE \
-                 'UTC' names one), user or settings.",
+                "Use what depends on the rows alone: immutable functions and conversions (|| of texts in place of concat(), \
+                 AT TIME ZONE 'UTC' in place of the session's).",
             ),
             Error::ViewHidesRows {
                 relation,

@@ -51,6 +51,7 @@ fn attach_by_name(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     if !dry_run {
         refuse_read_only(c"token_balance.attach()");
     }
+    spec.refuse_two_completions()?;
     attach::attach(spec.normalized(), create_index, said)?;
     Ok(())
 }

@@ -272,6 +272,10 @@ fn dropped(spec: &Spec, what: &'static str, relation: &Relation) -> Error {
                 spec.attach_with("workflows => ...")
             )
         }
+        (false, false) if what == USAGE_VIEW => format!(
+            "Make the view again under its name, then call {}: it goes on where it was.",
+            spec.attach_call()
+        ),
         (false, false) => format!(
             "Call {} with the tables that exist, or {}.",
             spec.attach_with("users => ..., usage => ..."),

@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 
 use super::options::Options;
+use crate::error::{Error, Result};
 use crate::postgres::view::Definition;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -187,6 +188,25 @@ impl Spec {
     /// The binding's number; 0 in the catalog of an older version.
     pub(crate) fn number(&self) -> i16 {
         self.ids.map_or(0, |ids| ids.binding)
+    }
+
+    /// Error 22023 if a status and a completion timestamp are named: which one completes a run would be a guess.
+    pub(crate) fn refuse_two_completions(&self) -> Result<()> {
+        let usual = Spec::usual();
+        let is_status_named = self.workflow_status.is_some()
+            && (self.workflow_status != usual.workflow_status
+                || self.completed_statuses != usual.completed_statuses);
+        match self.workflow_completed_at.is_some() && is_status_named {
+            true => Err(Error::InvalidArgument {
+                message: "workflow_status and workflow_completed_at are both named".into(),
+                detail: Some("A run is completed by one of them.".into()),
+                hint: Some(
+                    "Leave one out. Where both count, bind a generated column that says whether a run is over."
+                        .into(),
+                ),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// Without the arguments that mean nothing beside the others, so that two specs that say the

@@ -38,6 +38,11 @@ impl Table {
         self.kind == "v" && self.persistence == "p"
     }
 
+    /// Whether it is a composite type, which has no rows.
+    pub(crate) fn is_type(&self) -> bool {
+        self.kind == "c"
+    }
+
     pub(crate) fn is_partitioned(&self) -> bool {
         self.kind == "p"
     }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use pgrx::pg_sys;
 
 use super::catalog::{self, Table, query};
+use super::datum::c_string;
 use super::security::{NOTHING_ELSE, RunAs, current_user};
 use super::value::{Arg, texts};
 use crate::error::{Error, Result};
@@ -175,7 +176,7 @@ fn read_by(view: pg_sys::Oid) -> Result<Vec<Table>> {
     )?;
     let mut tables = Vec::new();
     for row in &outcome.rows {
-        tables.extend(catalog::table(row.oid(0))?);
+        tables.extend(catalog::table(row.oid(0))?.filter(|table| !table.is_type()));
     }
     tables.sort_by(|one, other| one.sql.cmp(&other.sql));
     Ok(tables)
@@ -196,27 +197,43 @@ fn one(view: &Table) -> Result<OneView> {
     let _path = RunAs::as_before(current_user(), &Some(NOTHING_ELSE.into()));
     let oid = || Arg::Int8(view.oid.to_u32().into());
     let said = query(
-        "SELECT pg_catalog.pg_get_viewdef(r.ev_class), pg_catalog.md5(r.ev_action::pg_catalog.text) \
+        "SELECT pg_catalog.pg_get_viewdef(r.ev_class), pg_catalog.md5(r.ev_action::pg_catalog.text), \
+         r.ev_action::pg_catalog.text \
          FROM pg_catalog.pg_rewrite AS r WHERE r.ev_class OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
          AND r.ev_type OPERATOR(pg_catalog.=) '1'::pg_catalog.\"char\"",
         &[oid()],
     )?;
-    let (text, rule) = match said.rows.first() {
-        Some(row) => (row.text(0).to_owned(), row.text(1).to_owned()),
+    let (text, rule, tree) = match said.rows.first() {
+        Some(row) => (row.text(0), row.text(1), row.text(2)),
         None => Default::default(),
     };
-    let unsteady = query(UNSTEADY, &[oid()])?;
+    let mut unsteady = texts(&query(UNSTEADY, &[oid()])?.rows, 0);
+    if unsteady.is_empty() && is_mutable(tree) {
+        unsteady.push("a conversion of values whose text depends on settings".into());
+    }
+    let bodies = query(BODIES, &[oid()])?;
+    let bodies = bodies.rows.first().map_or("", |row| row.text(0));
     Ok(OneView {
         oid: view.oid,
-        text,
-        rule,
-        unsteady: texts(&unsteady.rows, 0),
+        text: format!("{text}{bodies}"),
+        rule: format!("{rule}{bodies}"),
+        unsteady,
     })
 }
 
-/// Functions that the view $1 calls and that may give another answer to the same rows: volatile ones, and of the
-/// server's stable ones those that depend on the session, its time zone included. What they are is read from the rule
-/// as it is stored: the server keeps no dependency on functions of its own.
+/// Whether something in a stored rule is not immutable, by the server's own judgement: of conversions, too.
+fn is_mutable(tree: &str) -> bool {
+    let tree = c_string(tree);
+    // SAFETY: the rule's text as the server itself has stored it; what is made of it lives as long as the query.
+    unsafe {
+        let rule = pg_sys::stringToNode(tree.as_ptr());
+        pg_sys::contain_mutable_functions(rule.cast())
+    }
+}
+
+/// What in the view $1 may give another answer to the same rows: functions that are not immutable, and what the order
+/// or the place of rows decides. It is read from the rule as it is stored: the server keeps no dependency on
+/// functions of its own.
 const UNSTEADY: &str = "
 WITH rule AS (
     SELECT r.ev_action::pg_catalog.text AS tree FROM pg_catalog.pg_rewrite AS r
@@ -225,23 +242,31 @@ WITH rule AS (
 )
 SELECT f.oid::pg_catalog.regprocedure::pg_catalog.text
 FROM pg_catalog.pg_proc AS f
-WHERE f.oid OPERATOR(pg_catalog.=) ANY (
+WHERE f.provolatile OPERATOR(pg_catalog.<>) 'i'::pg_catalog.\"char\"
+AND f.oid OPERATOR(pg_catalog.=) ANY (
     SELECT m[1]::pg_catalog.oid FROM rule,
     pg_catalog.regexp_matches(rule.tree, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') AS m
-) AND (
-    f.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog.\"char\"
-    OR (
-        f.provolatile OPERATOR(pg_catalog.=) 's'::pg_catalog.\"char\"
-        AND f.pronamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid
-        AND (
-            'pg_catalog.timestamptz'::pg_catalog.regtype::pg_catalog.oid
-            OPERATOR(pg_catalog.=) ANY (f.proargtypes::pg_catalog.oid[] OPERATOR(pg_catalog.||) f.prorettype)
-            OR f.proname OPERATOR(pg_catalog.~)
-            '^(current_|session_|getpg|inet_|has_|pg_has_|pg_backend_|pg_current_|pg_my_|txid_|row_security|version$)'
-        )
-    )
 )
 UNION ALL
-SELECT 'CURRENT_USER, CURRENT_DATE or the like' FROM rule
-WHERE rule.tree OPERATOR(pg_catalog.~) '[{]SQLVALUEFUNCTION '
+SELECT w.said FROM rule, (VALUES
+    ('[{]SQLVALUEFUNCTION ', 'CURRENT_USER, CURRENT_DATE or the like'),
+    ('[{](?:RANGE)?TABLESAMPLE(?:CLAUSE)? ', 'TABLESAMPLE'),
+    (':sortClause <> :limitOffset (?:[{]|<> :limitCount [{])', 'LIMIT or OFFSET without ORDER BY'),
+    (':varattno -', 'a system column')
+) AS w (pattern, said)
+WHERE rule.tree OPERATOR(pg_catalog.~) w.pattern
 ORDER BY 1";
+
+/// What functions of others that the view $1 calls do: a checksum of each.
+const BODIES: &str = "
+SELECT pg_catalog.string_agg(' ' OPERATOR(pg_catalog.||) b.body, '' ORDER BY b.body)
+FROM pg_catalog.pg_proc AS f, LATERAL (SELECT pg_catalog.md5(
+    f.prosrc OPERATOR(pg_catalog.||) COALESCE(f.probin, '')
+    OPERATOR(pg_catalog.||) COALESCE(pg_catalog.pg_get_function_sqlbody(f.oid), ''))) AS b (body)
+WHERE f.pronamespace OPERATOR(pg_catalog.<>) 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid
+AND f.oid OPERATOR(pg_catalog.=) ANY (
+    SELECT m[1]::pg_catalog.oid FROM pg_catalog.pg_rewrite AS r,
+    pg_catalog.regexp_matches(r.ev_action::pg_catalog.text, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') AS m
+    WHERE r.ev_class OPERATOR(pg_catalog.=) ($1::pg_catalog.oid)
+    AND r.ev_type OPERATOR(pg_catalog.=) '1'::pg_catalog.\"char\"
+)";

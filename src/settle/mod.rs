@@ -132,12 +132,26 @@ fn claim_once(
     let Work {
         bound, occasion, ..
     } = work;
+    let is_replaced = bound.binding.is_view_replaced();
     let usage = usage::read_or_warn(bound, workflows, occasion)?;
     let settled = claim::read_settled(bound, workflows)?;
     let mut all = Vec::with_capacity(workflows.len());
     let mut found = Vec::new();
     for (workflow, (usage, settled)) in workflows.iter().zip(usage.iter().zip(&settled)) {
         let mut accounts = Vec::new();
+        // What was settled by another view is not compared with this one.
+        if is_replaced && !settled.is_empty() {
+            let error = Error::ViewReplaced {
+                relation: bound.binding.usage.sql.clone(),
+            };
+            occasion.warn(bound, error)?;
+            all.push(Workflow {
+                id: workflow.clone(),
+                has_usage: true,
+                accounts,
+            });
+            continue;
+        }
         let Some(usage) = usage else {
             all.push(Workflow {
                 id: workflow.clone(),

@@ -120,6 +120,9 @@ CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', usage_tok
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_status => 'finished_at')$$);
 BEGIN;
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_status => NULL, workflow_completed_at => 'status')$$);
+-- one of them decides
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', workflow_status => 'id', workflow_completed_at => 'ended_at')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', completed_statuses => '{over}', workflow_completed_at => 'ended_at')$$);
 ROLLBACK;
 -- an enum that has none of the statuses: the trigger could never fire
 CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'moods')$$);

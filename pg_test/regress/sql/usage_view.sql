@@ -83,6 +83,14 @@ BEGIN;
 INSERT INTO tool_calls VALUES ('r6', 'acme', 1000, 'TOKENS');
 UPDATE runs SET status = 'completed' WHERE id = 'r6';
 SELECT * FROM orgs ORDER BY id;
+-- a run that was settled is not charged the difference by whoever settles it
+INSERT INTO tool_calls VALUES ('r1', 'acme', 1, 'TOKENS');
+UPDATE runs SET status = 'running' WHERE id = 'r1';
+UPDATE runs SET status = 'completed' WHERE id = 'r1';
+SAVEPOINT s;
+SELECT settle_workflow('r1');
+ROLLBACK TO s;
+SELECT * FROM orgs ORDER BY id;
 SET client_min_messages = notice;
 SELECT token_balance.attach_again();
 SET client_min_messages = warning;
@@ -177,6 +185,18 @@ CREATE VIEW of_user AS SELECT run_id AS workflow_id, org_id AS user_id, units AS
 CALL pg_temp.try($$SELECT token_balance.attach('orgs', 'of_user')$$);
 CREATE VIEW of_setting AS SELECT run_id AS workflow_id, org_id AS user_id, units AS total_tokens FROM tool_calls WHERE unit = current_setting('my.unit', true);
 CALL pg_temp.try($$SELECT token_balance.attach('orgs', 'of_setting')$$);
+CREATE VIEW of_text AS SELECT concat(run_id, created_at) AS workflow_id, org_id AS user_id, units AS total_tokens FROM tool_calls;
+CALL pg_temp.try($$SELECT token_balance.attach('orgs', 'of_text')$$);
+CREATE VIEW of_cast AS SELECT run_id || created_at AS workflow_id, org_id AS user_id, units AS total_tokens FROM tool_calls;
+CALL pg_temp.try($$SELECT token_balance.attach('orgs', 'of_cast')$$);
+CREATE VIEW of_conversion AS SELECT run_id || ' ' || created_at::text AS workflow_id, org_id AS user_id, units AS total_tokens FROM tool_calls;
+CALL pg_temp.try($$SELECT token_balance.attach('orgs', 'of_conversion')$$);
+CREATE VIEW of_sample AS SELECT run_id AS workflow_id, org_id AS user_id, units AS total_tokens FROM tool_calls TABLESAMPLE SYSTEM (50);
+CALL pg_temp.try($$SELECT token_balance.attach('orgs', 'of_sample')$$);
+CREATE VIEW of_some AS SELECT run_id AS workflow_id, org_id AS user_id, units AS total_tokens FROM tool_calls LIMIT 3;
+CALL pg_temp.try($$SELECT token_balance.attach('orgs', 'of_some')$$);
+CREATE VIEW of_place AS SELECT ctid::text AS workflow_id, org_id AS user_id, units AS total_tokens FROM tool_calls;
+CALL pg_temp.try($$SELECT token_balance.attach('orgs', 'of_place')$$);
 -- what a view may read
 CREATE MATERIALIZED VIEW frozen AS SELECT run_id AS workflow_id, org_id AS user_id, units AS total_tokens FROM tool_calls;
 CREATE VIEW of_frozen AS SELECT * FROM frozen;
@@ -187,6 +207,13 @@ CREATE VIEW right_one AS SELECT run_id AS workflow_id, org_id AS user_id, steady
     WHERE (created_at AT TIME ZONE 'UTC')::date > '2020-01-01';
 ALTER VIEW right_one OWNER TO uv_owner;
 SELECT token_balance.attach('orgs', 'right_one', 'runs', usage_ids => 'new');
+-- a function of it is replaced, and the sweep stops
+SELECT token_balance.settle_pending() ->> 'charges' AS charges;
+CREATE OR REPLACE FUNCTION steady(integer) RETURNS integer IMMUTABLE LANGUAGE sql RETURN 3;
+CALL pg_temp.try($$SELECT token_balance.settle_pending()$$);
+SELECT name, detail FROM token_balance.verify() WHERE NOT ok;
+SELECT token_balance.attach_again();
+SELECT token_balance.settle_pending() ->> 'charges' AS charges;
 -- and is so no more
 CREATE OR REPLACE FUNCTION steady(integer) RETURNS integer VOLATILE LANGUAGE sql RETURN 2;
 CREATE OR REPLACE VIEW right_one AS SELECT run_id AS workflow_id, org_id AS user_id, steady(units) AS total_tokens FROM tool_calls;
