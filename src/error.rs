@@ -998,7 +998,10 @@ impl From<Error> for Report {
                 format!("{usage} cannot be read from {relation}"),
             )
             .set_detail(format!("The server says: {said}. All of it stays unsettled."))
-            .set_hint("Put the row or the expression right, then call token_balance.settle_pending()."),
+            .set_hint(
+                "Put the row or the expression right, then call token_balance.settle_pending(), which names each run \
+                 that it cannot read.",
+            ),
             Error::NoPayer { workflow, tokens } => new_report(
                 ERRCODE_FOREIGN_KEY_VIOLATION,
                 format!("workflow \"{workflow}\" has usage but no account that pays for it"),

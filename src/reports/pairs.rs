@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use pgrx::pg_sys::{self, TimestampTz};
 
 use crate::binding::{Binding, Bound, Payer, completed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::snapshot::Snapshot;
+use crate::postgres::subtransaction::unless_data_exception;
 use crate::postgres::value::{Row, moment_sql};
 
 const BATCH: usize = 1_000;
@@ -20,6 +21,8 @@ const BATCH: usize = 1_000;
 pub(super) struct Rows {
     cursor: Cursor,
     read: VecDeque<Row>,
+    /// The usage that it is of, if expressions of somebody's are computed for its rows.
+    computed: Option<String>,
 }
 
 impl Rows {
@@ -34,12 +37,31 @@ impl Rows {
                 Life::Transaction,
             )?,
             read: VecDeque::new(),
+            computed: None,
         })
+    }
+
+    /// The same of the usage. Error 22000 where an expression of a view cannot be computed for a row.
+    fn of_usage(binding: &Binding) -> Result<Self> {
+        let usage = &binding.usage;
+        let owner = binding.accounts.users.owner;
+        let rows = Self::open(owner, &[usage.oid], &usage_sql(binding))?;
+        let computed = binding.computes_usage().then(|| usage.sql.clone());
+        Ok(Rows { computed, ..rows })
     }
 
     /// The next ones; none at the end, where the cursor is closed: it would keep DDL from the tables that it has read.
     pub(super) fn fetch(&self, count: usize) -> Result<Vec<Row>> {
-        let rows = self.cursor.fetch(count)?;
+        let rows = match &self.computed {
+            None => self.cursor.fetch(count)?,
+            Some(usage) => unless_data_exception(|| self.cursor.fetch(count))?.map_err(|said| {
+                Error::UnreadableUsage {
+                    usage: "usage".into(),
+                    relation: usage.clone(),
+                    said,
+                }
+            })?,
+        };
         if rows.is_empty() {
             self.cursor.clone().close()?;
         }
@@ -114,11 +136,7 @@ impl Pairs {
         let binding = &bound.binding;
         bound.follow();
         let mut pairs = Pairs {
-            usage: Rows::open(
-                binding.accounts.users.owner,
-                &[binding.usage.oid],
-                &usage_sql(binding),
-            )?,
+            usage: Rows::of_usage(binding)?,
             settlements: Rows::open(
                 binding.accounts.extension_owner,
                 &[],

@@ -1,7 +1,7 @@
 //! Settling what no completion has settled: late usage, runs that completed while the triggers were
 //! off, bad charges whose account has come, and history that attach had exempted.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 use std::time::Instant;
@@ -17,9 +17,11 @@ use super::old_usage::tell_of_old_usage;
 use super::rename;
 use super::settle;
 use super::settlement::was_settled_sql;
-use super::usage::usage_groups_sql;
+use super::usage::{Usage, read_or_warn, usage_groups_sql};
 use super::work::Work;
-use crate::binding::{Binding, Book, Bound, Which, bindings_locked, bindings_unlocked, completed};
+use crate::binding::{
+    Binding, Book, Bound, Payer, Which, bindings_locked, bindings_unlocked, completed,
+};
 use crate::error::{Error, Result};
 use crate::ledger::{busy, queue};
 use crate::postgres::commit::MayCommit;
@@ -27,6 +29,7 @@ use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::notice::notice;
 use crate::postgres::snapshot::{Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi;
+use crate::postgres::subtransaction::unless_data_exception;
 use crate::postgres::value::{Arg, Row, texts};
 
 /// Groups of usage that are read at a time.
@@ -59,7 +62,7 @@ fn is_zero(count: &usize) -> bool {
 /// It is summed up before it is joined: there are fewer workflows than rows. By account, so that a
 /// batch has many runs of few accounts, each of which is updated once; in which order of accounts is
 /// no matter, and by bytes is the cheapest.
-fn usage_of_completed_sql(binding: &Binding, with_idle: bool) -> String {
+fn usage_of_completed_sql(binding: &Binding, with_idle: bool, reading: Reading) -> String {
     let since = match &binding.details.created_at {
         Some(column) => format!(
             "($1 IS NULL OR u.{key} OPERATOR(pg_catalog.=) ANY (SELECT r.{key} FROM {usage} AS r \
@@ -97,12 +100,31 @@ fn usage_of_completed_sql(binding: &Binding, with_idle: bool) -> String {
             completed::sql(binding, "w")
         )
     });
+    let is_completed = is_completed.unwrap_or_default();
+    if reading == Reading::Ids {
+        let workflow = format!("u.{}", binding.usage_workflow.sql());
+        return format!(
+            "SELECT g.workflow_id, NULL, NULL, {is_idle} FROM (SELECT DISTINCT {workflow}::pg_catalog.text \
+             AS workflow_id FROM {} AS u WHERE {workflow} IS NOT NULL AND {since}) AS g {is_completed} \
+             ORDER BY g.workflow_id COLLATE pg_catalog.\"C\"",
+            binding.usage.sql,
+        );
+    }
     format!(
         "SELECT g.workflow_id, g.user_id, g.tokens, {is_idle} FROM ({groups}) AS g {is_completed} \
          ORDER BY g.user_id COLLATE pg_catalog.\"C\", g.workflow_id COLLATE pg_catalog.\"C\"",
         groups = usage_groups_sql(binding, &[since]),
-        is_completed = is_completed.unwrap_or_default(),
     )
+}
+
+/// What is read of the usage at once.
+#[derive(Clone, Copy, PartialEq)]
+enum Reading {
+    /// Its sums.
+    Groups,
+    /// The ids of its workflows alone, each of which is then read by itself: for some row an expression of a view
+    /// cannot be computed, and that is a bad charge of its workflow and of no other.
+    Ids,
 }
 
 /// Which of the workflows with usage count as completed.
@@ -143,6 +165,35 @@ pub(super) fn unsettled(bound: &Bound, groups: &[Row]) -> Result<Vec<String>> {
         .collect())
 }
 
+/// Of these workflows, each read by itself where that has to be. What cannot be read is told.
+fn unsettled_by_id(bound: &Bound, workflows: Vec<String>) -> Result<Vec<String>> {
+    let usage = read_or_warn(bound, &workflows, &Occasion::Sweep)?;
+    let settled = claim::read_settled(bound, &workflows)?;
+    let mut found = Vec::new();
+    for ((workflow, usage), settled) in workflows.into_iter().zip(usage).zip(settled) {
+        if usage.is_some_and(|usage| is_outstanding(&bound.binding, &usage, &settled)) {
+            found.push(workflow);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether some of a workflow's usage is not accounted for, or cannot be counted.
+fn is_outstanding(binding: &Binding, usage: &Usage, settled: &claim::Accounted) -> bool {
+    let is_more = match &binding.payer {
+        Payer::Usage(_) => usage.sums.iter().any(|(account, tokens)| {
+            account
+                .as_deref()
+                .is_some_and(|it| *tokens > claim::accounted_for(settled, Some(it)))
+        }),
+        Payer::Workflow(_) => {
+            let used: i128 = usage.sums.iter().map(|(_, tokens)| tokens).sum();
+            used > claim::accounted_for(settled, None)
+        }
+    };
+    is_more || usage.uncounted(binding).next().is_some()
+}
+
 /// Of which usage a sweep is.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Moments {
@@ -154,32 +205,63 @@ pub(crate) struct Moments {
 
 /// Workflows with unsettled usage, found a batch at a time.
 struct Pending {
-    cursor: Cursor,
+    cursor: RefCell<Cursor>,
+    reading: Cell<Reading>,
     counted: Counted,
+    moments: Moments,
+    life: Life,
 }
 
 impl Pending {
     fn find(bound: &Bound, moments: Moments, counted: Counted, life: Life) -> Result<Self> {
         bound.binding.refuse_replaced_view()?;
+        let reading = Reading::Groups;
+        Ok(Pending {
+            cursor: RefCell::new(Self::open(bound, moments, life, reading)?),
+            reading: Cell::new(reading),
+            counted,
+            moments,
+            life,
+        })
+    }
+
+    fn open(bound: &Bound, moments: Moments, life: Life, reading: Reading) -> Result<Cursor> {
         bound.follow();
-        let sql = usage_of_completed_sql(&bound.binding, moments.idle_since.is_some());
+        let with_idle = moments.idle_since.is_some();
+        let sql = usage_of_completed_sql(&bound.binding, with_idle, reading);
         let owner = bound.binding.accounts.users.owner;
         let usage = [bound.binding.usage.oid];
         let args = [
             Arg::OptionalTimestamp(moments.since),
             Arg::OptionalTimestamp(moments.idle_since),
         ];
-        let cursor = Cursor::open(owner, &usage, &sql, &args, Snapshot::Statement, life)?;
-        Ok(Pending { cursor, counted })
+        Cursor::open(owner, &usage, &sql, &args, Snapshot::Statement, life)
+    }
+
+    /// What `read` gives of the cursor. Where an expression of a view fails for some row, the workflows are found by
+    /// their ids from here on.
+    fn of_cursor<T>(&self, bound: &Bound, read: impl Fn(&Cursor) -> Result<T>) -> Result<T> {
+        if self.reading.get() == Reading::Groups && bound.binding.computes_usage() {
+            if let Ok(value) = unless_data_exception(|| read(&self.cursor.borrow()))? {
+                return Ok(value);
+            }
+            self.reading.set(Reading::Ids);
+            let cursor = Self::open(bound, self.moments, self.life, Reading::Ids)?;
+            self.cursor.replace(cursor).close()?;
+        }
+        read(&self.cursor.borrow())
     }
 
     /// How many groups of usage were read, and the workflows that are unsettled; None at the end.
     fn next(&self, bound: &Bound, groups: usize) -> Result<Option<(usize, Vec<String>)>> {
-        let groups = self.cursor.fetch(groups)?;
+        let groups = self.of_cursor(bound, |cursor| cursor.fetch(groups))?;
         if groups.is_empty() {
             return Ok(None);
         }
-        let mut workflows = unsettled(bound, &groups)?;
+        let mut workflows = match self.reading.get() {
+            Reading::Groups => unsettled(bound, &groups)?,
+            Reading::Ids => unsettled_by_id(bound, texts(&groups, 0))?,
+        };
         if self.counted == Counted::SettledBefore {
             let _owner = bound.run_as_extension();
             let outcome = spi::query(
@@ -321,7 +403,7 @@ pub(crate) fn settle_pending(
         swept.applied += busy::drain_idle(book)?;
     }
     for sweep in sweeps {
-        sweep.pending.cursor.close()?;
+        sweep.pending.cursor.into_inner().close()?;
     }
     Ok(swept)
 }
@@ -463,8 +545,8 @@ fn settle_backlog_of(
         counted(&bound.binding)
     };
     let pending = Pending::find(&bound, Moments::default(), counted, Life::Session)?;
-    LEFT_OVER.set(Some(pending.cursor.clone()));
-    let total = pending.cursor.count()?;
+    let total = pending.of_cursor(&bound, Cursor::count)?;
+    LEFT_OVER.set(Some(pending.cursor.borrow().clone()));
     drop(bound);
     commits.commit()?;
 
@@ -480,7 +562,7 @@ fn settle_backlog_of(
         tell_progress(&swept, done, total, started);
     }
     LEFT_OVER.take();
-    pending.cursor.close()
+    pending.cursor.into_inner().close()
 }
 
 /// Take back the exemption of usage from before the extension, one batch per commit.

@@ -139,12 +139,23 @@ UPDATE runs SET status = 'completed' WHERE id = 'x2';
 UPDATE runs SET status = 'completed' WHERE id LIKE 'x%' AND status = 'running';
 SELECT * FROM orgs ORDER BY id;
 CALL pg_temp.try($$SELECT settle_workflow('x2')$$);
-CALL pg_temp.try($$SELECT token_balance.settle_pending()$$);
+-- nor the sweep: late usage of the others is charged, once
+INSERT INTO chat_messages (run, key_id, type, usage) VALUES ('x1', 10, 2, '{"total_tokens": 1000}'), ('x3', 20, 2, '{"total_tokens": 3000}');
+SELECT token_balance.settle_pending();
+SELECT token_balance.settle_pending(max_workflows => 1);
+CALL pg_temp.try($$SELECT * FROM token_balance.usage_state()$$);
+CALL pg_temp.try($$SELECT * FROM token_balance.reconcile()$$);
+SELECT * FROM orgs ORDER BY id;
 UPDATE chat_messages SET usage = '{"total_tokens": 200}' WHERE usage ->> 'total_tokens' = 'many';
 SELECT token_balance.settle_pending() ->> 'tokens_used' AS tokens_used;
 SELECT problem FROM token_balance.reconcile();
 ROLLBACK;
 
+INSERT INTO runs VALUES ('x4', 'done'), ('x5', 'done');
+INSERT INTO chat_messages (run, key_id, type, usage) VALUES ('x4', 10, 2, '{"total_tokens": "some"}'), ('x5', 10, 2, '{"total_tokens": 5}');
+CALL token_balance.settle_backlog();
+SELECT * FROM orgs ORDER BY id;
+DELETE FROM chat_messages WHERE run = 'x4';
 -- a policy would hide usage: runs complete and wait
 CREATE ROLE uv_owner;
 CREATE ROLE uv_other;
