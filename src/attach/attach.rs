@@ -90,7 +90,8 @@ pub(super) fn attach_for(
     binding.accounts.id = standing.ids().map(|ids| ids.accounts);
     binding.spec.spellings = Some(binding.spellings());
     let sources = binding.late_sources.iter();
-    binding.spec.late_usage_on = sources.map(LateSource::told).collect();
+    binding.spec.late_usage_on = sources.clone().map(LateSource::told).collect();
+    binding.spec.late_keys = sources.map(LateSource::known).collect();
     binding.spec.definition = binding
         .usage_view
         .as_ref()

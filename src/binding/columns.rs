@@ -15,9 +15,12 @@ use pgrx::pg_sys;
 use serde_json::{Map, Value as Json};
 
 use super::attach_arguments::{ARGUMENTS, Argument, Kind, Value};
-use super::spec::{BoundColumn, Relation, Spec};
+use super::spec::{BoundColumn, LateKey, Relation, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
+
+/// The argument that names columns of tables below a view.
+pub(super) const LATE_USAGE_ON: &str = "late_usage_on";
 
 /// A column that the spec names, to be looked up.
 #[derive(Clone, Copy)]
@@ -132,6 +135,14 @@ impl Spec {
             return Ok(());
         };
         let relation = pg_sys::Oid::from(relation);
+        if argument.name == LATE_USAGE_ON {
+            self.late_keys.push(LateKey {
+                told: told.to_owned(),
+                relation,
+                number,
+            });
+            return Ok(());
+        }
         let mut names = argument.columns(self);
         let is_for_table = argument
             .table(self)

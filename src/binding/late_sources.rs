@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
+use super::spec::{LateKey, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::key::KeyType;
@@ -22,6 +23,15 @@ pub(crate) struct LateSource {
 }
 
 impl LateSource {
+    /// Where it is, to be stored.
+    pub(crate) fn known(&self) -> LateKey {
+        LateKey {
+            told: self.told(),
+            relation: self.table.oid,
+            number: self.key.number,
+        }
+    }
+
     /// As `attach` is told it, with the names of now.
     pub(crate) fn told(&self) -> String {
         let (key, shown_as) = (self.key.sql(), self.shown_as.sql());
@@ -32,47 +42,88 @@ impl LateSource {
     }
 }
 
+/// Those that a spec names, as the stored numbers say where they are known. What is not right is for attach to say, and
+/// for `verify`.
+pub(super) fn found(spec: &Spec, usage: &Table, view: &View) -> Vec<LateSource> {
+    let sources = spec.late_usage_on.iter();
+    let sources =
+        sources.filter_map(
+            |told| match spec.late_keys.iter().find(|key| key.told == *told) {
+                Some(known) => by_number(told, known, usage, view).ok().flatten(),
+                None => find(told, usage, view).ok(),
+            },
+        );
+    sources.collect()
+}
+
+/// The one that has been told so, whatever the names of table and column are by now.
+fn by_number(
+    told: &str,
+    known: &LateKey,
+    usage: &Table,
+    view: &View,
+) -> Result<Option<LateSource>> {
+    let Some(table) = view.tables.iter().find(|table| table.oid == known.relation) else {
+        return Ok(None);
+    };
+    let mut columns = catalog::columns(table.oid)?.into_iter();
+    let Some(key) = columns.find(|column| column.number == known.number) else {
+        return Ok(None);
+    };
+    let (_, _, shown_as) = parts(told)?;
+    let shown_as = column(usage, shown_as)?;
+    Ok(fitting(table, key, shown_as).ok())
+}
+
 /// What `schema.table(key)` names, or `schema.table(key AS column of the view)`, of what the view reads.
 ///
 /// Errors: 22023 if it is not of that form, or not of the view's; 42703 for a column that is not there.
 pub(super) fn find(told: &str, usage: &Table, view: &View) -> Result<LateSource> {
-    let invalid = |detail: String| {
-        Error::InvalidArgument {
-        message: format!("late_usage_on names {told}"),
-        detail: Some(detail),
-        hint: Some(
-            "Name a table that the view reads, and its column that the view shows, as in app.messages(id); or \
-             app.messages(id AS message_id) where the view shows it under another name."
-                .into(),
-        ),
-    }
+    let (table, key, shown_as) = parts(told)?;
+    let oid = named(table)?;
+    let Some(table) = view.tables.iter().find(|table| Some(table.oid) == oid) else {
+        return Err(invalid(
+            told,
+            format!("View {} reads no such table.", usage.sql),
+        ));
     };
+    let (key, shown_as) = (column(table, key)?, column(usage, shown_as)?);
+    fitting(table, key, shown_as).map_err(|detail| invalid(told, detail))
+}
+
+/// The table, its column, and that of the view.
+fn parts(told: &str) -> Result<(&str, &str, &str)> {
     let parts = told
         .trim()
         .strip_suffix(')')
         .and_then(|it| it.rsplit_once('('));
     let Some((table, columns)) = parts else {
-        return Err(invalid("It has no column in parentheses.".into()));
+        return Err(invalid(told, "It has no column in parentheses.".into()));
     };
     let (key, shown_as) = match columns.split_once(" AS ").or(columns.split_once(" as ")) {
         Some((key, shown_as)) => (key, shown_as),
         None => (columns, columns),
     };
-    let oid = named(table.trim())?;
-    let Some(table) = view.tables.iter().find(|table| Some(table.oid) == oid) else {
-        return Err(invalid(format!("View {} reads no such table.", usage.sql)));
-    };
-    let column = |of: &Table, name: &str| -> Result<Column> {
-        let name = unquoted(name.trim());
-        let columns = catalog::columns(of.oid)?.into_iter();
-        let mut named = columns.filter(|column| column.name == name);
-        named.next().ok_or_else(|| Error::ColumnMissing {
-            relation: of.sql.clone(),
-            column: name.clone(),
-            argument: "late_usage_on",
-        })
-    };
-    let (key, shown_as) = (column(table, key)?, column(usage, shown_as)?);
+    Ok((table.trim(), key.trim(), shown_as.trim()))
+}
+
+fn column(of: &Table, name: &str) -> Result<Column> {
+    let name = unquoted(name);
+    let columns = catalog::columns(of.oid)?.into_iter();
+    let mut named = columns.filter(|column| column.name == name);
+    named.next().ok_or_else(|| Error::ColumnMissing {
+        relation: of.sql.clone(),
+        column: name.clone(),
+        argument: "late_usage_on",
+    })
+}
+
+/// Error: in words, that their types do not fit.
+fn fitting(
+    table: &Table,
+    key: Column,
+    shown_as: Column,
+) -> std::result::Result<LateSource, String> {
     let types = KeyType::of(key.base_type).zip(KeyType::of(shown_as.base_type));
     match types {
         Some((of_table, key_type)) if of_table.matches(key_type) => Ok(LateSource {
@@ -81,14 +132,26 @@ pub(super) fn find(told: &str, usage: &Table, view: &View) -> Result<LateSource>
             shown_as,
             key_type,
         }),
-        _ => Err(invalid(format!(
+        _ => Err(format!(
             "Column {} of {} is of type {}, and {} of the view of type {}.",
             key.sql(),
             table.sql,
             key.type_name,
             shown_as.sql(),
             shown_as.type_name
-        ))),
+        )),
+    }
+}
+
+fn invalid(told: &str, detail: String) -> Error {
+    Error::InvalidArgument {
+        message: format!("late_usage_on names {told}"),
+        detail: Some(detail),
+        hint: Some(
+            "Name a table that the view reads, and its column that the view shows, as in app.messages(id); or \
+             app.messages(id AS message_id) where the view shows it under another name."
+                .into(),
+        ),
     }
 }
 

@@ -221,9 +221,7 @@ fn late_sources(spec: &Spec, usage: &Table, view: Option<&View>) -> Vec<LateSour
     let Some(view) = view.filter(|_| spec.options.late_usage == LateUsage::Settle) else {
         return Vec::new();
     };
-    let sources = spec.late_usage_on.iter();
-    let sources = sources.filter_map(|told| late_sources::find(told, usage, view).ok());
-    sources.collect()
+    late_sources::found(spec, usage, view)
 }
 
 /// What is wrong with `late_usage_on`. Errors: 22023, 42703.
@@ -231,8 +229,14 @@ pub(crate) fn check_late_sources(binding: &Binding) -> Result<()> {
     let Some(view) = &binding.usage_view else {
         return Ok(());
     };
+    let known = binding.late_sources.iter().map(LateSource::told);
+    let known: Vec<_> = known.collect();
     let mut told = binding.spec.late_usage_on.iter();
-    told.try_for_each(|told| late_sources::find(told, &binding.usage, view).map(drop))
+    // What is known by its number is right, whatever its name is by now.
+    match known.len() == binding.spec.late_usage_on.len() {
+        true => Ok(()),
+        false => told.try_for_each(|told| late_sources::find(told, &binding.usage, view).map(drop)),
+    }
 }
 
 fn was_table(spec: &Spec) -> bool {

@@ -41,6 +41,8 @@ pub(crate) struct Spec {
     pub(crate) options: Options,
     /// Of usage that is a view: the tables below it whose rows count at once, with the column that the view shows.
     pub(crate) late_usage_on: Vec<String>,
+    /// Their tables, and the numbers of these columns, as far as they are known.
+    pub(crate) late_keys: Vec<LateKey>,
     /// The schemas in which the tables' triggers look names up; None: nothing is kept, or attach was
     /// told nothing.
     pub(crate) search_path: Option<Vec<String>>,
@@ -69,6 +71,15 @@ pub(crate) struct BoundColumn {
     /// The name that attach was told.
     pub(crate) told: String,
     pub(crate) is_dropped: bool,
+}
+
+/// A column that `late_usage_on` names, of a table below a view.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LateKey {
+    /// What attach was told.
+    pub(crate) told: String,
+    pub(super) relation: pg_sys::Oid,
+    pub(super) number: i16,
 }
 
 /// How the ids are spelled that the extension's tables have: by keys of which types (`KeyType::spelling`).
@@ -163,6 +174,7 @@ impl Spec {
             existing_usage: None,
             options: Options::default(),
             late_usage_on: Vec::new(),
+            late_keys: Vec::new(),
             search_path: None,
             columns: Vec::new(),
             spellings: None,

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use serde_json::{Map, Value, json};
 
 use super::attach_arguments::changeable;
+use super::columns::LATE_USAGE_ON;
 use super::own::{extension_owner, tell_other_sessions};
 use super::spec::{Ids, Spec, Spellings};
 use crate::error::{Error, Result};
@@ -106,7 +107,9 @@ impl Spec {
         let stored = Stored::all()?;
         let stored = stored.iter().find(|stored| stored.spec.ids == self.ids);
         if stored.is_some_and(|stored| {
-            stored.spec.columns == present.columns && stored.spec.column_names() == names
+            stored.spec.columns == present.columns
+                && stored.spec.late_keys == present.late_keys
+                && stored.spec.column_names() == names
         }) {
             return Ok(());
         }
@@ -122,6 +125,17 @@ impl Spec {
                 "told": column.told,
             })
         });
+        let late_keys = self.late_keys.iter().enumerate().map(|(position, key)| {
+            json!({
+                "binding_id": ids.binding,
+                "argument": LATE_USAGE_ON,
+                "position": position,
+                "relation": key.relation.to_u32(),
+                "number": key.number,
+                "told": key.told,
+            })
+        });
+        let columns = columns.chain(late_keys);
         spi::query(
             "INSERT INTO token_balance.bound_column SELECT r.* \
              FROM pg_catalog.jsonb_populate_recordset(NULL::token_balance.bound_column, \

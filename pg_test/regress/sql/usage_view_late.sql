@@ -84,13 +84,26 @@ SELECT token_balance.attach('orgs', 'all_usage', 'runs', late_usage => 'settle',
 SELECT token_balance.detach(name => 'keys');
 SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'token_balance_%usage' AND tgparentid = 0;
 
--- renamed: the table is the same one; a column is not known any more, and late usage waits
+-- renamed: table and column are the same ones, also where another column takes the name
 ALTER TABLE "Tool Calls" RENAME TO tools;
 INSERT INTO tools VALUES (20, 'r1', 'acme', 1);
 SELECT name, ok, detail, hint FROM token_balance.verify() WHERE name LIKE 'late usage';
 ALTER TABLE messages RENAME id TO key;
+ALTER TABLE messages ADD id bigint DEFAULT 0;
 INSERT INTO messages (run_id, key_id, usage) VALUES ('r1', 1, '{"tokens": 1}');
 SELECT state, tokens FROM token_balance.usage_state() WHERE state = 'waiting';
+SELECT token_balance.attach_again();
+SELECT late_usage_on FROM token_balance.binding WHERE detached_at IS NULL;
+INSERT INTO messages (run_id, key_id, usage) VALUES ('r1', 1, '{"tokens": 1}');
+SELECT state, tokens FROM token_balance.usage_state() WHERE state = 'waiting';
+-- a table that the view has left is told, and its late rows are none of the view's
+BEGIN;
+CREATE OR REPLACE VIEW all_usage AS
+    SELECT m.run_id AS workflow_id, k.org_id AS user_id, (m.usage ->> 'tokens')::integer AS total_tokens, m.key AS id, NULL::integer AS call
+    FROM messages AS m JOIN keys AS k ON k.id = m.key_id WHERE m.kind = 'llm';
+INSERT INTO tools VALUES (21, 'r1', 'acme', 1);
+SELECT name, ok, detail, hint FROM token_balance.verify() WHERE name LIKE 'late usage';
+ROLLBACK;
 SELECT token_balance.attach('orgs', 'all_usage', 'runs', late_usage => 'settle', late_usage_on => '{messages(key AS id),tools(number AS call)}');
 INSERT INTO messages (run_id, key_id, usage) VALUES ('r1', 1, '{"tokens": 2}');
 SELECT state, tokens FROM token_balance.usage_state() WHERE state = 'waiting';
