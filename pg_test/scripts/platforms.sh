@@ -6,6 +6,10 @@
 # `-- expects a view: ` and a table from which one of the three would be.
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
+# What it is about is the same in all versions: the oldest and the newest say so.
+case $("$PG_BIN/postgres" --version) in
+*' 15.'* | *' 16.'* | *' 17.'*) echo 'seen on 14 and 18'; exit 77 ;;
+esac
 maintenance=${PGDATABASE:-postgres}
 db=tb_platforms
 psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
