@@ -422,6 +422,7 @@ impl Error {
                 | Error::KeyTypeChanged { .. }
                 | Error::UnsteadyView { .. }
                 | Error::ViewHidesRows { .. }
+                | Error::UnreadableRelation { .. }
                 | Error::ViewOfOthers { .. }
                 | Error::WrongRelationKind { .. }
                 | Error::Distributed { .. }
@@ -441,6 +442,7 @@ impl Error {
             Error::KeyTypeChanged { .. }
                 | Error::UnsteadyView { .. }
                 | Error::ViewHidesRows { .. }
+                | Error::UnreadableRelation { .. }
                 | Error::ViewOfOthers { .. }
                 // Where a column is to go, a migration makes the view anew.
                 | Error::RelationDropped {

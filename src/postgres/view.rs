@@ -18,6 +18,8 @@ pub(crate) struct View {
     pub(crate) definition: Definition,
     /// A table whose policies would hide rows from a role whose rights count there, and that role.
     hidden: Option<(String, String)>,
+    /// A table that a role may not read whose rights count there, and that role.
+    unreadable: Option<(String, String)>,
     /// What in it may give another answer to the same rows, in words.
     unsteady: Vec<String>,
 }
@@ -52,10 +54,16 @@ impl View {
             .collect();
         tables.sort_by_key(|table| table.oid.to_u32());
         tables.dedup();
-        let hidden = looking
-            .read
-            .iter()
-            .find(|(table, role)| hides(table, *role));
+        let first = |is_so: fn(&Table, pg_sys::Oid) -> bool| {
+            let mut found = looking
+                .read
+                .iter()
+                .filter(|(table, role)| is_so(table, *role));
+            found
+                .next()
+                .map(|(table, role)| (table.sql.clone(), catalog::role_name(*role)))
+        };
+        let (hidden, unreadable) = (first(hides), first(is_unreadable));
         let mut views = looking.views;
         let text = views.iter().map(|view| view.text.as_str());
         let text = text.collect::<Vec<_>>().join("\n");
@@ -67,12 +75,14 @@ impl View {
                 text,
                 rule: rules.join(" "),
             },
-            hidden: hidden.map(|(table, role)| (table.sql.clone(), catalog::role_name(*role))),
+            hidden,
+            unreadable,
             unsteady: views.into_iter().flat_map(|view| view.unsteady).collect(),
         })
     }
 
-    /// Errors: 42P17 if it may give another answer to the same rows, 42501 if policies would hide rows that it reads.
+    /// Errors: 42P17 if it may give another answer to the same rows, 42501 if a table below it may not be read, or
+    /// policies would hide rows of it.
     pub(crate) fn check(&self, relation: &str) -> Result<()> {
         if !self.unsteady.is_empty() {
             let mut functions = self.unsteady.clone();
@@ -81,6 +91,12 @@ impl View {
             return Err(Error::UnsteadyView {
                 relation: relation.to_owned(),
                 functions,
+            });
+        }
+        if let Some((table, role)) = &self.unreadable {
+            return Err(Error::UnreadableRelation {
+                relation: table.clone(),
+                role: role.clone(),
             });
         }
         match &self.hidden {
@@ -100,6 +116,16 @@ fn hides(table: &Table, role: pg_sys::Oid) -> bool {
     // SAFETY: a syscache lookup.
     let bypasses = unsafe { pg_sys::has_bypassrls_privilege(role) };
     table.has_policies && !bypasses && !catalog::acts_for(role, table.owner)
+}
+
+/// Whether the role may read no column of the table.
+fn is_unreadable(table: &Table, role: pg_sys::Oid) -> bool {
+    let select = pg_sys::ACL_SELECT as pg_sys::AclMode;
+    // SAFETY: syscache lookups of a table that was found just now.
+    let of_columns = unsafe {
+        pg_sys::pg_attribute_aclcheck_all(table.oid, role, select, pg_sys::AclMaskHow::ACLMASK_ANY)
+    };
+    !catalog::may_select(role, table.oid) && of_columns != pg_sys::AclResult::ACLCHECK_OK
 }
 
 struct OneView {
