@@ -133,7 +133,7 @@ pub(super) fn attach_for(
     if said.dry_run {
         let changes = changed_options(&binding, &standing)?;
         let spec = kept.map(|stored| &stored.spec);
-        let locks = all_locks(&binding, &others, &before, spec, changes.as_ref(), given)?;
+        let locks = strong_locks(&binding, &others, &before, spec, changes.as_ref(), given)?;
         let prepared = (given, lost.is_some(), with_index);
         dry_run::tell(&binding, &others, &standing, &locks, prepared)?;
         return Ok(as_found);
@@ -175,7 +175,7 @@ pub(super) fn attach_for(
     // what follows waits for none.
     let changes = changed_options(&binding, &standing)?;
     let spec = kept.map(|stored| &stored.spec);
-    all_locks(&binding, &others, &before, spec, changes.as_ref(), given)?.take()?;
+    strong_locks(&binding, &others, &before, spec, changes.as_ref(), given)?.take()?;
     if changes.is_some() {
         change_options(&binding, &others)?;
     }
@@ -312,29 +312,15 @@ fn triggers_of(bindings: &[Binding]) -> Vec<Trigger<'_>> {
         .collect()
 }
 
-/// The same, and that with which the balance column is prepared.
-fn all_locks(
-    binding: &Binding,
-    others: &[Binding],
-    before: &[Binding],
-    kept: Option<&Spec>,
-    changes: Option<&Spec>,
-    given: Option<i64>,
-) -> Result<StrongLocks> {
-    let mut locks = strong_locks(binding, others, before, kept, changes)?;
-    if !is_prepared(binding, given)? {
-        locks.add(binding.accounts.users.oid, pg_sys::AccessExclusiveLock)?;
-    }
-    Ok(locks)
-}
-
-/// The locks with which attach does what there is to do, if the binding that is there gets other options also that.
+/// The locks with which attach does what there is to do: triggers, other options of the binding that is there, and the
+/// balance column.
 fn strong_locks(
     binding: &Binding,
     others: &[Binding],
     before: &[Binding],
     kept: Option<&Spec>,
     changes: Option<&Spec>,
+    given: Option<i64>,
 ) -> Result<StrongLocks> {
     let mut locks = StrongLocks::default();
     let was = triggers_of(before);
@@ -361,6 +347,9 @@ fn strong_locks(
     }
     if kept.is_some_and(|spec| spec.spellings != binding.spec.spellings) {
         locks.add(users, pg_sys::ShareRowExclusiveLock)?;
+    }
+    if !is_prepared(binding, given)? {
+        locks.add(users, pg_sys::AccessExclusiveLock)?;
     }
     Ok(locks)
 }

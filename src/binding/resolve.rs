@@ -229,11 +229,9 @@ pub(crate) fn check_late_sources(binding: &Binding) -> Result<()> {
     let Some(view) = &binding.usage_view else {
         return Ok(());
     };
-    let known = binding.late_sources.iter().map(LateSource::told);
-    let known: Vec<_> = known.collect();
     let mut told = binding.spec.late_usage_on.iter();
     // What is known by its number is right, whatever its name is by now.
-    match known.len() == binding.spec.late_usage_on.len() {
+    match binding.late_sources.len() == binding.spec.late_usage_on.len() {
         true => Ok(()),
         false => told.try_for_each(|told| late_sources::find(told, &binding.usage, view).map(drop)),
     }

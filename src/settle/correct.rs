@@ -214,22 +214,12 @@ impl<'a> Workflow<'a> {
                 .settled
                 .iter()
                 .flat_map(|settled| {
-                    let of_account = |(account, _): &&(Option<String>, i128)| {
-                        account.as_ref() == Some(&settled.account)
-                    };
-                    let used = usage
-                        .sums
-                        .iter()
-                        .filter(of_account)
-                        .map(|(_, tokens)| tokens);
-                    taken(std::slice::from_ref(settled), used.sum())
+                    let used = usage.of(Some(&settled.account));
+                    taken(std::slice::from_ref(settled), used)
                 })
                 .collect(),
             // Usage names no account: it is that of all who have paid.
-            Payer::Workflow(_) => {
-                let used = usage.sums.iter().map(|(_, tokens)| tokens);
-                taken(&self.settled, used.sum())
-            }
+            Payer::Workflow(_) => taken(&self.settled, usage.of(None)),
         }
     }
 }

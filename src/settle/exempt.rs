@@ -196,16 +196,10 @@ fn outstanding(
             };
             error.report(PgLogLevel::WARNING);
         }
-        for (account, tokens) in &usage.sums {
-            let tokens = tokens - accounted_for(settled, account.as_deref());
+        for (account, tokens) in usage.by_payer(&bound.binding) {
+            let tokens = tokens - accounted_for(settled, account);
             if tokens > 0 {
-                found.extend(exemption(
-                    bound,
-                    workflow,
-                    account.as_deref(),
-                    tokens,
-                    settled,
-                )?);
+                found.extend(exemption(bound, workflow, account, tokens, settled)?);
             }
         }
     }

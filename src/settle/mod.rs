@@ -31,7 +31,7 @@ use occasion::Occasion;
 use usage::Usage;
 use work::Work;
 
-use crate::binding::{Bound, Payer};
+use crate::binding::Bound;
 use crate::error::{Error, Result};
 use crate::postgres::snapshot::uses_transaction_snapshot;
 
@@ -140,36 +140,26 @@ fn claim_once(
     for (workflow, (usage, settled)) in workflows.iter().zip(usage.iter().zip(&settled)) {
         let mut accounts = Vec::new();
         // What was settled by another view is not compared with this one.
-        if is_replaced && !settled.is_empty() {
+        let is_of_another = is_replaced && !settled.is_empty();
+        if is_of_another {
             let error = Error::ViewReplaced {
                 relation: bound.binding.usage.sql.clone(),
             };
             occasion.warn(bound, error)?;
-            all.push(Workflow {
-                id: workflow.clone(),
-                has_usage: true,
-                accounts,
-            });
-            continue;
         }
-        let Some(usage) = usage else {
-            all.push(Workflow {
-                id: workflow.clone(),
-                has_usage: true,
-                accounts,
-            });
-            continue;
-        };
-        for (account, tokens) in
-            outstanding(bound, workflow, occasion, usage, settled, &mut accounts)?
-        {
-            let claim = checked_claim(bound, workflow, account, tokens, settled);
-            let claim = claim.map(|claim| Claim { place, ..claim });
-            found.extend(occasion.or_warn(bound, claim)?);
+        let comparable = usage.as_ref().filter(|_| !is_of_another);
+        if let Some(usage) = comparable {
+            for (account, tokens) in
+                outstanding(bound, workflow, occasion, usage, settled, &mut accounts)?
+            {
+                let claim = checked_claim(bound, workflow, account, tokens, settled);
+                let claim = claim.map(|claim| Claim { place, ..claim });
+                found.extend(occasion.or_warn(bound, claim)?);
+            }
         }
         all.push(Workflow {
             id: workflow.clone(),
-            has_usage: !usage.is_empty(),
+            has_usage: comparable.is_none_or(|usage| !usage.is_empty()),
             accounts,
         });
     }
@@ -195,29 +185,17 @@ fn outstanding(
         let workflow = workflow.to_owned();
         occasion.warn(bound, Error::UncountedUsage { workflow, account })?;
     }
-    let mut found = match &bound.binding.payer {
-        Payer::Usage(_) => usage
-            .sums
-            .iter()
-            .filter_map(|(account, tokens)| account.clone().map(|account| (account, *tokens)))
-            .map(|(account, tokens)| {
-                let tokens = tokens - accounted_for(settled, Some(&account));
-                (account, tokens)
-            })
-            .collect::<Vec<_>>(),
-        Payer::Workflow(_) => {
-            let used: i128 = usage.sums.iter().map(|(_, tokens)| tokens).sum();
-            let tokens = used - accounted_for(settled, None);
-            if tokens <= 0 {
-                return Ok(Vec::new());
-            }
-            let account = occasion.or_warn(bound, payer(bound, workflow, occasion, tokens))?;
-            account
-                .map(|account| (account, tokens))
-                .into_iter()
-                .collect()
-        }
-    };
+    let mut found = Vec::new();
+    for (account, tokens) in usage.by_payer(&bound.binding) {
+        let tokens = tokens - accounted_for(settled, account);
+        let account = match account {
+            Some(account) => Some(account.to_owned()),
+            // Nothing is due: who pays is not looked up.
+            None if tokens <= 0 => None,
+            None => occasion.or_warn(bound, payer(bound, workflow, occasion, tokens))?,
+        };
+        found.extend(account.map(|account| (account, tokens)));
+    }
     found.sort_unstable();
     accounts.extend(found.iter().map(|(account, _)| account.clone()));
     found.retain(|(_, tokens)| *tokens > 0);

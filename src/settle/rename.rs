@@ -337,19 +337,9 @@ fn has_shrunk(bound: &Bound, settled: &Accounted, used: &Usage) -> bool {
     };
     match &bound.binding.payer {
         Payer::Usage(_) => settled.iter().any(|(account, tokens)| {
-            if !is_counted(Some(account)) {
-                return false;
-            }
-            let of_account = used
-                .sums
-                .iter()
-                .filter(|(payer, _)| payer.as_ref() == Some(account));
-            of_account.map(|(_, tokens)| tokens).sum::<i128>() < i128::from(*tokens)
+            is_counted(Some(account)) && used.of(Some(account)) < i128::from(*tokens)
         }),
-        Payer::Workflow(_) => {
-            let tokens = used.sums.iter().map(|(_, tokens)| tokens);
-            is_counted(None) && tokens.sum::<i128>() < accounted_for(settled, None)
-        }
+        Payer::Workflow(_) => is_counted(None) && used.of(None) < accounted_for(settled, None),
     }
 }
 

@@ -19,9 +19,7 @@ use super::settle;
 use super::settlement::was_settled_sql;
 use super::usage::{Usage, read_or_warn, usage_groups_sql};
 use super::work::Work;
-use crate::binding::{
-    Binding, Book, Bound, Payer, Which, bindings_locked, bindings_unlocked, completed,
-};
+use crate::binding::{Binding, Book, Bound, Which, bindings_locked, bindings_unlocked, completed};
 use crate::error::{Error, Result};
 use crate::ledger::{busy, queue};
 use crate::postgres::commit::MayCommit;
@@ -180,18 +178,9 @@ fn unsettled_by_id(bound: &Bound, workflows: Vec<String>) -> Result<Vec<String>>
 
 /// Whether some of a workflow's usage is not accounted for, or cannot be counted.
 fn is_outstanding(binding: &Binding, usage: &Usage, settled: &claim::Accounted) -> bool {
-    let is_more = match &binding.payer {
-        Payer::Usage(_) => usage.sums.iter().any(|(account, tokens)| {
-            account
-                .as_deref()
-                .is_some_and(|it| *tokens > claim::accounted_for(settled, Some(it)))
-        }),
-        Payer::Workflow(_) => {
-            let used: i128 = usage.sums.iter().map(|(_, tokens)| tokens).sum();
-            used > claim::accounted_for(settled, None)
-        }
-    };
-    is_more || usage.uncounted(binding).next().is_some()
+    let mut used = usage.by_payer(binding).into_iter();
+    used.any(|(account, tokens)| tokens > claim::accounted_for(settled, account))
+        || usage.uncounted(binding).next().is_some()
 }
 
 /// Of which usage a sweep is.

@@ -182,7 +182,7 @@ pub(crate) fn usage_groups_sql(binding: &Binding, conditions: &[String]) -> Stri
 #[derive(Clone, Default)]
 pub(crate) struct Usage {
     /// Tokens by account.
-    pub(crate) sums: Vec<(Option<String>, i128)>,
+    sums: Vec<(Option<String>, i128)>,
     /// The accounts whose tokens cannot be counted: they are in no sum.
     uncounted: Vec<Option<String>>,
 }
@@ -198,6 +198,27 @@ impl Usage {
         let is_owned = matches!(binding.payer, Payer::Workflow(_));
         let uncounted = self.uncounted.iter().map(Option::as_deref);
         uncounted.filter(move |account| is_owned || account.is_some())
+    }
+
+    /// What each who pays has used: the accounts that it names, or None for all of it, where the workflow's own account
+    /// pays. Tokens.
+    pub(crate) fn by_payer(&self, binding: &Binding) -> Vec<(Option<&str>, i128)> {
+        match &binding.payer {
+            Payer::Usage(_) => {
+                let sums = self.sums.iter();
+                let sums = sums.map(|(account, tokens)| (account.as_deref(), *tokens));
+                sums.filter(|(account, _)| account.is_some()).collect()
+            }
+            Payer::Workflow(_) => vec![(None, self.of(None))],
+        }
+    }
+
+    /// What the account has used; without one, where the workflow's own account pays, all of it. Tokens, to be compared
+    /// with `claim::accounted_for`.
+    pub(crate) fn of(&self, account: Option<&str>) -> i128 {
+        let sums = self.sums.iter();
+        let sums = sums.filter(|(one, _)| account.is_none() || one.as_deref() == account);
+        sums.map(|(_, tokens)| tokens).sum()
     }
 
     /// Add what SQL says of an account.
