@@ -30,7 +30,7 @@ use super::stored::Stored;
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
 use crate::postgres::datum::c_string;
-use crate::postgres::invalidation::{self, Reading, watch, watch_schema};
+use crate::postgres::invalidation::{self, Reading, watch, watch_functions, watch_schema};
 use crate::postgres::lock::lock_relations;
 use crate::postgres::security::{self, RunAs};
 use crate::postgres::view;
@@ -722,7 +722,12 @@ pub(crate) fn lock_out_settlements(users: pg_sys::Oid) {
 /// Also what is not there any more, or not of a kind that can be bound.
 fn watch_all(spec: &Spec) -> Result<()> {
     watch(spec.relations().map(|relation| relation.oid));
-    watch(view::relations_below(spec.usage.oid)?);
+    let below = view::relations_below(spec.usage.oid)?;
+    if !below.is_empty() {
+        let views: Vec<_> = below.iter().copied().chain([spec.usage.oid]).collect();
+        watch_functions(view::functions_of(&views)?);
+    }
+    watch(below);
     for relation in spec.relations() {
         // SAFETY: a look-up in a system cache; InvalidOid for a relation that is gone.
         watch_schema(unsafe { pg_sys::get_rel_namespace(relation.oid) });

@@ -170,15 +170,7 @@ impl Binding {
 
     /// Error 55000 if the usage is a view that was replaced since it was attached: what was settled would look new.
     pub(crate) fn refuse_replaced_view(&self) -> Result<()> {
-        // Nobody tells of a function that was replaced.
-        let is_replaced = match (&self.usage_view, &self.spec.definition) {
-            (Some(_), Some(known)) => {
-                let readers = [self.usage.owner, self.accounts.users.owner];
-                !View::of(&self.usage, &readers)?.definition.is_same(known)
-            }
-            _ => false,
-        };
-        match is_replaced {
+        match self.is_view_replaced() {
             true => Err(Error::ViewReplaced {
                 relation: self.usage.sql.clone(),
             }),
@@ -186,7 +178,6 @@ impl Binding {
         }
     }
 
-    /// As of the time at which the binding was read.
     pub(crate) fn is_view_replaced(&self) -> bool {
         match (&self.usage_view, &self.spec.definition) {
             (Some(view), Some(known)) => !view.definition.is_same(known),

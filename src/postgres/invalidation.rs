@@ -1,9 +1,10 @@
 //! When what a backend keeps is no longer what the catalogs say: the server's invalidation messages,
 //! which reach every session that takes a lock or begins a transaction.
 //!
-//! A room that keeps something has its relations and schemas watched, by OID. These messages count:
+//! A room that keeps something has its relations, schemas and functions watched, by OID. These messages count:
 //! - of a relation that is watched;
 //! - of a schema that is watched: ALTER SCHEMA ... RENAME says nothing about the relations in it;
+//! - of a function that is watched: CREATE OR REPLACE FUNCTION says nothing about the views that call it;
 //! - of any role or membership.
 //!
 //! While something is being read that is to be kept, all of them count, since nobody knows yet which
@@ -13,14 +14,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
 use pgrx::pg_sys;
-use pgrx::pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID};
+use pgrx::pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID, PROCOID};
 
 thread_local! {
     /// The relations whose invalidation matters. None is ever taken out: a statement that is under
     /// way may still use what is no longer kept.
     static WATCHED: RefCell<HashSet<pg_sys::Oid>> = RefCell::default();
-    /// The schemas whose invalidation matters, by the hash under which the server's cache has them.
-    static WATCHED_SCHEMAS: RefCell<HashSet<u32>> = RefCell::default();
+    /// The schemas and functions whose invalidation matters: each by its cache, and the hash under which that has it.
+    static WATCHED_ENTRIES: RefCell<HashSet<(i32, u32)>> = RefCell::default();
     static IS_STALE: Cell<bool> = const { Cell::new(true) };
     /// How often [`EverythingMatters`].
     static READING: Cell<u32> = const { Cell::new(0) };
@@ -82,10 +83,22 @@ pub(crate) fn watch(relations: impl IntoIterator<Item = pg_sys::Oid>) {
 
 /// From now on, the invalidation of this schema matters.
 pub(crate) fn watch_schema(schema: pg_sys::Oid) {
-    let (key, none) = (pg_sys::Datum::from(schema), pg_sys::Datum::from(0));
-    // SAFETY: the cache has an OID for its only key.
-    let hash = unsafe { pg_sys::GetSysCacheHashValue(NAMESPACEOID as i32, key, none, none, none) };
-    WATCHED_SCHEMAS.with_borrow_mut(|watched| watched.insert(hash));
+    watch_entry(NAMESPACEOID as i32, schema);
+}
+
+/// From now on, the invalidation of these functions matters.
+pub(crate) fn watch_functions(functions: impl IntoIterator<Item = pg_sys::Oid>) {
+    for function in functions {
+        watch_entry(PROCOID as i32, function);
+    }
+}
+
+/// `cache` has an OID for its only key.
+fn watch_entry(cache: i32, oid: pg_sys::Oid) {
+    let (key, none) = (pg_sys::Datum::from(oid), pg_sys::Datum::from(0));
+    // SAFETY: a cache of the server, with as many keys as it has.
+    let hash = unsafe { pg_sys::GetSysCacheHashValue(cache, key, none, none, none) };
+    WATCHED_ENTRIES.with_borrow_mut(|watched| watched.insert((cache, hash)));
 }
 
 /// Have the server tell what is invalidated. Called once per backend.
@@ -93,7 +106,7 @@ pub(crate) fn init() {
     // SAFETY: the callbacks are functions of this library, which is never unloaded.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), pg_sys::Datum::from(0));
-        for cache in [NAMESPACEOID, AUTHOID, AUTHMEMROLEMEM] {
+        for cache in [NAMESPACEOID, PROCOID, AUTHOID, AUTHMEMROLEMEM] {
             let cache = cache as i32;
             pg_sys::CacheRegisterSyscacheCallback(cache, Some(on_entry), pg_sys::Datum::from(0));
         }
@@ -116,10 +129,10 @@ unsafe extern "C-unwind" fn on_relation(_argument: pg_sys::Datum, relation: pg_s
 /// them. As above.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_entry(_argument: pg_sys::Datum, cache: i32, hash: u32) {
+    let is_of_all = hash == 0 || ![NAMESPACEOID as i32, PROCOID as i32].contains(&cache);
     let matters = READING.get() > 0
-        || hash == 0
-        || cache != NAMESPACEOID as i32
-        || WATCHED_SCHEMAS.with_borrow(|watched| watched.contains(&hash));
+        || is_of_all
+        || WATCHED_ENTRIES.with_borrow(|watched| watched.contains(&(cache, hash)));
     if matters {
         mark_stale();
     }

@@ -187,6 +187,21 @@ pub(crate) fn relations_below(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>>
     Ok(found.split_off(1))
 }
 
+/// The functions that any of these views calls itself. They are read from the rules as they are stored: the server keeps
+/// no dependency on functions of its own.
+pub(crate) fn functions_of(views: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
+    let oids = views.iter().map(|view| view.to_u32().into()).collect();
+    let outcome = query(
+        "SELECT DISTINCT m[1]::pg_catalog.oid FROM pg_catalog.pg_rewrite AS r, \
+         pg_catalog.regexp_matches(r.ev_action::pg_catalog.text, \
+         ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') AS m \
+         WHERE r.ev_class OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[]) \
+         AND r.ev_type OPERATOR(pg_catalog.=) '1'::pg_catalog.\"char\"",
+        &[Arg::Int8Array(oids)],
+    )?;
+    Ok(outcome.rows.iter().map(|row| row.oid(0)).collect())
+}
+
 /// The relations that a view names, by name; none if it is no view.
 fn read_by(view: pg_sys::Oid) -> Result<Vec<Table>> {
     let outcome = query(
@@ -233,11 +248,13 @@ fn one(view: &Table) -> Result<OneView> {
         Some(row) => (row.text(0), row.text(1), row.text(2)),
         None => Default::default(),
     };
-    let mut unsteady = texts(&query(UNSTEADY, &[oid()])?.rows, 0);
+    let called = functions_of(&[view.oid])?;
+    let called = || Arg::Int8Array(called.iter().map(|oid| oid.to_u32().into()).collect());
+    let mut unsteady = texts(&query(UNSTEADY, &[oid(), called()])?.rows, 0);
     if unsteady.is_empty() && is_mutable(tree) {
         unsteady.push("a conversion of values whose text depends on settings".into());
     }
-    let bodies = query(BODIES, &[oid()])?;
+    let bodies = query(BODIES, &[called()])?;
     let bodies = bodies.rows.first().map_or("", |row| row.text(0));
     Ok(OneView {
         oid: view.oid,
@@ -257,9 +274,8 @@ fn is_mutable(tree: &str) -> bool {
     }
 }
 
-/// What in the view $1 may give another answer to the same rows: functions that are not immutable, and what the order
-/// or the place of rows decides. It is read from the rule as it is stored: the server keeps no dependency on
-/// functions of its own.
+/// What in the view $1, which calls the functions $2, may give another answer to the same rows: functions that are not
+/// immutable, and what the order or the place of rows decides.
 const UNSTEADY: &str = "
 WITH rule AS (
     SELECT r.ev_action::pg_catalog.text AS tree FROM pg_catalog.pg_rewrite AS r
@@ -269,10 +285,7 @@ WITH rule AS (
 SELECT f.oid::pg_catalog.regprocedure::pg_catalog.text
 FROM pg_catalog.pg_proc AS f
 WHERE f.provolatile OPERATOR(pg_catalog.<>) 'i'::pg_catalog.\"char\"
-AND f.oid OPERATOR(pg_catalog.=) ANY (
-    SELECT m[1]::pg_catalog.oid FROM rule,
-    pg_catalog.regexp_matches(rule.tree, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') AS m
-)
+AND f.oid OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.oid[])
 UNION ALL
 SELECT w.said FROM rule, (VALUES
     ('[{]SQLVALUEFUNCTION ', 'CURRENT_USER, CURRENT_DATE or the like'),
@@ -283,16 +296,11 @@ SELECT w.said FROM rule, (VALUES
 WHERE rule.tree OPERATOR(pg_catalog.~) w.pattern
 ORDER BY 1";
 
-/// What functions of others that the view $1 calls do: a checksum of each.
+/// What those of the functions $1 do that are not the server's own: a checksum of each.
 const BODIES: &str = "
 SELECT pg_catalog.string_agg(' ' OPERATOR(pg_catalog.||) b.body, '' ORDER BY b.body)
 FROM pg_catalog.pg_proc AS f, LATERAL (SELECT pg_catalog.md5(
     f.prosrc OPERATOR(pg_catalog.||) COALESCE(f.probin, '')
     OPERATOR(pg_catalog.||) COALESCE(pg_catalog.pg_get_function_sqlbody(f.oid), ''))) AS b (body)
 WHERE f.pronamespace OPERATOR(pg_catalog.<>) 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid
-AND f.oid OPERATOR(pg_catalog.=) ANY (
-    SELECT m[1]::pg_catalog.oid FROM pg_catalog.pg_rewrite AS r,
-    pg_catalog.regexp_matches(r.ev_action::pg_catalog.text, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') AS m
-    WHERE r.ev_class OPERATOR(pg_catalog.=) ($1::pg_catalog.oid)
-    AND r.ev_type OPERATOR(pg_catalog.=) '1'::pg_catalog.\"char\"
-)";
+AND f.oid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])";
