@@ -39,6 +39,7 @@ pub extern "C-unwind" fn _PG_init() {
     // pgrx appends a backtrace to DETAIL where RUST_BACKTRACE is in the server's environment. DETAIL
     // is for users. SAFETY: a backend has one thread.
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+    postgres::direct::init();
     postgres::invalidation::init();
     postgres::transaction::init();
     settle::lock::init();

@@ -48,6 +48,9 @@ impl OpenTable {
     /// of the shape, or has a trigger, a rule, a policy, a constraint or a kind of index that the
     /// extension did not make.
     pub(crate) fn open(table: pg_sys::Oid, shape: &Shape) -> Option<Self> {
+        if !super::is_used() {
+            return None;
+        }
         // SAFETY: the relation is closed by Drop, or by the abort that follows an error; the lock is
         // that of an INSERT and stays.
         unsafe {

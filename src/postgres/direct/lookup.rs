@@ -36,7 +36,7 @@ impl Lookup {
     /// Reads with a snapshot of now, whatever the isolation level ([`Snapshot::Latest`]).
     /// None if SQL must do it.
     pub(crate) fn reader(&self) -> Option<Reader> {
-        let wanted = self.wanted.as_ref()?;
+        let wanted = self.wanted.as_ref().filter(|_| super::is_used())?;
         let table = Open::table(wanted.table)?;
         // With the lock held, all that was changed before is known.
         let generation = invalidation::generation();
