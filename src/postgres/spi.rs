@@ -4,8 +4,9 @@
 //! pgrx's own `Spi` neither takes a snapshot nor tells whether a kept plan is still valid, and a
 //! settlement needs both.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::ffi::{CStr, CString};
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 
@@ -67,7 +68,7 @@ pub(crate) struct Statement {
     types: Vec<pg_sys::Oid>,
     relations: Vec<pg_sys::Oid>,
     planning: Planning,
-    plan: OnceCell<Plan>,
+    plan: RefCell<Option<Rc<Plan>>>,
 }
 
 /// When a statement is planned.
@@ -94,7 +95,7 @@ impl Statement {
             types: types.to_vec(),
             relations: Vec::new(),
             planning: Planning::Once,
-            plan: OnceCell::new(),
+            plan: RefCell::default(),
         }
     }
 
@@ -118,7 +119,8 @@ impl Statement {
     /// Run it as the current role.
     pub(crate) fn run(&self, args: &[Arg], snapshot: Snapshot) -> Result<Outcome> {
         let _connection = Connection::open()?;
-        let plan = self.plan()?;
+        let kept = self.plan()?;
+        let plan = kept.0;
         if self.planning == Planning::Once {
             plan_without_sequential_scans(plan);
         }
@@ -128,9 +130,15 @@ impl Statement {
         Ok(outcome)
     }
 
-    fn plan(&self) -> Result<pg_sys::SPIPlanPtr> {
-        if let Some(plan) = self.plan.get() {
-            return Ok(plan.0);
+    fn plan(&self) -> Result<Rc<Plan>> {
+        let known = self.plan.borrow().clone();
+        // One that was made while a rule replaced the statement, or the table had another name, is of no such table, so the
+        // server does not make it anew when that is over.
+        // SAFETY: the plan was kept and is of one statement.
+        if let Some(known) = known
+            && are_relations(unsafe { relations_of_plan(known.0) }, &self.relations)
+        {
+            return Ok(known);
         }
         let options = match self.planning {
             Planning::Once => pg_sys::CURSOR_OPT_GENERIC_PLAN,
@@ -139,8 +147,9 @@ impl Statement {
         let prepared = prepare(&self.sql, &self.types, options as i32)?;
         // SAFETY: prepared is a valid, unsaved plan.
         check(unsafe { pg_sys::SPI_keepplan(prepared) })?;
-        // A trigger that runs while a statement is prepared could only have set the same plan.
-        Ok(self.plan.get_or_init(|| Plan(prepared)).0)
+        let plan = Rc::new(Plan(prepared));
+        self.plan.replace(Some(plan.clone()));
+        Ok(plan)
     }
 }
 
@@ -186,16 +195,29 @@ unsafe fn cached_source(plan: pg_sys::SPIPlanPtr) -> *const pg_sys::CachedPlanSo
 /// It is looked at when the statement has run: it may have been analyzed anew at the last moment. What
 /// it did is rolled back with the error.
 pub(super) fn check_relations(found: &[pg_sys::ListCell], wanted: &[pg_sys::Oid]) -> Result<()> {
+    match are_relations(found, wanted) || is_suppressed(found, wanted)? {
+        true => Ok(()),
+        false => Err(Error::ConcurrentRename),
+    }
+}
+
+fn are_relations(found: &[pg_sys::ListCell], wanted: &[pg_sys::Oid]) -> bool {
     let is_found = |relation: &pg_sys::Oid| {
         // SAFETY: a list of OIDs.
         found
             .iter()
             .any(|cell| unsafe { cell.oid_value } == *relation)
     };
-    match wanted.iter().all(is_found) {
-        true => Ok(()),
-        false => Err(Error::ConcurrentRename),
-    }
+    wanted.iter().all(is_found)
+}
+
+/// Whether a rule has made nothing of the statement: the caller is told that it has done nothing.
+fn is_suppressed(found: &[pg_sys::ListCell], wanted: &[pg_sys::Oid]) -> Result<bool> {
+    let oids = wanted.iter().map(|oid| oid.to_u32().into()).collect();
+    let has_rules = "SELECT 1 FROM pg_catalog.pg_class AS c \
+                     WHERE c.oid::bigint OPERATOR(pg_catalog.=) ANY ($1) AND c.relhasrules";
+    let args = [Arg::Int8Array(oids)];
+    Ok(found.is_empty() && query_as_of(has_rules, &args, Snapshot::Latest)?.processed > 0)
 }
 
 /// Whether the server would take the generic plan as it is. From `CheckCachedPlan` and
