@@ -47,30 +47,31 @@ impl Settlement {
             .map(|charge| charge.new_balance)
             .chain(self.new_balance)
             .any(|balance| balance < 0);
+        // In the order in which jsonb has its keys: by length, then by bytes.
         let charges = charges.iter().map(|charge| {
             let binding = self.bindings.get(charge.place);
-            let mut charge = vec![
+            let binding = binding.map(|name| ("binding", Value::Text(name)));
+            let rest = [
                 ("user_id", Value::Text(&charge.account)),
+                ("new_balance", Value::Number(charge.new_balance.into())),
                 ("tokens_used", Value::Number(charge.tokens.into())),
+                ("is_overdraft", Value::Boolean(charge.new_balance < 0)),
                 (
                     "previous_balance",
                     Value::Number(charge.previous_balance.into()),
                 ),
-                ("new_balance", Value::Number(charge.new_balance.into())),
-                ("is_overdraft", Value::Boolean(charge.new_balance < 0)),
             ];
-            charge.extend(binding.map(|name| ("binding", Value::Text(name))));
-            Value::Object(charge)
+            Value::Object(binding.into_iter().chain(rest).collect())
         });
         let answer = Value::Object(vec![
-            ("success", Value::Boolean(true)),
-            ("previous_balance", self.previous_balance.into()),
-            ("tokens_used", Value::Number(tokens_used)),
-            ("new_balance", self.new_balance.into()),
-            ("is_overdraft", Value::Boolean(is_overdraft)),
-            ("workflow_id", Value::Text(&self.workflow_id)),
             ("status", Value::Text(self.status)),
             ("charges", Value::Array(charges.collect())),
+            ("success", Value::Boolean(true)),
+            ("new_balance", self.new_balance.into()),
+            ("tokens_used", Value::Number(tokens_used)),
+            ("workflow_id", Value::Text(&self.workflow_id)),
+            ("is_overdraft", Value::Boolean(is_overdraft)),
+            ("previous_balance", self.previous_balance.into()),
         ]);
         answer.to_jsonb()
     }

@@ -95,16 +95,21 @@ impl Value<'_> {
                 NUMERIC
             }
             Value::Object(pairs) => {
-                let mut pairs: Vec<_> = pairs.iter().collect();
                 // The order in which a key is looked for.
-                pairs.sort_unstable_by_key(|(key, _)| (key.len(), *key));
-                let keys: Vec<_> = pairs.iter().map(|(key, _)| Value::Text(key)).collect();
-                let values = pairs.iter().map(|(_, value)| value);
-                append_container(bytes, OBJECT, pairs.len(), keys.iter().chain(values));
+                if pairs.is_sorted_by_key(|(key, _)| (key.len(), *key)) {
+                    append_object(bytes, pairs.iter());
+                } else {
+                    let mut pairs: Vec<_> = pairs.iter().collect();
+                    pairs.sort_unstable_by_key(|(key, _)| (key.len(), *key));
+                    append_object(bytes, pairs.into_iter());
+                }
                 CONTAINER
             }
             Value::Array(values) => {
-                append_container(bytes, ARRAY, values.len(), values.iter());
+                let mut container = Container::begin(bytes, ARRAY, values.len(), values.len());
+                for value in values {
+                    container.append(bytes, |bytes| value.append_to(bytes));
+                }
                 CONTAINER
             }
         };
@@ -112,25 +117,52 @@ impl Value<'_> {
     }
 }
 
-/// The head, an entry for each value, the values.
-fn append_container<'a, 'b: 'a>(
+/// The keys, then the values.
+fn append_object<'a, 'b: 'a>(
     bytes: &mut Vec<u8>,
-    kind: u32,
-    count: usize,
-    values: impl Iterator<Item = &'a Value<'b>> + Clone,
+    pairs: impl ExactSizeIterator<Item = &'a (&'static str, Value<'b>)> + Clone,
 ) {
-    align(bytes);
-    bytes.extend_from_slice(&(kind | checked_length(count)).to_ne_bytes());
-    let entries = bytes.len();
-    bytes.resize(entries + values.clone().count() * size_of::<u32>(), 0);
-    let begin = bytes.len();
-    for (at, value) in values.enumerate() {
-        let mut entry = value.append_to(bytes);
-        if at % STRIDE == 0 {
-            entry = (entry & !LENGTH) | HAS_END | checked_length(bytes.len() - begin);
+    let count = pairs.len();
+    let mut container = Container::begin(bytes, OBJECT, count, 2 * count);
+    for (key, _) in pairs.clone() {
+        container.append(bytes, |bytes| Value::Text(key).append_to(bytes));
+    }
+    for (_, value) in pairs {
+        container.append(bytes, |bytes| value.append_to(bytes));
+    }
+}
+
+/// The head, an entry for each of what is in it, and that.
+struct Container {
+    /// Where the entries are, and where what they stand for begins.
+    entries: usize,
+    begin: usize,
+    /// How many are there already.
+    at: usize,
+}
+
+impl Container {
+    fn begin(bytes: &mut Vec<u8>, kind: u32, count: usize, entries: usize) -> Self {
+        align(bytes);
+        bytes.extend_from_slice(&(kind | checked_length(count)).to_ne_bytes());
+        let first = bytes.len();
+        bytes.resize(first + entries * size_of::<u32>(), 0);
+        Container {
+            entries: first,
+            begin: bytes.len(),
+            at: 0,
         }
-        let place = entries + at * size_of::<u32>();
+    }
+
+    fn append(&mut self, bytes: &mut Vec<u8>, append: impl FnOnce(&mut Vec<u8>) -> u32) {
+        let mut entry = append(bytes);
+        if self.at.is_multiple_of(STRIDE) {
+            let end = checked_length(bytes.len() - self.begin);
+            entry = (entry & !LENGTH) | HAS_END | end;
+        }
+        let place = self.entries + self.at * size_of::<u32>();
         bytes[place..place + size_of::<u32>()].copy_from_slice(&entry.to_ne_bytes());
+        self.at += 1;
     }
 }
 
@@ -153,6 +185,15 @@ fn append_numeric(bytes: &mut Vec<u8>, number: i128) {
     let mut digits = [0_u16; 10]; // of 39 decimal ones
     let mut first = digits.len();
     let mut rest = number.unsigned_abs();
+    // Nearly all fit, and are divided much faster.
+    if let Ok(mut small) = u64::try_from(rest) {
+        while small > 0 {
+            first -= 1;
+            digits[first] = (small % 10_000) as u16;
+            small /= 10_000;
+        }
+        rest = 0;
+    }
     while rest > 0 {
         first -= 1;
         digits[first] = (rest % 10_000) as u16;
