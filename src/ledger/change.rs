@@ -4,7 +4,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use pgrx::pg_sys::Oid;
+
 use crate::postgres::catalog;
+use crate::postgres::invalidation::generation;
 use crate::postgres::security;
 
 /// What kind of entry the ledger has. Spelled here and in the ledger's CHECK, nowhere else; a test
@@ -121,9 +124,36 @@ pub(crate) struct Given {
     pub(crate) new_balance: i64,
 }
 
+/// The name of a role, as long as nothing has changed (`invalidation`: also no role).
+#[derive(Clone)]
+struct Actor {
+    role: Oid,
+    name: Rc<str>,
+    since: u64,
+}
+
+thread_local! {
+    /// The one that acted last.
+    static ACTOR: RefCell<Option<Actor>> = const { RefCell::new(None) };
+}
+
 /// The name of the role that the caller acts as, for the ledger.
 pub(crate) fn actor() -> Rc<str> {
-    catalog::role_name(security::current_user()).into()
+    let role = security::current_user();
+    match ACTOR.with_borrow(Clone::clone) {
+        Some(known) if known.role == role && known.since == generation() => known.name,
+        _ => {
+            let since = generation();
+            let name: Rc<str> = catalog::role_name(role).into();
+            let actor = Actor {
+                role,
+                name: name.clone(),
+                since,
+            };
+            ACTOR.set(Some(actor));
+            name
+        }
+    }
 }
 
 /// A change that was announced, and what the trigger answered to it.
