@@ -9,7 +9,7 @@ mod tests {
     use pgrx::prelude::*;
 
     use crate::binding::bound;
-    use crate::ledger::entries;
+    use crate::ledger::{account, entries};
     use crate::settle::{settlement, usage};
     use crate::tests::fixture::*;
 
@@ -19,6 +19,11 @@ mod tests {
 
     fn writes_ledger() -> bool {
         entries::open(&bound(None).expect("attached").book).is_some()
+    }
+
+    fn changes_accounts() -> bool {
+        let book = bound(None).expect("attached").book.clone();
+        book.kept::<account::Statements>().adder.serves()
     }
 
     fn reads_usage() -> bool {
@@ -65,6 +70,119 @@ mod tests {
         }
         assert!(writes_settlements() && writes_ledger());
     }
+
+    /// What an UPDATE of the balance does more than that, the executor sees to; what it does not do is in nobody's way.
+    /// (DESIGN P22, K14)
+    #[pg_test]
+    fn accounts_with_more_to_them_are_left_to_the_executor() {
+        application();
+        run(
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TABLE other (n integer PRIMARY KEY, m text, UNIQUE (n, m));
+             ALTER TABLE users ADD name text, ADD tags text[]",
+        );
+        for (change, is_direct) in [
+            ("SELECT 1", true),
+            ("SET LOCAL token_balance.direct = off", false),
+            ("SET LOCAL session_replication_role = replica", false),
+            ("SET LOCAL session_replication_role = local", true),
+            ("SET LOCAL transaction_read_only = on", false),
+            // columns
+            ("ALTER TABLE users DROP name, ADD born integer DEFAULT 1", true),
+            ("ALTER TABLE users ALTER token_balance TYPE bigint", true),
+            ("ALTER TABLE users ALTER token_balance TYPE numeric", false),
+            ("CREATE DOMAIN d AS integer; ALTER TABLE users ALTER token_balance TYPE d", false),
+            ("ALTER TABLE users ALTER id TYPE varchar(20)", true),
+            ("ALTER TABLE users ADD g integer GENERATED ALWAYS AS (1) STORED", false),
+            ("ALTER TABLE users ADD i bigint GENERATED ALWAYS AS IDENTITY", true),
+            ("ALTER TABLE users ADD CHECK (name <> '')", false),
+            ("ALTER TABLE users ALTER name SET DEFAULT 'n'", true),
+            // indexes
+            ("CREATE INDEX ON users (token_balance)", true),
+            ("CREATE UNIQUE INDEX ON users (id) INCLUDE (token_balance)", true),
+            ("CREATE UNIQUE INDEX ON users (name, token_balance)", false),
+            ("CREATE INDEX ON users (lower(name))", false),
+            ("CREATE INDEX ON users (name) WHERE token_balance > 0", false),
+            ("CREATE INDEX ON users USING hash (name)", false),
+            ("CREATE INDEX ON users USING gin (tags)", false),
+            ("CREATE INDEX ON users (tags)", false),
+            ("ALTER TABLE users ADD UNIQUE (name) DEFERRABLE", false),
+            ("ALTER TABLE users ADD EXCLUDE USING btree (name WITH =)", false),
+            // the key
+            ("ALTER TABLE users DROP CONSTRAINT users_pkey; CREATE UNIQUE INDEX ON users (id)", true),
+            ("ALTER TABLE users DROP CONSTRAINT users_pkey; ALTER TABLE users ADD UNIQUE (id, name)", false),
+            ("ALTER TABLE users DROP CONSTRAINT users_pkey;
+              CREATE UNIQUE INDEX ON users (id COLLATE \"POSIX\")", false),
+            ("ALTER TABLE users DROP CONSTRAINT users_pkey;
+              ALTER TABLE users ADD UNIQUE (id) DEFERRABLE", false),
+            // triggers and rules
+            ("CREATE TRIGGER t BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION f()", false),
+            ("CREATE TRIGGER t AFTER UPDATE ON users FOR EACH ROW EXECUTE FUNCTION f()", false),
+            ("CREATE TRIGGER t AFTER UPDATE ON users FOR EACH STATEMENT EXECUTE FUNCTION f()", false),
+            ("CREATE TRIGGER t AFTER UPDATE OF token_balance ON users EXECUTE FUNCTION f()", false),
+            ("CREATE TRIGGER t AFTER UPDATE OF name ON users EXECUTE FUNCTION f()", true),
+            ("CREATE TRIGGER t AFTER INSERT OR DELETE ON users EXECUTE FUNCTION f()", true),
+            ("CREATE TRIGGER t AFTER UPDATE ON users FOR EACH ROW EXECUTE FUNCTION f();
+              ALTER TABLE users DISABLE TRIGGER t", true),
+            ("CREATE TRIGGER t AFTER UPDATE ON users FOR EACH ROW EXECUTE FUNCTION f();
+              ALTER TABLE users ENABLE REPLICA TRIGGER t", true),
+            ("CREATE TRIGGER t AFTER UPDATE ON users FOR EACH ROW
+              EXECUTE FUNCTION token_balance.record_balance_change()", false),
+            ("ALTER TABLE users DISABLE TRIGGER \"00_token_balance_ledger\"", false),
+            ("ALTER TABLE users ENABLE REPLICA TRIGGER \"00_token_balance_ledger\"", false),
+            ("ALTER TABLE users ENABLE ALWAYS TRIGGER \"00_token_balance_ledger\"", true),
+            ("CREATE OR REPLACE TRIGGER \"00_token_balance_ledger\" AFTER INSERT OR UPDATE ON users FOR EACH ROW
+              WHEN (NEW.token_balance > 0) EXECUTE FUNCTION token_balance.record_balance_change()", false),
+            ("CREATE OR REPLACE TRIGGER \"00_token_balance_ledger\" AFTER UPDATE OF token_balance ON users FOR EACH ROW
+              EXECUTE FUNCTION token_balance.record_balance_change()", false),
+            ("CREATE OR REPLACE TRIGGER \"00_token_balance_ledger\" AFTER INSERT OR UPDATE ON users FOR EACH ROW
+              EXECUTE FUNCTION f()", false),
+            ("CREATE SCHEMA s; CREATE FUNCTION s.record_balance_change() RETURNS trigger LANGUAGE plpgsql
+              AS 'BEGIN RETURN NULL; END';
+              CREATE OR REPLACE TRIGGER \"00_token_balance_ledger\" AFTER INSERT OR UPDATE ON users FOR EACH ROW
+              EXECUTE FUNCTION s.record_balance_change()", false),
+            ("CREATE RULE r AS ON UPDATE TO users DO ALSO NOTIFY x", false),
+            ("ALTER TABLE users ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", true),
+            // foreign keys
+            ("ALTER TABLE users ADD boss text REFERENCES users", true),
+            ("ALTER TABLE workflows ADD FOREIGN KEY (user_id) REFERENCES users", true),
+            ("ALTER TABLE users ADD FOREIGN KEY (token_balance) REFERENCES other (n) NOT VALID", false),
+            ("ALTER TABLE users ADD n integer, ADD FOREIGN KEY (n, name) REFERENCES other (n, m)", false),
+            // other tables
+            ("CREATE TABLE child () INHERITS (users)", false),
+            // rights: those of the table's owner
+            ("CREATE ROLE app_of_direct; GRANT ALL ON SCHEMA app TO app_of_direct;
+              ALTER TABLE users OWNER TO app_of_direct", true),
+            ("CREATE ROLE app_of_direct; GRANT ALL ON SCHEMA app TO app_of_direct;
+              ALTER TABLE users OWNER TO app_of_direct; REVOKE UPDATE ON users FROM app_of_direct", false),
+        ] {
+            let found = rolled_back(|| {
+                run(change);
+                changes_accounts()
+            });
+            assert_eq!(found, is_direct, "{change}");
+        }
+        assert!(changes_accounts());
+    }
+
+    /// (DESIGN P22)
+    #[pg_test]
+    fn a_partition_is_left_to_the_executor() {
+        schema();
+        run(
+            "CREATE TABLE users (id text PRIMARY KEY) PARTITION BY LIST (id);
+             CREATE TABLE part PARTITION OF users DEFAULT;
+             CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
+             SELECT token_balance.attach('users', 'token_usage')",
+        );
+        assert!(!changes_accounts());
+        run(
+            "SELECT token_balance.detach(); ALTER TABLE users DETACH PARTITION part;
+             SELECT token_balance.attach('part', 'token_usage', existing_usage => 'charge')",
+        );
+        assert!(changes_accounts());
+    }
+
     /// What `work` answers, in a subtransaction that is rolled back.
     fn rolled_back<T>(work: impl FnOnce() -> T) -> T {
         // SAFETY: as PL/pgSQL's blocks do it.

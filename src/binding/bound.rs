@@ -23,7 +23,7 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use super::model::{Accounts, Binding};
 use super::options::LateUsage;
-use super::own::{self, OwnTables};
+use super::own::{self, OwnObjects};
 use super::parts::is_part_of;
 use super::spec::Spec;
 use super::stored::Stored;
@@ -39,7 +39,7 @@ use crate::postgres::view;
 /// charge the same accounts have one book.
 pub(crate) struct Book {
     pub(crate) accounts: Accounts,
-    pub(crate) own: OwnTables,
+    pub(crate) own: OwnObjects,
     kept: Store,
 }
 
@@ -567,7 +567,7 @@ fn read() -> Result<Present> {
             .and_then(|accounts| Binding::resolve_with(spec.clone(), accounts));
         resolved.push((spec, accounts, binding));
     }
-    let own = own::own_tables()?;
+    let own = own::own_objects()?;
     // Also where nothing is attached: attach says so by one of them.
     watch([
         own.binding,
@@ -610,7 +610,7 @@ fn read() -> Result<Present> {
     Ok(present)
 }
 
-fn book_of(accounts: &Accounts, own: &OwnTables, before: &[Attached]) -> Rc<Book> {
+fn book_of(accounts: &Accounts, own: &OwnObjects, before: &[Attached]) -> Rc<Book> {
     let mut books = before
         .iter()
         .filter_map(|attached| attached.book.as_ref().ok());
@@ -704,7 +704,12 @@ fn look_until_locked<T, Tables: PartialEq>(
 ) -> Result<T> {
     let mut before = look()?;
     loop {
+        let since = invalidation::generation();
         lock(&before);
+        // Nothing has come while the locks were waited for: the same would be found.
+        if !invalidation::is_stale() && invalidation::generation() == since {
+            return Ok(before);
+        }
         let now = look()?;
         if tables(&now) == tables(&before) {
             return Ok(now);

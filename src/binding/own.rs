@@ -14,18 +14,20 @@ pub(crate) fn extension_owner() -> Result<pg_sys::Oid> {
         .owner)
 }
 
-/// The extension's own tables that are kept by OID.
+/// The extension's own tables that are kept by OID, and the functions of its triggers on users.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct OwnTables {
+pub(crate) struct OwnObjects {
     pub(crate) binding: pg_sys::Oid,
     pub(crate) settlement: pg_sys::Oid,
     pub(crate) ledger: pg_sys::Oid,
     pub(crate) queue: pg_sys::Oid,
     pub(crate) workflow_alias: pg_sys::Oid,
+    pub(crate) record_balance_change: pg_sys::Oid,
+    pub(crate) keep_balance: pg_sys::Oid,
 }
 
-/// Where a table is not there, or is no member of an extension, InvalidOid stands for it.
-pub(crate) fn own_tables() -> Result<OwnTables> {
+/// Where one is not there, or is no member of an extension, InvalidOid stands for it.
+pub(crate) fn own_objects() -> Result<OwnObjects> {
     let outcome = query(
         "SELECT c.relname, c.oid \
          FROM pg_catalog.pg_class AS c \
@@ -37,16 +39,29 @@ pub(crate) fn own_tables() -> Result<OwnTables> {
          AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\" \
          WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
          AND c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['binding', 'settlement', 'ledger', \
-         'queue', 'workflow_alias']::pg_catalog.name[])",
+         'queue', 'workflow_alias']::pg_catalog.name[]) \
+         UNION ALL SELECT p.proname, p.oid \
+         FROM pg_catalog.pg_proc AS p \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+         JOIN pg_catalog.pg_depend AS d ON d.objid OPERATOR(pg_catalog.=) p.oid \
+         AND d.classid OPERATOR(pg_catalog.=) \
+         'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid \
+         AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\" \
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
+         AND p.pronargs OPERATOR(pg_catalog.=) 0 \
+         AND p.proname OPERATOR(pg_catalog.=) ANY (ARRAY['record_balance_change', \
+         'keep_balance']::pg_catalog.name[])",
         &[],
     )?;
-    let mut own = OwnTables::default();
+    let mut own = OwnObjects::default();
     for row in &outcome.rows {
         match row.text(0) {
             "binding" => own.binding = row.oid(1),
             "settlement" => own.settlement = row.oid(1),
             "queue" => own.queue = row.oid(1),
             "workflow_alias" => own.workflow_alias = row.oid(1),
+            "record_balance_change" => own.record_balance_change = row.oid(1),
+            "keep_balance" => own.keep_balance = row.oid(1),
             _ => own.ledger = row.oid(1),
         }
     }

@@ -1,22 +1,27 @@
 //! Balances: reading one, changing one.
 //!
-//! The users table is always changed by a plain UPDATE as its owner, so the application's own
-//! triggers, constraints and generated columns hold, and the ledger's trigger writes the entry.
+//! The users table is changed by a plain UPDATE as its owner, so the application's own triggers, constraints and
+//! generated columns hold, and the ledger's trigger writes the entry. Where there is nothing of all that but the
+//! trigger, the row is changed without the executor, and the entry is written here.
 
 use std::rc::Rc;
 
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
 use super::change::{Announcement, Change, Changed};
+use super::crossing::notify_crossing;
 use super::{entries, queue};
 use crate::binding::{Book, Kept};
 use crate::error::{Error, Result};
+use crate::postgres::direct::{Added, Adder, Addition, Changeable, Holds, Lookup, Wanted};
 use crate::postgres::snapshot::{FreshSnapshot, Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi::Statement;
 use crate::postgres::value::Arg;
 
 /// The statements on one account, for one accounts.
 pub(crate) struct Statements {
+    pub(crate) adder: Adder,
+    lookup: Lookup,
     take: Statement,
     give: Statement,
     balance: Statement,
@@ -63,6 +68,23 @@ impl Kept<Book> for Statements {
             None => has_room,
         };
         Statements {
+            adder: Adder::new(accounts.balance.is_some().then(|| Changeable {
+                table: accounts.users.oid,
+                owner: accounts.users.owner,
+                key: accounts.user_key.column.name.clone(),
+                key_type: accounts.user_key.key_type,
+                column: accounts.balance_column.clone(),
+                done_by_caller: book.own.record_balance_change,
+                lets_pass: book.own.keep_balance,
+            })),
+            lookup: Lookup::new(accounts.balance.is_some().then(|| Wanted {
+                table: accounts.users.oid,
+                owner: accounts.users.owner,
+                scope: None,
+                key: accounts.user_key.column.name.clone(),
+                key_type: accounts.user_key.key_type,
+                columns: vec![(accounts.balance_column.clone(), Holds::Integer)],
+            })),
             take: change(&may_take),
             give: change(&format!("a.{balance} OPERATOR(pg_catalog.<=) $3")),
             forbids: checks.map(|checks| {
@@ -113,6 +135,21 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
     let lowest = smallest.saturating_sub(amount.min(0));
     let highest = largest.saturating_sub(amount.max(0));
     let statements = book.kept::<Statements>();
+    let addition = Addition {
+        key: &change.account,
+        amount,
+        lowest,
+        highest,
+    };
+    let added = {
+        let _owner = book.run_as_users_owner();
+        statements.adder.add(&addition)
+    };
+    if let Some(Added { previous, new }) = added {
+        notify_crossing(book, &change.account, previous, new)?;
+        entries::record(book, &change, previous)?;
+        return Ok(Ok(Changed { previous, new }));
+    }
     let (statement, limit) = match amount {
         ..0 => (&statements.take, lowest),
         _ => (&statements.give, highest),
@@ -178,6 +215,12 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
     }
 }
 
+/// Hold the account's row to the end of the transaction, unless somebody else does. None if SQL must do it.
+pub(super) fn hold_unless_busy(book: &Book, account: &str) -> Option<bool> {
+    let _owner = book.run_as_users_owner();
+    book.kept::<Statements>().adder.hold_unless_busy(account)
+}
+
 /// Whether a CHECK constraint refuses the balance that the change would leave.
 fn is_forbidden(book: &Book, account: &str, amount: i64) -> Result<bool> {
     let statements = book.kept::<Statements>();
@@ -218,6 +261,18 @@ pub(crate) fn column_of(book: &Book, account: &str) -> Result<Option<i64>> {
 
 /// The same as it is now, whatever the transaction's snapshot.
 pub(crate) fn column_now(book: &Book, account: &str) -> Result<Option<i64>> {
+    let found = {
+        let _owner = book.run_as_users_owner();
+        let statements = book.kept::<Statements>();
+        statements.lookup.reader().and_then(|mut reader| {
+            let mut found = None;
+            reader.read(&[account.to_owned()], |_, row| found = row.integer(0));
+            found
+        })
+    };
+    if found.is_some() {
+        return Ok(found);
+    }
     read_column(book, account, Snapshot::Latest)
 }
 

@@ -44,7 +44,10 @@ pub(crate) fn hold_unless_busy(book: &Book, account: &str) -> Result<bool> {
     if uses_transaction_snapshot() {
         return Ok(false);
     }
-    run_hold(book, &book.kept::<Statements>().hold_unless_busy, account)
+    match account::hold_unless_busy(book, account) {
+        Some(is_held) => Ok(is_held),
+        None => run_hold(book, &book.kept::<Statements>().hold_unless_busy, account),
+    }
 }
 
 fn run_hold(book: &Book, statement: &Statement, account: &str) -> Result<bool> {

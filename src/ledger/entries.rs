@@ -2,18 +2,19 @@
 //!
 //! Entries are written by a trigger on the users table, so the ledger is complete by construction:
 //! whoever changes a balance, and however, leaves an entry. What the extension does itself it
-//! announces first (`change`); every other change is an adjustment.
+//! announces first (`change`), or writes down itself where it changes the row without the executor; every other change
+//! is an adjustment.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use pgrx::pg_sys::{INT2OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
-use super::change::{Changed, Kind, Line, actor, take_announced};
+use super::change::{Change, Changed, Kind, Line, actor, take_announced};
 use crate::binding::{Book, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::clock::now;
-use crate::postgres::direct::{Conflict, OpenTable, Shape};
+use crate::postgres::direct::{Conflict, Inserter, OpenTable, Shape};
 use crate::postgres::invalidation::generation;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
@@ -170,7 +171,7 @@ fn given(book: &Book) -> impl Iterator<Item = &'static Column> {
 
 /// The table open for entries; None if SQL must write it.
 pub(crate) fn open(book: &Book) -> Option<OpenTable> {
-    OpenTable::open(book.own.ledger, &SHAPE)
+    book.kept::<Statements>().inserter.open()
 }
 
 /// The table, open for the entries of several accounts.
@@ -218,6 +219,7 @@ fn held_or_open(book: &Book) -> Option<Rc<OpenTable>> {
 
 /// The ledger's own statements.
 struct Statements {
+    inserter: Inserter,
     insert: Statement,
     last: Statement,
 }
@@ -226,6 +228,7 @@ impl Kept<Book> for Statements {
     fn of(book: &Book) -> Self {
         let types: Vec<_> = given(book).map(Column::type_oid).collect();
         Statements {
+            inserter: Inserter::new(book.own.ledger, &SHAPE),
             insert: Statement::new(&insert_sql(book), &types),
             last: Statement::new(
                 &format!(
@@ -356,19 +359,24 @@ pub(crate) fn record_change(book: &Book, account: &str, previous: i64, new: i64)
     let Some(change) = take_announced(book.accounts.id, account, Changed { previous, new }) else {
         return adjust(book, account, previous, new, None);
     };
-    let made = Entries {
+    let made = record(book, &change, previous)?;
+    // A BEFORE trigger of the application may have changed the amount: that part is its own.
+    let note = "changed by a trigger on the users table";
+    adjust(book, account, made, new, Some(note))
+}
+
+/// The entries of a change that the extension has made. The balance after them. Tokens.
+pub(super) fn record(book: &Book, change: &Change, previous: i64) -> Result<i64> {
+    Entries {
         accounts: book.accounts.id,
-        account,
+        account: &change.account,
         kind: change.kind,
         previous,
         lines: &change.lines,
         reference: change.reference.as_deref(),
         note: change.note.as_deref(),
     }
-    .write(book)?;
-    // A BEFORE trigger of the application may have changed the amount: that part is its own.
-    let note = "changed by a trigger on the users table";
-    adjust(book, account, made, new, Some(note))
+    .write(book)
 }
 
 /// A new account has no entry: its first one carries its opening balance. But an id that had an

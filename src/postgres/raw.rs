@@ -3,9 +3,10 @@
 //! (`pg_guard_ffi_boundary`); nothing inside it may need to be dropped, or panic.
 
 use pgrx::pg_sys::{
-    BlockNumber, Buffer, BulkInsertStateData, CommandId, Datum, HeapTuple, IndexInfo,
-    IndexScanDesc, IndexTuple, IndexUniqueCheck, ItemPointer, List, Oid, Relation, ScanDirection,
-    ScanKey, Snapshot, TimestampTz, TransactionId, TupleDesc, TupleTableSlot, TupleTableSlotOps,
+    BlockNumber, Buffer, BulkInsertStateData, CmdType, CommandId, Datum, FmgrInfo, HeapTuple,
+    IndexInfo, IndexScanDesc, IndexTuple, IndexUniqueCheck, ItemPointer, List, MemoryContext, Oid,
+    Relation, ScanDirection, ScanKey, Snapshot, TimestampTz, TransactionId, TupleDesc,
+    TupleTableSlot, TupleTableSlotOps,
 };
 
 /// Declare functions of the server, each with the type that pgrx has generated from its headers: a
@@ -44,6 +45,15 @@ server_functions! {
     fn SpeculativeInsertionLockAcquire(transaction: TransactionId) -> u32;
     fn SpeculativeInsertionLockRelease(transaction: TransactionId);
     fn UnregisterSnapshot(snapshot: Snapshot);
+    fn heap_abort_speculative(table: Relation, row: ItemPointer);
+    fn heap_finish_speculative(table: Relation, row: ItemPointer);
+    fn heap_insert(
+        table: Relation,
+        tuple: HeapTuple,
+        command: CommandId,
+        options: i32,
+        state: *mut BulkInsertStateData,
+    );
     fn heap_multi_insert(
         table: Relation,
         slots: *mut *mut TupleTableSlot,
@@ -81,7 +91,6 @@ server_functions! {
         order: ScanKey,
         order_count: i32,
     );
-    fn simple_table_tuple_insert(table: Relation, slot: *mut TupleTableSlot);
     fn table_slot_create(table: Relation, list: *mut *mut List) -> *mut TupleTableSlot;
     fn slot_getsomeattrs_int(slot: *mut TupleTableSlot, count: i32);
     fn visibilitymap_get_status(
@@ -89,7 +98,36 @@ server_functions! {
         block: BlockNumber,
         map: *mut Buffer,
     ) -> u8;
+    fn CheckCmdReplicaIdentity(relation: Relation, command: CmdType::Type);
+    fn ExecFetchSlotHeapTuple(
+        slot: *mut TupleTableSlot,
+        materialize: bool,
+        should_free: *mut bool,
+    ) -> HeapTuple;
+    fn FunctionCall2Coll(
+        function: *mut FmgrInfo,
+        collation: Oid,
+        first: Datum,
+        second: Datum,
+    ) -> Datum;
+    fn GetActiveSnapshot() -> Snapshot;
     fn GetUserId() -> Oid;
+    fn MemoryContextReset(context: MemoryContext);
+    fn PopActiveSnapshot();
+    fn PushActiveSnapshot(snapshot: Snapshot);
+    fn RelationGetIndexList(relation: Relation) -> *mut List;
+    fn TransactionIdIsCurrentTransactionId(transaction: TransactionId) -> bool;
+    fn index_close(index: Relation, mode: i32);
+    fn index_getnext_slot(
+        scan: IndexScanDesc,
+        direction: ScanDirection::Type,
+        slot: *mut TupleTableSlot,
+    ) -> bool;
+    fn index_open(index: Oid, mode: i32) -> Relation;
+    fn list_free(list: *mut List);
+    fn palloc(size: usize) -> *mut std::ffi::c_void;
+    fn relation_close(relation: Relation, mode: i32);
+    fn try_relation_open(relation: Oid, mode: i32) -> Relation;
     fn GetUserIdAndSecContext(user: *mut Oid, context: *mut i32);
     fn LockRelationOid(relation: Oid, mode: i32);
     fn NewGUCNestLevel() -> i32;
@@ -101,15 +139,15 @@ unsafe extern "C-unwind" {
     pub(crate) fn PredicateLockPage(relation: Relation, block: BlockNumber, snapshot: Snapshot);
 }
 
-/// As the inline function `ExecClearTuple`.
+/// As the inline function `slot_getsomeattrs`.
 ///
 /// # Safety
-/// The slot is one of the server's; pgrx's guard is around this.
-pub(crate) unsafe fn clear(slot: *mut TupleTableSlot) {
-    // SAFETY: as the caller promises; every kind of slot can be cleared.
+/// The slot has a row of so many columns; pgrx's guard is around this.
+pub(crate) unsafe fn get_columns(slot: *mut TupleTableSlot, count: i32) {
+    // SAFETY: as the caller promises.
     unsafe {
-        if let Some(clear) = (*(*slot).tts_ops).clear {
-            clear(slot);
+        if i32::from((*slot).tts_nvalid) < count {
+            slot_getsomeattrs_int(slot, count);
         }
     }
 }

@@ -107,6 +107,72 @@ server_functions! {
     ) -> pg_sys::HeapTuple;
 }
 
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+server_functions! {
+    fn heap_update(
+        table: pg_sys::Relation,
+        place: pg_sys::ItemPointer,
+        row: pg_sys::HeapTuple,
+        command: pg_sys::CommandId,
+        crosscheck: pg_sys::Snapshot,
+        waits: bool,
+        failure: *mut pg_sys::TM_FailureData,
+        mode: *mut pg_sys::LockTupleMode::Type,
+    ) -> pg_sys::TM_Result::Type;
+}
+
+#[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+server_functions! {
+    fn heap_update(
+        table: pg_sys::Relation,
+        place: pg_sys::ItemPointer,
+        row: pg_sys::HeapTuple,
+        command: pg_sys::CommandId,
+        crosscheck: pg_sys::Snapshot,
+        waits: bool,
+        failure: *mut pg_sys::TM_FailureData,
+        mode: *mut pg_sys::LockTupleMode::Type,
+        indexes: *mut pg_sys::TU_UpdateIndexes::Type,
+    ) -> pg_sys::TM_Result::Type;
+}
+
+/// Put a row in the place of another one, waiting for whoever else changes that. The mode is that of the row's lock, set
+/// by the server. `row` is then where it was put, and says whether it is heap-only: if not, all indexes want an entry. (The
+/// newer versions say also whether indexes that summarize do.)
+///
+/// # Safety
+/// The table is open, the row is of it; pgrx's guard is around this.
+pub(super) unsafe fn update_row(
+    table: pg_sys::Relation,
+    place: pg_sys::ItemPointer,
+    row: pg_sys::HeapTuple,
+    command: pg_sys::CommandId,
+    failure: *mut pg_sys::TM_FailureData,
+    mode: &mut pg_sys::LockTupleMode::Type,
+) -> pg_sys::TM_Result::Type {
+    let any = std::ptr::null_mut();
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return heap_update(table, place, row, command, any, true, failure, mode);
+        #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+        {
+            let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
+            heap_update(
+                table,
+                place,
+                row,
+                command,
+                any,
+                true,
+                failure,
+                mode,
+                &mut indexes,
+            )
+        }
+    }
+}
+
 /// A scan of an index by one key, with nothing looked for yet.
 ///
 /// # Safety

@@ -16,7 +16,7 @@ use super::pairs::{Pair, Pairs, Rows, Used};
 use super::problem::{Problem, Problems};
 use super::stale_saves::stale_saves;
 use super::verify::{ledger_guard, verify_triggers};
-use crate::binding::own::{self, extension_owner, own_tables};
+use crate::binding::own::{self, extension_owner, own_objects};
 use crate::binding::{Binding, Book, Bound, Payer, Which, bindings, usable_names, whole_books};
 use crate::error::{Error, Result};
 use crate::ledger::change::Kind;
@@ -159,7 +159,7 @@ fn chain(owner: pg_sys::Oid, names: Names) -> Result<Problems> {
 /// changed keeps its entries under the old one. So does a workflow: the ids that it has had are one.
 fn settlements(owner: pg_sys::Oid, names: Names) -> Result<Problems> {
     // The catalog of an older version, until it is updated, has no aliases.
-    let has_aliases = own_tables()?.workflow_alias != pg_sys::InvalidOid;
+    let has_aliases = own_objects()?.workflow_alias != pg_sys::InvalidOid;
     let (join, family) = if has_aliases {
         (
             "LEFT JOIN token_balance.workflow_alias AS f \

@@ -2,6 +2,7 @@
 //! workflows.
 
 use super::claim::{self, Claim};
+use super::occasion::Occasion;
 use super::work::Work;
 use crate::binding::{Book, Bound};
 use crate::error::{Error, Result};
@@ -56,7 +57,9 @@ pub(crate) fn charge(works: &[Work], mut claims: Vec<Claim>) -> Result<Vec<Charg
             book: &works[first.place].bound.book,
         };
         // One for many accounts: each statement finds it in force.
-        let _path = SearchPath::of_tables(&due.book.accounts.paths);
+        let _path = is_of_many
+            .then(|| SearchPath::of_tables(&due.book.accounts.paths))
+            .flatten();
         for claims in claims.chunk_by(|a, b| a.account == b.account) {
             due.charge_account(claims, &mut charges)?;
         }
@@ -110,6 +113,14 @@ impl Due<'_> {
     ) -> Result<()> {
         if let Err(refusal) = busy::leave(self.book, account, &self.lines_of(claims))? {
             return self.refuse(claims, refusal);
+        }
+        let occasion = |claim: &Claim| &self.works[claim.place].occasion;
+        // A completion answers nobody.
+        if claims
+            .iter()
+            .all(|claim| matches!(occasion(claim), Occasion::Completion { .. }))
+        {
+            return Ok(());
         }
         let tokens: i64 = claims.iter().map(|claim| claim.tokens).sum();
         let balance = account::balance_now(self.book, account)?;

@@ -8,7 +8,7 @@ use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 use super::settlement::{self, FirstClaim};
 use crate::binding::{Bound, Ids, Kept};
 use crate::error::{Error, Result};
-use crate::postgres::direct::{Conflict, Holds, Lookup, Wanted};
+use crate::postgres::direct::{Conflict, Holds, Lookup, Wanted, is_used as is_direct};
 use crate::postgres::key::KeyType;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
@@ -199,6 +199,11 @@ pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Ac
         .collect())
 }
 
+/// Whether first claims are inserted without SPI.
+pub(crate) fn inserts(bound: &Bound) -> bool {
+    bound.binding.spec.ids.is_some() && is_direct()
+}
+
 /// Write claims, in their order. Those come back whose settlement row was not as it was read: who
 /// comes second must look again.
 pub(crate) fn write(bound: &Bound, claims: Vec<Claim>) -> Result<(Vec<Claim>, Vec<Claim>)> {
@@ -226,14 +231,15 @@ pub(crate) fn write(bound: &Bound, claims: Vec<Claim>) -> Result<(Vec<Claim>, Ve
         .partition(|_| is_written.next() == Some(true)))
 }
 
-/// Insert the rows of first claims without SPI: how many, until one is in doubt.
-fn insert(bound: &Bound, claims: &[Claim]) -> usize {
-    if claims.iter().any(|claim| claim.settled.is_some()) {
-        return 0;
-    }
+/// Insert the rows of first claims without SPI, as the owner of the extension's tables: how many, until one is in doubt.
+pub(crate) fn insert(bound: &Bound, claims: &[Claim]) -> usize {
     let Some(ids) = bound.binding.spec.ids else {
         return 0;
     };
+    if claims.is_empty() || claims.iter().any(|claim| claim.settled.is_some()) {
+        return 0;
+    }
+    let _owner = bound.run_as_extension();
     let Some(table) = settlement::open(&bound.book) else {
         return 0;
     };

@@ -21,6 +21,7 @@ pub(crate) mod sweep;
 pub(crate) mod usage;
 pub(crate) mod work;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -31,7 +32,7 @@ use occasion::Occasion;
 use usage::Usage;
 use work::Work;
 
-use crate::binding::Bound;
+use crate::binding::{Bound, Payer};
 use crate::error::{Error, Result};
 use crate::postgres::snapshot::uses_transaction_snapshot;
 
@@ -109,7 +110,15 @@ fn claim(
     workflows: &[String],
     claims: &mut Vec<Claim>,
 ) -> Result<Vec<Workflow>> {
-    let (found, mut overtaken) = claim_once(place, work, workflows, claims)?;
+    let usage = usage::read_or_warn(&work.bound, workflows, &work.occasion)?;
+    let mut found = Vec::with_capacity(workflows.len());
+    guess(place, work, (workflows, &usage), &mut found, claims)?;
+    let left = found.len();
+    if left == workflows.len() {
+        return Ok(found);
+    }
+    let (left, usage) = (&workflows[left..], &usage[left..]);
+    let mut overtaken = look_and_claim(place, work, (left, usage), &mut found, claims)?;
     while let Some(workflow) = overtaken.first() {
         if uses_transaction_snapshot() {
             return Err(Error::ConcurrentSettlement {
@@ -117,26 +126,93 @@ fn claim(
             });
         }
         let again: Vec<_> = overtaken.into_iter().collect();
-        (_, overtaken) = claim_once(place, work, &again, claims)?;
+        let usage = usage::read_or_warn(&work.bound, &again, &work.occasion)?;
+        let known = &mut Vec::with_capacity(again.len());
+        overtaken = look_and_claim(place, work, (&again, &usage), known, claims)?;
     }
     Ok(found)
 }
 
-/// Also the workflows of which somebody else has claimed some meanwhile.
-fn claim_once(
+thread_local! {
+    /// So many workflows are looked up before they are claimed.
+    static LOOKS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// After a guess that was wrong. Each leaves a dead row behind: at most one in so many.
+const LOOKS_AFTER_A_WRONG_GUESS: usize = 100;
+
+/// Claim as if nobody had claimed anything of these workflows, which is so for nearly all of them, and without a look:
+/// that nobody has, the unique index says. Those that are done are added to `found`, until the first one of which
+/// something is settled already or has to be told.
+///
+/// Not where the workflow's account pays: what another one has paid for is not seen without a look.
+fn guess(
     place: usize,
     work: &Work,
-    workflows: &[String],
+    (workflows, usage): (&[String], &[Option<Usage>]),
+    found: &mut Vec<Workflow>,
     claims: &mut Vec<Claim>,
-) -> Result<(Vec<Workflow>, BTreeSet<String>)> {
+) -> Result<()> {
+    let Work {
+        bound, occasion, ..
+    } = work;
+    let is_possible = matches!(bound.binding.payer, Payer::Usage(_))
+        && !bound.binding.is_view_replaced()
+        && claim::inserts(bound);
+    let looks = LOOKS.get();
+    if !is_possible || looks > 0 {
+        LOOKS.set(looks.saturating_sub(workflows.len()));
+        return Ok(());
+    }
+    let (mut first, mut guessed) = (Vec::new(), Vec::new());
+    let nothing = Accounted::new();
+    for (workflow, usage) in workflows.iter().zip(usage) {
+        let Some(usage) = usage else { break };
+        if usage.uncounted(&bound.binding).next().is_some() {
+            break;
+        }
+        let mut accounts = Vec::new();
+        let outstanding = outstanding(bound, workflow, occasion, usage, &nothing, &mut accounts)?;
+        let of_workflow = outstanding
+            .into_iter()
+            .map(|(account, tokens)| claim_of(bound, (place, workflow), account, tokens, &nothing));
+        let Ok(of_workflow) = of_workflow.collect::<Result<Vec<_>>>() else {
+            break;
+        };
+        first.push(guessed.len());
+        guessed.extend(of_workflow);
+        found.push(Workflow {
+            id: workflow.clone(),
+            has_usage: !usage.is_empty(),
+            accounts,
+        });
+    }
+    let written = claim::insert(bound, &guessed);
+    if written < guessed.len() {
+        LOOKS.set(LOOKS_AFTER_A_WRONG_GUESS);
+        // From the workflow of the first one in doubt on, all are looked up.
+        found.truncate(first.partition_point(|first| *first <= written) - 1);
+        guessed.truncate(written);
+    }
+    claims.append(&mut guessed);
+    Ok(())
+}
+
+/// Claim what is not settled yet of the workflows, which are added to `found`. Those come back of which somebody else has
+/// claimed some meanwhile.
+fn look_and_claim(
+    place: usize,
+    work: &Work,
+    (workflows, usage): (&[String], &[Option<Usage>]),
+    found: &mut Vec<Workflow>,
+    claims: &mut Vec<Claim>,
+) -> Result<BTreeSet<String>> {
     let Work {
         bound, occasion, ..
     } = work;
     let is_replaced = bound.binding.is_view_replaced();
-    let usage = usage::read_or_warn(bound, workflows, occasion)?;
     let settled = claim::read_settled(bound, workflows)?;
-    let mut all = Vec::with_capacity(workflows.len());
-    let mut found = Vec::new();
+    let mut due = Vec::new();
     for (workflow, (usage, settled)) in workflows.iter().zip(usage.iter().zip(&settled)) {
         let mut accounts = Vec::new();
         // What was settled by another view is not compared with this one.
@@ -149,24 +225,39 @@ fn claim_once(
         }
         let comparable = usage.as_ref().filter(|_| !is_of_another);
         if let Some(usage) = comparable {
+            warn_of_uncounted(bound, workflow, occasion, usage, &mut accounts)?;
             for (account, tokens) in
                 outstanding(bound, workflow, occasion, usage, settled, &mut accounts)?
             {
-                let claim = checked_claim(bound, workflow, account, tokens, settled);
-                let claim = claim.map(|claim| Claim { place, ..claim });
-                found.extend(occasion.or_warn(bound, claim)?);
+                let claim = claim_of(bound, (place, workflow), account, tokens, settled);
+                due.extend(occasion.or_warn(bound, claim)?);
             }
         }
-        all.push(Workflow {
+        found.push(Workflow {
             id: workflow.clone(),
             has_usage: comparable.is_none_or(|usage| !usage.is_empty()),
             accounts,
         });
     }
-    let (written, refused) = claim::write(bound, found)?;
+    let (written, refused) = claim::write(bound, due)?;
     claims.extend(written);
-    let overtaken = refused.into_iter().map(|claim| claim.workflow).collect();
-    Ok((all, overtaken))
+    Ok(refused.into_iter().map(|claim| claim.workflow).collect())
+}
+
+fn warn_of_uncounted(
+    bound: &Bound,
+    workflow: &str,
+    occasion: &Occasion,
+    usage: &Usage,
+    accounts: &mut Vec<String>,
+) -> Result<()> {
+    for account in usage.uncounted(&bound.binding) {
+        let account = account.map(str::to_owned);
+        accounts.extend(account.clone());
+        let workflow = workflow.to_owned();
+        occasion.warn(bound, Error::UncountedUsage { workflow, account })?;
+    }
+    Ok(())
 }
 
 /// What is used and not accounted for: (account, tokens above 0), in the order of accounts. A sum
@@ -179,12 +270,6 @@ fn outstanding(
     settled: &Accounted,
     accounts: &mut Vec<String>,
 ) -> Result<Vec<(String, i128)>> {
-    for account in usage.uncounted(&bound.binding) {
-        let account = account.map(str::to_owned);
-        accounts.extend(account.clone());
-        let workflow = workflow.to_owned();
-        occasion.warn(bound, Error::UncountedUsage { workflow, account })?;
-    }
     let mut found = Vec::new();
     for (account, tokens) in usage.by_payer(&bound.binding) {
         let tokens = tokens - accounted_for(settled, account);
@@ -222,9 +307,9 @@ fn payer(bound: &Bound, workflow: &str, occasion: &Occasion, tokens: i128) -> Re
 }
 
 /// A claim that can be written: of an account that could exist, of a sum that is a bigint.
-fn checked_claim(
+fn claim_of(
     bound: &Bound,
-    workflow: &str,
+    (place, workflow): (usize, &str),
     account: String,
     tokens: i128,
     settled: &Accounted,
@@ -241,7 +326,7 @@ fn checked_claim(
     let is_total_in_range = i64::try_from(tokens + i128::from(settled.unwrap_or(0))).is_ok();
     match i64::try_from(tokens) {
         Ok(tokens) if is_total_in_range => Ok(Claim {
-            place: 0,
+            place,
             workflow,
             account,
             tokens,

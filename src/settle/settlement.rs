@@ -5,7 +5,7 @@ use pgrx::pg_sys::{INT2OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 use crate::binding::{Binding, Book, Bound, Ids, Kept};
 use crate::error::Result;
 use crate::postgres::clock::now;
-use crate::postgres::direct::{OpenTable, Shape};
+use crate::postgres::direct::{Inserter, OpenTable, Shape};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Statement};
 use crate::postgres::value::Arg;
@@ -120,9 +120,18 @@ impl<'a> FirstClaim<'a> {
     }
 }
 
+/// How first claims are written without SQL.
+struct Claims(Inserter);
+
+impl Kept<Book> for Claims {
+    fn of(book: &Book) -> Self {
+        Claims(Inserter::new(book.own.settlement, &SHAPE))
+    }
+}
+
 /// The table open for first claims; None if SQL must write it.
 pub(crate) fn open(book: &Book) -> Option<OpenTable> {
-    OpenTable::open(book.own.settlement, &SHAPE)
+    book.kept::<Claims>().0.open()
 }
 
 /// SQL for "the workflow was settled once", of its canonical id: where no workflow table says that a run is

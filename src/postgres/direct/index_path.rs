@@ -5,10 +5,10 @@ use std::ffi::c_char;
 
 use pgrx::pg_sys;
 
+use super::open::Open;
 use crate::postgres::datum::c_string;
 use crate::postgres::descriptor::{elements, has_shards};
 use crate::postgres::key::KeyType;
-use crate::postgres::unwind::unless_unwinding;
 use crate::postgres::versions::attribute;
 
 /// Which rows of which table are asked for, and what of them.
@@ -90,7 +90,7 @@ impl Path {
 
 /// # Safety
 /// The descriptor is that of an open relation.
-unsafe fn are_of_types(
+pub(super) unsafe fn are_of_types(
     descriptor: pg_sys::TupleDesc,
     columns: &[(pg_sys::AttrNumber, pg_sys::Oid)],
 ) -> bool {
@@ -135,7 +135,7 @@ impl Path {
             let list = pg_sys::RelationGetIndexList(table);
             let mut best = None;
             for oid in elements(list) {
-                let index = Open::index(oid.oid_value);
+                let index = Open::index(oid.oid_value, pg_sys::AccessShareLock);
                 let path = index.path(table, (scope, key), wanted.key_type, &columns);
                 let path = path.map(|path| Path {
                     scope: wanted.scope.map(|(_, value)| value),
@@ -157,7 +157,7 @@ impl Path {
 ///
 /// # Safety
 /// The table is open and locked.
-unsafe fn is_plain(table: pg_sys::Relation, owner: pg_sys::Oid) -> bool {
+pub(super) unsafe fn is_plain(table: pg_sys::Relation, owner: pg_sys::Oid) -> bool {
     // SAFETY: as the caller promises.
     unsafe {
         let class = (*table).rd_rel;
@@ -175,12 +175,17 @@ unsafe fn is_plain(table: pg_sys::Relation, owner: pg_sys::Oid) -> bool {
     }
 }
 
+/// What `attgenerated` is of a column that is computed when it is read. From 18 on.
+pub(super) const VIRTUAL: c_char = b'v' as c_char;
+
 /// A column that is stored in the row; numbered from 1.
 ///
 /// # Safety
 /// The table is open and locked.
-unsafe fn column_number(table: pg_sys::Relation, name: &str) -> Option<pg_sys::AttrNumber> {
-    const VIRTUAL: c_char = b'v' as c_char;
+pub(super) unsafe fn column_number(
+    table: pg_sys::Relation,
+    name: &str,
+) -> Option<pg_sys::AttrNumber> {
     // SAFETY: as the caller promises; a column that is not there has the number 0.
     unsafe {
         let number = pg_sys::get_attnum((*table).rd_id, c_string(name).as_ptr());
@@ -191,33 +196,12 @@ unsafe fn column_number(table: pg_sys::Relation, name: &str) -> Option<pg_sys::A
 
 /// # Safety
 /// The table is open, and has the column.
-unsafe fn base_type(table: pg_sys::Relation, column: pg_sys::AttrNumber) -> pg_sys::Oid {
+pub(super) unsafe fn base_type(table: pg_sys::Relation, column: pg_sys::AttrNumber) -> pg_sys::Oid {
     // SAFETY: as the caller promises.
     unsafe { pg_sys::getBaseType((*attribute((*table).rd_att, column as usize - 1)).atttypid) }
 }
 
-/// A relation that is open for reading, locked to the end of the transaction.
-pub(super) struct Open {
-    pub(super) relation: pg_sys::Relation,
-}
-
 impl Open {
-    /// None if it is not there any more.
-    pub(super) fn table(table: pg_sys::Oid) -> Option<Self> {
-        // SAFETY: closed by Drop, or by the abort that follows an error.
-        let relation = unsafe { pg_sys::try_relation_open(table, pg_sys::AccessShareLock as i32) };
-        (!relation.is_null()).then_some(Open { relation })
-    }
-
-    /// # Safety
-    /// The index is there: its table is locked and lists it.
-    pub(super) unsafe fn index(index: pg_sys::Oid) -> Self {
-        Open {
-            // SAFETY: as above.
-            relation: unsafe { pg_sys::index_open(index, pg_sys::AccessShareLock as i32) },
-        }
-    }
-
     /// The path that this index is, if it is a valid btree of all rows, with the key and the scope first.
     ///
     /// # Safety
@@ -310,20 +294,14 @@ impl Open {
     }
 }
 
-impl Drop for Open {
-    fn drop(&mut self) {
-        // SAFETY: opened once, closed once; an index is closed like any relation. The lock stays.
-        unless_unwinding(|| unsafe {
-            pg_sys::relation_close(self.relation, pg_sys::NoLock as i32);
-        });
-    }
-}
-
 /// The type that an index's column compares, and the function behind its `=`; columns from 0.
 ///
 /// # Safety
 /// The btree index is open, and has the column.
-unsafe fn equals(index: pg_sys::Relation, column: usize) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
+pub(super) unsafe fn equals(
+    index: pg_sys::Relation,
+    column: usize,
+) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
     // SAFETY: as the caller promises.
     unsafe {
         let operand = *(*index).rd_opcintype.add(column);

@@ -1,19 +1,21 @@
 //! Rows written into the extension's own tables, without an executor.
 
 use std::ffi::{CStr, c_char};
+use std::mem::MaybeUninit;
+use std::rc::Rc;
 
-use pgrx::memcxt::PgMemoryContexts;
 use pgrx::pg_sys;
 use pgrx::pg_sys::IndexUniqueCheck;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 use super::key::{Argument, scope_key};
+use super::open::{Kept, Open};
+use super::scratch::Scratch;
 use crate::postgres::descriptor::elements;
 use crate::postgres::error_fields::with_error_fields_kept;
-use crate::postgres::invalidation;
+use crate::postgres::invalidation::{generation, is_stale};
 use crate::postgres::key::KeyType;
 use crate::postgres::raw;
-use crate::postgres::unwind::unless_unwinding;
 use crate::postgres::value::Arg;
 use crate::postgres::versions::{attribute, begin_scan, heap_form_tuple};
 
@@ -37,53 +39,85 @@ pub(crate) enum Conflict {
     Stop,
 }
 
-/// A table that is open for writing, with its indexes. Locked to the end of the transaction.
-pub(crate) struct OpenTable {
-    relation: pg_sys::Relation,
-    indexes: Vec<Index>,
+/// How rows are inserted into a table of the extension's own. What was found of it is kept.
+pub(crate) struct Inserter {
+    table: pg_sys::Oid,
+    shape: &'static Shape,
+    found: Kept<Vec<Index>>,
 }
 
-impl OpenTable {
-    /// None if there is anything about the table that the executor would have to see to: it is not
-    /// of the shape, or has a trigger, a rule, a policy, a constraint or a kind of index that the
-    /// extension did not make.
-    pub(crate) fn open(table: pg_sys::Oid, shape: &Shape) -> Option<Self> {
-        if !super::is_used() {
-            return None;
-        }
-        // SAFETY: the relation is closed by Drop, or by the abort that follows an error; the lock is
-        // that of an INSERT and stays.
-        unsafe {
-            let relation = pg_sys::try_relation_open(table, pg_sys::RowExclusiveLock as i32);
-            if relation.is_null() {
-                return None;
-            }
-            let mut table = OpenTable {
-                relation,
-                indexes: Vec::new(),
-            };
-            let is_whole = is_of_shape(relation, shape) && table.open_indexes();
-            // Whoever held the lock before may have made other tables, or another sequence.
-            (is_whole && !invalidation::is_stale()).then_some(table)
+/// The lock of an INSERT on its table and on the indexes.
+const MODE: u32 = pg_sys::RowExclusiveLock;
+
+impl Inserter {
+    pub(crate) fn new(table: pg_sys::Oid, shape: &'static Shape) -> Self {
+        Inserter {
+            table,
+            shape,
+            found: Kept::default(),
         }
     }
 
-    /// # Safety
-    /// The relation is open.
-    unsafe fn open_indexes(&mut self) -> bool {
-        // SAFETY: as the caller promises; the list is a copy.
-        unsafe {
-            let list = pg_sys::RelationGetIndexList(self.relation);
-            for oid in elements(list) {
-                let lock = pg_sys::RowExclusiveLock as i32;
-                self.indexes.push(Index {
-                    relation: pg_sys::index_open(oid.oid_value, lock),
-                    where_not_null: None,
-                });
-            }
-            pg_sys::list_free(list);
-            self.indexes.iter_mut().all(|index| index.look_at())
+    /// The table, open and locked to the end of the transaction. None if there is anything about it that the executor
+    /// would have to see to: it is not of the shape, or has a trigger, a rule, a policy, a constraint or a kind of index
+    /// that the extension did not make.
+    pub(crate) fn open(&self) -> Option<OpenTable> {
+        if !super::is_used() {
+            return None;
         }
+        if let Some((since, indexes)) = self.found.known() {
+            let indexes = indexes?;
+            let oids = indexes.iter().map(|index| index.oid);
+            if let Some((table, relations)) = Open::table_and_indexes(self.table, oids, MODE, since)
+            {
+                return OpenTable::new(self.shape, table, relations, indexes);
+            }
+        }
+        let table = Open::table(self.table, MODE)?;
+        // SAFETY: the table is open.
+        let (since, indexes) = self
+            .found
+            .find(|| unsafe { look_at(table.relation, self.shape) });
+        let indexes = indexes?;
+        // SAFETY: the indexes are the table's, which is locked.
+        let relations = indexes
+            .iter()
+            .map(|index| unsafe { Open::index(index.oid, MODE) })
+            .collect();
+        let table = OpenTable::new(self.shape, table, relations, indexes)?;
+        (generation() == since).then_some(table)
+    }
+}
+
+/// A table that is open for writing, with its indexes. Locked to the end of the transaction.
+pub(crate) struct OpenTable {
+    indexes: Rc<Vec<Index>>,
+    // Closed before the table.
+    relations: Vec<Open>,
+    table: Open,
+}
+
+impl OpenTable {
+    /// None if its columns are others, or if whoever held the lock before has made other tables.
+    fn new(
+        shape: &Shape,
+        table: Open,
+        relations: Vec<Open>,
+        indexes: Rc<Vec<Index>>,
+    ) -> Option<Self> {
+        // SAFETY: the table is open.
+        let is_whole = unsafe { has_columns((*table.relation).rd_att, shape.columns) };
+        (is_whole && !is_stale()).then_some(OpenTable {
+            indexes,
+            relations,
+            table,
+        })
+    }
+
+    /// The indexes, each with its relation.
+    fn indexes(&self) -> impl Iterator<Item = (&Index, pg_sys::Relation)> {
+        let relations = self.relations.iter().map(|open| open.relation);
+        self.indexes.iter().zip(relations)
     }
 
     /// Insert rows, values in the order of the columns. How many were written: all, unless one may
@@ -95,12 +129,17 @@ impl OpenTable {
         rows: &[[Arg; COLUMNS]],
         conflict: Conflict,
     ) -> usize {
-        let slots = Slots::new(self.relation, rows.len().min(BATCH));
+        let memory = Scratch::enter();
         let mut written = 0;
         for batch in rows.chunks(BATCH) {
-            let slots = &slots.0[..batch.len()];
             // An index of the DBA's may have a function of the DBA's.
-            let count = with_error_fields_kept(|| self.insert_batch(batch, slots, conflict));
+            let count = with_error_fields_kept(|| {
+                let rows: Vec<_> = batch.iter().map(Values::of).collect();
+                // SAFETY: the rows have the table's columns (`has_columns`), and live until they are written. What is
+                // guarded has nothing to drop.
+                unsafe { pg_guard_ffi_boundary(|| self.write(&rows, conflict)) }
+            });
+            memory.reset();
             written += count;
             if count < batch.len() {
                 break;
@@ -120,29 +159,28 @@ impl OpenTable {
         key: &str,
         scope: i16,
     ) -> Option<Option<i64>> {
-        let index = self
-            .indexes
-            .iter()
-            .find(|index| index.columns() == columns)?;
-        // SAFETY: the index is one of the open table's, whose columns are of these types (`is_of_shape`).
+        let (_, index) = self.indexes().find(|(index, _)| index.columns == columns)?;
+        let _memory = Scratch::enter();
+        let table = self.table.relation;
+        // SAFETY: the index is one of the open table's, whose columns are of these types (`has_columns`).
         unsafe {
-            let collation = *(*index.relation).rd_indcollation;
-            let argument = Argument::of(KeyType::Text, &[key.to_owned()]);
+            let collation = *(*index).rd_indcollation;
+            let argument = Argument::of(KeyType::Text, &[key]);
             let mut keys = [
                 argument.scan_key(KeyType::Text, collation),
                 scope_key(scope),
             ];
             Some(pg_guard_ffi_boundary(|| {
                 let snapshot = &raw mut pg_sys::SnapshotSelfData;
-                let scan = begin_scan(self.relation, index.relation, snapshot, 2);
+                let scan = begin_scan(table, index, snapshot, 2);
                 raw::index_rescan(scan, keys.as_mut_ptr(), 2, std::ptr::null_mut(), 0);
-                let slot = raw::table_slot_create(self.relation, std::ptr::null_mut());
+                let slot = raw::table_slot_create(table, std::ptr::null_mut());
                 let backward = pg_sys::ScanDirection::BackwardScanDirection;
                 let mut last = None;
                 while last.is_none() && !raw::index_getnext_tid(scan, backward).is_null() {
                     if raw::index_fetch_heap(scan, slot) {
                         let number = columns[2];
-                        raw::slot_getsomeattrs_int(slot, number.into());
+                        raw::get_columns(slot, number.into());
                         last = Some((*(*slot).tts_values.add(number as usize - 1)).value() as i64);
                     }
                 }
@@ -153,75 +191,79 @@ impl OpenTable {
         }
     }
 
-    /// Values and tuples live in a memory context of their own, until all are written.
-    fn insert_batch<const COLUMNS: usize>(
-        &self,
-        rows: &[[Arg; COLUMNS]],
-        slots: &[*mut pg_sys::TupleTableSlot],
-        conflict: Conflict,
-    ) -> usize {
-        let mut memory = PgMemoryContexts::new("token_balance rows");
-        // SAFETY: the slots are of this relation, and `is_of_shape` has seen that it has these
-        // columns. What is guarded has nothing to drop.
-        unsafe {
-            memory.switch_to(|_| {
-                for (row, slot) in rows.iter().zip(slots) {
-                    fill(*slot, row);
-                }
-                let written = pg_guard_ffi_boundary(|| self.write(slots, conflict));
-                pg_guard_ffi_boundary(|| {
-                    for slot in slots {
-                        raw::clear(*slot);
-                    }
-                });
-                written
-            })
-        }
-    }
-
     /// How many of the rows are now there; see [`OpenTable::insert`]. The next command sees them.
     ///
     /// # Safety
-    /// The slots are filled and of this relation; pgrx's guard is around this.
-    unsafe fn write(&self, slots: &[*mut pg_sys::TupleTableSlot], conflict: Conflict) -> usize {
+    /// The rows have the table's columns; pgrx's guard is around this.
+    unsafe fn write<const COLUMNS: usize>(
+        &self,
+        rows: &[Values<COLUMNS>],
+        conflict: Conflict,
+    ) -> usize {
         // SAFETY: as the caller promises.
         unsafe {
-            let written = match conflict {
-                Conflict::Error => self.insert_all(slots),
-                Conflict::Stop => self.insert_speculatively(slots),
-            };
-            raw::CommandCounterIncrement();
-            written
+            match (conflict, rows) {
+                (Conflict::Stop, _) => self.insert_speculatively(rows),
+                (Conflict::Error, [row]) => self.insert_one(row),
+                (Conflict::Error, _) => self.insert_all(rows),
+            }
         }
+    }
+
+    /// As `simple_heap_insert`, and `ExecInsertIndexTuples`.
+    ///
+    /// # Safety
+    /// As of [`OpenTable::write`].
+    unsafe fn insert_one<const COLUMNS: usize>(&self, row: &Values<COLUMNS>) -> usize {
+        let table = self.table.relation;
+        // SAFETY: as the caller promises.
+        unsafe {
+            let tuple = row.tuple(table);
+            let command = raw::GetCurrentCommandId(true);
+            raw::heap_insert(table, tuple, command, 0, std::ptr::null_mut());
+            self.insert_into_indexes(row, &raw mut (*tuple).t_self, Conflict::Error);
+            raw::CommandCounterIncrement();
+        }
+        1
     }
 
     /// Insert the rows, all of them or none. From `CopyMultiInsertBufferFlush`.
     ///
     /// # Safety
     /// As of [`OpenTable::write`].
-    unsafe fn insert_all(&self, slots: &[*mut pg_sys::TupleTableSlot]) -> usize {
-        // SAFETY: as the caller promises; the access method sets each slot's tid.
+    unsafe fn insert_all<const COLUMNS: usize>(&self, rows: &[Values<COLUMNS>]) -> usize {
+        let table = self.table.relation;
+        // SAFETY: as the caller promises; the access method sets each slot's tid. The array is as long as there are rows.
         unsafe {
-            match slots {
-                [slot] => raw::simple_table_tuple_insert(self.relation, *slot),
-                _ => raw::heap_multi_insert(
-                    self.relation,
-                    slots.as_ptr().cast_mut(),
-                    slots.len() as i32,
-                    raw::GetCurrentCommandId(true),
-                    0,
-                    std::ptr::null_mut(),
-                ),
+            let kind = &raw const pg_sys::TTSOpsHeapTuple;
+            let slots: *mut *mut pg_sys::TupleTableSlot =
+                raw::palloc(rows.len() * size_of::<*mut pg_sys::TupleTableSlot>()).cast();
+            for (at, row) in rows.iter().enumerate() {
+                let slot = raw::MakeSingleTupleTableSlot((*table).rd_att, kind);
+                raw::ExecStoreHeapTuple(row.tuple(table), slot, false);
+                *slots.add(at) = slot;
             }
-            for slot in slots {
-                self.insert_into_indexes(*slot, Conflict::Error);
+            raw::heap_multi_insert(
+                table,
+                slots,
+                rows.len() as i32,
+                raw::GetCurrentCommandId(true),
+                0,
+                std::ptr::null_mut(),
+            );
+            for (at, row) in rows.iter().enumerate() {
+                let slot = *slots.add(at);
+                self.insert_into_indexes(row, &raw mut (*slot).tts_tid, Conflict::Error);
+                raw::ExecDropSingleTupleTableSlot(slot);
             }
-            slots.len()
+            raw::CommandCounterIncrement();
         }
+        rows.len()
     }
 
     /// Insert rows as long as no other one forbids one: how many are now there. Step by step as
-    /// `ExecInsert` does it for ON CONFLICT, but for the look before it: a row that is there already
+    /// `ExecInsert` does it for ON CONFLICT, with `heapam_tuple_insert_speculative` and
+    /// `heapam_tuple_complete_speculative`, but for the look before it: a row that is there already
     /// is rare here, and then SQL looks.
     ///
     /// Until a row is known to stay, others wait for the speculative insertion only, and not for the
@@ -230,47 +272,33 @@ impl OpenTable {
     ///
     /// # Safety
     /// As of [`OpenTable::write`].
-    unsafe fn insert_speculatively(&self, slots: &[*mut pg_sys::TupleTableSlot]) -> usize {
-        // SAFETY: as the caller promises; a heap has both functions, and `is_of_shape` has seen that
-        // this is one. They set the slot's tid and find the row by it. The slot that has the row as
-        // it is stored keeps it between the two; the other one has its values.
+    unsafe fn insert_speculatively<const COLUMNS: usize>(&self, rows: &[Values<COLUMNS>]) -> usize {
+        let table = self.table.relation;
+        // SAFETY: as the caller promises.
         unsafe {
-            let methods = (*self.relation).rd_tableam;
-            let (Some(insert), Some(complete)) = (
-                (*methods).tuple_insert_speculative,
-                (*methods).tuple_complete_speculative,
-            ) else {
-                return 0;
-            };
-            let descriptor = (*self.relation).rd_att;
-            let stored =
-                raw::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsHeapTuple);
             let transaction = raw::GetCurrentTransactionId();
             let command = raw::GetCurrentCommandId(true);
             let token = raw::SpeculativeInsertionLockAcquire(transaction);
             let mut written = 0;
-            for slot in slots {
-                let (values, nulls) = ((**slot).tts_values, (**slot).tts_isnull);
-                let tuple = heap_form_tuple(descriptor, values, nulls);
-                raw::ExecStoreHeapTuple(tuple, stored, true);
-                insert(
-                    self.relation,
-                    stored,
-                    command,
-                    0,
-                    std::ptr::null_mut(),
-                    token,
-                );
-                (**slot).tts_tid = (*stored).tts_tid;
-                let stays = self.insert_into_indexes(*slot, Conflict::Stop);
-                complete(self.relation, stored, token, stays);
-                if !stays {
+            for row in rows {
+                let tuple = row.tuple(table);
+                // HeapTupleHeaderSetSpeculativeToken
+                let mark = &mut (*(*tuple).t_data).t_ctid;
+                mark.ip_blkid.bi_hi = (token >> 16) as u16;
+                mark.ip_blkid.bi_lo = token as u16;
+                mark.ip_posid = SPECULATIVE;
+                let options = pg_sys::HEAP_INSERT_SPECULATIVE as i32;
+                raw::heap_insert(table, tuple, command, options, std::ptr::null_mut());
+                let place = &raw mut (*tuple).t_self;
+                if !self.insert_into_indexes(row, place, Conflict::Stop) {
+                    raw::heap_abort_speculative(table, place);
                     break;
                 }
+                raw::heap_finish_speculative(table, place);
                 written += 1;
             }
             raw::SpeculativeInsertionLockRelease(transaction);
-            raw::ExecDropSingleTupleTableSlot(stored);
+            raw::CommandCounterIncrement();
             written
         }
     }
@@ -279,153 +307,165 @@ impl OpenTable {
     /// `ExecInsertIndexTuples`.
     ///
     /// # Safety
-    /// The slot is filled, and its row is in the table; pgrx's guard is around this.
-    unsafe fn insert_into_indexes(
+    /// The row is in the table, at that place; pgrx's guard is around this.
+    unsafe fn insert_into_indexes<const COLUMNS: usize>(
         &self,
-        slot: *mut pg_sys::TupleTableSlot,
+        row: &Values<COLUMNS>,
+        place: pg_sys::ItemPointer,
         conflict: Conflict,
     ) -> bool {
         let mut is_unique = true;
-        for index in &self.indexes {
+        for (index, relation) in self.indexes() {
             // SAFETY: as the caller promises.
-            is_unique &= unsafe { index.insert(slot, self.relation, conflict) };
+            is_unique &=
+                unsafe { index.insert(relation, row, place, self.table.relation, conflict) };
         }
         is_unique
     }
 }
 
-impl Drop for OpenTable {
-    fn drop(&mut self) {
-        // SAFETY: opened by `open`, closed once. The locks stay until the transaction ends.
-        unless_unwinding(|| unsafe {
-            for index in &self.indexes {
-                pg_sys::index_close(index.relation, pg_sys::NoLock as i32);
-            }
-            pg_sys::relation_close(self.relation, pg_sys::NoLock as i32);
-        });
-    }
+/// SpecTokenOffsetNumber: a row with this for its next version is inserted speculatively.
+const SPECULATIVE: pg_sys::OffsetNumber = 0xfffe;
+
+/// The values of a row, in the memory of the scratch context.
+struct Values<const COLUMNS: usize> {
+    datums: [pg_sys::Datum; COLUMNS],
+    nulls: [bool; COLUMNS],
 }
 
-/// Slots that hold the values of rows.
-struct Slots(Vec<*mut pg_sys::TupleTableSlot>);
-
-impl Slots {
-    fn new(relation: pg_sys::Relation, count: usize) -> Self {
-        // SAFETY: the relation is open for as long as the slots live.
-        let slot = || unsafe {
-            pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, &raw const pg_sys::TTSOpsVirtual)
+impl<const COLUMNS: usize> Values<COLUMNS> {
+    fn of(row: &[Arg; COLUMNS]) -> Self {
+        let mut values = Values {
+            datums: [pg_sys::Datum::from(0); COLUMNS],
+            nulls: [true; COLUMNS],
         };
-        Slots(std::iter::repeat_with(slot).take(count).collect())
-    }
-}
-
-impl Drop for Slots {
-    fn drop(&mut self) {
-        unless_unwinding(|| {
-            for slot in &self.0 {
-                // SAFETY: made by `new`, dropped once.
-                unsafe { pg_sys::ExecDropSingleTupleTableSlot(*slot) };
-            }
-        });
-    }
-}
-
-/// # Safety
-/// The slot is empty and has as many columns, of the types of the values.
-unsafe fn fill<const COLUMNS: usize>(slot: *mut pg_sys::TupleTableSlot, row: &[Arg; COLUMNS]) {
-    // SAFETY: as the caller promises.
-    unsafe {
         for (at, value) in row.iter().enumerate() {
-            let datum = value.datum();
-            *(*slot).tts_isnull.add(at) = datum.is_none();
-            *(*slot).tts_values.add(at) = datum.unwrap_or(pg_sys::Datum::from(0));
+            if let Some(datum) = value.datum() {
+                values.datums[at] = datum;
+                values.nulls[at] = false;
+            }
         }
-        pg_sys::ExecStoreVirtualTuple(slot);
+        values
+    }
+
+    /// # Safety
+    /// The table is open and has these columns; pgrx's guard is around this.
+    unsafe fn tuple(&self, table: pg_sys::Relation) -> pg_sys::HeapTuple {
+        let (values, nulls) = (self.datums.as_ptr(), self.nulls.as_ptr());
+        // SAFETY: as the caller promises; older versions declare them as if they were written.
+        unsafe { heap_form_tuple((*table).rd_att, values.cast_mut(), nulls.cast_mut()) }
     }
 }
 
+/// What is known of an index.
 struct Index {
-    relation: pg_sys::Relation,
+    oid: pg_sys::Oid,
+    /// The table's columns in it, numbered from 1.
+    columns: Vec<pg_sys::AttrNumber>,
+    is_unique: bool,
     /// The index has only the rows in which this column is not null.
     where_not_null: Option<pg_sys::AttrNumber>,
 }
 
 impl Index {
-    /// Whether it is of the kind that [`Index::insert`] keeps: a btree of columns that is checked at
+    /// None if it is not of the kind that [`Index::insert`] keeps: a btree of columns that is checked at
     /// once and has all rows, or those in which a column is not null.
     ///
     /// # Safety
     /// The relation is open.
-    unsafe fn look_at(&mut self) -> bool {
-        // SAFETY: as the caller promises.
+    unsafe fn look_at(relation: pg_sys::Relation) -> Option<Self> {
+        // SAFETY: as the caller promises. The vector has one item per column.
         unsafe {
-            let index = (*self.relation).rd_index;
-            let is_simple = (*(*self.relation).rd_rel).relam == pg_sys::BTREE_AM_OID
+            let index = (*relation).rd_index;
+            let columns = std::slice::from_raw_parts(
+                (*index).indkey.values.as_ptr(),
+                (*index).indnatts as usize,
+            );
+            let is_simple = (*(*relation).rd_rel).relam == pg_sys::BTREE_AM_OID
                 && (*index).indimmediate
                 && !(*index).indisexclusion
-                && self.columns().iter().all(|column| *column > 0);
+                && columns.iter().all(|column| *column > 0);
             // The cached predicate, if it was asked for before: a copy is made for nothing.
-            let mut predicate = (*self.relation).rd_indpred;
+            let mut predicate = (*relation).rd_indpred;
             if predicate.is_null() {
-                predicate = pg_sys::RelationGetIndexPredicate(self.relation);
+                predicate = pg_sys::RelationGetIndexPredicate(relation);
             }
-            if predicate.is_null() {
-                return is_simple;
-            }
-            self.where_not_null = not_null_test(predicate);
-            is_simple && self.where_not_null.is_some()
-        }
-    }
-
-    /// The table's columns in it, numbered from 1; 0 stands for an expression.
-    fn columns(&self) -> &[pg_sys::AttrNumber] {
-        // SAFETY: the relation is open; the vector has one item per column.
-        unsafe {
-            let index = (*self.relation).rd_index;
-            std::slice::from_raw_parts((*index).indkey.values.as_ptr(), (*index).indnatts as usize)
+            let where_not_null = match predicate.is_null() {
+                true => None,
+                false => Some(not_null_test(predicate)?),
+            };
+            is_simple.then(|| Index {
+                oid: (*relation).rd_id,
+                columns: columns.to_vec(),
+                is_unique: (*index).indisunique,
+                where_not_null,
+            })
         }
     }
 
     /// # Safety
-    /// The slot is filled; its row is in `table`, which this is an index of; pgrx's guard is around
-    /// this.
-    unsafe fn insert(
+    /// The row is in `table`, at that place; this is `relation`, an index of it; pgrx's guard is around this.
+    unsafe fn insert<const COLUMNS: usize>(
         &self,
-        slot: *mut pg_sys::TupleTableSlot,
+        relation: pg_sys::Relation,
+        row: &Values<COLUMNS>,
+        place: pg_sys::ItemPointer,
         table: pg_sys::Relation,
         conflict: Conflict,
     ) -> bool {
-        // SAFETY: as the caller promises; the columns are those of the slot. A btree does not look
+        // SAFETY: as the caller promises; the columns are those of the row. A btree does not look
         // at the IndexInfo.
         unsafe {
-            let index = (*self.relation).rd_index;
-            let is_null = |column: pg_sys::AttrNumber| *(*slot).tts_isnull.add(column as usize - 1);
-            if !(*index).indisready || self.where_not_null.is_some_and(is_null) {
+            let is_null = |column: pg_sys::AttrNumber| row.nulls[column as usize - 1];
+            if !(*(*relation).rd_index).indisready || self.where_not_null.is_some_and(is_null) {
                 return true;
             }
-            let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
-            let mut nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
-            for (at, column) in self.columns().iter().enumerate() {
-                values[at] = *(*slot).tts_values.add(*column as usize - 1);
-                nulls[at] = is_null(*column);
+            let mut values = [const { MaybeUninit::<pg_sys::Datum>::uninit() }; MOST_KEYS];
+            let mut nulls = [const { MaybeUninit::<bool>::uninit() }; MOST_KEYS];
+            for (at, column) in self.columns.iter().enumerate() {
+                values[at].write(row.datums[*column as usize - 1]);
+                nulls[at].write(is_null(*column));
             }
             let check = match conflict {
-                _ if !(*index).indisunique => IndexUniqueCheck::UNIQUE_CHECK_NO,
+                _ if !self.is_unique => IndexUniqueCheck::UNIQUE_CHECK_NO,
                 Conflict::Error => IndexUniqueCheck::UNIQUE_CHECK_YES,
                 Conflict::Stop => IndexUniqueCheck::UNIQUE_CHECK_PARTIAL,
             };
             let is_unique = raw::index_insert(
-                self.relation,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-                &raw mut (*slot).tts_tid,
+                relation,
+                values.as_mut_ptr().cast(),
+                nulls.as_mut_ptr().cast(),
+                place,
                 table,
                 check,
                 false,
                 std::ptr::null_mut(),
             );
-            is_unique || !(*index).indisunique
+            is_unique || !self.is_unique
         }
+    }
+}
+
+const MOST_KEYS: usize = pg_sys::INDEX_MAX_KEYS as usize;
+
+/// The indexes of a table, if it is as the extension has made it.
+///
+/// # Safety
+/// The table is open and locked.
+unsafe fn look_at(table: pg_sys::Relation, shape: &Shape) -> Option<Vec<Index>> {
+    // SAFETY: as the caller promises; the list is a copy.
+    unsafe {
+        if !is_of_shape(table, shape) {
+            return None;
+        }
+        let list = pg_sys::RelationGetIndexList(table);
+        let indexes = elements(list).iter().map(|oid| {
+            let index = Open::index(oid.oid_value, MODE);
+            Index::look_at(index.relation)
+        });
+        let indexes = indexes.collect();
+        pg_sys::list_free(list);
+        indexes
     }
 }
 
@@ -462,7 +502,6 @@ unsafe fn is_of_shape(relation: pg_sys::Relation, shape: &Shape) -> bool {
             && !(*class).relispartition
             && !(*class).relrowsecurity
             && (*relation).rd_rules.is_null()
-            && has_columns((*relation).rd_att, shape.columns)
             && has_only_checks((*relation).rd_att, shape.checks)
             && has_only_own_triggers((*relation).trigdesc)
     }

@@ -67,10 +67,10 @@ pub(super) struct Argument {
 
 impl Argument {
     /// Text that the key type cannot hold is no row's key.
-    pub(super) fn of(key_type: KeyType, keys: &[String]) -> Self {
+    pub(super) fn of<T: AsRef<str>>(key_type: KeyType, keys: &[T]) -> Self {
         let (length, is_by_value, alignment) = key_type.storage();
         if let [key] = keys
-            && let Some(datum) = key_type.datum(key)
+            && let Some(datum) = key_type.datum(key.as_ref())
         {
             return Argument {
                 datum,
@@ -83,7 +83,8 @@ impl Argument {
         let array = unsafe {
             let mut datums: Vec<_> = memory.switch_to(|_| {
                 let keys = keys.iter();
-                keys.filter_map(|key| key_type.datum(key)).collect()
+                keys.filter_map(|key| key_type.datum(key.as_ref()))
+                    .collect()
             });
             pg_sys::construct_array(
                 datums.as_mut_ptr(),

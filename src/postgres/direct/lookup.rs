@@ -1,35 +1,26 @@
 //! Rows by their key, and the path to them that is kept.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use pgrx::pg_sys;
 
-use super::index_path::{Open, Path, Wanted};
+use super::index_path::{Path, Wanted};
+use super::open::{Kept, Open};
 use super::scan::Reader;
-use crate::postgres::invalidation;
+use crate::postgres::invalidation::generation;
 
-/// How such rows are found; None if SQL must find them.
-///
-/// The path is kept as long as nothing that matters has changed ([`invalidation::generation`]): an ALTER
-/// of the table, an index that is made, dropped or becomes valid, and a GRANT each invalidate the
-/// table, which is watched as long as the backend lives. The number is read when the table is
-/// locked. Whatever it says, the types of the columns are compared with those of the open relation
-/// each time.
+/// How such rows are found; None if SQL must find them. The path is kept. Whatever is known of it, the types of the
+/// columns are compared with those of the open relation each time.
 pub(crate) struct Lookup {
     wanted: Option<Wanted>,
-    found: RefCell<Option<Found>>,
+    path: Kept<Path>,
 }
 
-#[derive(Clone)]
-struct Found {
-    generation: u64,
-    path: Option<Rc<Path>>,
-}
+const MODE: u32 = pg_sys::AccessShareLock;
 
 impl Lookup {
     pub(crate) fn new(wanted: Option<Wanted>) -> Self {
         Lookup {
             wanted,
-            found: RefCell::default(),
+            path: Kept::default(),
         }
     }
 
@@ -37,28 +28,22 @@ impl Lookup {
     /// None if SQL must do it.
     pub(crate) fn reader(&self) -> Option<Reader> {
         let wanted = self.wanted.as_ref().filter(|_| super::is_used())?;
-        let table = Open::table(wanted.table)?;
-        // With the lock held, all that was changed before is known.
-        let generation = invalidation::generation();
-        let known = self.found.borrow().clone();
-        let path = match known {
-            Some(found) if found.generation == generation => found.path,
-            _ => {
-                // SAFETY: the table is open.
-                let path = unsafe { Path::find(wanted, table.relation) }.map(Rc::new);
-                self.found.replace(Some(Found {
-                    generation,
-                    path: path.clone(),
-                }));
-                path
-            }
-        };
-        let path = path?;
-        // SAFETY: the table is open and locked.
-        if !unsafe { path.fits_table(table.relation) } {
-            return None;
+        if let Some((since, path)) = self.path.known()
+            && let path = path?
+            && let Some((table, index)) =
+                Open::table_and_index(wanted.table, path.index, MODE, since)
+        {
+            return Reader::new(path, table, index);
         }
-        let reader = Reader::new(path, table)?;
-        (invalidation::generation() == generation).then_some(reader)
+        let table = Open::table(wanted.table, MODE)?;
+        // SAFETY: the table is open.
+        let (since, path) = self
+            .path
+            .find(|| unsafe { Path::find(wanted, table.relation) });
+        let path = path?;
+        // SAFETY: the index is one of the table's, which is locked.
+        let index = unsafe { Open::index(path.index, MODE) };
+        let reader = Reader::new(path, table, index)?;
+        (generation() == since).then_some(reader)
     }
 }

@@ -8,16 +8,18 @@
 //! access methods, and this room does not.
 //!
 //! # What holds here
-//! - **Only the extension's own tables are written**, and only new rows: settlements and ledger
-//!   entries. The role that acts is their owner ([`super::security::RunAs`]), as for the SQL statement.
-//! - **A table is looked at each time it is opened**, under the lock that an INSERT takes, which no
-//!   ALTER TABLE, CREATE TRIGGER or CREATE INDEX goes along with (CREATE INDEX CONCURRENTLY waits for
-//!   its holders). The relation cache is up to date once the lock is held.
+//! - **New rows are written into the extension's own tables alone**: settlements, ledger entries and the queue. The role
+//!   that acts is their owner ([`super::security::RunAs`]), as for the SQL statement.
+//! - **Of a bound table one integer of one row is changed**, as the table's owner, and only where an UPDATE would do nothing
+//!   more (`update.rs` lists what else there may be). In its place the caller does the work of one trigger.
+//! - **A table is looked at under the lock that an INSERT or UPDATE takes**, which no ALTER TABLE, CREATE TRIGGER or CREATE
+//!   INDEX goes along with (CREATE INDEX CONCURRENTLY waits for its holders). The relation cache is up to date once the lock
+//!   is held. What was found is kept until the server says that something has changed ([`open::Kept`]); the types of the
+//!   columns are compared each time.
 //! - **Rows are read** of ordinary heap tables without children only, with a valid btree of all rows
 //!   that begins with the key, in the key type's own `=` and the column's own collation; the reader is
 //!   the owner, so no policy applies. The snapshot is that of the SQL statement, taken and registered
-//!   when the locks are held. What is found of a table is kept until the server says that the table
-//!   has changed.
+//!   when the locks are held.
 //! - **The number of an account's last entry** is read with no snapshot, but as `HeapTupleSatisfiesSelf` sees rows: all
 //!   that is committed, and what this transaction has written. Whoever writes entries of the account has its row locked.
 //! - **A value is never taken for one of another type**: the type of each column that is read or
@@ -37,27 +39,33 @@
 //!   nothing here does.
 //! - **One guard per row, not one per call**: what the server is asked for a row, one function after the
 //!   other, goes through a single guard of pgrx's ([`super::raw`]). Inside it there is nothing to be dropped.
-//! - **Memory** is that of a context of its own, gone when the rows are written.
+//! - **Memory** is that of a context of its own ([`scratch`]), emptied when the rows are written.
+//! - **Nobody's code runs here**: an index with an expression, or with a comparison that is not the server's own, is left to
+//!   the executor where a bound table is written. It would run with the caller's search_path.
 
 mod index_path;
 mod insert;
 mod key;
 mod lookup;
+mod open;
 mod scan;
+mod scratch;
+mod update;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 pub(crate) use index_path::{Holds, Wanted};
-pub(crate) use insert::{Conflict, OpenTable, Shape};
+pub(crate) use insert::{Conflict, Inserter, OpenTable, Shape};
 pub(crate) use lookup::Lookup;
 pub(crate) use scan::FoundRow;
+pub(crate) use update::{Added, Adder, Addition, Changeable};
 
 /// The setting `token_balance.direct`.
 static IS_USED: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// Whether this room is to be used: with `token_balance.direct = off` each of its functions answers None, and
 /// `pg_stat_statements`, `auto_explain` and hooks of the executor see the SQL statements.
-fn is_used() -> bool {
+pub(crate) fn is_used() -> bool {
     IS_USED.get()
 }
 

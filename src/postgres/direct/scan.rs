@@ -5,8 +5,9 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
-use super::index_path::{Open, Path};
+use super::index_path::Path;
 use super::key::{Argument, scope_key};
+use super::open::Open;
 use crate::postgres::datum::{plain_bytes, plain_text};
 use crate::postgres::raw;
 use crate::postgres::snapshot::uses_transaction_snapshot;
@@ -30,13 +31,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// None if the index is not what it was when it was found.
-    pub(super) fn new(path: Rc<Path>, table: Open) -> Option<Self> {
-        // SAFETY: the index is one of the table's, which is locked, and is not gone: no invalidation
-        // has come since it was found. What the transaction has written before is to be seen.
+    /// None if they are not what they were when the path was found.
+    pub(super) fn new(path: Rc<Path>, table: Open, index: Open) -> Option<Self> {
+        // SAFETY: both are open and locked. What the transaction has written before is to be seen.
         unsafe {
-            let index = Open::index(path.index);
-            if !path.fits_index(index.relation) {
+            if !path.fits_table(table.relation) || !path.fits_index(index.relation) {
                 return None;
             }
             let (snapshot, scan) = pg_guard_ffi_boundary(|| {
@@ -79,6 +78,17 @@ impl Reader {
                 at = row.place_among(keys, at);
                 each(at, &row);
             }
+        }
+    }
+
+    /// Whether there is a row of the key.
+    pub(crate) fn has_any(&mut self, key: &str) -> bool {
+        let path = self.path.clone();
+        let argument = Argument::of(path.key_type, &[key]);
+        // SAFETY: the argument lives until a row is found.
+        unsafe {
+            self.start(&path, &argument);
+            self.next()
         }
     }
 
@@ -176,8 +186,8 @@ impl Reader {
             }
             if self.path.is_covering {
                 self.take_entry();
-            } else if i32::from((*self.slot).tts_nvalid) < self.path.last {
-                raw::slot_getsomeattrs_int(self.slot, self.path.last);
+            } else {
+                raw::get_columns(self.slot, self.path.last);
             }
         }
         Next::Row

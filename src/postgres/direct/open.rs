@@ -1,0 +1,122 @@
+//! Relations that are open, and what is kept of them until the server says that they have changed.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+
+use crate::postgres::invalidation::generation;
+use crate::postgres::raw;
+use crate::postgres::unwind::unless_unwinding;
+
+/// A relation that is open, locked to the end of the transaction.
+pub(super) struct Open {
+    pub(super) relation: pg_sys::Relation,
+}
+
+impl Open {
+    /// None if it is not there any more.
+    pub(super) fn table(table: pg_sys::Oid, mode: u32) -> Option<Self> {
+        // SAFETY: closed by Drop, or by the abort that follows an error.
+        let relation = unsafe { pg_sys::try_relation_open(table, mode as i32) };
+        (!relation.is_null()).then_some(Open { relation })
+    }
+
+    /// # Safety
+    /// The index is there: its table is locked and lists it.
+    pub(super) unsafe fn index(index: pg_sys::Oid, mode: u32) -> Self {
+        Open {
+            // SAFETY: as above.
+            relation: unsafe { pg_sys::index_open(index, mode as i32) },
+        }
+    }
+
+    /// A table, and an index that it had in this generation of what is kept: None if it is another one by now. One guard
+    /// of pgrx's around both.
+    pub(super) fn table_and_index(
+        table: pg_sys::Oid,
+        index: pg_sys::Oid,
+        mode: u32,
+        since: u64,
+    ) -> Option<(Self, Self)> {
+        let mode = mode as i32;
+        let mut opened = [std::ptr::null_mut(); 2];
+        // SAFETY: closed by Drop, or by the abort that follows an error. With the table's lock held, all that was
+        // changed before is known: if that is nothing, the index is there. Nothing inside is to be dropped.
+        unsafe {
+            pg_guard_ffi_boundary(|| {
+                opened[0] = raw::try_relation_open(table, mode);
+                if !opened[0].is_null() && generation() == since {
+                    opened[1] = raw::index_open(index, mode);
+                }
+            });
+        }
+        let [table, index] =
+            opened.map(|relation| (!relation.is_null()).then_some(Open { relation }));
+        table.zip(index).filter(|_| generation() == since)
+    }
+
+    /// The same with several indexes.
+    pub(super) fn table_and_indexes(
+        table: pg_sys::Oid,
+        indexes: impl ExactSizeIterator<Item = pg_sys::Oid>,
+        mode: u32,
+        since: u64,
+    ) -> Option<(Self, Vec<Self>)> {
+        let mode = mode as i32;
+        let mut opened = Vec::with_capacity(indexes.len());
+        // SAFETY: as above; the list has room, so nothing is allocated inside.
+        let table = unsafe {
+            pg_guard_ffi_boundary(|| {
+                let table = raw::try_relation_open(table, mode);
+                if !table.is_null() && generation() == since {
+                    for index in indexes {
+                        let relation = raw::index_open(index, mode);
+                        opened.push(Open { relation });
+                    }
+                }
+                table
+            })
+        };
+        if table.is_null() {
+            return None;
+        }
+        let table = Open { relation: table };
+        (generation() == since).then_some((table, opened))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // SAFETY: opened once, closed once; an index is closed like any relation. The lock stays, so nothing is raised.
+        unless_unwinding(|| unsafe { raw::relation_close(self.relation, pg_sys::NoLock as i32) });
+    }
+}
+
+/// What was found of a table, kept as long as nothing that matters has changed ([`generation`]): an ALTER of the table,
+/// an index or a trigger that is made or dropped, an index that becomes valid, and a GRANT each invalidate the table,
+/// which is watched as long as the backend lives.
+pub(super) struct Kept<T>(RefCell<Option<(u64, Option<Rc<T>>)>>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Kept(RefCell::default())
+    }
+}
+
+impl<T> Kept<T> {
+    /// What was found in the present generation, and that; None if nothing was looked for in it.
+    pub(super) fn known(&self) -> Option<(u64, Option<Rc<T>>)> {
+        let known = self.0.borrow();
+        known.clone().filter(|(since, _)| *since == generation())
+    }
+
+    /// Keep what is found. The table is locked, so that all that was changed before is known.
+    pub(super) fn find(&self, find: impl FnOnce() -> Option<T>) -> (u64, Option<Rc<T>>) {
+        let since = generation();
+        let found = (since, find().map(Rc::new));
+        self.0.replace(Some(found.clone()));
+        found
+    }
+}
