@@ -3,13 +3,13 @@
 #   ONLY=script:roles test: only this, or these; pg_test/README.md has more
 #   PG_CONFIG=path    a server of your own; PG_CONFIG_16=path for one version
 #   TRACE=file.csv    demo: settle a request trace in place of made-up usage
-#   ROWS="B1 B3"      bench: only these rows; RUNS=5 QUICK=1 FULL=1 SHARED_BUFFERS=1GB: see scripts/bench.sh
+#   ROWS="B1 B3"      bench: only these rows; RUNS=5 QUICK=1 FULL=1 PGLEDGER=folder SHARED_BUFFERS=1GB: see scripts/bench.sh
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-all soak demo dashboard psql bench package fmt lint clean distclean
 
 # The scripts read them from the environment.
-export PG PG_CONFIG TRACE ROWS RUNS QUICK FULL SHARED_BUFFERS
+export PG PG_CONFIG TRACE ROWS RUNS QUICK FULL RATE PGLEDGER SHARED_BUFFERS
 # A variable of the command line is exported by itself, and pg_test/once_per_run/mutations.sh has one of that name.
 unexport ONLY
 

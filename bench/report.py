@@ -26,6 +26,8 @@ NAMES = {
     "with": "with token_balance",
     "late": "with late_usage => 'settle'",
     "queries": "four queries",
+    "litellm": "LiteLLM's updates",
+    "pgledger": "pgledger",
 }
 
 # What the others do not do.
@@ -35,34 +37,53 @@ LACKS = """\
   nothing, a retry charges again, two runs of one account that end together lose a deduction, and there is no ledger.
 - *PL/pgSQL twin*: a careful trigger by hand, with the same settlement and ledger rows. Right in READ COMMITTED only; a
   balance changed by hand leaves no entry; who may write can change the ledger; a bad charge refuses the completion; no
-  refunds, sweep or checks."""
+  refunds, sweep or checks.
+- *LiteLLM's updates*: a log row, and the spend of user, key, team and organization, for each completion in one
+  transaction. LiteLLM itself adds them up for some seconds first, in memory or in Redis, and what is in the memory of a
+  process that dies is lost; it also keeps sums by day, which are left out here. Money in binary fractions; no balance
+  before and after.
+- *pgledger*: a double-entry ledger in PL/pgSQL: a transfer from what a user has to what it has used, with two entries.
+  It knows no usage and no runs: the application sums, and sees to it that each run is charged once."""
 
 # row, case, what is measured, unit, its contenders, and the ratios: of which to which, what must be reached
-# ("<=" at most, ">=" at least; None: for information).
+# ("<=" at most, ">=" at least; None: for information). docs/performance.md has the targets, too.
 TAX = (["without", "again", "with", "late"],
        [("again", "without", None), ("with", "without", ("<=", 1.02)), ("late", "without", None)])
+PEERS = ["litellm", "pgledger"]
+LATENCIES = (["floor", "twin", "extension", "queue", *PEERS],
+             [("queue", "twin", None), *(("extension", other, None) for other in ("twin", *PEERS))])
 ROWS = [
     ("B1", "settlement", "CPU per settlement, {} in one warm backend", "µs", ["twin", "extension"],
-     [("extension", "twin", ("<=", 0.50))]),
+     [("extension", "twin", ("<=", 0.40))]),
     ("B2", "completions", "completions, 4 clients, spread accounts", "1/s",
      ["floor", "application", "twin", "extension"],
-     [("floor", "application", None), ("twin", "application", None), ("extension", "application", (">=", 2.3))]),
+     [("application", "floor", None), ("twin", "floor", None), ("extension", "application", None),
+      ("extension", "floor", (">=", 0.72))]),
     ("B3", "bulk", "one UPDATE completing {} workflows", "ms", ["floor", "twin", "extension"],
-     [("extension", "twin", ("<=", 0.20))]),
-    ("B4", "backlog", "settling a backlog of {} workflows", "ms", ["loop", "backlog"], [("loop", "backlog", (">=", 4))]),
+     [("extension", "twin", ("<=", 0.15))]),
+    ("B3", "cpu", "CPU per workflow of one UPDATE completing {}", "µs", ["floor", "twin", "extension"],
+     [("extension", "twin", None)]),
+    ("B4", "backlog", "settling a backlog of {} workflows", "ms", ["loop", "backlog"], [("backlog", "loop", None)]),
+    ("B4", "cpu", "CPU per workflow of a backlog of {}", "µs", ["loop", "backlog"], [("backlog", "loop", None)]),
     ("B5", "completions", "completions, 16 clients, one account", "1/s",
      ["floor", "application", "twin", "extension", "queue"],
      [("extension", "twin", None), ("extension", "floor", None),
-      ("queue", "twin", (">=", 3)), ("queue", "floor", (">=", 0.6))]),
+      ("queue", "twin", None), ("queue", "floor", (">=", 0.6))]),
     ("B6", None, "settlement, usage rows in the table", "µs", None, None),
     ("B7", "insert", "INSERT of a usage row", "µs CPU", *TAX),
     ("B7", "insert of many", "INSERT of many usage rows, each", "µs CPU", *TAX),
     ("B7", "update", "UPDATE that completes nothing", "µs CPU", *TAX),
     ("B7", "update of many", "UPDATE of many that completes nothing, each", "µs CPU", *TAX),
     ("B8", "dashboard", "summary of an account with {} usage rows", "ms", ["queries", "extension"],
-     [("extension", "queries", ("<=", 0.35))]),
+     [("extension", "queries", ("<=", 0.30))]),
+    ("B9", "completions", "completions, 4 clients, spread accounts, peers", "1/s",
+     ["floor", "twin", "extension", *PEERS], [("extension", other, None) for other in ("floor", "twin", *PEERS)]),
+    *(("B10", f"Zipf {exponent} {part}", f"latency of a completion at {{}} a second, Zipf {exponent}, {part}", "ms",
+       *LATENCIES) for exponent in (0, 1, 2) for part in ("p50", "p99", "p99.9")),
+    ("B11", "completions", "completions, 4 clients, one synchronous standby", "1/s", ["floor", "twin", "extension"],
+     [("twin", "floor", None), ("extension", "twin", None), ("extension", "floor", None)]),
 ]
-GROWTH_LIMIT = ("<=", 1.3)
+GROWTH_LIMIT = ("<=", 1.25)
 
 
 def read(path):
@@ -174,11 +195,28 @@ def notes(figures):
     queued = [v[0] for v in figures["B5", "queued"]["queue"]]
     if queued:
         yield f"B5: {spread(queued)} charges were left in the queue at the end; all were applied by `settle_pending()`."
+    bare = [v[0] for v in figures["B3", "cpu"]["floor"]]
+    for contender in ("twin", "extension"):
+        cpu = [v[0] for v in figures["B3", "cpu"][contender]]
+        if bare and cpu:
+            beyond = statistics.median(cpu) - statistics.median(bare)
+            yield f"B3: beyond the bare update, {NAMES[contender]} takes {beyond:.2f} µs of CPU per workflow."
     memory = figures["B4", "memory"]["backlog"]
     if memory:
         first, second = (max(v[i] for v in memory) for i in (0, 1))
         yield (f"B4: the backend's own memory while `settle_backlog` ran: at most {first:,.0f} kB in the first half, "
                f"{second:,.0f} kB in the second.")
+    for row, case in list(figures):
+        if case.endswith("reached"):
+            yield from behind(case.removesuffix(" reached"), figures["B10", "size"]["-"][0][0], figures[row, case])
+
+
+def behind(law, rate, by_contender):
+    """Who did not keep up with the rate that was offered: its latencies are those of a queue that grows."""
+    for contender, values in by_contender.items():
+        reached = statistics.median(v[0] for v in values)
+        if reached < 0.95 * rate:
+            yield f"B10, {law}: {NAMES[contender]} did not keep up: {reached:,.0f} completions a second of {rate:,.0f}."
 
 
 def table(head, lines):

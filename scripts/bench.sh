@@ -4,6 +4,7 @@
 #   PG=16             which PostgreSQL (default: 18)
 #   ROWS="B1 B3"      only these rows        RUNS=5    how often each contender is run
 #   FULL=1            20 million rows in B6  QUICK=1   a small smoke run
+#   PGLEDGER=FOLDER   a copy of github.com/pgr0ss/pgledger, measured beside     RATE=1000   offered in B10
 #   SHARED_BUFFERS    default 1GB; everything else is as PostgreSQL comes
 # What is measured is in bench/run.sh. Let the machine do nothing else meanwhile.
 # shellcheck source-path=SCRIPTDIR
@@ -39,7 +40,7 @@ main() {
     start_bench_cluster shared_buffers="${SHARED_BUFFERS:-1GB}"
     machine >"$OUT/machine.md"
     run_bench "$OUT/run.log" "$OUT/figures.tsv" \
-        ROWS="${ROWS:-}" RUNS="${RUNS:-}" FULL="${FULL:-0}" QUICK="${QUICK:-0}" || status=$?
+        ROWS="${ROWS:-}" RUNS="${RUNS:-}" FULL="${FULL:-0}" QUICK="${QUICK:-0}" RATE="${RATE:-}" || status=$?
     cp "$PRIVATE_DIR/server.log" "$OUT/"
     [ "$status" = 0 ] || die "the bench failed; its log and the figures so far are in $OUT"
     python3 "$ROOT/bench/report.py" "$OUT/figures.tsv" "$OUT" <"$OUT/machine.md"
