@@ -226,6 +226,17 @@ def table(head, lines):
     return "\n".join([out[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *out[1:]])
 
 
+def latencies(figures):
+    """All of B10 in one table: a line a contender."""
+    cases = [case for row, case, *_ in ROWS if row == "B10" and ("B10", case) in figures]
+    if not cases:
+        return ""
+    medians = {case: {c: statistics.median(v[0] for v in values) for c, values in figures["B10", case].items()}
+               for case in cases}
+    lines = ([NAMES[c], *(number(medians[case][c]) for case in cases)] for c in LATENCIES[0] if c in medians[cases[0]])
+    return table(["latencies of B10, in ms", *cases], lines)
+
+
 def report(machine, figures, rows):
     targets = (line for row in rows for line in row.targets())
     lines = (line for row in rows for line in row.lines())
@@ -233,6 +244,7 @@ def report(machine, figures, rows):
         machine, LACKS,
         table(["row", "what", "median", "against", "ratio", "its range", "target", "reached"], targets),
         table(["row", "what", "contender", "median", "range", "runs", "ratio", "its range"], lines),
+        latencies(figures),
         "\n".join("- " + note for note in notes(figures))]
     return "\n\n".join(part for part in parts if part)
 

@@ -24,6 +24,9 @@ machine() {
     in_server_env "$PG_BIN/psql" -X -At -c "SELECT 'PostgreSQL ' || current_setting('server_version') || '; ' || string_agg(name || ' = ' ||
         current_setting(name), ', ' ORDER BY name) || '; all other settings as they come.' FROM pg_settings
         WHERE name IN ('fsync', 'synchronous_commit', 'shared_buffers', 'full_page_writes', 'data_checksums')"
+    if [ -n "${PGLEDGER:-}" ]; then
+        echo "pgledger.sql is that of SHA-256 $(sha256sum <"$PGLEDGER/pgledger.sql" | cut -c 1-12)."
+    fi
 }
 
 main() {

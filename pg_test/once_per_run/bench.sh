@@ -67,6 +67,8 @@ is 'the peers are among the contenders' "$(awk -F '\t' '$1 == "B9" { print $3 }'
     'floor twin extension litellm pgledger'
 is 'and have latencies' "$(awk -F '\t' '$1 == "B10" && $2 ~ /p99.9/ && $4 > 0 { print $3 }' "$WORK/figures.tsv" | xargs)" \
     'floor twin extension queue litellm pgledger'
+is 'all of them in one table, a line a contender' \
+    "$(sed -n '/^| latencies of B10/,/^$/p' "$WORK/printed.md" | grep -c '^| [a-zA-Z]')" 7 # and its head
 # The sum of 1 / k² for k up to 1,000 is 1.643935: of 4,000 workflows the first account has 2433, the second 608
 is "the accounts are drawn by Zipf's law" "$(query -d zipf_2 -c "SELECT count(*) FROM app.workflows
     WHERE user_id IN ('user-1', 'user-2') GROUP BY user_id ORDER BY user_id" | xargs)" '2433 608'
