@@ -550,4 +550,38 @@ mod tests {
         let balance = format!("{read_only}; SELECT token_balance.balance('ann')");
         assert!(failure_of(&balance).is_none(), "reading a balance is fine");
     }
+
+    /// First claims are made without a look. What is settled already in between is looked up, and after it so much that
+    /// each of the ways is gone by several times.
+    /// (DESIGN P23)
+    #[pg_test]
+    fn a_guess_that_was_wrong_is_looked_up() {
+        application();
+        for round in 0..4 {
+            let ids = ["u", "v", "w", "x"].map(|name| format!("{name}{round}"));
+            for id in &ids {
+                add_usage(id, "ann", 10);
+                add_usage(id, "bob", 1);
+            }
+            settle(&ids[1]);
+            add_usage(&ids[1], "bob", 5);
+            add_usage(&ids[2], "nobody", 0);
+            let charged = text(&format!(
+                "SELECT string_agg(concat_ws(' ', left(workflow_id, 1), user_id, charged_tokens), ', '
+                     ORDER BY workflow_id, user_id)
+                 FROM token_balance.settle_workflows('{{{}}}')",
+                ids.join(",")
+            ));
+            let expected = "u ann 10, u bob 1, v bob 5, w ann 10, w bob 1, x ann 10, x bob 1";
+            assert_eq!(charged, expected, "round {round}");
+            // Nothing is new: the first is a guess, the others are looked up.
+            for _ in 0..70 {
+                settle(&ids[0]);
+            }
+        }
+        assert_eq!(balance("ann"), INITIAL - 4 * 40);
+        assert_eq!(balance("bob"), INITIAL - 4 * 9);
+        assert_ledger_is_whole();
+        assert_eq!(number("SELECT count(*) FROM token_balance.reconcile()"), 0);
+    }
 }

@@ -11,6 +11,7 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use super::key::{Argument, scope_key};
 use super::open::{Kept, Open};
 use super::scratch::Scratch;
+use super::setting::is_used;
 use crate::postgres::descriptor::elements;
 use crate::postgres::error_fields::with_error_fields_kept;
 use crate::postgres::invalidation::{generation, is_stale};
@@ -62,7 +63,7 @@ impl Inserter {
     /// would have to see to: it is not of the shape, or has a trigger, a rule, a policy, a constraint or a kind of index
     /// that the extension did not make.
     pub(crate) fn open(&self) -> Option<OpenTable> {
-        if !super::is_used() {
+        if !is_used() {
             return None;
         }
         if let Some((since, indexes)) = self.found.known() {

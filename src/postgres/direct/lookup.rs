@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 use super::index_path::{Path, Wanted};
 use super::open::{Kept, Open};
 use super::scan::Reader;
+use super::setting::is_used;
 use crate::postgres::invalidation::generation;
 
 /// How such rows are found; None if SQL must find them. The path is kept. Whatever is known of it, the types of the
@@ -27,7 +28,7 @@ impl Lookup {
     /// Reads with a snapshot of now, whatever the isolation level ([`Snapshot::Latest`]).
     /// None if SQL must do it.
     pub(crate) fn reader(&self) -> Option<Reader> {
-        let wanted = self.wanted.as_ref().filter(|_| super::is_used())?;
+        let wanted = self.wanted.as_ref().filter(|_| is_used())?;
         if let Some((since, path)) = self.path.known()
             && let path = path?
             && let Some((table, index)) =

@@ -50,33 +50,12 @@ mod lookup;
 mod open;
 mod scan;
 mod scratch;
+mod setting;
 mod update;
-
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 pub(crate) use index_path::{Holds, Wanted};
 pub(crate) use insert::{Conflict, Inserter, OpenTable, Shape};
 pub(crate) use lookup::Lookup;
 pub(crate) use scan::FoundRow;
+pub(crate) use setting::{init, is_used};
 pub(crate) use update::{Added, Adder, Addition, Changeable};
-
-/// The setting `token_balance.direct`.
-static IS_USED: GucSetting<bool> = GucSetting::<bool>::new(true);
-
-/// Whether this room is to be used: with `token_balance.direct = off` each of its functions answers None, and
-/// `pg_stat_statements`, `auto_explain` and hooks of the executor see the SQL statements.
-pub(crate) fn is_used() -> bool {
-    IS_USED.get()
-}
-
-/// Called once per backend.
-pub(crate) fn init() {
-    GucRegistry::define_bool_guc(
-        c"token_balance.direct",
-        c"Reads and writes rows without an executor where the result is the same.",
-        c"With off, each row is read and written by an SQL statement, which extensions that look at statements see.",
-        &IS_USED,
-        GucContext::Userset,
-        GucFlags::default(),
-    );
-}

@@ -16,6 +16,7 @@ use super::index_path::{VIRTUAL, are_of_types, base_type, column_number, equals,
 use super::key::Argument;
 use super::open::{Kept, Open};
 use super::scratch::Scratch;
+use super::setting::is_used;
 use crate::postgres::descriptor::elements;
 use crate::postgres::error_fields::with_error_fields_kept;
 use crate::postgres::invalidation::{generation, is_stale};
@@ -133,7 +134,7 @@ impl Adder {
 fn is_allowed() -> bool {
     // SAFETY: reads backend variables.
     unsafe {
-        super::is_used()
+        is_used()
             && !is_stale()
             && !pg_sys::XactReadOnly
             && pg_sys::SessionReplicationRole != pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32
