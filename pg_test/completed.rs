@@ -49,12 +49,15 @@ mod tests {
             .as_ref()
             .expect("there is a workflow table");
         let statuses = completed::statuses_sql(binding);
+        let list = completed::list(&binding.spec.completed_statuses).expect("a list");
+        let list = quoted(&list);
         // format() gives the text of the type's output function, which a row at hand has.
         let rows = Spi::connect(|client| {
             let sql = format!(
                 "SELECT CASE WHEN w.status IS NOT NULL THEN format('%s', w.status) END,
                      COALESCE({}, false),
-                     token_balance.note_status(NULL, w.status::text, {statuses}, NULL, NULL)
+                     token_balance.note_status(NULL, w.status::text, {statuses}, NULL, NULL),
+                     token_balance.note_status(NULL, w.status::text, {list}::text, NULL, NULL)
                  FROM workflows AS w",
                 completed::sql(binding, "w")
             );
@@ -62,20 +65,37 @@ mod tests {
             table
                 .map(|row| {
                     let status = row.get::<String>(1).expect("text");
-                    let [by_sql, by_note] = [2, 3].map(|at| row.get::<bool>(at).expect("boolean"));
-                    (status, by_sql == Some(true), by_note == Some(true))
+                    let said = [2, 3, 4].map(|at| row.get::<bool>(at).expect("boolean"));
+                    let [by_sql, by_note, by_list] = said.map(|it| it == Some(true));
+                    (status, by_sql, by_note, by_list)
                 })
                 .collect::<Vec<_>>()
         });
         assert!(rows.len() > 100);
         let completed_rows = rows.iter().filter(|row| row.1).count();
-        for (status, by_sql, by_note) in rows {
+        for (status, by_sql, by_note, by_list) in rows {
             let of_row = completed::of_row(binding, workflows, |_| status.clone());
             assert_eq!(of_row, by_sql, "{status:?} of {column_type}");
             assert_eq!(by_note, by_sql, "{status:?} of {column_type}");
+            assert_eq!(by_list, by_sql, "{status:?} of {column_type}");
         }
         run("SELECT token_balance.detach(); DROP SCHEMA app CASCADE");
         completed_rows
+    }
+
+    /// (DESIGN T40)
+    #[pg_test]
+    fn a_list_has_statuses_whatever_they_are() {
+        let list = |statuses: &[&str]| {
+            let statuses: Vec<_> = statuses.iter().map(|it| (*it).to_owned()).collect();
+            completed::list(&statuses)
+        };
+        assert_eq!(list(&["a", "b c"]).as_deref(), Some(",a,b c"));
+        assert_eq!(list(&["a,", "b!", ""]).as_deref(), Some("\"a,\"b!\""));
+        assert_eq!(list(&[]).as_deref(), Some(""));
+        assert!(!completed::is_in_list("", ""));
+        let visible: String = ('!'..='~').collect();
+        assert_eq!(list(&[&visible]), None);
     }
 
     // (DESIGN T16)

@@ -270,8 +270,8 @@ mod tests {
         // A condition that fails wherever it is evaluated.
         run(
             "ALTER TABLE workflows DISABLE TRIGGER token_balance_completed_insert;
-             CREATE OR REPLACE FUNCTION token_balance.note_status(
-                 old text, new text, completed text[], \"table\" oid, \"row\" tid)
+             CREATE OR REPLACE FUNCTION token_balance.note_usual_status(
+                 old text, new text, \"table\" oid, \"row\" tid)
                  RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE SQLSTATE 'PT999'; END$$",
         );
         add_workflow("w", "ann", "running");
@@ -445,10 +445,52 @@ mod tests {
                 "{old} to {new}"
             );
         }
-        for statuses in ["NULL", "'{}'"] {
+        for statuses in ["NULL::text[]", "'{}'::text[]", "NULL::text", "''::text"] {
             assert!(is_true(&format!(
                 "NOT token_balance.note_status(NULL, 'done', {statuses}, NULL, NULL)"
             )));
+        }
+    }
+
+    /// (DESIGN T40)
+    #[pg_test]
+    fn note_status_holds_when_the_status_becomes_one_of_a_list() {
+        application();
+        for (list, old, new, holds) in [
+            (",done,over", "'running'", "'done'", true),
+            (",done,over", "NULL", "'over'", true),
+            (",done,over", "'over'", "'done'", false),
+            (",done,over", "'running'", "'done,over'", false),
+            (",done,over", "'running'", "''", false),
+            (",done,over", "'running'", "NULL", false),
+            (",done,", "'running'", "''", true),
+            (",", "NULL", "''", true),
+            ("!a,b!c", "'c!'", "'a,b'", true),
+            ("!a,b!c", "'a,b'", "'c'", false),
+        ] {
+            let note = format!("token_balance.note_status({old}, {new}, '{list}', 0, '(0,1)')");
+            assert_eq!(is_true(&note), holds, "{old} to {new}, of {list}");
+        }
+    }
+
+    /// (DESIGN T40)
+    #[pg_test]
+    fn note_usual_status_holds_when_the_status_becomes_a_usual_one() {
+        application();
+        for (old, new, holds) in [
+            ("'running'", "'completed'", true),
+            ("'running'", "'succeeded'", true),
+            ("NULL", "'success'", true),
+            ("'Done'", "'finished'", true),
+            ("''", "'done'", true),
+            ("'done'", "'completed'", false),
+            ("'running'", "'Done'", false),
+            ("'running'", "'done '", false),
+            ("'running'", "'failed'", false),
+            ("'running'", "NULL", false),
+        ] {
+            let note = format!("token_balance.note_usual_status({old}, {new}, 0, '(0,1)')");
+            assert_eq!(is_true(&note), holds, "{old} to {new}");
         }
     }
 

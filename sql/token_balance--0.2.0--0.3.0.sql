@@ -596,6 +596,16 @@ CREATE OR REPLACE FUNCTION token_balance.note_status(old pg_catalog.text, new pg
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_status_wrapper';
 
+CREATE FUNCTION token_balance.note_usual_status(old pg_catalog.text, new pg_catalog.text,
+    "table" pg_catalog.oid, "row" pg_catalog.tid)
+RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_usual_status_wrapper';
+
+CREATE FUNCTION token_balance.note_status(old pg_catalog.text, new pg_catalog.text, completed pg_catalog.text,
+    "table" pg_catalog.oid, "row" pg_catalog.tid)
+RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_listed_status_wrapper';
+
 CREATE FUNCTION token_balance.note_update("table" pg_catalog.oid, old pg_catalog.tid, new pg_catalog.tid)
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_update_wrapper';
@@ -812,6 +822,8 @@ COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on t
 COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it.';
 COMMENT ON FUNCTION token_balance.warn_of_truncate() IS 'Trigger function on users and usage: tells of a TRUNCATE that what was settled before it is known all the same.';
 COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger() and reset().';
+COMMENT ON FUNCTION token_balance.note_usual_status(pg_catalog.text, pg_catalog.text, pg_catalog.oid, pg_catalog.tid) IS 'The WHEN condition of the completion triggers, where no other statuses were named: whether the status became one of completed, succeeded, success, finished and done; if so, notes the row.';
+COMMENT ON FUNCTION token_balance.note_status(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.oid, pg_catalog.tid) IS 'The WHEN condition of the completion triggers: whether the status became one of a list, whose first character separates them; if so, notes the row.';
 COMMENT ON FUNCTION token_balance.note_update(pg_catalog.oid, pg_catalog.tid, pg_catalog.tid) IS 'The WHEN condition of the trigger for updated usage: whether an UPDATE has changed a bound column; if so, notes the row.';
 COMMENT ON COLUMN token_balance.overdrawn.binding IS 'Name of the binding.';
 COMMENT ON COLUMN token_balance.binding.users IS 'Table of accounts; it has the balance column.';

@@ -35,6 +35,16 @@ CREATE FUNCTION token_balance.note_status(old pg_catalog.text, new pg_catalog.te
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_status_wrapper';
 
+CREATE FUNCTION token_balance.note_usual_status(old pg_catalog.text, new pg_catalog.text,
+    "table" pg_catalog.oid, "row" pg_catalog.tid)
+RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_usual_status_wrapper';
+
+CREATE FUNCTION token_balance.note_status(old pg_catalog.text, new pg_catalog.text, completed pg_catalog.text,
+    "table" pg_catalog.oid, "row" pg_catalog.tid)
+RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_listed_status_wrapper';
+
 CREATE FUNCTION token_balance.note_update("table" pg_catalog.oid, old pg_catalog.tid, new pg_catalog.tid)
 RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_update_wrapper';

@@ -287,7 +287,7 @@ value partitioned 'ALTER TABLE token_usage ADD COLUMN created_at text'
 is 'partitions: updated' "$(update partitioned)" ''
 is 'partitions: the triggers are today'\''s' "$(value partitioned "UPDATE workflows SET status = 'done';
     SELECT token_balance FROM users;
-    SELECT count(DISTINCT tgname) FROM pg_trigger WHERE tgrelid = 'workflows_1'::regclass AND tgqual LIKE '%' || 'token_balance.note_status'::regproc::oid || '%'")" '999993
+    SELECT count(DISTINCT tgname) FROM pg_trigger WHERE tgrelid = 'workflows_1'::regclass AND tgqual LIKE '%' || 'token_balance.note_usual_status'::regproc::oid || '%'")" '999993
 2'
 is 'a column that is of no use to summary is left out' "$(value partitioned 'SELECT usage_model, usage_created_at FROM token_balance.binding')" 'model|'
 is 'and summary answers' "$(value partitioned "SELECT token_balance.summary('ann') ->> 'token_balance'")" 999993

@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::wanted_triggers::{
-    KEEP_BALANCE, LATE_USAGE, Trigger, UPDATED_USAGE, optional_usage, triggers_on,
+    Condition, KEEP_BALANCE, LATE_USAGE, Trigger, UPDATED_USAGE, optional_usage, triggers_on,
 };
 use crate::binding::Binding;
 use crate::error::{Error, Result};
@@ -124,8 +124,7 @@ impl Trigger<'_> {
             ("TRIGGER", "")
         };
         let when = match &self.condition {
-            Some(condition) if can_note()? => format!(" WHEN ({})", condition.noting),
-            Some(condition) => format!(" WHEN ({})", condition.plain),
+            Some(condition) => format!(" WHEN ({})", spelled(condition)?),
             None => String::new(),
         };
         let columns: Vec<_> = self.columns.iter().map(|column| column.sql()).collect();
@@ -332,9 +331,15 @@ fn standing(
     }))
 }
 
-/// Whether the catalog has the functions that note: that of 0.1.0, before it is updated, has not.
-fn can_note() -> Result<bool> {
-    has_function("note_completion")
+/// The condition, by the functions that the catalog has: that of an older version, before it is updated, has not all.
+fn spelled(condition: &Condition) -> Result<&str> {
+    Ok(if has_function("note_usual_status")? {
+        &condition.noting
+    } else if has_function("note_completion")? {
+        &condition.noting_in_0_2
+    } else {
+        &condition.plain
+    })
 }
 
 /// Whether the catalog has a function of ours by this name.

@@ -2,6 +2,8 @@
 //!
 //! A table has one trigger of a kind, whatever the number of bindings that it is bound in.
 
+use pgrx::spi::quote_literal;
+
 use crate::binding::{Binding, Completion, LateUsage, OutsideChanges, Workflows, completed};
 use crate::postgres::catalog::{Column, Table};
 
@@ -31,6 +33,8 @@ pub(super) struct Condition {
     /// Notes the row when all else holds, so that only rows whose event is queued are noted (see
     /// completion.rs).
     pub(super) noting: String,
+    /// The same for the catalog of 0.2.0, before it is updated.
+    pub(super) noting_in_0_2: String,
     /// For the catalog of 0.1.0, before it is updated: it has no function that notes, and each run
     /// is settled by itself.
     pub(super) plain: String,
@@ -121,6 +125,7 @@ fn late_trigger<'a>(
         reads: Vec::new(),
         condition: Some(Condition {
             noting: noting.into(),
+            noting_in_0_2: noting.into(),
             plain: "true".into(),
         }),
         is_deferrable: false,
@@ -319,6 +324,7 @@ fn condition_of_all(bound: &[(&Binding, &Workflows)], old: Option<&str>) -> Cond
     };
     Condition {
         noting: any(|condition| &condition.noting),
+        noting_in_0_2: any(|condition| &condition.noting_in_0_2),
         plain: any(|condition| &condition.plain),
     }
 }
@@ -329,21 +335,39 @@ fn condition(binding: &Binding, workflows: &Workflows, old: Option<&str>) -> Con
     if let Some(old) = old {
         plain += &format!(" AND ({}) IS NOT TRUE", completed::sql(binding, old));
     }
-    let noting = match &workflows.completion {
+    let (noting, noting_in_0_2) = match &workflows.completion {
         Completion::Status(status) => {
             let text = |row| format!("{row}.{}::pg_catalog.text", status.sql());
-            format!(
-                "token_balance.note_status({}, {}, {}, NEW.tableoid, NEW.ctid)",
-                old.map_or_else(|| "NULL".into(), text),
-                text("NEW"),
-                completed::statuses_sql(binding)
-            )
+            let old = old.map_or_else(|| "NULL".into(), text);
+            let new = text("NEW");
+            let note = |function, statuses: &str| {
+                format!("token_balance.{function}({old}, {new}, {statuses}NEW.tableoid, NEW.ctid)")
+            };
+            let array = note(
+                "note_status",
+                &format!("{}, ", completed::statuses_sql(binding)),
+            );
+            let noting = if completed::are_usual(binding) {
+                note("note_usual_status", "")
+            } else if let Some(list) = completed::list(&binding.spec.completed_statuses) {
+                let list = format!("{}::pg_catalog.text, ", quote_literal(list));
+                note("note_status", &list)
+            } else {
+                array.clone()
+            };
+            (noting, array)
         }
         Completion::Timestamp(_) | Completion::Row => {
-            format!("{plain} AND token_balance.note_completion(NEW.tableoid, NEW.ctid)")
+            let noting =
+                format!("{plain} AND token_balance.note_completion(NEW.tableoid, NEW.ctid)");
+            (noting.clone(), noting)
         }
     };
-    Condition { noting, plain }
+    Condition {
+        noting,
+        noting_in_0_2,
+        plain,
+    }
 }
 
 /// The tables that may have triggers for late usage because the binding had asked for them, and nobody else does.

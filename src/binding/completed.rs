@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 use pgrx::spi::quote_literal;
 
 use super::model::{Binding, Completion, Workflows};
+use super::spec::USUAL_STATUSES;
 
 /// SQL for "the row `alias` of the workflow table is completed".
 pub(crate) fn sql(binding: &Binding, alias: &str) -> String {
@@ -52,13 +53,39 @@ pub(crate) fn of_row(
     }
 }
 
+/// Whether a status, as SQL casts it to text, is one of the usual ones that complete.
+pub(crate) fn is_usual(status: &str) -> bool {
+    is_one_of(status, USUAL_STATUSES.into_iter())
+}
+
 /// Whether a status, as SQL casts it to text, is one of the completed ones.
 pub(crate) fn is_one_of<'a>(status: &str, mut completed: impl Iterator<Item = &'a str>) -> bool {
     completed.any(|completed| completed == status)
 }
 
-/// The completed statuses as one constant. The server reads a trigger's condition anew for each statement,
-/// also for one that completes nothing, and ARRAY[…] would be one constant per element.
+/// Whether the completed statuses are the usual ones.
+pub(crate) fn are_usual(binding: &Binding) -> bool {
+    binding.spec.completed_statuses == USUAL_STATUSES
+}
+
+/// The completed statuses as one text, which [`is_in_list`] reads: each after a character that is in none of them, which
+/// is the first one. A comma, if it can be; None if there is no such character.
+pub(crate) fn list(statuses: &[String]) -> Option<String> {
+    let is_free = |character: &char| statuses.iter().all(|status| !status.contains(*character));
+    let separator = std::iter::once(',').chain('!'..='~').find(is_free)?;
+    let listed = statuses.iter().map(|status| format!("{separator}{status}"));
+    Some(listed.collect())
+}
+
+/// Whether a status, as SQL casts it to text, is one of those that the list has.
+pub(crate) fn is_in_list(status: &str, list: &str) -> bool {
+    let Some(separator) = list.chars().next() else {
+        return false;
+    };
+    is_one_of(status, list.split(separator).skip(1))
+}
+
+/// The completed statuses as one constant: ARRAY[…] would be one per element.
 pub(crate) fn statuses_sql(binding: &Binding) -> String {
     let quoted = |text: &String| {
         let text = text.replace('\\', "\\\\").replace('"', "\\\"");

@@ -133,11 +133,13 @@ pub(crate) struct Relation {
 /// The name of a binding that was given none.
 const DEFAULT_NAME: &str = "default";
 
+/// The statuses that complete a run where attach is told nothing else. The condition of a trigger may be that it is one
+/// of these, without naming them (`note_usual_status`), and outlives a version: they never become others.
+pub(crate) const USUAL_STATUSES: [&str; 5] =
+    ["completed", "succeeded", "success", "finished", "done"];
+
 /// What a new account starts with where attach is told nothing.
 const INITIAL_BALANCE: i64 = 1_000_000;
-
-/// The statuses that complete a run where attach is told nothing else.
-const COMPLETED_STATUSES: [&str; 5] = ["completed", "succeeded", "success", "finished", "done"];
 
 impl Spec {
     /// What attach is told where it is told nothing.
@@ -168,7 +170,7 @@ impl Spec {
             workflow_user: named("user_id"),
             workflow_status: named("status"),
             workflow_completed_at: None,
-            completed_statuses: COMPLETED_STATUSES.map(str::to_owned).into(),
+            completed_statuses: USUAL_STATUSES.map(str::to_owned).into(),
             initial_balance: None,
             balance_type: pg_sys::INT4OID,
             existing_usage: None,

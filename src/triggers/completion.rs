@@ -37,11 +37,40 @@ fn note_completion(
     Ok(true)
 }
 
-/// `token_balance.note_status(text, text, text[], oid, tid)`, the whole WHEN condition of the
-/// completion triggers of a table with a status: whether it was none of the completed ones and now
-/// is, and if so, [`note_completion`].
+/// `token_balance.note_usual_status(text, text, oid, tid)`, the whole WHEN condition of the completion triggers of a table
+/// with a status, where the usual ones complete a run: whether it was none of these and now is, and if so,
+/// [`note_completion`].
 ///
-/// One call in place of operators: the server reads a trigger's condition anew for each statement.
+/// One call in place of operators, and no constant: the server reads a trigger's condition anew for each statement, byte
+/// by byte of a constant, also for one that completes nothing.
+#[pg_extern(sql = false)]
+fn note_usual_status(
+    old: Option<&str>,
+    new: Option<&str>,
+    table: Option<pg_sys::Oid>,
+    row: Option<pg_sys::ItemPointerData>,
+) -> Result<bool, ErrorReport> {
+    note_if_completed(old, new, table, row, completed::is_usual)
+}
+
+/// `token_balance.note_status(text, text, text, oid, tid)`, the same where other statuses do: those of a list
+/// ([`completed::list`]).
+#[pg_extern(sql = false)]
+fn note_listed_status(
+    old: Option<&str>,
+    new: Option<&str>,
+    completed: Option<&str>,
+    table: Option<pg_sys::Oid>,
+    row: Option<pg_sys::ItemPointerData>,
+) -> Result<bool, ErrorReport> {
+    let completed = completed.unwrap_or_default();
+    note_if_completed(old, new, table, row, |status| {
+        completed::is_in_list(status, completed)
+    })
+}
+
+/// `token_balance.note_status(text, text, text[], oid, tid)`, the same: what the triggers call that 0.2.0 has made, and
+/// those of statuses that no list can have.
 #[pg_extern(sql = false)]
 fn note_status(
     old: Option<&str>,
@@ -50,11 +79,20 @@ fn note_status(
     table: Option<pg_sys::Oid>,
     row: Option<pg_sys::ItemPointerData>,
 ) -> Result<bool, ErrorReport> {
-    let (Some(new), Some(completed)) = (new, completed) else {
-        return Ok(false);
-    };
-    let is_one = |status: &str| completed::is_one_of(status, completed.iter().flatten());
-    if !is_one(new) || old.is_some_and(is_one) {
+    note_if_completed(old, new, table, row, |status| {
+        let completed = completed.iter().flat_map(|completed| completed.iter());
+        completed::is_one_of(status, completed.flatten())
+    })
+}
+
+fn note_if_completed(
+    old: Option<&str>,
+    new: Option<&str>,
+    table: Option<pg_sys::Oid>,
+    row: Option<pg_sys::ItemPointerData>,
+    is_completed: impl Fn(&str) -> bool,
+) -> Result<bool, ErrorReport> {
+    if !new.is_some_and(&is_completed) || old.is_some_and(&is_completed) {
         return Ok(false);
     }
     note_completion(table, row)

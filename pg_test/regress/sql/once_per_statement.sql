@@ -112,8 +112,11 @@ SELECT * FROM state();
 COMMIT;
 -- note_status by hand
 BEGIN;
-SELECT count(*) FILTER (WHERE token_balance.note_status('running', 'done', '{done}', tableoid, ctid)) AS noted FROM workflows WHERE id LIKE 'g%';
-SELECT token_balance.note_status(NULL, NULL, NULL, NULL, NULL), token_balance.note_status(NULL, 'x', '{{x,y},{z,x}}', 0, '(0,1)');
+SELECT count(*) FILTER (WHERE token_balance.note_status('running', 'done', '{done}'::text[], tableoid, ctid)) AS noted FROM workflows WHERE id LIKE 'g%';
+SELECT count(*) FILTER (WHERE token_balance.note_status('running', 'done', ',done', tableoid, ctid)) AS noted FROM workflows WHERE id LIKE 'g%';
+SELECT count(*) FILTER (WHERE token_balance.note_usual_status('running', 'done', tableoid, ctid)) AS noted FROM workflows WHERE id LIKE 'g%';
+SELECT token_balance.note_status(NULL, NULL, NULL::text[], NULL, NULL), token_balance.note_status(NULL, 'x', '{{x,y},{z,x}}'::text[], 0, '(0,1)'),
+  token_balance.note_usual_status(NULL, NULL, NULL, NULL), token_balance.note_usual_status(NULL, 'done', NULL, NULL);
 SELECT * FROM state();
 COMMIT;
 -- a note without an event is gone with its transaction
