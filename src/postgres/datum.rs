@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::{Uuid, pg_sys};
 
-use super::descriptor::column_type;
+use super::descriptor::{Storage, column_type};
 use super::exact::{text_of_double, text_of_real};
 
 /// The text of a tuple's column by its type's output function; None for a null. Of a floating-point number it is exact,
@@ -90,6 +90,36 @@ unsafe fn text_of(value: *mut pg_sys::varlena) -> String {
             pg_sys::pfree(detoasted.cast());
         }
         text
+    }
+}
+
+/// Whether two values are the same byte by byte. Not where one of them is compressed or elsewhere, or a C string.
+///
+/// # Safety
+/// Both are stored so.
+pub(super) unsafe fn is_same_image(
+    one: pg_sys::Datum,
+    other: pg_sys::Datum,
+    storage: Storage,
+) -> bool {
+    if storage.is_by_value {
+        return one.value() == other.value();
+    }
+    // SAFETY: as the caller promises.
+    unsafe {
+        match usize::try_from(storage.length) {
+            Ok(length) => {
+                let bytes = |datum: pg_sys::Datum| {
+                    std::slice::from_raw_parts(datum.cast_mut_ptr::<u8>(), length)
+                };
+                bytes(one) == bytes(other)
+            }
+            Err(_) if storage.length == -1 => {
+                let bytes = |datum: pg_sys::Datum| plain_bytes(datum.cast_mut_ptr());
+                bytes(one).is_some_and(|one| bytes(other) == Some(one))
+            }
+            Err(_) => false,
+        }
     }
 }
 

@@ -15,6 +15,29 @@ pub(crate) unsafe fn column_type(descriptor: pg_sys::TupleDesc, number: i32) -> 
     unsafe { (*attribute(descriptor, number as usize - 1)).atttypid }
 }
 
+/// How values of a column are stored.
+#[derive(Clone, Copy)]
+pub(super) struct Storage {
+    /// In bytes; below 0 where a value says it itself.
+    pub(super) length: i16,
+    pub(super) is_by_value: bool,
+}
+
+/// How the values of a column, counted from 1, are stored.
+///
+/// # Safety
+/// The descriptor has the column.
+pub(super) unsafe fn column_storage(descriptor: pg_sys::TupleDesc, number: i32) -> Storage {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let column = attribute(descriptor, number as usize - 1);
+        Storage {
+            length: (*column).attlen,
+            is_by_value: (*column).attbyval,
+        }
+    }
+}
+
 /// The number of a column, counted from 1; None if there is none of that name.
 ///
 /// # Safety

@@ -3,8 +3,8 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
-use super::datum::{column_text, datum_text};
-use super::descriptor::{column_number, column_type};
+use super::datum::{column_text, datum_text, is_same_image};
+use super::descriptor::{column_number, column_storage, column_type};
 use super::unwind::unless_unwinding;
 use super::versions::virtual_expression;
 
@@ -184,6 +184,35 @@ pub(super) unsafe fn text_of(
             expression,
             column_type(descriptor, number),
         )
+    }
+}
+
+/// Whether two versions of a row store the same bytes in a column, so that it has the same value in both. It may have so
+/// where they do not, and where one of them stores none.
+///
+/// # Safety
+/// The relation is open, and both are its rows.
+pub(super) unsafe fn is_stored_alike(
+    old: pg_sys::HeapTuple,
+    new: pg_sys::HeapTuple,
+    relation: pg_sys::Relation,
+    column: &str,
+) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let descriptor = (*relation).rd_att;
+        let Some(number) = column_number(descriptor, column) else {
+            return false;
+        };
+        let stored = |tuple| {
+            let mut is_null = false;
+            let datum = pg_sys::heap_getattr(tuple, number, descriptor, &mut is_null);
+            (!is_null).then_some(datum)
+        };
+        match (stored(old), stored(new)) {
+            (Some(old), Some(new)) => is_same_image(old, new, column_storage(descriptor, number)),
+            _ => false,
+        }
     }
 }
 

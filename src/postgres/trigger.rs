@@ -13,7 +13,7 @@ use pgrx::trigger_support::{
 };
 
 use super::descriptor::column_number;
-use super::stored_row::{RowPlace, text_of};
+use super::stored_row::{RowPlace, is_stored_alike, text_of};
 use crate::error::{Error, Result};
 
 /// The call of a trigger function.
@@ -207,6 +207,13 @@ impl TriggerRow<'_> {
         } else {
             None
         }
+    }
+
+    /// Whether an UPDATE surely left the column as it was; to tell more, the texts are compared.
+    pub(crate) fn keeps(&self, column: &str) -> bool {
+        let (old, new) = (self.data.tg_trigtuple, self.data.tg_newtuple);
+        // SAFETY: the tuples are the trigger's own, rows of the relation, which the server opened.
+        self.is_update && unsafe { is_stored_alike(old, new, self.data.tg_relation, column) }
     }
 
     /// Whether an UPDATE changed the column.

@@ -49,6 +49,10 @@ fn follow_workflow_id(call: &TriggerCall) -> Result<()> {
 fn changed_ids(bound: &Bound, row: &TriggerRow) -> Option<Ids> {
     let binding = &bound.binding;
     let key = &binding.workflows.as_ref()?.key.column.name;
+    // Each UPDATE of the table comes here.
+    if row.keeps(key) {
+        return None;
+    }
     let canonical = |id: String| binding.usage_workflow.key_type.canonical(&id);
     let (old, new) = (row.old_text(key)?, row.new_text(key)?);
     if old == new {

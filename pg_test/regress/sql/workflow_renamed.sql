@@ -258,3 +258,51 @@ DROP TABLE token_usage;
 UPDATE workflows SET id = 13 WHERE id = 12;
 SET client_min_messages = error;
 DROP SCHEMA wr CASCADE;
+
+-- keys of each type, of which the last byte alone is another; long ones, too, that are compressed or elsewhere
+CREATE EXTENSION IF NOT EXISTS token_balance;
+CREATE SCHEMA keyed;
+SET search_path = keyed, public;
+CREATE TABLE followed (key text, settled text, more text);
+CREATE PROCEDURE follows(key_type text, old text, new text) LANGUAGE plpgsql AS $$
+DECLARE settled text;
+BEGIN
+  EXECUTE format('CREATE TABLE users (id text PRIMARY KEY); CREATE TABLE workflows (note text, id %1$s, status text); CREATE TABLE token_usage (workflow_id %1$s, user_id text, total_tokens integer)', key_type);
+  PERFORM token_balance.attach('users', 'token_usage', 'workflows', name => 'keyed');
+  INSERT INTO users VALUES ('ann');
+  EXECUTE format('INSERT INTO workflows VALUES (NULL, %1$L, ''running''); INSERT INTO token_usage VALUES (%1$L, ''ann'', 100)', old);
+  UPDATE workflows SET status = 'done';
+  COMMIT;
+  UPDATE workflows SET note = repeat('x', 100), id = id;
+  EXECUTE format('UPDATE workflows SET id = %1$L; UPDATE token_usage SET workflow_id = %1$L', new);
+  UPDATE workflows SET note = 'y';
+  COMMIT;
+  SELECT string_agg(workflow_id, ', ') INTO settled FROM token_balance.settlement JOIN token_balance.binding AS b USING (binding_id) WHERE b.name = 'keyed';
+  INSERT INTO followed VALUES (key_type || ' of ' || length(old), right(settled, 12), token_balance.settle_pending(binding => 'keyed') ->> 'tokens_used');
+  TRUNCATE users, workflows, token_usage;
+  PERFORM token_balance.reset('keyed');
+  PERFORM token_balance.detach(name => 'keyed');
+  DROP TABLE users, workflows, token_usage;
+  COMMIT;
+END $$;
+CALL follows('smallint', '1', '2');
+CALL follows('integer', '2147483646', '2147483647');
+CALL follows('bigint', '5000000000', '5000000001');
+CALL follows('uuid', '00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000002');
+CALL follows('varchar(20)', 'run-1', 'run-2');
+CALL follows('text', '', 'x');
+CALL follows('text', repeat('z', 3000) || '1', repeat('z', 3000) || '2');
+SELECT string_agg(md5(g::text), '') AS long FROM generate_series(1, 65) AS g \gset
+CALL follows('text', :'long' || '1', :'long' || '2');
+TABLE followed;
+-- a null names no workflow
+CREATE TABLE users (id text PRIMARY KEY);
+CREATE TABLE workflows (id integer, status text);
+CREATE TABLE token_usage (workflow_id integer, user_id text, total_tokens integer);
+SELECT token_balance.attach('users', 'token_usage', 'workflows', name => 'keyed');
+INSERT INTO workflows VALUES (NULL, 'running');
+UPDATE workflows SET status = 'waiting';
+UPDATE workflows SET id = 1;
+UPDATE workflows SET id = NULL;
+DROP EXTENSION token_balance CASCADE;
+DROP SCHEMA keyed CASCADE;
