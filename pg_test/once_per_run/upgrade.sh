@@ -331,7 +331,12 @@ psql -c 'CREATE DATABASE late'
 value >/dev/null late "$tables CREATE TABLE workflows (id text PRIMARY KEY, status text); CREATE EXTENSION token_balance VERSION '0.2.0';
     SELECT token_balance.attach('users', 'token_usage', 'workflows', late_usage => 'settle');
     INSERT INTO users VALUES ('ann'); INSERT INTO workflows VALUES ('w1', 'completed'), ('w2', 'completed')"
+# (DESIGN T41)
+conditions="SELECT substring(pg_get_triggerdef(oid) FROM 'note_.*tableoid') FROM pg_trigger WHERE tgrelid = 'workflows'::regclass AND tgname = 'token_balance_completed_update'"
+is 'a condition is what the older catalog has functions for' "$(value late "$conditions")" \
+    "note_status(old.status, new.status, '{completed,succeeded,success,finished,done}'::text[], new.tableoid"
 is 'late usage at once: updated' "$(update late)" ''
+is 'and is today'\''s after the update' "$(value late "$conditions")" 'note_usual_status(old.status, new.status, new.tableoid'
 is 'late usage at once: a statement is settled as one' "$(value late "INSERT INTO token_usage VALUES ('w1', 'ann', 3), ('w2', 'ann', 4), ('w1', 'ann', 5);
     SELECT token_balance FROM users;
     SELECT string_agg(workflow_id || ' ' || amount, ', ' ORDER BY entry_id) FROM token_balance.ledger")" '999988
