@@ -19,7 +19,7 @@ use pgrx::pg_sys;
 
 use super::raw;
 use super::unwind::unless_unwinding;
-use super::versions::search_path_setting;
+use super::versions;
 
 /// What is in force before a binding is known: nothing but the server's own.
 pub(crate) const NOTHING_ELSE: &CStr = c"pg_catalog, pg_temp";
@@ -229,7 +229,7 @@ fn setting() -> *mut pg_sys::config_generic {
         static SETTING: Cell<*mut pg_sys::config_generic> = const { Cell::new(std::ptr::null_mut()) };
     }
     if SETTING.get().is_null() {
-        SETTING.set(search_path_setting());
+        SETTING.set(versions::setting(c"search_path"));
     }
     SETTING.get()
 }

@@ -223,17 +223,16 @@ pub(super) unsafe fn is_search_path(path: *mut pg_sys::SearchPathMatcher) -> boo
     path.is_null() || unsafe { pg_sys::SearchPathMatchesCurrentEnvironment(path) }
 }
 
-/// The server's record of the setting search_path.
+/// The server's record of a setting, which stays where it is while the backend lives; null if there is none of that name.
 #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-pub(super) fn search_path_setting() -> *mut pg_sys::config_generic {
-    let error = pgrx::PgLogLevel::ERROR as i32;
+pub(super) fn setting(name: &std::ffi::CStr) -> *mut pg_sys::config_generic {
     // SAFETY: the name outlives the call; looks at the server's table of settings.
-    unsafe { pg_sys::find_option(c"search_path".as_ptr(), false, false, error) }
+    unsafe { pg_sys::find_option(name.as_ptr(), false, true, 0) }
 }
 
-/// The server's record of the setting search_path.
+/// The server's record of a setting, which stays where it is while the backend lives; null if there is none of that name.
 #[cfg(any(feature = "pg14", feature = "pg15"))]
-pub(super) fn search_path_setting() -> *mut pg_sys::config_generic {
+pub(super) fn setting(name: &std::ffi::CStr) -> *mut pg_sys::config_generic {
     // SAFETY: an array of as many pointers to records, each with a name.
     unsafe {
         let settings = std::slice::from_raw_parts(
@@ -241,12 +240,12 @@ pub(super) fn search_path_setting() -> *mut pg_sys::config_generic {
             pg_sys::GetNumConfigOptions() as usize,
         );
         let is_it = |setting: &*mut pg_sys::config_generic| {
-            std::ffi::CStr::from_ptr((**setting).name) == c"search_path"
+            std::ffi::CStr::from_ptr((**setting).name) == name
         };
         settings
             .iter()
             .copied()
             .find(is_it)
-            .expect("a setting that every server has")
+            .unwrap_or(std::ptr::null_mut())
     }
 }
