@@ -277,6 +277,7 @@ in_server_env() {
 CLEAN_CLUSTERS=() # data directories of servers that this script started
 CLEAN_DIRS=()
 CHILD=
+BESIDE=() # what runs beside this script and cleans up behind itself: process groups
 
 # Stopped by its data directory: never by name, so no other server is hit.
 stop_cluster() {
@@ -302,11 +303,18 @@ stop_child() {
     CHILD=
 }
 
+stop_beside() {
+    local group
+    for group in "${BESIDE[@]}"; do kill -TERM -- "-$group" 2>/dev/null; done
+    for group in "${BESIDE[@]}"; do wait "$group" 2>/dev/null; done
+}
+
 clean_up() {
     local status=$? item
     trap - EXIT INT TERM
     set +e
     stop_child
+    stop_beside
     for item in "${CLEAN_CLUSTERS[@]}"; do stop_cluster "$item"; done
     for item in "${CLEAN_DIRS[@]}"; do
         stop_servers_below "$item"

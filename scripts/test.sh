@@ -2,11 +2,14 @@
 # The whole suite, or single tests of it:
 #   test.sh [--lint] [--assert] [--soak] [--only GROUP:NAME,...]... [VERSION...]
 # default: the newest PostgreSQL that is installed.
-# Per version: the unit tests, then in a private cluster the SQL regression
+# Per version: the unit tests, then in private clusters the SQL regression
 # tests, the isolation tests and the scripts of pg_test/; on the newest version of
 # the run also the scripts of pg_test/once_per_run. A group that fails does not stop the
 # next one; the last line counts them all. --soak: the scripts in their long form.
-# --only: just these, in order of the groups: unit, regress, isolation, script, client, once; as in
+# Three lanes run side by side: this process builds, one version after the other, and is followed by a lane with the
+# SQL of what is built, and one with the scripts; the output of these comes in one piece each. Single tests of one
+# version are run one after the other, and seen at once.
+# --only: just these, in the order of GROUPS_OF_TESTS, as in
 # --only regress:settle,trigger,script:roles. A name without a group is of the group before it.
 # --assert: also on servers that check their own assertions (pg_test/once_per_run/assert.sh).
 # shellcheck source-path=SCRIPTDIR
@@ -15,18 +18,21 @@ cd "$ROOT"
 
 LOGS="${CARGO_TARGET_DIR:-$ROOT/target}/test-logs"
 CLIENT_TARGET="${CARGO_TARGET_DIR:-$ROOT/target}/client"
+GROUPS_OF_TESTS='unit, regress, isolation, isolation_by_sql, script, client, once'
 SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
-RESULTS=()         # where|group|passed|failed|skipped|seconds
+RESULTS=           # a file: where|group|passed|failed|skipped|seconds
 SOAK=              # set for the scripts' long form
 ASSERT=            # set for the assert-enabled servers
 CHOSEN=()          # GROUP:NAME of --only; empty: all tests
 ONCE_ON=           # the version of the run that pg_test/once_per_run is for: the newest
-BAD=               # set when anything failed, counted or not
+LANE=              # which one this process is, if it is not the first
+SIDE_BY_SIDE=      # set when there is more to run than single tests of one version
+OUTPUTS=()         # of what runs beside this process, by the index of BESIDE
+declare -A LANES=() # the last process of each lane
 
 # record WHERE GROUP PASSED FAILED SKIPPED START
 record() {
-    RESULTS+=("$1|$2|$3|$4|$5|$((SECONDS - $6))")
-    [ "$4" = 0 ] || BAD=yes
+    echo "$1|$2|$3|$4|$5|$((SECONDS - $6))" >>"$RESULTS"
     say "$1, $2: $3 passed, $4 failed, $5 skipped in $((SECONDS - $6)) s"
 }
 
@@ -52,10 +58,10 @@ choose_tests() {
         case $group in
         unit | client) file= ;;
         regress) file=regress/sql/$name.sql ;;
-        isolation) file=isolation/specs/$name.spec ;;
+        isolation | isolation_by_sql) file=isolation/specs/$name.spec ;;
         script | scripts) group=scripts file=scripts/$name.sh ;;
         once) file=once_per_run/$name.sh ;;
-        *) die "--only $1: no group is called '$group', but unit, regress, isolation, script, client, once" ;;
+        *) die "--only $1: no group is called '$group', but $GROUPS_OF_TESTS" ;;
         esac
         [ -z "$file" ] || is_test "pg_test/$file" || die "--only $1: there is no test pg_test/$file"
         CHOSEN+=("$group:$name")
@@ -70,14 +76,58 @@ chosen() { printf '%s\n' "${CHOSEN[@]}" | sed -n "s/^$1://p"; }
 
 runs_all() { [ ${#CHOSEN[@]} = 0 ]; }
 
-# wanted GROUP...: all tests are run, or some of these groups.
+# wanted GROUP...: all tests are run, or some of these groups. Programs of the client are run by scripts, or by name.
 wanted() {
     local group
-    if runs_all; then return 0; fi
+    if runs_all; then [ "$*" != client ]; return; fi
     for group in "$@"; do
         [ -z "$(chosen "$group")" ] || return 0
     done
     return 1
+}
+
+# Those that are wanted, one per line.
+wanted_of() {
+    local group
+    for group in "$@"; do
+        if wanted "$group"; then echo "$group"; fi
+    done
+}
+
+# --- side by side ----------------------------------------------------------------
+
+# beside LANE GROUP...: runs these on a cluster of their own beside all that follows, after what the lane had before.
+beside() {
+    local before=${LANES[$1]:-} output="$LOGS/pg$PG_VERSION/$1.out"
+    say "PostgreSQL $PG_VERSION: ${*:2}, beside this"
+    set -m
+    (
+        set +m
+        LANE=$1 BESIDE=() CLEAN_CLUSTERS=() CLEAN_DIRS=()
+        clean_up_on_exit
+        if [ -n "$before" ]; then tail --pid="$before" -f /dev/null; fi
+        on_cluster "${@:2}"
+    ) >"$output" 2>&1 </dev/null &
+    set +m
+    LANES[$1]=$!
+    BESIDE+=("$!")
+    OUTPUTS+=("$output")
+}
+
+# Shows the output of what ran beside this and is done, in order; `show_beside all` waits for the rest.
+show_beside() {
+    local i status
+    for i in "${!BESIDE[@]}"; do
+        if [ "${1:-}" != all ] && kill -0 "${BESIDE[i]}" 2>/dev/null; then return; fi
+        status=0
+        wait "${BESIDE[i]}" || status=$?
+        echo
+        cat "${OUTPUTS[i]}"
+        # Failed tests are counted where they are run. This is a lane that did not come to its end.
+        [ "$status" = 0 ] || record "${OUTPUTS[i]#"$LOGS"/}" lane 0 1 0 "$SECONDS"
+        echo
+        unset "BESIDE[i]"
+    done
 }
 
 # --- groups ------------------------------------------------------------------
@@ -92,7 +142,9 @@ run_lint() {
 run_unit_tests() {
     local names name
     mapfile -t names < <(chosen unit)
+    make_private_dir
     for name in "${names[@]:-}"; do run_unit "$name"; done
+    remove_private_dir
 }
 
 # run_unit NAME: all unit tests with this in their name; all, if it is empty.
@@ -149,6 +201,11 @@ make_dir() {
     if is_root; then chown "$DB_OS_USER:" "$1"; fi
 }
 
+remove_private_dir() {
+    stop_servers_below "$PRIVATE_DIR"
+    rm -rf "$PRIVATE_DIR"
+}
+
 start_test_cluster() {
     CLUSTER_HOME="$PRIVATE_DIR"
     make_dir "$PRIVATE_DIR/c"
@@ -158,11 +215,19 @@ start_test_cluster() {
         max_prepared_transactions=10 max_connections=100
 }
 
-# run_sql_group NAME TOOL SUBDIR DATABASE: pg_regress and its sibling. They run in the folder of their
-# tests, which include what they share by a relative path: psql has the folder of the tool that starts it.
+run_regress() { run_sql_group regress regress regress/pg_regress sql; }
+run_isolation() { run_sql_group isolation isolation isolation/pg_isolation_regress specs; }
+# With no row read or written but by SQL: the same sessions wait for the same, and get the same.
+run_isolation_by_sql() {
+    run_sql_group isolation_by_sql isolation isolation/pg_isolation_regress specs -c token_balance.direct=off
+}
+
+# run_sql_group NAME FOLDER TOOL SUBDIR [OPTION...]: pg_regress and its sibling, with options of their sessions. They
+# run in the folder of their tests, which include what they share by a relative path: psql has the folder of the tool
+# that starts it.
 run_sql_group() {
-    local name=$1 tool=$2 subdir=$3 database=$4 start=$SECONDS status=0 passed failed
-    local input="$PRIVATE_DIR/project/pg_test/$name" output="$PRIVATE_DIR/$name"
+    local name=$1 folder=$2 tool=$3 subdir=$4 options=${*:5} start=$SECONDS status=0 passed failed
+    local input="$PRIVATE_DIR/project/pg_test/$folder" output="$PRIVATE_DIR/$name"
     local log="$LOGS/pg$PG_VERSION/$name.log" files=() tests=()
     mapfile -t files < <(find "$input/$subdir" -type f 2>/dev/null | sort)
     [ ${#files[@]} -gt 0 ] || return 0
@@ -175,8 +240,9 @@ run_sql_group() {
         mapfile -t tests < <(printf '%s\n' "${files[@]##*/}" | sed 's/\.[a-z]*$//')
     fi
     make_dir "$output"
-    run_logged "$log" in_server_env env --chdir="$input" "$PG_TEST_TOOLS/$tool" --bindir="$PG_BIN" \
-        --inputdir="$input" --outputdir="$output" --dbname="$database" \
+    run_logged "$log" in_server_env PGOPTIONS="$options" env --chdir="$input" \
+        "$PG_TEST_TOOLS/$tool" --bindir="$PG_BIN" \
+        --inputdir="$input" --outputdir="$output" --dbname="${folder}_tb" \
         --host="$CLUSTER_SOCKET" --port=5432 --user=postgres "${tests[@]}" || status=$?
     passed=$(count '^ok +[0-9]+|\.\.\. ok( |$)' "$log")
     failed=$(count '^not ok +[0-9]+|\.\.\. (FAILED|failed)' "$log")
@@ -186,43 +252,48 @@ run_sql_group() {
         cp -R "$output"/results "$LOGS/pg$PG_VERSION/$name.results" 2>/dev/null || true
         head -n 400 "$output"/regression.diffs 2>/dev/null || true
     fi
-    warn_of_unscheduled "$input" "${files[@]}"
+    failed=$((failed + $(unscheduled "$input" "${files[@]}")))
     record "PostgreSQL $PG_VERSION" "$name" "$passed" "$failed" 0 "$start"
 }
 
-# A test file that no schedule line names would never run, and nobody would see.
-warn_of_unscheduled() {
-    local input=$1 file name
+# How many test files no line of the schedule names: they would never run, and nobody would see.
+unscheduled() {
+    local input=$1 file name count=0
     shift
-    [ -f "$input/schedule" ] || return 0
     for file in "$@"; do
         name=${file##*/}
         name=${name%.*}
-        if ! grep -qE "^test:(.* )?$name( |\$)" "$input/schedule"; then
+        if [ -f "$input/schedule" ] && ! grep -qE "^test:(.* )?$name( |\$)" "$input/schedule"; then
             warn "$name is not in $(basename "$input")/schedule"
-            BAD=yes
+            count=$((count + 1))
         fi
+    done
+    echo "$count"
+}
+
+# scripts_of GROUP FOLDER: the names of its executable scripts, as far as they are wanted.
+scripts_of() {
+    local script name
+    for script in pg_test/"$2"/*.sh; do
+        name=$(basename "$script" .sh)
+        if is_test "$script" && { runs_all || [[ " ${CHOSEN[*]} " == *" $1:$name "* ]]; }; then echo "$name"; fi
     done
 }
 
-# run_script_group NAME DIR RUNNER: every executable script of a folder.
+# run_script_group NAME DIR RUNNER SCRIPT...
 # Exit 0 is a pass, 77 a skip; everything else a failure.
 run_script_group() {
     local group=$1 dir=$2 runner=$3
-    local start=$SECONDS passed=0 failed=0 skipped=0 script name log status begun took work
-    compgen -G "$dir/*.sh" >/dev/null || return 0
+    local start=$SECONDS passed=0 failed=0 skipped=0 name log status begun took work
     say "PostgreSQL $PG_VERSION: $group"
-    for script in "$dir"/*.sh; do
-        is_test "$script" || continue
-        name=$(basename "$script" .sh)
-        runs_all || [[ " ${CHOSEN[*]} " == *" $group:$name "* ]] || continue
+    for name in "${@:4}"; do
         log="$LOGS/pg$PG_VERSION/$group-$name.log"
         work="$PRIVATE_DIR/w/$name"
         status=0
         begun=$SECONDS
         make_dir "$PRIVATE_DIR/w"
         make_dir "$work"
-        run_logged "$log" "$runner" "$work" "$script" >/dev/null || status=$?
+        run_logged "$log" "$runner" "$work" "$dir/$name.sh" >/dev/null || status=$?
         took="$((SECONDS - begun)) s"
         case $status in
         0) passed=$((passed + 1)) && echo "ok       $name ($took)" ;;
@@ -237,14 +308,16 @@ run_script_group() {
         esac
         # What a script started and left behind must not live on.
         stop_servers_below "$work"
+        show_beside
     done
-    [ $((passed + failed + skipped)) -gt 0 ] || failed=1
     record "PostgreSQL $PG_VERSION" "$group" "$passed" "$failed" "$skipped" "$start"
 }
 
 # pg_test/scripts: on every version, as the server's user, on the copy.
 run_scripts() {
-    run_script_group scripts "$PRIVATE_DIR/project/pg_test/scripts" as_server_script
+    local names
+    mapfile -t names < <(scripts_of scripts scripts)
+    run_script_group scripts "$PRIVATE_DIR/project/pg_test/scripts" as_server_script "${names[@]}"
 }
 
 as_server_script() {
@@ -277,8 +350,8 @@ run_client() {
 # Such a script gets the helpers by `source "$ROOT/scripts/lib.sh"` and
 # `use_server "$PG_VERSION"`; the server's lock is held for it, the server is to
 # stay as it is: what installs does so into a copy. It may build, and gets twice the time.
-run_once() {
-    run_script_group once "$ROOT/pg_test/once_per_run" as_caller_script
+run_once() { # SCRIPT...
+    run_script_group once "$ROOT/pg_test/once_per_run" as_caller_script "$@"
 }
 
 as_caller_script() (
@@ -292,46 +365,66 @@ as_caller_script() (
 
 # --- the run -------------------------------------------------------------------
 
+# on_cluster GROUP...: one after the other, in a cluster of their own; 'once NAME...' are some of a group.
+on_cluster() {
+    local group
+    make_private_dir
+    copy_project
+    start_test_cluster
+    # shellcheck disable=SC2086 # the group and its names
+    for group in "$@"; do run_$group; done
+    cp "$PRIVATE_DIR/c/server.log" "$LOGS/pg$PG_VERSION/server${LANE:+-$LANE}.log" 2>/dev/null || true
+    stop_cluster "$PRIVATE_DIR/c/data"
+    remove_private_dir
+}
+
 test_version() {
+    local sql scripts once=()
+    mapfile -t sql < <(wanted_of regress isolation)
+    mapfile -t scripts < <(wanted_of scripts client)
+    if [ "$1" = "$ONCE_ON" ]; then
+        mapfile -t -O "${#sql[@]}" sql < <(wanted_of isolation_by_sql)
+        mapfile -t once < <(scripts_of once once_per_run)
+    fi
     use_server "$1"
-    lock_server "$1"
+    lock_server "$1" # what runs beside this holds it, too, and on
     mkdir -p "$LOGS/pg$1"
     rm -rf "${LOGS:?}/pg$1"/*
-    make_private_dir
     if wanted unit; then run_unit_tests; fi
-    if wanted regress isolation scripts client once && install_extension; then
-        copy_project
-        start_test_cluster
-        if wanted regress; then run_sql_group regress regress/pg_regress sql regress_tb; fi
-        if wanted isolation; then run_sql_group isolation isolation/pg_isolation_regress specs isolation_tb; fi
-        if wanted scripts; then run_scripts; fi
-        if ! runs_all && wanted client; then run_client; fi
-        if [ "$1" = "$ONCE_ON" ] && wanted once; then run_once; fi
-        cp "$PRIVATE_DIR/c/server.log" "$LOGS/pg$1/" 2>/dev/null || true
-        stop_cluster "$PRIVATE_DIR/c/data"
+    if [ $((${#sql[@]} + ${#scripts[@]} + ${#once[@]})) -gt 0 ] && install_extension; then
+        if [ -n "$SIDE_BY_SIDE" ]; then
+            # It takes longest, and most of it is SQL.
+            if [ "${once[0]:-}" = assert ]; then
+                sql+=('once assert')
+                once=("${once[@]:1}")
+            fi
+            if [ ${#sql[@]} -gt 0 ]; then beside sql "${sql[@]}"; fi
+            if [ ${#scripts[@]} -gt 0 ]; then beside scripts "${scripts[@]}"; fi
+            if [ ${#once[@]} -gt 0 ]; then on_cluster "once ${once[*]}"; fi
+        else
+            on_cluster "${sql[@]}" "${scripts[@]}" ${once:+"once ${once[*]}"}
+        fi
     fi
-    stop_servers_below "$PRIVATE_DIR"
-    rm -rf "$PRIVATE_DIR"
     exec 9>&-
 }
 
 print_table() {
-    local line where group passed failed skipped seconds
-    printf '\n%-14s %-10s %8s %8s %8s %9s\n' where group passed failed skipped seconds
-    for line in "${RESULTS[@]}"; do
-        IFS='|' read -r where group passed failed skipped seconds <<<"$line"
-        printf '%-14s %-10s %8s %8s %8s %9s\n' "$where" "$group" "$passed" "$failed" "$skipped" "$seconds"
-    done
+    local where group passed failed skipped seconds
+    printf '\n%-14s %-16s %8s %8s %8s %9s\n' where group passed failed skipped seconds
+    while IFS='|' read -r where group passed failed skipped seconds; do
+        printf '%-14s %-16s %8s %8s %8s %9s\n' "$where" "$group" "$passed" "$failed" "$skipped" "$seconds"
+    done < <(sort -s -t '|' -k 1,1 "$RESULTS")
 }
 
 print_total() {
-    printf '%s\n' "${RESULTS[@]}" | awk -F '|' '
+    awk -F '|' '
         { passed += $3; failed += $4; skipped += $5 }
         END {
             printf "%d passed, %d failed", passed, failed
             if (skipped) printf ", %d skipped", skipped
             print ""
-        }'
+            exit failed > 0
+        }' "$RESULTS"
 }
 
 main() {
@@ -354,14 +447,22 @@ main() {
     say "PostgreSQL ${versions[*]}"
     "$ROOT/scripts/setup.sh" "${setup[@]}" "${versions[@]}"
     clean_up_on_exit
+    RESULTS=$(mktemp)
+    CLEAN_DIRS+=("$RESULTS")
+    if runs_all || [ ${#versions[@]} -gt 1 ]; then SIDE_BY_SIDE=yes; fi
     mkdir -p "$LOGS"
-    if [ -n "$lint" ]; then run_lint; fi
     if wanted scripts client once; then build_client; fi
-    for version in "${versions[@]}"; do test_version "$version"; done
+    for version in "${versions[@]}"; do
+        test_version "$version"
+        # Beside the tests of the first version.
+        if [ -n "$lint" ]; then run_lint; fi
+        lint=
+        show_beside
+    done
+    show_beside all
     print_table
     say "$((SECONDS / 60)) min $((SECONDS % 60)) s in all; logs are in $LOGS"
     print_total
-    [ -z "$BAD" ]
 }
 
 main "$@"
