@@ -67,6 +67,12 @@ COMMENT ON FUNCTION token_balance.note_status(pg_catalog.text, pg_catalog.text, 
 COMMENT ON FUNCTION token_balance.note_update(pg_catalog.oid, pg_catalog.tid, pg_catalog.tid) IS 'The WHEN condition of the trigger for updated usage: whether an UPDATE has changed a bound column; if so, notes the row.';
 COMMENT ON FUNCTION token_balance.exact_numeric(real) IS 'The number as the server prints it, as numeric: the shortest text that reads back. A cast to numeric rounds it to 6 digits.';
 COMMENT ON FUNCTION token_balance.exact_numeric(double precision) IS 'The number as the server prints it, as numeric: the shortest text that reads back. A cast to numeric rounds it to 15 digits.';
+COMMENT ON FUNCTION token_balance.add_to_usage_sums(pg_catalog.internal, pg_catalog.text, pg_catalog.text, VARIADIC pg_catalog."any") IS 'Part of the aggregate usage_sums: adds a row.';
+COMMENT ON FUNCTION token_balance.merge_usage_sums(pg_catalog.internal, pg_catalog.internal) IS 'Part of the aggregate usage_sums: joins what parallel workers have added up.';
+COMMENT ON FUNCTION token_balance.pack_usage_sums(pg_catalog.internal) IS 'Part of the aggregate usage_sums: for another process.';
+COMMENT ON FUNCTION token_balance.unpack_usage_sums(pg_catalog.bytea, pg_catalog.internal) IS 'Part of the aggregate usage_sums: from another process.';
+COMMENT ON FUNCTION token_balance.shown_usage_sums(pg_catalog.internal) IS 'Part of the aggregate usage_sums: its answer.';
+COMMENT ON AGGREGATE token_balance.usage_sums(pg_catalog.text, pg_catalog.text, VARIADIC pg_catalog."any") IS 'For summary: usage rows added up by stage and model, as JSON: stage, model, number of rows, and a sum for each column of whole numbers.';
 COMMENT ON FUNCTION token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass) IS 'Move the ledger entries before a moment to a table of yours, which has the ledger''s columns; of each account an opening entry stays. Returns accounts, entries and archive.';
 COMMENT ON FUNCTION token_balance.settle_on_completion() IS 'Trigger function on the workflow table: settles a run that completes.';
 COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on the workflow table: what is known of a workflow follows it to another id.';

@@ -616,6 +616,46 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'exact_numeric_o
 CREATE FUNCTION token_balance.exact_numeric(value double precision) RETURNS pg_catalog.numeric
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'exact_numeric_of_double_wrapper';
 
+-- Usage rows added up by stage and model, for summary: PUBLIC may call the aggregate, as above. The answer is JSON.
+CREATE FUNCTION token_balance.add_to_usage_sums(sums pg_catalog.internal, stage pg_catalog.text, model pg_catalog.text,
+    VARIADIC tokens pg_catalog."any")
+RETURNS pg_catalog.internal
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'add_to_usage_sums_wrapper';
+
+CREATE FUNCTION token_balance.merge_usage_sums(sums pg_catalog.internal, others pg_catalog.internal)
+RETURNS pg_catalog.internal
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'merge_usage_sums_wrapper';
+
+CREATE FUNCTION token_balance.pack_usage_sums(sums pg_catalog.internal) RETURNS pg_catalog.bytea
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pack_usage_sums_wrapper';
+
+CREATE FUNCTION token_balance.unpack_usage_sums(packed pg_catalog.bytea, sums pg_catalog.internal)
+RETURNS pg_catalog.internal
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'unpack_usage_sums_wrapper';
+
+CREATE FUNCTION token_balance.shown_usage_sums(sums pg_catalog.internal) RETURNS pg_catalog.text
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'shown_usage_sums_wrapper';
+
+CREATE AGGREGATE token_balance.usage_sums(
+    stage pg_catalog.text, model pg_catalog.text, VARIADIC tokens pg_catalog."any") (
+    SFUNC = token_balance.add_to_usage_sums,
+    STYPE = pg_catalog.internal,
+    SSPACE = 8192,
+    FINALFUNC = token_balance.shown_usage_sums,
+    COMBINEFUNC = token_balance.merge_usage_sums,
+    SERIALFUNC = token_balance.pack_usage_sums,
+    DESERIALFUNC = token_balance.unpack_usage_sums,
+    PARALLEL = SAFE
+);
+
+REVOKE ALL ON FUNCTION
+    token_balance.add_to_usage_sums(pg_catalog.internal, pg_catalog.text, pg_catalog.text, VARIADIC pg_catalog."any"),
+    token_balance.merge_usage_sums(pg_catalog.internal, pg_catalog.internal),
+    token_balance.pack_usage_sums(pg_catalog.internal),
+    token_balance.unpack_usage_sums(pg_catalog.bytea, pg_catalog.internal),
+    token_balance.shown_usage_sums(pg_catalog.internal)
+FROM PUBLIC;
+
 CREATE FUNCTION token_balance.attach_again(binding pg_catalog.name DEFAULT NULL) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_again_wrapper';
 
@@ -784,6 +824,12 @@ COMMENT ON FUNCTION token_balance.balance(pg_catalog.uuid, pg_catalog.name) IS '
 COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name, pg_catalog.text[], pg_catalog.name, boolean) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding. dry_run: say what would happen, and do nothing.';
 COMMENT ON FUNCTION token_balance.exact_numeric(real) IS 'The number as the server prints it, as numeric: the shortest text that reads back. A cast to numeric rounds it to 6 digits.';
 COMMENT ON FUNCTION token_balance.exact_numeric(double precision) IS 'The number as the server prints it, as numeric: the shortest text that reads back. A cast to numeric rounds it to 15 digits.';
+COMMENT ON FUNCTION token_balance.add_to_usage_sums(pg_catalog.internal, pg_catalog.text, pg_catalog.text, VARIADIC pg_catalog."any") IS 'Part of the aggregate usage_sums: adds a row.';
+COMMENT ON FUNCTION token_balance.merge_usage_sums(pg_catalog.internal, pg_catalog.internal) IS 'Part of the aggregate usage_sums: joins what parallel workers have added up.';
+COMMENT ON FUNCTION token_balance.pack_usage_sums(pg_catalog.internal) IS 'Part of the aggregate usage_sums: for another process.';
+COMMENT ON FUNCTION token_balance.unpack_usage_sums(pg_catalog.bytea, pg_catalog.internal) IS 'Part of the aggregate usage_sums: from another process.';
+COMMENT ON FUNCTION token_balance.shown_usage_sums(pg_catalog.internal) IS 'Part of the aggregate usage_sums: its answer.';
+COMMENT ON AGGREGATE token_balance.usage_sums(pg_catalog.text, pg_catalog.text, VARIADIC pg_catalog."any") IS 'For summary: usage rows added up by stage and model, as JSON: stage, model, number of rows, and a sum for each column of whole numbers.';
 COMMENT ON FUNCTION token_balance.attach_again(pg_catalog.name) IS 'Bind what is attached once more, with the arguments that are remembered: after a key''s type was changed, say. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.detach(boolean, pg_catalog.name) IS 'Drop the triggers. The binding is remembered: attach goes on where it was. Balances, settlements and ledger stay; the column too, unless drop_column, which drops one that attach has made. name: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.reset(pg_catalog.name) IS 'Forget settlements, ledger, queue and references where users and usage are empty, for test suites that use ids again. Returns settlements, ledger_entries, queued_charges and references. binding: NULL means the one that is attached, if it is the only one.';

@@ -56,6 +56,46 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'exact_numeric_o
 CREATE FUNCTION token_balance.exact_numeric(value double precision) RETURNS pg_catalog.numeric
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'exact_numeric_of_double_wrapper';
 
+-- Usage rows added up by stage and model, for summary: PUBLIC may call the aggregate, as above. The answer is JSON.
+CREATE FUNCTION token_balance.add_to_usage_sums(sums pg_catalog.internal, stage pg_catalog.text, model pg_catalog.text,
+    VARIADIC tokens pg_catalog."any")
+RETURNS pg_catalog.internal
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'add_to_usage_sums_wrapper';
+
+CREATE FUNCTION token_balance.merge_usage_sums(sums pg_catalog.internal, others pg_catalog.internal)
+RETURNS pg_catalog.internal
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'merge_usage_sums_wrapper';
+
+CREATE FUNCTION token_balance.pack_usage_sums(sums pg_catalog.internal) RETURNS pg_catalog.bytea
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pack_usage_sums_wrapper';
+
+CREATE FUNCTION token_balance.unpack_usage_sums(packed pg_catalog.bytea, sums pg_catalog.internal)
+RETURNS pg_catalog.internal
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'unpack_usage_sums_wrapper';
+
+CREATE FUNCTION token_balance.shown_usage_sums(sums pg_catalog.internal) RETURNS pg_catalog.text
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'shown_usage_sums_wrapper';
+
+CREATE AGGREGATE token_balance.usage_sums(
+    stage pg_catalog.text, model pg_catalog.text, VARIADIC tokens pg_catalog."any") (
+    SFUNC = token_balance.add_to_usage_sums,
+    STYPE = pg_catalog.internal,
+    SSPACE = 8192,
+    FINALFUNC = token_balance.shown_usage_sums,
+    COMBINEFUNC = token_balance.merge_usage_sums,
+    SERIALFUNC = token_balance.pack_usage_sums,
+    DESERIALFUNC = token_balance.unpack_usage_sums,
+    PARALLEL = SAFE
+);
+
+REVOKE ALL ON FUNCTION
+    token_balance.add_to_usage_sums(pg_catalog.internal, pg_catalog.text, pg_catalog.text, VARIADIC pg_catalog."any"),
+    token_balance.merge_usage_sums(pg_catalog.internal, pg_catalog.internal),
+    token_balance.pack_usage_sums(pg_catalog.internal),
+    token_balance.unpack_usage_sums(pg_catalog.bytea, pg_catalog.internal),
+    token_balance.shown_usage_sums(pg_catalog.internal)
+FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION
     token_balance.settle_on_completion(),
     token_balance.follow_workflow_id(),

@@ -45,7 +45,11 @@ SELECT 'schema', nspname, concat_ws(' ', nspowner::regrole, pg_temp.sorted(nspac
 FROM pg_namespace JOIN pg_temp.member ON classid = 'pg_namespace'::regclass AND objid = pg_namespace.oid
 UNION ALL
 SELECT 'function', p.oid::regprocedure::text,
-    concat_ws(' ', p.proowner::regrole, pg_temp.sorted(p.proacl), pg_get_functiondef(p.oid))
+    concat_ws(' ', p.proowner::regrole, pg_temp.sorted(p.proacl), CASE p.prokind
+        -- the server writes no definition of these
+        WHEN 'a' THEN concat_ws(' ', pg_get_function_arguments(p.oid), p.provolatile, p.proparallel,
+            (SELECT to_jsonb(a) FROM pg_aggregate AS a WHERE a.aggfnoid = p.oid))
+        ELSE pg_get_functiondef(p.oid) END)
 FROM pg_proc AS p JOIN pg_temp.member ON classid = 'pg_proc'::regclass AND objid = p.oid
 UNION ALL
 SELECT 'relation', oid::regclass::text,

@@ -12,3 +12,4 @@ mod common;
 mod correcting;
 mod numbers;
 mod settling;
+mod usage_sums;

@@ -222,16 +222,33 @@ impl Binding {
         )
     }
 
-    /// The index that a summary wants; None where the usage names no account or no time.
+    /// The index that a summary wants, as `(columns) INCLUDE (…)`; None where the usage names no account or no time. With
+    /// all that is added up in it the rows themselves need not be read, but for the few newest.
     pub(crate) fn summary_index(&self) -> Option<String> {
         let (Payer::Usage(key), Some(created_at)) = (&self.payer, &self.details.created_at) else {
             return None;
         };
-        Some(format!(
-            "({}, {})",
-            key.column.index_sql(),
-            created_at.index_sql()
-        ))
+        let keys = [&key.column, created_at];
+        let details = &self.details;
+        let texts = details.stage.iter().chain(&details.model);
+        let shown = details
+            .prompt_tokens
+            .iter()
+            .chain(&details.completion_tokens);
+        let mut columns = keys.to_vec();
+        for column in texts.chain(shown).chain(&self.usage_tokens) {
+            if columns.iter().all(|known| known.number != column.number) {
+                columns.push(column);
+            }
+        }
+        let key = format!("({}, {})", key.column.index_sql(), created_at.index_sql());
+        let included: Vec<_> = columns[keys.len()..].iter().map(|it| it.sql()).collect();
+        // An index includes columns, and no expressions: of those the rows are read all the same.
+        let reads_rows = columns.iter().any(|column| column.computed.is_some());
+        match reads_rows || columns.len() > pg_sys::INDEX_MAX_KEYS as usize {
+            true => Some(key),
+            false => Some(format!("{key} INCLUDE ({})", included.join(", "))),
+        }
     }
 
     /// The index that one settlement wants, as `(columns) INCLUDE (…)`.

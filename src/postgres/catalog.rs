@@ -47,6 +47,11 @@ impl Table {
         self.kind == "p"
     }
 
+    /// Whether its rows are another server's.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.kind == "f"
+    }
+
     /// Whether its rows outlive a crash.
     pub(crate) fn is_logged(&self) -> bool {
         self.persistence == "p"

@@ -1,6 +1,7 @@
 //! The server's side: what the extension needs of PostgreSQL, whatever it is used for. Nothing here
 //! knows a table of the extension's or a rule of its contract.
 
+pub(crate) mod aggregate;
 pub(crate) mod call;
 pub(crate) mod catalog;
 pub(crate) mod clock;

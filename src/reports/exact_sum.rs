@@ -30,6 +30,12 @@ impl ExactSum {
     }
 }
 
+impl From<i128> for ExactSum {
+    fn from(sum: i128) -> Self {
+        ExactSum(AnyNumeric::from(sum))
+    }
+}
+
 /// Whole tokens; null for what cannot be counted.
 impl Serialize for ExactSum {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {

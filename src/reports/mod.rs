@@ -12,5 +12,6 @@ pub(crate) mod statement;
 pub(crate) mod suggest;
 pub(crate) mod summary;
 pub(crate) mod usage_state;
+pub(crate) mod usage_sums;
 mod usage_view;
 pub(crate) mod verify;

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use pgrx::pg_sys::{INT4OID, TEXTOID};
+use pgrx::pg_sys::{INT4OID, INT8OID, Oid, TEXTOID};
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::exact_sum::ExactSum;
+use super::usage_sums;
 use crate::binding::{Binding, Bound, Kept, Key, Payer};
 use crate::error::{Error, Result};
 use crate::ledger::account::balance_of;
-use crate::postgres::catalog::Column;
+use crate::postgres::catalog::{Column, Table};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::value::{Arg, Row, moment_sql};
@@ -81,19 +82,126 @@ struct OfModel {
     sums: Sums,
 }
 
-/// The statement of a summary, for one binding.
+/// The statements of a summary, for one binding.
 struct Statements {
-    summary: Statement,
+    /// By the aggregate of ours, where it can be: what it adds up, and the statement.
+    summed: Option<(Summed, Statement)>,
+    /// By SQL's GROUP BY.
+    grouped: Statement,
+    /// Whether a role may call the aggregate.
+    may_sum: Statement,
 }
 
 impl Kept<Bound> for Statements {
     fn of(bound: &Bound) -> Self {
         let binding = &bound.binding;
+        let statement = |groups: String| {
+            let sql = format!("{groups}{}", records_sql(binding));
+            Statement::planned_each_time(&sql, &[TEXTOID, INT4OID]).of(&[binding.usage.oid])
+        };
         Statements {
-            summary: Statement::planned_each_time(&summary_sql(binding), &[TEXTOID, INT4OID])
-                .of(&[binding.usage.oid]),
+            summed: Summed::of(binding).map(|summed| {
+                let groups = summed.groups_sql(binding);
+                (summed, statement(groups))
+            }),
+            grouped: statement(groups_sql(binding)),
+            may_sum: Statement::new(MAY_SUM, &[INT8OID]),
         }
     }
+}
+
+/// A catalog that is not updated yet has no such function; and a hardened one may keep it from PUBLIC.
+const MAY_SUM: &str = "SELECT 1 FROM pg_catalog.pg_proc AS p \
+     JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+     WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
+     AND p.proname OPERATOR(pg_catalog.=) 'usage_sums'::pg_catalog.name \
+     AND pg_catalog.has_schema_privilege($1::pg_catalog.oid, n.oid, 'USAGE') \
+     AND pg_catalog.has_function_privilege($1::pg_catalog.oid, p.oid, 'EXECUTE')";
+
+/// The columns that the aggregate adds up, each once.
+struct Summed {
+    columns: Vec<Column>,
+    /// Which of them are what; None counts as 0.
+    prompt_tokens: Option<usize>,
+    completion_tokens: Option<usize>,
+    usage_tokens: Vec<usize>,
+}
+
+impl Summed {
+    /// None where the server's own GROUP BY has to do it: of fractions; of texts that are equal to others by their
+    /// collation; and of another server's rows, which that one may group itself.
+    fn of(binding: &Binding) -> Option<Self> {
+        let details = &binding.details;
+        let mut below = binding.usage_view.iter().flat_map(|view| &view.tables);
+        let mut texts = [&details.stage, &details.model].into_iter().flatten();
+        if below.any(Table::is_foreign) || texts.any(|it| it.loose_collation.is_some()) {
+            return None;
+        }
+        let mut columns: Vec<Column> = Vec::new();
+        let mut place_of = |column: &Column| {
+            let known = columns.iter().position(|it| it.number == column.number);
+            known.unwrap_or_else(|| {
+                columns.push(column.clone());
+                columns.len() - 1
+            })
+        };
+        let usage_tokens = binding.usage_tokens.iter().map(&mut place_of).collect();
+        let prompt_tokens = details.prompt_tokens.as_ref().map(&mut place_of);
+        let completion_tokens = details.completion_tokens.as_ref().map(&mut place_of);
+        let are_whole = columns.iter().all(Column::holds_whole_tokens);
+        are_whole.then_some(Summed {
+            columns,
+            prompt_tokens,
+            completion_tokens,
+            usage_tokens,
+        })
+    }
+
+    /// One row, with the groups as text; null if there are none.
+    fn groups_sql(&self, binding: &Binding) -> String {
+        // As they are: a cast would round what has become a fraction meanwhile. The aggregate refuses that.
+        let columns = self.columns.iter().map(|it| format!(", u.{}", it.sql()));
+        format!(
+            "SELECT false, NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.numeric, \
+             NULL::pg_catalog.numeric, NULL::pg_catalog.numeric, NULL::bigint, \
+             token_balance.usage_sums({}, {}{}), NULL::pg_catalog.text, NULL::bigint, NULL::pg_catalog.text {}",
+            optional_text(&binding.details.stage),
+            optional_text(&binding.details.model),
+            columns.collect::<String>(),
+            rows_sql(binding)
+        )
+    }
+
+    fn group_of(&self, group: usage_sums::Group) -> Group {
+        let sum = |places: &[usize]| {
+            let sums = places.iter().filter_map(|place| group.sums.get(*place));
+            ExactSum::from(sums.sum::<i128>())
+        };
+        Group {
+            sums: Sums {
+                prompt_tokens: sum(self.prompt_tokens.as_slice()),
+                completion_tokens: sum(self.completion_tokens.as_slice()),
+                total_tokens: sum(&self.usage_tokens),
+                record_count: group.rows,
+            },
+            stage: group.stage,
+            model: group.model,
+        }
+    }
+}
+
+/// The rows of a stage and a model.
+struct Group {
+    stage: Option<String>,
+    model: Option<String>,
+    sums: Sums,
+}
+
+/// What the statement answers, of one binding.
+struct Found {
+    groups: Vec<Group>,
+    /// The newest rows, the newest first.
+    records: Vec<Row>,
 }
 
 /// The account's summary over the last `days` days, of the usage of all these bindings, which charge the same
@@ -105,28 +213,26 @@ pub(crate) fn summary(bounds: &[Rc<Bound>], account: &str, days: i32) -> Result<
     let balance = balance_of(&first.book, account)?.ok_or_else(|| Error::UnknownAccount {
         account: account.to_owned(),
     })?;
-    let mut rows = Vec::new();
-    if days > 0 {
-        for bound in bounds {
-            let of_binding = rows_of(bound, account, days)?.into_iter();
-            rows.extend(of_binding.map(|row| (bound, row)));
-        }
-    }
-    let (mut records, groups): (Vec<_>, Vec<_>) = rows.iter().partition(|(_, row)| row.is_true(0));
-    // Those of each binding are in order; a time of the server's count says which of two are newer.
-    records.sort_by_key(|(_, row)| std::cmp::Reverse(row.number::<i64>(9)));
-    records.truncate(RECENT_RECORDS);
+    let mut records = Vec::new();
     let mut totals = Sums::default();
     let mut stages = BTreeMap::<_, Sums>::new();
     let mut models = BTreeMap::<_, Sums>::new();
-    for (_, row) in groups {
-        let group = sums_of(row)?;
-        totals.add(&group);
-        let stage = row.get(1).filter(|stage| !stage.is_empty());
-        let stage = stage.unwrap_or(UNKNOWN).to_owned();
-        stages.entry(stage).or_default().add(&group);
-        models.entry(row.owned(2)).or_default().add(&group);
+    if days > 0 {
+        for bound in bounds {
+            let found = found_of(bound, account, days)?;
+            for Group { stage, model, sums } in found.groups {
+                totals.add(&sums);
+                let stage = stage.filter(|stage| !stage.is_empty());
+                let stage = stage.unwrap_or_else(|| UNKNOWN.to_owned());
+                stages.entry(stage).or_default().add(&sums);
+                models.entry(model).or_default().add(&sums);
+            }
+            records.extend(found.records.into_iter().map(|row| (bound, row)));
+        }
     }
+    // Those of each binding are in order; a time of the server's count says which of two are newer.
+    records.sort_by_key(|(_, row)| std::cmp::Reverse(row.number::<i64>(9)));
+    records.truncate(RECENT_RECORDS);
     let records = records.into_iter();
     Ok(Summary {
         summary: totals.into_totals(),
@@ -137,23 +243,57 @@ pub(crate) fn summary(bounds: &[Rc<Bound>], account: &str, days: i32) -> Result<
             .map(|(model, sums)| OfModel { model, sums })
             .collect(),
         recent_records: records
-            .map(|(bound, row)| record_of(&bound.binding, row))
+            .map(|(bound, row)| record_of(&bound.binding, &row))
             .collect::<Result<_>>()?,
         token_balance: balance,
         is_overdraft: balance < 0,
     })
 }
 
-fn rows_of(bound: &Bound, account: &str, days: i32) -> Result<Vec<Row>> {
+fn found_of(bound: &Bound, account: &str, days: i32) -> Result<Found> {
     let owner = match &bound.binding.payer {
         Payer::Usage(_) => bound.binding.usage.owner,
         // This one reads two tables.
         Payer::Workflow(_) => bound.binding.accounts.users.owner,
     };
     let _owner = bound.run_as(owner);
-    let args = [Arg::Text(account), Arg::Int4(days)];
     let statements = bound.kept::<Statements>();
-    Ok(statements.summary.run(&args, Snapshot::Statement)?.rows)
+    let summed = match &statements.summed {
+        Some(summed) if statements.may_sum(owner)? => Some(summed),
+        _ => None,
+    };
+    let statement = summed.map_or(&statements.grouped, |(_, statement)| statement);
+    let args = [Arg::Text(account), Arg::Int4(days)];
+    let rows = statement.run(&args, Snapshot::Statement)?.rows;
+    let (records, groups): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.is_true(0));
+    let groups = match summed {
+        None => groups.iter().map(group_of).collect::<Result<_>>()?,
+        Some((summed, _)) => {
+            let shown = groups.first().and_then(|row| row.get(7));
+            let groups = shown.map(usage_sums::read).transpose()?.unwrap_or_default();
+            groups.into_iter().map(|it| summed.group_of(it)).collect()
+        }
+    };
+    Ok(Found { groups, records })
+}
+
+impl Statements {
+    fn may_sum(&self, role: Oid) -> Result<bool> {
+        let args = [Arg::Int8(role.to_u32().into())];
+        Ok(!self
+            .may_sum
+            .run(&args, Snapshot::Statement)?
+            .rows
+            .is_empty())
+    }
+}
+
+fn group_of(row: &Row) -> Result<Group> {
+    Ok(Group {
+        stage: row.owned(1),
+        model: row.owned(2),
+        sums: sums_of(row)?,
+    })
 }
 
 fn sums_of(row: &Row) -> Result<Sums> {
@@ -195,42 +335,53 @@ fn largest_first<T: Ord>(by: BTreeMap<T, Sums>) -> impl Iterator<Item = (T, Sums
     groups.into_iter()
 }
 
-/// One statement, so that totals and records are of one moment: the period's rows grouped once by
-/// stage and model (blocks are added up from those few groups), and the newest rows, which the
-/// index that `verify` names gives without reading the others.
-fn summary_sql(binding: &Binding) -> String {
-    let optional = |column: &Option<_>, otherwise: &str| match column {
-        Some(column) => text_of(column),
-        None => otherwise.to_owned(),
-    };
+/// The first part of the statement: the period's rows grouped once by stage and model. Blocks are added up from those
+/// few groups.
+fn groups_sql(binding: &Binding) -> String {
     let details = &binding.details;
-    let stage = optional(&details.stage, "NULL::pg_catalog.text");
-    let model = optional(&details.model, "NULL::pg_catalog.text");
-    let id = optional(&details.id, "NULL::pg_catalog.text");
-    let prompt = tokens_of(&details.prompt_tokens);
-    let completion = tokens_of(&details.completion_tokens);
-    let row_total = binding.exact_row_tokens_sql("u");
-    let rows = rows_sql(binding);
-    let groups = format!(
-        "SELECT false, {stage}, {model}, {}, {}, {tokens}, pg_catalog.count(*), NULL::pg_catalog.text, \
-         NULL::pg_catalog.text, NULL::bigint, NULL::pg_catalog.text {rows} GROUP BY 2, 3",
+    format!(
+        "SELECT false, {}, {}, {}, {}, {}, pg_catalog.count(*), NULL::pg_catalog.text, \
+         NULL::pg_catalog.text, NULL::bigint, NULL::pg_catalog.text {} GROUP BY 2, 3",
+        optional_text(&details.stage),
+        optional_text(&details.model),
         sum_of(&details.prompt_tokens),
         sum_of(&details.completion_tokens),
-        tokens = binding.exact_tokens_sql("u"),
-    );
+        binding.exact_tokens_sql("u"),
+        rows_sql(binding),
+    )
+}
+
+/// The second part, so that totals and records are of one moment: the newest rows, which the index that `verify` names
+/// gives without reading the others.
+fn records_sql(binding: &Binding) -> String {
+    let details = &binding.details;
     let Some(created_at) = &details.created_at else {
         // Without a time no row is newer than another.
-        return groups;
+        return String::new();
     };
     let created_at = format!("u.{}", created_at.sql());
     format!(
-        "{groups} UNION ALL (SELECT true, {stage}, {model}, {prompt}, {completion}, {row_total}, \
+        " UNION ALL (SELECT true, {stage}, {model}, {prompt}, {completion}, {row_total}, \
          1, u.{workflow}::pg_catalog.text, pg_catalog.to_jsonb({created_at}) \
          OPERATOR(pg_catalog.#>>) '{{}}'::pg_catalog.text[], {moment}, {id} {rows} \
          ORDER BY {created_at} DESC LIMIT {RECENT_RECORDS})",
+        stage = optional_text(&details.stage),
+        model = optional_text(&details.model),
+        prompt = tokens_of(&details.prompt_tokens),
+        completion = tokens_of(&details.completion_tokens),
+        row_total = binding.exact_row_tokens_sql("u"),
         workflow = binding.usage_workflow.sql(),
         moment = moment_sql(&format!("{created_at}::timestamp with time zone")),
+        id = optional_text(&details.id),
+        rows = rows_sql(binding),
     )
+}
+
+fn optional_text(column: &Option<Column>) -> String {
+    match column {
+        Some(column) => text_of(column),
+        None => "NULL::pg_catalog.text".into(),
+    }
 }
 
 fn text_of(column: &Column) -> String {
