@@ -279,7 +279,7 @@ run_suites() {
 # while the server loads the domain into its type cache, fail an assertion of that cache.
 run_scripts() {
     scripts faults prepared standby logical_replica
-    if [ -n "${SOAK:-}" ]; then scripts boundaries hostile_names crash; fi
+    if [ -n "${SOAK:-}" ]; then scripts shapes boundaries hostile_names crash; fi
 }
 
 # One version, in a process of its own.

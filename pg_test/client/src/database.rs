@@ -152,10 +152,12 @@ pub fn describe(error: &postgres::Error) -> String {
         None => sqlstate,
         Some(said) => {
             let detail = said.detail().map(|detail| format!(" ({detail})"));
+            let hint = said.hint().map(|hint| format!(" HINT: {hint}"));
             format!(
-                "{sqlstate} {}{}",
+                "{sqlstate} {}{}{}",
                 said.message(),
-                detail.unwrap_or_default()
+                detail.unwrap_or_default(),
+                hint.unwrap_or_default()
             )
         }
     }

@@ -3,7 +3,7 @@
 //! `client PROGRAM [--seed N] [--size N]`; connects by PGHOST, PGPORT, PGUSER, PGDATABASE, and
 //! gives `attach` the options in ATTACH. Exit code 0 if all holds, 77 if it cannot be tried here. The
 //! seed is printed and replays the run, or as much of it as does not hang on what meets what: the
-//! choices of each session. `model` has more options (model.rs). The programs that are tables of cases (cases.rs) choose nothing.
+//! choices of each session. `model` and `shapes` have more options (model.rs, shapes.rs). The programs that are tables of cases (cases.rs) choose nothing.
 
 mod attackers;
 mod books;
@@ -18,6 +18,7 @@ mod hostile_names;
 mod layout;
 mod model;
 mod race;
+mod shapes;
 mod speculative;
 mod sweep;
 
@@ -40,7 +41,7 @@ enum Program {
 
 use Program::{Cases, Random, Sized};
 
-const PROGRAMS: [(&str, Program); 14] = [
+const PROGRAMS: [(&str, Program); 15] = [
     ("model", Random(model::run, 10_000)),
     ("one-workflow", Sized(race::one_workflow, 200)),
     ("mixed", Random(race::mixed, 60)),
@@ -54,6 +55,7 @@ const PROGRAMS: [(&str, Program); 14] = [
     ("attackers", Cases(attackers::run)),
     ("boundaries", Cases(boundaries::run)),
     ("faults", Cases(faults::run)),
+    ("shapes", Cases(shapes::run)),
     ("hostile-names", Random(hostile_names::run, 220)),
 ];
 
