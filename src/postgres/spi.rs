@@ -121,9 +121,13 @@ impl Statement {
         let _connection = Connection::open()?;
         let kept = self.plan()?;
         let plan = kept.0;
-        if self.planning == Planning::Once {
-            plan_without_sequential_scans(plan);
-        }
+        let _setup_cost = match self.planning {
+            Planning::Once => {
+                plan_without_sequential_scans(plan);
+                None
+            }
+            Planning::EachTime => Some(ParallelSetupCost::raised()),
+        };
         let outcome = execute(plan, args, snapshot)?;
         // SAFETY: the plan was kept and is of one statement.
         check_relations(unsafe { relations_of_plan(plan) }, &self.relations)?;
@@ -269,6 +273,29 @@ impl Drop for PlannerSettings {
             pg_sys::enable_seqscan = self.enable_seqscan;
             pg_sys::jit_enabled = self.jit_enabled;
         }
+    }
+}
+
+/// What the planner's setting was before.
+struct ParallelSetupCost(f64);
+
+impl ParallelSetupCost {
+    /// Ten times what it is: a worker that starts loads our library besides. Until it works 100,000 rows are added up,
+    /// which the planner knows nothing of.
+    fn raised() -> Self {
+        // SAFETY: a backend variable; restored by Drop, also while an error unwinds.
+        unsafe {
+            let before = pg_sys::parallel_setup_cost;
+            pg_sys::parallel_setup_cost = before * 10.0;
+            ParallelSetupCost(before)
+        }
+    }
+}
+
+impl Drop for ParallelSetupCost {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { pg_sys::parallel_setup_cost = self.0 }
     }
 }
 

@@ -51,7 +51,7 @@ SELECT token_balance.summary('ann') = before AS same FROM answer;
 SELECT scanned - :scanned AS scanned, fetched - :fetched AS fetched FROM reads;
 COMMIT;
 -- the session's settings of the planner are as they were
-SELECT count(*) AS changed FROM pg_settings WHERE name LIKE 'enable%' AND setting <> boot_val;
+SELECT count(*) AS changed FROM pg_settings WHERE (name LIKE 'enable%' OR name LIKE 'parallel%cost') AND setting <> boot_val;
 -- what is not visible to all is read where it is
 UPDATE token_usage SET total_tokens = total_tokens + 1 WHERE user_id = 'ann' AND stage = 'plan';
 SELECT token_balance.summary('ann') #>> '{summary,total_tokens}' AS tokens, (SELECT sum(total_tokens) FROM token_usage WHERE user_id = 'ann') AS by_hand;
@@ -116,6 +116,11 @@ SELECT token_balance.summary('ann') = before AS same FROM answer;
 GRANT EXECUTE ON FUNCTION token_balance.usage_sums TO PUBLIC;
 REVOKE USAGE ON SCHEMA token_balance FROM regress_tb_owner;
 SELECT token_balance.summary('ann') = before AS same FROM answer;
+-- an error leaves the session's settings as they were, too
+REVOKE SELECT ON token_usage FROM regress_tb_owner;
+CALL pg_temp.try($$SELECT token_balance.summary('ann')$$);
+GRANT SELECT ON token_usage TO regress_tb_owner;
+SELECT count(*) AS changed FROM pg_settings WHERE (name LIKE 'enable%' OR name LIKE 'parallel%cost') AND setting <> boot_val;
 -- where there is none, as in a catalog that is not updated yet
 BEGIN;
 ALTER EXTENSION token_balance DROP AGGREGATE token_balance.usage_sums(text, text, VARIADIC "any");
