@@ -26,7 +26,7 @@ ASSERT=            # set for the assert-enabled servers
 CHOSEN=()          # GROUP:NAME of --only; empty: all tests
 ONCE_ON=           # the version of the run that pg_test/once_per_run is for: the newest
 LANE=              # which one this process is, if it is not the first
-SIDE_BY_SIDE=      # set when there is more to run than single tests of one version
+SIDE_BY_SIDE=      # set when there is more to run than single tests of one version, and no soak
 OUTPUTS=()         # of what runs beside this process, by the index of BESIDE
 declare -A LANES=() # the last process of each lane
 
@@ -449,7 +449,8 @@ main() {
     clean_up_on_exit
     RESULTS=$(mktemp)
     CLEAN_DIRS+=("$RESULTS")
-    if runs_all || [ ${#versions[@]} -gt 1 ]; then SIDE_BY_SIDE=yes; fi
+    # In a soak one after the other: its figures are those of a machine that does nothing else.
+    if [ -z "$SOAK" ] && { runs_all || [ ${#versions[@]} -gt 1 ]; }; then SIDE_BY_SIDE=yes; fi
     mkdir -p "$LOGS"
     if wanted scripts client once; then build_client; fi
     for version in "${versions[@]}"; do

@@ -55,18 +55,6 @@ macro_rules! trigger {
 
 const ROLE: &str = "SET ROLE tb_shapes_app";
 const REPLICA: &str = "SET session_replication_role = replica";
-/// The name of the trigger that writes the ledger.
-macro_rules! ledgers_trigger {
-    ($how:literal) => {
-        concat!(
-            "DO $$ BEGIN EXECUTE (SELECT string_agg(format('ALTER TABLE users ",
-            $how,
-            " TRIGGER %I', tgname), ';')
-              FROM pg_trigger WHERE tgrelid = 'users'::regclass AND NOT tgisinternal AND tgname LIKE 'token_balance%'); END $$"
-        )
-    };
-}
-
 #[rustfmt::skip]
 pub const SHAPES: &[Shape] = &[
     ddl(THE_USUAL, ""),
@@ -123,6 +111,8 @@ pub const SHAPES: &[Shape] = &[
     ddl("foreign key on the balance", "INSERT INTO teams SELECT g FROM generate_series(960, 1002) AS g; ALTER TABLE users ADD FOREIGN KEY (token_balance) REFERENCES teams NOT VALID"),
     ddl("foreign key from the usage", "ALTER TABLE token_usage ADD FOREIGN KEY (user_id) REFERENCES users"),
     ddl("foreign key from the usage, that cascades", "ALTER TABLE token_usage ADD FOREIGN KEY (user_id) REFERENCES users ON UPDATE CASCADE ON DELETE CASCADE DEFERRABLE"),
+    ddl("foreign key of its own, of two columns", "ALTER TABLE users ADD team integer DEFAULT 1; CREATE TABLE known (id integer, name text, UNIQUE (id, name));
+        INSERT INTO known SELECT 1, name FROM users; ALTER TABLE users ADD FOREIGN KEY (team, name) REFERENCES known (id, name)"),
     ddl("foreign key to the balance", "ALTER TABLE users ADD UNIQUE (id, token_balance); CREATE TABLE seen (id text, balance integer,
         FOREIGN KEY (id, balance) REFERENCES users (id, token_balance)); INSERT INTO seen SELECT id, token_balance FROM users WHERE name = 'two'"),
     ddl("foreign key to the balance, that cascades", "ALTER TABLE users ADD UNIQUE (id, token_balance); CREATE TABLE seen (id text, balance integer,
@@ -173,14 +163,20 @@ pub const SHAPES: &[Shape] = &[
     Shape { session: REPLICA, ..ddl("trigger always, as a replica", "CREATE TRIGGER seen BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION audited();
         ALTER TABLE users ENABLE ALWAYS TRIGGER seen") },
     ddl("all triggers disabled", "ALTER TABLE users DISABLE TRIGGER ALL"),
-    ddl("the ledger's trigger, disabled", ledgers_trigger!("DISABLE")),
-    ddl("the ledger's trigger, for replicas", ledgers_trigger!("ENABLE REPLICA")),
-    ddl("the ledger's trigger, always", ledgers_trigger!("ENABLE ALWAYS")),
+    ddl("the ledger's trigger, disabled", "ALTER TABLE users DISABLE TRIGGER \"00_token_balance_ledger\""),
+    ddl("the ledger's trigger, for replicas", "ALTER TABLE users ENABLE REPLICA TRIGGER \"00_token_balance_ledger\""),
+    ddl("the ledger's trigger, always", "ALTER TABLE users ENABLE ALWAYS TRIGGER \"00_token_balance_ledger\""),
     Shape { session: REPLICA, ..ddl("as a replica", "") },
-    Shape { session: REPLICA, ..ddl("the ledger's trigger, always, as a replica", ledgers_trigger!("ENABLE ALWAYS")) },
-    Shape { session: REPLICA, ..ddl("the ledger's trigger, for replicas, as one", ledgers_trigger!("ENABLE REPLICA")) },
-    ddl("the ledger's trigger, dropped", "DO $$ BEGIN EXECUTE (SELECT string_agg(format('DROP TRIGGER %I ON users', tgname), ';')
-        FROM pg_trigger WHERE tgrelid = 'users'::regclass AND NOT tgisinternal AND tgname LIKE 'token_balance%'); END $$"),
+    Shape { session: REPLICA, ..ddl("the ledger's trigger, always, as a replica", "ALTER TABLE users ENABLE ALWAYS TRIGGER \"00_token_balance_ledger\"") },
+    Shape { session: REPLICA, ..ddl("the ledger's trigger, for replicas, as one", "ALTER TABLE users ENABLE REPLICA TRIGGER \"00_token_balance_ledger\"") },
+    ddl("the ledger's trigger, dropped", "DROP TRIGGER \"00_token_balance_ledger\" ON users"),
+    ddl("the ledger's trigger, with a condition", "DROP TRIGGER \"00_token_balance_ledger\" ON users; CREATE TRIGGER \"00_token_balance_ledger\"
+        AFTER INSERT OR UPDATE ON users FOR EACH ROW WHEN (NEW.name <> 'two') EXECUTE FUNCTION token_balance.record_balance_change()"),
+    ddl("the ledger's trigger, of a column", "DROP TRIGGER \"00_token_balance_ledger\" ON users; CREATE TRIGGER \"00_token_balance_ledger\"
+        AFTER UPDATE OF token_balance ON users FOR EACH ROW EXECUTE FUNCTION token_balance.record_balance_change()"),
+    ddl("the ledger's trigger, of another function", "DROP TRIGGER \"00_token_balance_ledger\" ON users; CREATE TRIGGER \"00_token_balance_ledger\"
+        AFTER INSERT OR UPDATE ON users FOR EACH ROW EXECUTE FUNCTION audited()"),
+    ddl("the ledger's trigger, twice", "CREATE TRIGGER again AFTER UPDATE ON users FOR EACH ROW EXECUTE FUNCTION token_balance.record_balance_change()"),
 
     // types
     Shape { name: "balance smallint", balance: "smallint", ..USUAL },
@@ -263,6 +259,8 @@ pub const SHAPES: &[Shape] = &[
         GRANT SELECT, UPDATE (name, token_balance) ON users TO tb_shapes_owner") },
     Shape { session: ROLE, ..ddl("an owner that may not read", "ALTER TABLE users OWNER TO tb_shapes_owner; REVOKE SELECT ON users FROM tb_shapes_owner, PUBLIC") },
     Shape { session: ROLE, ..ddl("three owners", "ALTER TABLE users OWNER TO tb_shapes_owner; ALTER TABLE token_usage OWNER TO tb_shapes_app") },
+    Shape { session: "SET default_transaction_read_only = on", ..ddl("transactions that only read", "") },
+    Shape { session: "SET enable_indexscan = off; SET enable_bitmapscan = off", ..ddl("no index is to be used", "") },
     Shape { name: "charges that wait", attach: ", busy_account => 'queue'", ..USUAL },
     Shape { name: "late usage at once", attach: ", late_usage => 'settle'", ..USUAL },
     Shape { name: "both", attach: ", busy_account => 'queue', late_usage => 'settle'", ddl: "CREATE INDEX ON users (token_balance)", ..USUAL },
