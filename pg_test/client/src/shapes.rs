@@ -205,11 +205,17 @@ pub fn run() -> Result<String> {
             println!("skipped: {}: this server has no ICU", shape.name);
             continue;
         }
-        pair.make(shape, played % SHAPES_OF_AN_EXTENSION == 0)?;
-        if pair.play(shape)? {
-            println!("ok: {}", shape.name);
-        } else {
-            different += 1;
+        let with_new_extension = played % SHAPES_OF_AN_EXTENSION == 0;
+        match pair
+            .make(shape, with_new_extension)
+            .and_then(|()| pair.play(shape))
+        {
+            Ok(true) => println!("ok: {}", shape.name),
+            Ok(false) => different += 1,
+            Err(error) => {
+                println!("FAILED: {}: {error}", shape.name);
+                different += 1;
+            }
         }
         played += 1;
     }

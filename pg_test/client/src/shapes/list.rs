@@ -112,7 +112,7 @@ pub const SHAPES: &[Shape] = &[
     ddl("foreign key from the usage", "ALTER TABLE token_usage ADD FOREIGN KEY (user_id) REFERENCES users"),
     ddl("foreign key from the usage, that cascades", "ALTER TABLE token_usage ADD FOREIGN KEY (user_id) REFERENCES users ON UPDATE CASCADE ON DELETE CASCADE DEFERRABLE"),
     ddl("foreign key of its own, of two columns", "ALTER TABLE users ADD team integer DEFAULT 1; CREATE TABLE known (id integer, name text, UNIQUE (id, name));
-        INSERT INTO known SELECT 1, name FROM users; ALTER TABLE users ADD FOREIGN KEY (team, name) REFERENCES known (id, name)"),
+        INSERT INTO known SELECT DISTINCT 1, name FROM users; INSERT INTO known VALUES (1, 'once'), (1, 'six'); ALTER TABLE users ADD FOREIGN KEY (team, name) REFERENCES known (id, name)"),
     ddl("foreign key to the balance", "ALTER TABLE users ADD UNIQUE (id, token_balance); CREATE TABLE seen (id text, balance integer,
         FOREIGN KEY (id, balance) REFERENCES users (id, token_balance)); INSERT INTO seen SELECT id, token_balance FROM users WHERE name = 'two'"),
     ddl("foreign key to the balance, that cascades", "ALTER TABLE users ADD UNIQUE (id, token_balance); CREATE TABLE seen (id text, balance integer,
