@@ -201,7 +201,7 @@ pub fn run() -> Result<String> {
         if shape.since > version || !shape.name.contains(&word) {
             continue;
         }
-        if shape.users.contains("icu") && !has_icu {
+        if shape.ddl.contains("icu") && !has_icu {
             println!("skipped: {}: this server has no ICU", shape.name);
             continue;
         }

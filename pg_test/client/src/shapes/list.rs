@@ -196,8 +196,8 @@ pub const SHAPES: &[Shape] = &[
     Shape { name: "key integer", key: "integer", ..USUAL },
     Shape { name: "key bigint", key: "bigint", ..USUAL },
     Shape { name: "key in the C collation", key: "text COLLATE \"C\"", ..USUAL },
-    Shape { name: "key that compares without case", users: "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-        CREATE TABLE users (id text COLLATE loose PRIMARY KEY, name text, token_balance integer NOT NULL DEFAULT 1000)", ..USUAL },
+    ddl("key that comes to compare without case", "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        ALTER TABLE users ALTER id TYPE text COLLATE loose"),
     ddl("key that becomes varchar", "ALTER TABLE users ALTER id TYPE varchar(20)"),
 
     // columns
