@@ -112,6 +112,7 @@ server_functions! {
     ) -> Datum;
     fn GetActiveSnapshot() -> Snapshot;
     fn GetUserId() -> Oid;
+    fn IsInParallelMode() -> bool;
     fn MemoryContextReset(context: MemoryContext);
     fn PopActiveSnapshot();
     fn PushActiveSnapshot(snapshot: Snapshot);

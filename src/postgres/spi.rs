@@ -83,7 +83,9 @@ struct Plan(pg_sys::SPIPlanPtr);
 impl Drop for Plan {
     fn drop(&mut self) {
         // SAFETY: the plan was kept by SPI_keepplan and this value is its only owner.
-        unsafe { pg_sys::SPI_freeplan(self.0) };
+        unless_unwinding(|| unsafe {
+            pg_sys::SPI_freeplan(self.0);
+        });
     }
 }
 

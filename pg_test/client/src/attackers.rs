@@ -817,11 +817,13 @@ const NOT_CALLED: &str = "
 SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text)
 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'token_balance'
 JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
-WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL ('{
+WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype
+AND p.proname NOT LIKE '%\\_usage\\_sums' -- parts of an aggregate
+AND p.proname <> ALL ('{
     adjust, archive_ledger, attach, attach_again, balance, balance_at, correct_workflow, credit, detach, exact_numeric,
-    exempt_pending, note_completion, note_status, note_update, overdrawn_accounts, reconcile, refund_workflow, reset,
+    exempt_pending, note_completion, note_status, note_update, note_usual_status, overdrawn_accounts, reconcile, refund_workflow, reset,
     settle_backlog, settle_pending, settle_workflow, settle_workflows, statement, suggest, suggestions, summary,
-    unsettled_usage, usage_state, verify}')";
+    unsettled_usage, usage_state, usage_sums, verify}')";
 
 #[rustfmt::skip]
 const ON_PATH: &[OnPath] = &[
@@ -889,6 +891,19 @@ const ON_PATH: &[OnPath] = &[
          '{completed}'::pg_catalog.text[], w.tableoid, w.ctid) \
          FROM public.workflows AS w WHERE w.id OPERATOR(pg_catalog.=) 'w3' LIMIT 1",
         "t"),
+    Trapped(
+        "SELECT token_balance.note_status('x'::pg_catalog.text, w.status, \
+         ',completed'::pg_catalog.text, w.tableoid, w.ctid) \
+         FROM public.workflows AS w WHERE w.id OPERATOR(pg_catalog.=) 'w3' LIMIT 1",
+        "t"),
+    Trapped(
+        "SELECT token_balance.note_usual_status('x'::pg_catalog.text, w.status, w.tableoid, w.ctid) \
+         FROM public.workflows AS w WHERE w.id OPERATOR(pg_catalog.=) 'w3' LIMIT 1",
+        "t"),
+    Trapped(
+        "SELECT token_balance.usage_sums(u.workflow_id, u.user_id, u.total_tokens) IS NULL \
+         FROM public.token_usage AS u",
+        "f"),
     Trapped(
         "SELECT token_balance.attach('public.users'::pg_catalog.regclass, \
          'public.token_usage'::pg_catalog.regclass, 'public.workflows'::pg_catalog.regclass, \

@@ -80,7 +80,7 @@ SELECT * FROM beside('ALTER TABLE users ADD boss text REFERENCES users DEFERRABL
   DELETE FROM users WHERE id = ''ann''; SET LOCAL session_replication_role = replica;
   INSERT INTO users (id, boss, token_balance) VALUES (''ann'', ''nobody'', 1000000); SET LOCAL session_replication_role = origin');
 -- Published, with nothing to tell a subscriber which row it is.
-SELECT * FROM beside('ALTER TABLE users REPLICA IDENTITY NOTHING; CREATE PUBLICATION ar_p FOR TABLE users');
+SELECT * FROM beside('ALTER TABLE users REPLICA IDENTITY NOTHING; SET LOCAL client_min_messages = error; CREATE PUBLICATION ar_p FOR TABLE users');
 -- Toasted values and a row that moves to another page stay as they are.
 ALTER TABLE users ADD story text;
 ALTER TABLE users ALTER story SET STORAGE EXTERNAL;

@@ -20,7 +20,12 @@ impl Open {
     pub(super) fn table(table: pg_sys::Oid, mode: u32) -> Option<Self> {
         // SAFETY: closed by Drop, or by the abort that follows an error.
         let relation = unsafe { pg_sys::try_relation_open(table, mode as i32) };
-        (!relation.is_null()).then_some(Open { relation })
+        Self::of(relation)
+    }
+
+    /// None for null.
+    fn of(relation: pg_sys::Relation) -> Option<Self> {
+        (!relation.is_null()).then(|| Open { relation })
     }
 
     /// # Safety
@@ -52,8 +57,7 @@ impl Open {
                 }
             });
         }
-        let [table, index] =
-            opened.map(|relation| (!relation.is_null()).then_some(Open { relation }));
+        let [table, index] = opened.map(Self::of);
         table.zip(index).filter(|_| generation() == since)
     }
 
@@ -79,10 +83,7 @@ impl Open {
                 table
             })
         };
-        if table.is_null() {
-            return None;
-        }
-        let table = Open { relation: table };
+        let table = Self::of(table)?;
         (generation() == since).then_some((table, opened))
     }
 }

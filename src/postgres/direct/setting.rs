@@ -5,7 +5,7 @@ use std::ffi::CStr;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
-use crate::postgres::versions;
+use crate::postgres::{raw, versions};
 
 const NAME: &CStr = c"token_balance.direct";
 
@@ -18,12 +18,17 @@ thread_local! {
 
 /// Whether this room is to be used: with `token_balance.direct = off` each of its functions answers None, and
 /// `pg_stat_statements`, `auto_explain` and hooks of the executor see the SQL statements.
+///
+/// In parallel mode the executor tells better than an access method that nothing can be written.
 pub(crate) fn is_used() -> bool {
-    match OF_ANOTHER_LIBRARY.get() {
+    // SAFETY: reads a backend variable, and raises nothing.
+    let is_parallel = unsafe { raw::IsInParallelMode() };
+    let is_on = match OF_ANOTHER_LIBRARY.get() {
         // SAFETY: a variable of a library, and none is ever unloaded.
         Some(variable) => unsafe { *variable },
         None => IS_USED.get(),
-    }
+    };
+    is_on && !is_parallel
 }
 
 /// Called once per backend.
