@@ -62,17 +62,16 @@ impl Kept<Book> for Statements {
             )
         };
         let insert = match book.accounts.id {
-            Some(id) => format!(
+            Some(_) => {
                 "INSERT INTO token_balance.queue (user_id, charge_id, workflow_id, tokens, actor, \
-                 queued_at, binding_id, accounts_id) OVERRIDING SYSTEM VALUE \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, {id}) ON CONFLICT DO NOTHING"
-            ),
+                 queued_at, accounts_id, binding_id) OVERRIDING SYSTEM VALUE \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING"
+            }
             // The catalog of an older version.
             None => {
                 "INSERT INTO token_balance.queue (user_id, charge_id, workflow_id, tokens, actor, \
-                     queued_at) OVERRIDING SYSTEM VALUE SELECT $1, $2, $3, $4, $5, $6 \
-                     WHERE $7 IS NULL OR true ON CONFLICT DO NOTHING"
-                    .into()
+                 queued_at) OVERRIDING SYSTEM VALUE SELECT $1, $2, $3, $4, $5, $6 \
+                 WHERE $7 IS NULL OR $8 IS NULL OR true ON CONFLICT DO NOTHING"
             }
         };
         Statements {
@@ -86,16 +85,8 @@ impl Kept<Book> for Statements {
                 columns: vec![("charge_id".into(), Holds::Integer)],
             })),
             insert: Statement::new(
-                &insert,
-                &[
-                    TEXTOID,
-                    INT8OID,
-                    TEXTOID,
-                    INT8OID,
-                    TEXTOID,
-                    TIMESTAMPTZOID,
-                    INT2OID,
-                ],
+                insert,
+                &SHAPE.columns.iter().map(|it| it.0).collect::<Vec<_>>(),
             ),
             take: Statement::new(
                 &format!(
@@ -169,37 +160,26 @@ fn put(book: &Book, account: &str, queued: impl Iterator<Item = Queued>) -> Resu
     let _owner = book.run_as_extension();
     let statements = book.kept::<Statements>();
     let table = statements.inserter.open();
-    let is_added_directly = |queued: &Queued| {
-        let (table, accounts) = table.as_ref().zip(book.accounts.id)?;
-        let row = [
-            Arg::Text(account),
-            Arg::Int8(queued.charge_id),
-            Arg::Text(&queued.workflow),
-            Arg::Int8(queued.tokens),
-            Arg::Text(&queued.actor),
-            Arg::OptionalTimestamp(Some(queued.queued_at)),
-            Arg::OptionalInt2(Some(accounts)),
-            Arg::OptionalInt2(Some(queued.binding?)),
-        ];
-        Some(table.insert(&[row], Conflict::Stop) == 1)
-    };
+    let accounts = book.accounts.id;
     'charges: for mut queued in queued {
         let is_new = |queued: &Queued| {
-            // One in doubt is not there: the next number is tried.
-            if let Some(is_added) = is_added_directly(queued) {
-                return Ok(is_added);
-            }
-            let args = [
+            let row = [
                 Arg::Text(account),
                 Arg::Int8(queued.charge_id),
                 Arg::Text(&queued.workflow),
                 Arg::Int8(queued.tokens),
                 Arg::Text(&queued.actor),
                 Arg::OptionalTimestamp(Some(queued.queued_at)),
+                Arg::OptionalInt2(accounts),
                 Arg::OptionalInt2(queued.binding),
             ];
-            let outcome = statements.insert.run(&args, Snapshot::Statement)?;
-            Result::Ok(outcome.processed == 1)
+            Result::Ok(match &table {
+                // One in doubt is not there: the next number is tried.
+                Some(table) if accounts.and(queued.binding).is_some() => {
+                    table.insert(&[row], Conflict::Stop) == 1
+                }
+                _ => statements.insert.run(&row, Snapshot::Statement)?.processed == 1,
+            })
         };
         // Nobody gives numbers out: sessions share no sequence, which could be behind after a switch-over.
         for _ in 0..MOST_TRIES {
