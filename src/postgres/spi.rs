@@ -128,7 +128,7 @@ impl Statement {
                 plan_without_sequential_scans(plan);
                 None
             }
-            Planning::EachTime => Some(ParallelSetupCost::raised()),
+            Planning::EachTime => Some(with_dearer_workers()),
         };
         let outcome = execute(plan, args, snapshot)?;
         // SAFETY: the plan was kept and is of one statement.
@@ -166,7 +166,7 @@ fn plan_without_sequential_scans(plan: pg_sys::SPIPlanPtr) {
     if unsafe { has_valid_plan(plan) } {
         return;
     }
-    let _settings = PlannerSettings::of_indexes();
+    let _settings = by_indexes();
     // SAFETY: the plan was kept and is of one statement; the reference to the cached plan is given
     // back to the resource owner that got it.
     unsafe {
@@ -245,60 +245,46 @@ unsafe fn has_valid_plan(plan: pg_sys::SPIPlanPtr) -> bool {
     }
 }
 
-/// Settings of the planner, which go back to what they were when this value is dropped.
-struct PlannerSettings {
-    enable_seqscan: bool,
-    jit_enabled: bool,
+/// A backend variable that goes back to what it was when this value is dropped, also while an error unwinds.
+struct Changed<T: Copy> {
+    variable: *mut T,
+    before: T,
 }
 
-impl PlannerSettings {
-    /// No sequential scans. What still needs one looks so dear then that 14 to 17 would compile the
-    /// statement at each run.
-    fn of_indexes() -> Self {
-        // SAFETY: backend variables; restored by Drop, also while an error unwinds.
+impl<T: Copy> Changed<T> {
+    /// # Safety
+    /// The variable is one of the backend's, and takes what `change` makes of its value.
+    unsafe fn to(variable: *mut T, change: impl FnOnce(T) -> T) -> Self {
+        // SAFETY: as the caller promises.
         unsafe {
-            let before = PlannerSettings {
-                enable_seqscan: pg_sys::enable_seqscan,
-                jit_enabled: pg_sys::jit_enabled,
-            };
-            pg_sys::enable_seqscan = false;
-            pg_sys::jit_enabled = false;
-            before
+            let before = *variable;
+            *variable = change(before);
+            Changed { variable, before }
         }
     }
 }
 
-impl Drop for PlannerSettings {
+impl<T: Copy> Drop for Changed<T> {
     fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe {
-            pg_sys::enable_seqscan = self.enable_seqscan;
-            pg_sys::jit_enabled = self.jit_enabled;
-        }
+        // SAFETY: as `to` was promised.
+        unsafe { *self.variable = self.before }
     }
 }
 
-/// What the planner's setting was before.
-struct ParallelSetupCost(f64);
-
-impl ParallelSetupCost {
-    /// Ten times what it is: a worker that starts loads our library besides. Until it works 100,000 rows are added up,
-    /// which the planner knows nothing of.
-    fn raised() -> Self {
-        // SAFETY: a backend variable; restored by Drop, also while an error unwinds.
-        unsafe {
-            let before = pg_sys::parallel_setup_cost;
-            pg_sys::parallel_setup_cost = before * 10.0;
-            ParallelSetupCost(before)
-        }
-    }
+/// No sequential scans. What still needs one looks so dear then that 14 to 17 would compile the statement at each run.
+fn by_indexes() -> [Changed<bool>; 2] {
+    let settings = [
+        &raw mut pg_sys::enable_seqscan,
+        &raw mut pg_sys::jit_enabled,
+    ];
+    // SAFETY: settings of the planner.
+    settings.map(|setting| unsafe { Changed::to(setting, |_| false) })
 }
 
-impl Drop for ParallelSetupCost {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { pg_sys::parallel_setup_cost = self.0 }
-    }
+/// Ten times what a worker costs to start: one that starts loads our library besides.
+fn with_dearer_workers() -> Changed<f64> {
+    // SAFETY: a setting of the planner.
+    unsafe { Changed::to(&raw mut pg_sys::parallel_setup_cost, |cost| cost * 10.0) }
 }
 
 /// Run a query once.
@@ -338,7 +324,7 @@ pub(crate) fn json_plan_without_scans(sql: &str) -> Result<String> {
 }
 
 fn explain_without_scans(options: &str, sql: &str) -> Result<Vec<String>> {
-    let _settings = PlannerSettings::of_indexes();
+    let _settings = by_indexes();
     let outcome = query(&format!("EXPLAIN ({options}) {sql}"), &[])?;
     Ok(texts(&outcome.rows, 0))
 }
@@ -346,34 +332,14 @@ fn explain_without_scans(options: &str, sql: &str) -> Result<Vec<String>> {
 /// Whether the planner can prove, by the constraints of its tables, that a query has no rows. It runs none of their
 /// functions.
 pub(crate) fn is_refuted(sql: &str) -> Result<bool> {
-    let _settings = ConstraintExclusion::on();
+    let on = pg_sys::ConstraintExclusionType::CONSTRAINT_EXCLUSION_ON as i32;
+    // SAFETY: a setting of the planner.
+    let _setting = unsafe { Changed::to(&raw mut pg_sys::constraint_exclusion, |_| on) };
     let outcome = query(&format!("EXPLAIN (COSTS OFF) {sql}"), &[])?;
     let lines = texts(&outcome.rows, 0);
     Ok(lines
         .iter()
         .any(|line| line.trim() == "One-Time Filter: false"))
-}
-
-/// What the planner's setting was before.
-struct ConstraintExclusion(i32);
-
-impl ConstraintExclusion {
-    fn on() -> Self {
-        // SAFETY: a backend variable; restored by Drop, also while an error unwinds.
-        unsafe {
-            let before = pg_sys::constraint_exclusion;
-            pg_sys::constraint_exclusion =
-                pg_sys::ConstraintExclusionType::CONSTRAINT_EXCLUSION_ON as i32;
-            ConstraintExclusion(before)
-        }
-    }
-}
-
-impl Drop for ConstraintExclusion {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { pg_sys::constraint_exclusion = self.0 }
-    }
 }
 
 /// Run DDL, or any statement without parameters and rows.
