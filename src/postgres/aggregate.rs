@@ -93,27 +93,14 @@ impl AggregateCall {
 /// raises its error. It is called for each row: hence none of what pgrx does around a call.
 macro_rules! aggregate_function {
     ($symbol:ident, $finfo:ident, $body:path) => {
-        #[doc(hidden)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $finfo() -> &'static ::pgrx::pg_sys::Pg_finfo_record {
-            static V1: ::pgrx::pg_sys::Pg_finfo_record =
-                ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
-        }
-
-        #[doc(hidden)]
-        #[unsafe(no_mangle)]
-        #[::pgrx::pg_guard]
-        pub extern "C-unwind" fn $symbol(
-            fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
-        ) -> ::pgrx::pg_sys::Datum {
+        $crate::postgres::call::entry_point!($symbol, $finfo, |fcinfo| {
             // SAFETY: the server calls with its own fcinfo.
             let call = unsafe { $crate::postgres::aggregate::AggregateCall::new(fcinfo) };
             match $body(&call) {
                 Ok(value) => call.answer(value),
                 Err(error) => error.raise(),
             }
-        }
+        });
     };
 }
 

@@ -150,3 +150,28 @@ pub(crate) unsafe fn id(fcinfo: pg_sys::FunctionCallInfo, place: usize, id: Id) 
         }
     }
 }
+
+/// Define the C entry point `$symbol` of a function, which answers what `$answer` makes of the call.
+macro_rules! entry_point {
+    ($symbol:ident, $finfo:ident, $answer:expr) => {
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $finfo() -> &'static ::pgrx::pg_sys::Pg_finfo_record {
+            static V1: ::pgrx::pg_sys::Pg_finfo_record =
+                ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        #[::pgrx::pg_guard]
+        pub extern "C-unwind" fn $symbol(
+            fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
+        ) -> ::pgrx::pg_sys::Datum {
+            let answer: fn(::pgrx::pg_sys::FunctionCallInfo) -> ::pgrx::pg_sys::Datum = $answer;
+            answer(fcinfo)
+        }
+    };
+}
+
+pub(crate) use entry_point;

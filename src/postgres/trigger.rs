@@ -286,20 +286,7 @@ impl Answer for pg_sys::Datum {
 /// [`TriggerCall`] and raises its error.
 macro_rules! trigger_function {
     ($symbol:ident, $finfo:ident, $name:literal, $body:path) => {
-        #[doc(hidden)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $finfo() -> &'static ::pgrx::pg_sys::Pg_finfo_record {
-            static V1: ::pgrx::pg_sys::Pg_finfo_record =
-                ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
-        }
-
-        #[doc(hidden)]
-        #[unsafe(no_mangle)]
-        #[::pgrx::pg_guard]
-        pub extern "C-unwind" fn $symbol(
-            fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
-        ) -> ::pgrx::pg_sys::Datum {
+        $crate::postgres::call::entry_point!($symbol, $finfo, |fcinfo| {
             // SAFETY: the server calls with its own fcinfo.
             let call = unsafe { $crate::postgres::trigger::TriggerCall::new($name, fcinfo) };
             let answer = call.and_then(|call| {
@@ -309,7 +296,7 @@ macro_rules! trigger_function {
                 Ok(row) => row,
                 Err(error) => error.raise(),
             }
-        }
+        });
     };
 }
 
