@@ -5,7 +5,8 @@ use std::ffi::c_char;
 
 use pgrx::pg_sys;
 
-use super::open::Open;
+use super::index::{columns_of, equals, finds_key};
+use super::open::{Found, Open};
 use crate::postgres::datum::c_string;
 use crate::postgres::descriptor::{elements, has_shards};
 use crate::postgres::key::KeyType;
@@ -64,6 +65,12 @@ pub(super) struct Path {
     /// type.
     pub(super) in_table: Vec<(pg_sys::AttrNumber, pg_sys::Oid)>,
     pub(super) in_index: Vec<(pg_sys::AttrNumber, pg_sys::Oid)>,
+}
+
+impl Found for Path {
+    fn indexes(&self) -> impl ExactSizeIterator<Item = pg_sys::Oid> {
+        std::iter::once(self.index)
+    }
 }
 
 impl Path {
@@ -217,30 +224,12 @@ impl Open {
         // and a collation.
         unsafe {
             let relation = self.relation;
-            let index = (*relation).rd_index;
-            let indexed = std::slice::from_raw_parts(
-                (*index).indkey.values.as_ptr(),
-                (*index).indnatts as usize,
-            );
-            let begins =
-                indexed[0] == key && scope.is_none_or(|scope| indexed.get(1) == Some(&scope));
-            if !begins {
-                return None;
-            }
-            let collation = *(*relation).rd_indcollation;
-            let serves = (*(*relation).rd_rel).relam == pg_sys::BTREE_AM_OID
-                && (*index).indisvalid
-                && (*index).indislive
-                && !(*index).indcheckxmin
-                && pg_sys::RelationGetIndexPredicate(relation).is_null()
-                && (*attribute((*table).rd_att, key as usize - 1)).attcollation == collation
-                // Another spelling may be equal to the key; SQL, too, then refuses.
-                && (collation == pg_sys::InvalidOid
-                    || pg_sys::get_collation_isdeterministic(collation))
-                && equals(relation, 0) == Some((key_type.operand(), key_type.equals()))
-                && (scope.is_none()
-                    || equals(relation, 1) == Some((pg_sys::INT2OID, KeyType::Int2.equals())));
-            if !serves {
+            let indexed = columns_of(relation);
+            let has_scope = |scope: pg_sys::AttrNumber| {
+                indexed.get(1) == Some(&scope)
+                    && equals(relation, 1) == Some((pg_sys::INT2OID, KeyType::Int2.equals()))
+            };
+            if !finds_key(relation, table, key, key_type) || !scope.is_none_or(has_scope) {
                 return None;
             }
             let type_of = |column: pg_sys::AttrNumber| base_type(table, column);
@@ -283,7 +272,7 @@ impl Open {
                 index: (*relation).rd_id,
                 scope: None,
                 key_type,
-                collation,
+                collation: *(*relation).rd_indcollation,
                 is_covering,
                 last: last.unwrap_or_default(),
                 columns,
@@ -291,26 +280,5 @@ impl Open {
                 in_index: in_index_types,
             })
         }
-    }
-}
-
-/// The type that an index's column compares, and the function behind its `=`; columns from 0.
-///
-/// # Safety
-/// The btree index is open, and has the column.
-pub(super) unsafe fn equals(
-    index: pg_sys::Relation,
-    column: usize,
-) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let operand = *(*index).rd_opcintype.add(column);
-        let operator = pg_sys::get_opfamily_member(
-            *(*index).rd_opfamily.add(column),
-            operand,
-            operand,
-            pg_sys::BTEqualStrategyNumber as i16,
-        );
-        (operator != pg_sys::InvalidOid).then(|| (operand, pg_sys::get_opcode(operator)))
     }
 }

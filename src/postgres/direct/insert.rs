@@ -1,20 +1,19 @@
 //! Rows written into the extension's own tables, without an executor.
 
 use std::ffi::{CStr, c_char};
-use std::mem::MaybeUninit;
-use std::rc::Rc;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::IndexUniqueCheck;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
+use super::index::{RowValues, columns_of, insert_entry, is_of_columns};
 use super::key::{Argument, scope_key};
-use super::open::{Kept, Open};
+use super::open::{Found, Kept, Open, Opened};
 use super::scratch::Scratch;
 use super::setting::is_used;
 use crate::postgres::descriptor::elements;
 use crate::postgres::error_fields::with_error_fields_kept;
-use crate::postgres::invalidation::{generation, is_stale};
+use crate::postgres::invalidation::is_stale;
 use crate::postgres::key::KeyType;
 use crate::postgres::raw;
 use crate::postgres::value::Arg;
@@ -66,59 +65,37 @@ impl Inserter {
         if !is_used() {
             return None;
         }
-        if let Some((since, indexes)) = self.found.known() {
-            let indexes = indexes?;
-            let oids = indexes.iter().map(|index| index.oid);
-            if let Some((table, relations)) = Open::table_and_indexes(self.table, oids, MODE, since)
-            {
-                return OpenTable::new(self.shape, table, relations, indexes);
-            }
-        }
-        let table = Open::table(self.table, MODE)?;
         // SAFETY: the table is open.
-        let (since, indexes) = self
-            .found
-            .find(|| unsafe { look_at(table.relation, self.shape) });
-        let indexes = indexes?;
-        // SAFETY: the indexes are the table's, which is locked.
-        let relations = indexes
-            .iter()
-            .map(|index| unsafe { Open::index(index.oid, MODE) })
-            .collect();
-        let table = OpenTable::new(self.shape, table, relations, indexes)?;
-        (generation() == since).then_some(table)
+        let find = |table| unsafe { look_at(table, self.shape) };
+        OpenTable::new(self.shape, self.found.open(self.table, MODE, find)?)
+    }
+}
+
+impl Found for Vec<Index> {
+    fn indexes(&self) -> impl ExactSizeIterator<Item = pg_sys::Oid> {
+        self.iter().map(|index| index.oid)
     }
 }
 
 /// A table that is open for writing, with its indexes. Locked to the end of the transaction.
-pub(crate) struct OpenTable {
-    indexes: Rc<Vec<Index>>,
-    // Closed before the table.
-    relations: Vec<Open>,
-    table: Open,
-}
+pub(crate) struct OpenTable(Opened<Vec<Index>>);
 
 impl OpenTable {
     /// None if its columns are others, or if whoever held the lock before has made other tables.
-    fn new(
-        shape: &Shape,
-        table: Open,
-        relations: Vec<Open>,
-        indexes: Rc<Vec<Index>>,
-    ) -> Option<Self> {
+    fn new(shape: &Shape, opened: Opened<Vec<Index>>) -> Option<Self> {
         // SAFETY: the table is open.
-        let is_whole = unsafe { has_columns((*table.relation).rd_att, shape.columns) };
-        (is_whole && !is_stale()).then_some(OpenTable {
-            indexes,
-            relations,
-            table,
-        })
+        let is_whole = unsafe { has_columns((*opened.table.relation).rd_att, shape.columns) };
+        (is_whole && !is_stale()).then_some(OpenTable(opened))
+    }
+
+    fn relation(&self) -> pg_sys::Relation {
+        self.0.table.relation
     }
 
     /// The indexes, each with its relation.
     fn indexes(&self) -> impl Iterator<Item = (&Index, pg_sys::Relation)> {
-        let relations = self.relations.iter().map(|open| open.relation);
-        self.indexes.iter().zip(relations)
+        let relations = self.0.indexes.iter().map(|open| open.relation);
+        self.0.found.iter().zip(relations)
     }
 
     /// Insert rows, values in the order of the columns. How many were written: all, unless one may
@@ -162,7 +139,7 @@ impl OpenTable {
     ) -> Option<Option<i64>> {
         let (_, index) = self.indexes().find(|(index, _)| index.columns == columns)?;
         let _memory = Scratch::enter();
-        let table = self.table.relation;
+        let table = self.relation();
         // SAFETY: the index is one of the open table's, whose columns are of these types (`has_columns`).
         unsafe {
             let collation = *(*index).rd_indcollation;
@@ -203,11 +180,13 @@ impl OpenTable {
     ) -> usize {
         // SAFETY: as the caller promises.
         unsafe {
-            match (conflict, rows) {
+            let written = match (conflict, rows) {
                 (Conflict::Stop, _) => self.insert_speculatively(rows),
                 (Conflict::Error, [row]) => self.insert_one(row),
                 (Conflict::Error, _) => self.insert_all(rows),
-            }
+            };
+            raw::CommandCounterIncrement();
+            written
         }
     }
 
@@ -216,14 +195,13 @@ impl OpenTable {
     /// # Safety
     /// As of [`OpenTable::write`].
     unsafe fn insert_one<const COLUMNS: usize>(&self, row: &Values<COLUMNS>) -> usize {
-        let table = self.table.relation;
+        let table = self.relation();
         // SAFETY: as the caller promises.
         unsafe {
             let tuple = row.tuple(table);
             let command = raw::GetCurrentCommandId(true);
             raw::heap_insert(table, tuple, command, 0, std::ptr::null_mut());
             self.insert_into_indexes(row, &raw mut (*tuple).t_self, Conflict::Error);
-            raw::CommandCounterIncrement();
         }
         1
     }
@@ -233,7 +211,7 @@ impl OpenTable {
     /// # Safety
     /// As of [`OpenTable::write`].
     unsafe fn insert_all<const COLUMNS: usize>(&self, rows: &[Values<COLUMNS>]) -> usize {
-        let table = self.table.relation;
+        let table = self.relation();
         // SAFETY: as the caller promises; the access method sets each slot's tid. The array is as long as there are rows.
         unsafe {
             let kind = &raw const pg_sys::TTSOpsHeapTuple;
@@ -257,7 +235,6 @@ impl OpenTable {
                 self.insert_into_indexes(row, &raw mut (*slot).tts_tid, Conflict::Error);
                 raw::ExecDropSingleTupleTableSlot(slot);
             }
-            raw::CommandCounterIncrement();
         }
         rows.len()
     }
@@ -274,7 +251,7 @@ impl OpenTable {
     /// # Safety
     /// As of [`OpenTable::write`].
     unsafe fn insert_speculatively<const COLUMNS: usize>(&self, rows: &[Values<COLUMNS>]) -> usize {
-        let table = self.table.relation;
+        let table = self.relation();
         // SAFETY: as the caller promises.
         unsafe {
             let transaction = raw::GetCurrentTransactionId();
@@ -299,7 +276,6 @@ impl OpenTable {
                 written += 1;
             }
             raw::SpeculativeInsertionLockRelease(transaction);
-            raw::CommandCounterIncrement();
             written
         }
     }
@@ -318,8 +294,7 @@ impl OpenTable {
         let mut is_unique = true;
         for (index, relation) in self.indexes() {
             // SAFETY: as the caller promises.
-            is_unique &=
-                unsafe { index.insert(relation, row, place, self.table.relation, conflict) };
+            is_unique &= unsafe { index.insert(relation, row, place, self.relation(), conflict) };
         }
         is_unique
     }
@@ -377,15 +352,6 @@ impl Index {
     unsafe fn look_at(relation: pg_sys::Relation) -> Option<Self> {
         // SAFETY: as the caller promises. The vector has one item per column.
         unsafe {
-            let index = (*relation).rd_index;
-            let columns = std::slice::from_raw_parts(
-                (*index).indkey.values.as_ptr(),
-                (*index).indnatts as usize,
-            );
-            let is_simple = (*(*relation).rd_rel).relam == pg_sys::BTREE_AM_OID
-                && (*index).indimmediate
-                && !(*index).indisexclusion
-                && columns.iter().all(|column| *column > 0);
             // The cached predicate, if it was asked for before: a copy is made for nothing.
             let mut predicate = (*relation).rd_indpred;
             if predicate.is_null() {
@@ -395,10 +361,10 @@ impl Index {
                 true => None,
                 false => Some(not_null_test(predicate)?),
             };
-            is_simple.then(|| Index {
+            is_of_columns(relation).then(|| Index {
                 oid: (*relation).rd_id,
-                columns: columns.to_vec(),
-                is_unique: (*index).indisunique,
+                columns: columns_of(relation).to_vec(),
+                is_unique: (*(*relation).rd_index).indisunique,
                 where_not_null,
             })
         }
@@ -414,40 +380,24 @@ impl Index {
         table: pg_sys::Relation,
         conflict: Conflict,
     ) -> bool {
-        // SAFETY: as the caller promises; the columns are those of the row. A btree does not look
-        // at the IndexInfo.
-        unsafe {
-            let is_null = |column: pg_sys::AttrNumber| row.nulls[column as usize - 1];
-            if !(*(*relation).rd_index).indisready || self.where_not_null.is_some_and(is_null) {
-                return true;
-            }
-            let mut values = [const { MaybeUninit::<pg_sys::Datum>::uninit() }; MOST_KEYS];
-            let mut nulls = [const { MaybeUninit::<bool>::uninit() }; MOST_KEYS];
-            for (at, column) in self.columns.iter().enumerate() {
-                values[at].write(row.datums[*column as usize - 1]);
-                nulls[at].write(is_null(*column));
-            }
-            let check = match conflict {
-                _ if !self.is_unique => IndexUniqueCheck::UNIQUE_CHECK_NO,
-                Conflict::Error => IndexUniqueCheck::UNIQUE_CHECK_YES,
-                Conflict::Stop => IndexUniqueCheck::UNIQUE_CHECK_PARTIAL,
-            };
-            let is_unique = raw::index_insert(
-                relation,
-                values.as_mut_ptr().cast(),
-                nulls.as_mut_ptr().cast(),
-                place,
-                table,
-                check,
-                false,
-                std::ptr::null_mut(),
-            );
-            is_unique || !self.is_unique
+        let is_null = |column: pg_sys::AttrNumber| row.nulls[column as usize - 1];
+        if self.where_not_null.is_some_and(is_null) {
+            return true;
         }
+        let check = match conflict {
+            _ if !self.is_unique => IndexUniqueCheck::UNIQUE_CHECK_NO,
+            Conflict::Error => IndexUniqueCheck::UNIQUE_CHECK_YES,
+            Conflict::Stop => IndexUniqueCheck::UNIQUE_CHECK_PARTIAL,
+        };
+        let row = RowValues {
+            datums: row.datums.as_ptr(),
+            nulls: row.nulls.as_ptr(),
+        };
+        // SAFETY: as the caller promises; the columns are those of the row.
+        let is_unique = unsafe { insert_entry(relation, table, row, place, check, false) };
+        is_unique || !self.is_unique
     }
 }
-
-const MOST_KEYS: usize = pg_sys::INDEX_MAX_KEYS as usize;
 
 /// The indexes of a table, if it is as the extension has made it.
 ///

@@ -43,6 +43,7 @@
 //! - **Nobody's code runs here**: an index with an expression, or with a comparison that is not the server's own, is left to
 //!   the executor where a bound table is written. It would run with the caller's search_path.
 
+mod index;
 mod index_path;
 mod insert;
 mod key;

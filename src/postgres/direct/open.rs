@@ -17,7 +17,7 @@ pub(super) struct Open {
 
 impl Open {
     /// None if it is not there any more.
-    pub(super) fn table(table: pg_sys::Oid, mode: u32) -> Option<Self> {
+    fn table(table: pg_sys::Oid, mode: u32) -> Option<Self> {
         // SAFETY: closed by Drop, or by the abort that follows an error.
         let relation = unsafe { pg_sys::try_relation_open(table, mode as i32) };
         Self::of(relation)
@@ -37,32 +37,9 @@ impl Open {
         }
     }
 
-    /// A table, and an index that it had in this generation of what is kept: None if it is another one by now. One guard
-    /// of pgrx's around both.
-    pub(super) fn table_and_index(
-        table: pg_sys::Oid,
-        index: pg_sys::Oid,
-        mode: u32,
-        since: u64,
-    ) -> Option<(Self, Self)> {
-        let mode = mode as i32;
-        let mut opened = [std::ptr::null_mut(); 2];
-        // SAFETY: closed by Drop, or by the abort that follows an error. With the table's lock held, all that was
-        // changed before is known: if that is nothing, the index is there. Nothing inside is to be dropped.
-        unsafe {
-            pg_guard_ffi_boundary(|| {
-                opened[0] = raw::try_relation_open(table, mode);
-                if !opened[0].is_null() && generation() == since {
-                    opened[1] = raw::index_open(index, mode);
-                }
-            });
-        }
-        let [table, index] = opened.map(Self::of);
-        table.zip(index).filter(|_| generation() == since)
-    }
-
-    /// The same with several indexes.
-    pub(super) fn table_and_indexes(
+    /// A table, and indexes that it had in this generation of what is kept: None if it is another one by now. One guard
+    /// of pgrx's around all.
+    fn together(
         table: pg_sys::Oid,
         indexes: impl ExactSizeIterator<Item = pg_sys::Oid>,
         mode: u32,
@@ -70,7 +47,9 @@ impl Open {
     ) -> Option<(Self, Vec<Self>)> {
         let mode = mode as i32;
         let mut opened = Vec::with_capacity(indexes.len());
-        // SAFETY: as above; the list has room, so nothing is allocated inside.
+        // SAFETY: closed by Drop, or by the abort that follows an error. With the table's lock held, all that was
+        // changed before is known: if that is nothing, the indexes are there. Nothing inside is to be dropped: the list
+        // has room.
         let table = unsafe {
             pg_guard_ffi_boundary(|| {
                 let table = raw::try_relation_open(table, mode);
@@ -95,6 +74,20 @@ impl Drop for Open {
     }
 }
 
+/// What was found of a table.
+pub(super) trait Found {
+    /// The indexes that are opened with it.
+    fn indexes(&self) -> impl ExactSizeIterator<Item = pg_sys::Oid>;
+}
+
+/// A table that is open, and what was found of it.
+pub(super) struct Opened<T> {
+    pub(super) found: Rc<T>,
+    /// Those that [`Found::indexes`] names, in their order. Closed before the table.
+    pub(super) indexes: Vec<Open>,
+    pub(super) table: Open,
+}
+
 /// What was found of a table, kept as long as nothing that matters has changed ([`generation`]): an ALTER of the table,
 /// an index or a trigger that is made or dropped, an index that becomes valid, and a GRANT each invalidate the table,
 /// which is watched as long as the backend lives.
@@ -106,18 +99,44 @@ impl<T> Default for Kept<T> {
     }
 }
 
-impl<T> Kept<T> {
-    /// What was found in the present generation, and that; None if nothing was looked for in it.
-    pub(super) fn known(&self) -> Option<(u64, Option<Rc<T>>)> {
-        let known = self.0.borrow();
-        known.clone().filter(|(since, _)| *since == generation())
+impl<T: Found> Kept<T> {
+    /// The table, locked in this mode to the end of the transaction, with what `find` finds of it or has found before.
+    /// None if that is nothing, if the table is gone, or if something changes meanwhile.
+    pub(super) fn open(
+        &self,
+        table: pg_sys::Oid,
+        mode: u32,
+        find: impl FnOnce(pg_sys::Relation) -> Option<T>,
+    ) -> Option<Opened<T>> {
+        if let Some((since, found)) = self.known() {
+            let found = found?;
+            if let Some((table, indexes)) = Open::together(table, found.indexes(), mode, since) {
+                return Some(Opened {
+                    found,
+                    indexes,
+                    table,
+                });
+            }
+        }
+        let table = Open::table(table, mode)?;
+        // With the lock held, all that was changed before is known.
+        let since = generation();
+        let found = find(table.relation).map(Rc::new);
+        self.0.replace(Some((since, found.clone())));
+        let found = found?;
+        // SAFETY: the indexes are the table's, which is locked.
+        let open = |index| unsafe { Open::index(index, mode) };
+        let indexes = found.indexes().map(open).collect();
+        (generation() == since).then_some(Opened {
+            found,
+            indexes,
+            table,
+        })
     }
 
-    /// Keep what is found. The table is locked, so that all that was changed before is known.
-    pub(super) fn find(&self, find: impl FnOnce() -> Option<T>) -> (u64, Option<Rc<T>>) {
-        let since = generation();
-        let found = (since, find().map(Rc::new));
-        self.0.replace(Some(found.clone()));
-        found
+    /// What was found in the present generation, and that; None if nothing was looked for in it.
+    fn known(&self) -> Option<(u64, Option<Rc<T>>)> {
+        let known = self.0.borrow();
+        known.clone().filter(|(since, _)| *since == generation())
     }
 }

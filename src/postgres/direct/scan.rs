@@ -7,7 +7,7 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 use super::index_path::Path;
 use super::key::{Argument, scope_key};
-use super::open::Open;
+use super::open::{Open, Opened};
 use crate::postgres::datum::{plain_bytes, plain_text};
 use crate::postgres::raw;
 use crate::postgres::snapshot::uses_transaction_snapshot;
@@ -32,7 +32,13 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// None if they are not what they were when the path was found.
-    pub(super) fn new(path: Rc<Path>, table: Open, index: Open) -> Option<Self> {
+    pub(super) fn new(opened: Opened<Path>) -> Option<Self> {
+        let Opened {
+            found: path,
+            mut indexes,
+            table,
+        } = opened;
+        let index = indexes.pop()?;
         // SAFETY: both are open and locked. What the transaction has written before is to be seen.
         unsafe {
             if !path.fits_table(table.relation) || !path.fits_index(index.relation) {

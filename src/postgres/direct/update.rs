@@ -7,19 +7,18 @@
 //!
 //! No `ResultRelInfo` and no `EState` is made: minor releases of the server add fields to these.
 
-use std::rc::Rc;
-
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
-use super::index_path::{VIRTUAL, are_of_types, base_type, column_number, equals, is_plain};
+use super::index::{RowValues, columns_of, finds_key, insert_entry, is_of_columns};
+use super::index_path::{VIRTUAL, are_of_types, base_type, column_number, is_plain};
 use super::key::Argument;
-use super::open::{Kept, Open};
+use super::open::{Found, Kept, Open, Opened};
 use super::scratch::Scratch;
 use super::setting::is_used;
 use crate::postgres::descriptor::elements;
 use crate::postgres::error_fields::with_error_fields_kept;
-use crate::postgres::invalidation::{generation, is_stale};
+use crate::postgres::invalidation::is_stale;
 use crate::postgres::key::KeyType;
 use crate::postgres::raw;
 use crate::postgres::versions::{attribute, begin_scan, heap_form_tuple, update_row};
@@ -81,51 +80,41 @@ impl Adder {
     /// Add to the row of a key, as one command; what it did is visible to the next one. None if SQL must do it: nothing
     /// was changed.
     pub(crate) fn add(&self, addition: &Addition) -> Option<Added> {
-        let open = self.open()?;
-        let _memory = Scratch::enter();
-        let argument = Argument::of(open.path.key_type, &[addition.key]);
-        let mut key = argument.scan_key(open.path.key_type, open.path.collation);
-        // SAFETY: the relations are open and as the path says; the argument lives until the change is made.
-        with_error_fields_kept(|| unsafe {
-            pg_guard_ffi_boundary(|| open.find_and_add(&mut key, addition))
+        self.with_key(addition.key, |table, key| {
+            // SAFETY: as `with_key` says.
+            unsafe { table.find_and_add(key, addition) }
         })
     }
 
     /// Hold the row of a key to the end of the transaction, unless somebody else does, as FOR NO KEY UPDATE SKIP LOCKED.
     /// None if SQL must do it.
     pub(crate) fn hold_unless_busy(&self, key: &str) -> Option<bool> {
-        let open = self.open()?;
-        let _memory = Scratch::enter();
-        let argument = Argument::of(open.path.key_type, &[key]);
-        let mut key = argument.scan_key(open.path.key_type, open.path.collation);
-        // SAFETY: as above.
-        with_error_fields_kept(|| unsafe {
-            pg_guard_ffi_boundary(|| {
-                let key = &raw mut key;
-                open.find(key, |row, snapshot| open.hold(key, row, snapshot))
-            })
+        self.with_key(key, |table, key| {
+            // SAFETY: as `with_key` says.
+            unsafe { table.find(key, |row, snapshot| table.hold(key, row, snapshot)) }
         })
+    }
+
+    /// What `work` makes of the open table and a key that is looked for: both as the path says, inside pgrx's guard.
+    fn with_key<T>(
+        &self,
+        key: &str,
+        work: impl FnOnce(&Table, *mut pg_sys::ScanKeyData) -> Option<T>,
+    ) -> Option<T> {
+        let table = self.open()?;
+        let _memory = Scratch::enter();
+        let path = &table.0.found;
+        let argument = Argument::of(path.key_type, &[key]);
+        let mut key = argument.scan_key(path.key_type, path.collation);
+        // SAFETY: the argument lives until the work is done, which has nothing to drop.
+        with_error_fields_kept(|| unsafe { pg_guard_ffi_boundary(|| work(&table, &raw mut key)) })
     }
 
     fn open(&self) -> Option<Table> {
         let wanted = self.wanted.as_ref().filter(|_| is_allowed())?;
-        if let Some((since, path)) = self.path.known()
-            && let path = path?
-            && let Some((table, index)) =
-                Open::table_and_index(wanted.table, path.index, MODE, since)
-        {
-            return Table::new(path, table, index);
-        }
-        let table = Open::table(wanted.table, MODE)?;
         // SAFETY: the table is open.
-        let (since, path) = self
-            .path
-            .find(|| unsafe { Path::find(wanted, table.relation) });
-        let path = path?;
-        // SAFETY: the index is one of the table's, which is locked.
-        let index = unsafe { Open::index(path.index, MODE) };
-        let table = Table::new(path, table, index)?;
-        (generation() == since).then_some(table)
+        let find = |table| unsafe { Path::find(wanted, table) };
+        Table::new(self.path.open(wanted.table, MODE, find)?)
     }
 }
 
@@ -162,6 +151,12 @@ struct Path {
     dropped: Vec<usize>,
     /// Whether the table refers to others.
     has_foreign_keys: bool,
+}
+
+impl Found for Path {
+    fn indexes(&self) -> impl ExactSizeIterator<Item = pg_sys::Oid> {
+        std::iter::once(self.index)
+    }
 }
 
 impl Path {
@@ -348,35 +343,15 @@ unsafe fn index_of(
             are_plain &= is_plain_index(relation)
                 // Others may refer to such a key.
                 && !((*index).indisunique && columns[..(*index).indnkeyatts as usize].contains(&column));
-            let collation = *(*relation).rd_indcollation;
             let serves = (*index).indisunique
-                && (*index).indisvalid
-                && (*index).indislive
-                && !(*index).indcheckxmin
                 && (*index).indnkeyatts == 1
-                && columns[0] == key
-                && (*attribute((*table).rd_att, key as usize - 1)).attcollation == collation
-                && (collation == pg_sys::InvalidOid
-                    || pg_sys::get_collation_isdeterministic(collation))
-                && equals(relation, 0) == Some((key_type.operand(), key_type.equals()));
+                && finds_key(relation, table, key, key_type);
             if serves && found.is_none() {
-                found = Some(((*relation).rd_id, collation));
+                found = Some(((*relation).rd_id, *(*relation).rd_indcollation));
             }
         }
         pg_sys::list_free(list);
         found.filter(|_| are_plain)
-    }
-}
-
-/// The table's columns in an index, numbered from 1; 0 stands for an expression.
-///
-/// # Safety
-/// The index is open.
-unsafe fn columns_of<'a>(index: pg_sys::Relation) -> &'a [pg_sys::AttrNumber] {
-    // SAFETY: as the caller promises; the vector has one item per column.
-    unsafe {
-        let index = (*index).rd_index;
-        std::slice::from_raw_parts((*index).indkey.values.as_ptr(), (*index).indnatts as usize)
     }
 }
 
@@ -398,32 +373,29 @@ unsafe fn is_plain_index(relation: pg_sys::Relation) -> bool {
                 && (operand == pg_sys::ANYENUMOID
                     || pg_sys::get_typtype(operand) as u8 != pg_sys::TYPTYPE_PSEUDO)
         };
-        (*(*relation).rd_rel).relam == pg_sys::BTREE_AM_OID
-            && (*index).indimmediate
-            && !(*index).indisexclusion
+        is_of_columns(relation)
             && pg_sys::RelationGetIndexPredicate(relation).is_null()
-            && columns_of(relation).iter().all(|column| *column > 0)
             && (0..(*index).indnkeyatts as usize).all(is_builtin)
     }
 }
 
 /// The table, open for changes.
-struct Table {
-    path: Rc<Path>,
-    // Closed before the table.
-    index: Open,
-    table: Open,
-}
+struct Table(Opened<Path>);
 
 impl Table {
     /// None if the columns are not of the types that were found.
-    fn new(path: Rc<Path>, table: Open, index: Open) -> Option<Self> {
+    fn new(opened: Opened<Path>) -> Option<Self> {
         // SAFETY: the table is open and locked.
         let fits = unsafe {
-            let descriptor = (*table.relation).rd_att;
-            (*descriptor).natts as usize == path.count && are_of_types(descriptor, &path.types)
+            let descriptor = (*opened.table.relation).rd_att;
+            (*descriptor).natts as usize == opened.found.count
+                && are_of_types(descriptor, &opened.found.types)
         };
-        fits.then_some(Table { path, index, table })
+        fits.then_some(Table(opened))
+    }
+
+    fn relation(&self) -> pg_sys::Relation {
+        self.0.table.relation
     }
 
     /// As `standard_ExecutorStart` and `ExecModifyTable` do it for an UPDATE of one row by its key; as a command of its
@@ -438,7 +410,7 @@ impl Table {
     ) -> Option<Added> {
         // SAFETY: as the caller promises; the relation is open.
         unsafe {
-            raw::CheckCmdReplicaIdentity(self.table.relation, pg_sys::CmdType::CMD_UPDATE);
+            raw::CheckCmdReplicaIdentity(self.relation(), pg_sys::CmdType::CMD_UPDATE);
             self.find(key, |row, snapshot| self.add(key, row, snapshot, addition))
         }
     }
@@ -454,12 +426,12 @@ impl Table {
     ) -> Option<T> {
         // SAFETY: as the caller promises; the relations are open.
         unsafe {
-            let table = self.table.relation;
+            let table = self.relation();
             raw::CommandCounterIncrement();
             raw::PushActiveSnapshot(raw::GetTransactionSnapshot());
             let snapshot = raw::GetActiveSnapshot();
             let row = raw::table_slot_create(table, std::ptr::null_mut());
-            let scan = begin_scan(table, self.index.relation, snapshot, 1);
+            let scan = begin_scan(table, self.0.indexes[0].relation, snapshot, 1);
             raw::index_rescan(scan, key, 1, std::ptr::null_mut(), 0);
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
             let is_found = raw::index_getnext_slot(scan, forward, row);
@@ -489,7 +461,7 @@ impl Table {
     ) -> Option<bool> {
         // SAFETY: as the caller promises.
         unsafe {
-            let table = self.table.relation;
+            let table = self.relation();
             let lock = (*(*table).rd_tableam).tuple_lock?;
             let mut tid = (*row).tts_tid;
             let mut failure = std::mem::MaybeUninit::<pg_sys::TM_FailureData>::uninit();
@@ -526,8 +498,8 @@ impl Table {
     ) -> Option<Added> {
         // SAFETY: as the caller promises. The memory is that of the scratch context.
         unsafe {
-            let path = &self.path;
-            let table = self.table.relation;
+            let path = &self.0.found;
+            let table = self.relation();
             let lock = (*(*table).rd_tableam).tuple_lock?;
             let size = size_of::<pg_sys::Datum>() + size_of::<bool>();
             let values: *mut pg_sys::Datum = raw::palloc(size * path.count).cast();
@@ -549,7 +521,8 @@ impl Table {
                 match update_row(table, place, new, command, failure.as_mut_ptr(), &mut mode) {
                     pg_sys::TM_Result::TM_Ok => {
                         if u32::from((*(*new).t_data).t_infomask2) & pg_sys::HEAP_ONLY_TUPLE == 0 {
-                            self.insert_into_indexes(new, values, nulls);
+                            let datums = values;
+                            self.insert_into_indexes(new, RowValues { datums, nulls });
                         }
                         return Some(added);
                     }
@@ -591,17 +564,17 @@ impl Table {
     ) -> Option<Added> {
         // SAFETY: as the caller promises.
         unsafe {
-            let at = self.path.column as usize - 1;
+            let at = self.0.found.column as usize - 1;
             // The executor would raise an error, of a constraint that is not valid yet.
-            if *nulls.add(at) || self.path.not_null.iter().any(|at| *nulls.add(*at)) {
+            if *nulls.add(at) || self.0.found.not_null.iter().any(|at| *nulls.add(*at)) {
                 return None;
             }
             // As `ExecBuildUpdateProjection` has them.
-            for at in &self.path.dropped {
+            for at in &self.0.found.dropped {
                 *nulls.add(*at) = true;
             }
             let value = &mut *values.add(at);
-            let previous: i64 = match self.path.column_type {
+            let previous: i64 = match self.0.found.column_type {
                 pg_sys::INT2OID => (value.value() as i16).into(),
                 pg_sys::INT4OID => (value.value() as i32).into(),
                 _ => value.value() as i64,
@@ -610,7 +583,7 @@ impl Table {
                 return None;
             }
             let new = previous.checked_add(addition.amount)?;
-            *value = match self.path.column_type {
+            *value = match self.0.found.column_type {
                 pg_sys::INT2OID => pg_sys::Datum::from(i16::try_from(new).ok()?),
                 pg_sys::INT4OID => pg_sys::Datum::from(i32::try_from(new).ok()?),
                 _ => pg_sys::Datum::from(new),
@@ -630,8 +603,8 @@ impl Table {
     ) -> bool {
         // SAFETY: as the caller promises.
         unsafe {
-            raw::get_columns(slot, self.path.key.into());
-            let at = self.path.key as usize - 1;
+            raw::get_columns(slot, self.0.found.key.into());
+            let at = self.0.found.key as usize - 1;
             !*(*slot).tts_isnull.add(at)
                 && raw::FunctionCall2Coll(
                     &raw mut (*key).sk_func,
@@ -648,64 +621,32 @@ impl Table {
     ///
     /// # Safety
     /// As of [`Table::find_and_add`]; the row was just written.
-    unsafe fn insert_into_indexes(
-        &self,
-        row: pg_sys::HeapTuple,
-        values: *const pg_sys::Datum,
-        nulls: *const bool,
-    ) {
+    unsafe fn insert_into_indexes(&self, row: pg_sys::HeapTuple, values: RowValues) {
         // SAFETY: as the caller promises; the list is a copy, of indexes that are there: the table is locked.
         unsafe {
-            let table = self.table.relation;
+            let table = self.relation();
             let list = raw::RelationGetIndexList(table);
             for oid in elements(list) {
                 let index = raw::index_open(oid.oid_value, MODE as i32);
-                self.insert_into_index(index, row, values, nulls);
+                let form = (*index).rd_index;
+                let check = match (*form).indisunique {
+                    true => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
+                    false => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+                };
+                // `index_unchanged_by_update`
+                let keys = &columns_of(index)[..(*form).indnkeyatts as usize];
+                let is_unchanged = !keys.contains(&self.0.found.column);
+                insert_entry(
+                    index,
+                    table,
+                    values,
+                    &raw mut (*row).t_self,
+                    check,
+                    is_unchanged,
+                );
                 raw::index_close(index, pg_sys::NoLock as i32);
             }
             raw::list_free(list);
-        }
-    }
-
-    /// # Safety
-    /// As of [`Table::insert_into_indexes`]; the index is open and as [`is_plain_index`] says.
-    unsafe fn insert_into_index(
-        &self,
-        relation: pg_sys::Relation,
-        row: pg_sys::HeapTuple,
-        values: *const pg_sys::Datum,
-        nulls: *const bool,
-    ) {
-        // SAFETY: as the caller promises. A btree does not look at the IndexInfo.
-        unsafe {
-            let index = (*relation).rd_index;
-            if !(*index).indisready {
-                return;
-            }
-            let mut entry = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
-            let mut entry_nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
-            let columns = columns_of(relation);
-            for (at, column) in columns.iter().enumerate() {
-                entry[at] = *values.add(*column as usize - 1);
-                entry_nulls[at] = *nulls.add(*column as usize - 1);
-            }
-            // `index_unchanged_by_update`
-            let is_unchanged =
-                !columns[..(*index).indnkeyatts as usize].contains(&self.path.column);
-            let check = match (*index).indisunique {
-                true => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
-                false => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
-            };
-            raw::index_insert(
-                relation,
-                entry.as_mut_ptr(),
-                entry_nulls.as_mut_ptr(),
-                &raw mut (*row).t_self,
-                self.table.relation,
-                check,
-                is_unchanged,
-                std::ptr::null_mut(),
-            );
         }
     }
 }
