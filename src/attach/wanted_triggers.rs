@@ -148,14 +148,18 @@ fn on_workflows<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'
         .iter()
         .all(|(binding, _)| !binding.spec.is_of_older_catalog)
     {
+        let mut keys: Vec<&Column> = Vec::new();
+        for (_, workflows) in &bound {
+            add_by_name(&mut keys, &workflows.key.column);
+        }
         triggers.push(Trigger {
             name: WORKFLOW_ID,
             table,
             time: "AFTER",
             events: "UPDATE",
             level: "ROW",
-            columns: Vec::new(),
-            reads: Vec::new(),
+            reads: keys.clone(),
+            columns: keys,
             condition: None,
             is_deferrable: false,
             function: "follow_workflow_id",
@@ -224,9 +228,7 @@ fn keeping_trigger<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Option<Tri
     let keeping: Vec<_> = bindings.iter().filter(|binding| keeps(binding)).collect();
     let mut columns: Vec<&Column> = Vec::new();
     for column in keeping.iter().filter_map(|it| it.accounts.balance.as_ref()) {
-        if columns.iter().all(|known| known.name != column.name) {
-            columns.push(column);
-        }
+        add_by_name(&mut columns, column);
     }
     (!keeping.is_empty()).then(|| Trigger {
         name: KEEP_BALANCE,
@@ -260,6 +262,12 @@ fn truncating_trigger(table: &Table) -> Trigger<'_> {
     }
 }
 
+fn add_by_name<'a>(columns: &mut Vec<&'a Column>, column: &'a Column) {
+    if columns.iter().all(|known| known.name != column.name) {
+        columns.push(column);
+    }
+}
+
 /// The INSERT one also catches a row that moves between partitions, which fires no UPDATE trigger.
 fn completion_triggers<'a>(
     table: &'a Table,
@@ -267,10 +275,8 @@ fn completion_triggers<'a>(
 ) -> Vec<Trigger<'a>> {
     let mut reads: Vec<&Column> = Vec::new();
     for (_, workflows) in bound {
-        if let Completion::Timestamp(column) | Completion::Status(column) = &workflows.completion
-            && reads.iter().all(|known| known.name != column.name)
-        {
-            reads.push(column);
+        if let Completion::Timestamp(column) | Completion::Status(column) = &workflows.completion {
+            add_by_name(&mut reads, column);
         }
     }
     let trigger = |name, events, columns, old| Trigger {

@@ -98,6 +98,24 @@ impl StoredRows {
         Some((StoredRow { tuple, rows }, old))
     }
 
+    /// The place of the version by which this transaction has replaced the one at `place`; None if there is none, or if it
+    /// was rolled back.
+    pub(crate) fn replaced_by_this_transaction(&self, place: &RowPlace) -> Option<RowPlace> {
+        let tuple = self.fetch(place, self.slot)?;
+        // SAFETY: the tuple lives in the slot. As `heap_get_latest_tid` follows a chain: the next version is of who has
+        // replaced this one, or the place is another row's by now.
+        unsafe {
+            let header = (*tuple).t_data;
+            let next = RowPlace::new(place.table, (*header).t_ctid);
+            let updater = update_xid(header);
+            if next == *place || !pg_sys::TransactionIdIsCurrentTransactionId(updater) {
+                return None;
+            }
+            let tuple = self.fetch(&next, self.slot)?;
+            ((*(*tuple).t_data).t_choice.t_heap.t_xmin == updater).then_some(next)
+        }
+    }
+
     fn written(&self, place: &RowPlace) -> Option<pg_sys::HeapTuple> {
         let tuple = self.fetch(place, self.slot)?;
         // SAFETY: the tuple lives in the slot. Any version is asked for, so its inserter is looked at.
@@ -141,6 +159,23 @@ impl Drop for StoredRows {
             }
             pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
         });
+    }
+}
+
+/// `HeapTupleHeaderGetUpdateXid` in htup_details.h.
+///
+/// # Safety
+/// The header is that of a row version that is there.
+unsafe fn update_xid(header: pg_sys::HeapTupleHeader) -> pg_sys::TransactionId {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mask = u32::from((*header).t_infomask);
+        let is_update = mask & pg_sys::HEAP_XMAX_LOCK_ONLY == 0;
+        if mask & pg_sys::HEAP_XMAX_INVALID == 0 && mask & pg_sys::HEAP_XMAX_IS_MULTI != 0 && is_update
+        {
+            return pg_guard_ffi_boundary(|| pg_sys::HeapTupleGetUpdateXid(header));
+        }
+        (*header).t_choice.t_heap.t_xmax
     }
 }
 

@@ -6,7 +6,7 @@
 //! anything is settled in the same transaction, and once more before it commits.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::{self, TEXTARRAYOID, TEXTOID};
@@ -20,15 +20,15 @@ use crate::error::{Error, Result};
 use crate::postgres::catalog;
 use crate::postgres::snapshot::{FreshSnapshot, Snapshot};
 use crate::postgres::spi::Statement;
-use crate::postgres::stored_row::RowPlace;
+use crate::postgres::stored_row::{RowPlace, StoredRows};
 use crate::postgres::transaction::{AtEnd, at_end, before_commit, current_subtransaction};
 use crate::postgres::value::Arg;
 
-/// An UPDATE of a row of the workflow table.
+/// An UPDATE of a row of the workflow table that has changed an id.
 struct Noted {
     before: RowPlace,
     after: RowPlace,
-    /// Of each binding by whose key they differ. None if the row has only got another place.
+    /// Of each binding by whose key they differ.
     ids: Vec<Ids>,
     subtransaction: pg_sys::SubTransactionId,
     /// In which subtransaction the settlements of which binding were moved.
@@ -57,7 +57,7 @@ thread_local! {
     static NOTED: RefCell<Vec<Noted>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Whether rows with another place alone are to be noted: one of them may be a row whose id was changed.
+/// Whether this transaction has changed an id.
 pub(crate) fn is_any_noted() -> bool {
     NOTED.with_borrow(|noted| !noted.is_empty())
 }
@@ -85,31 +85,58 @@ struct Renamed {
 /// The changes that are not done yet for the binding of that number, those of one row as one.
 fn renamed(binding: i16) -> Vec<Renamed> {
     let mut renamed: Vec<Renamed> = Vec::new();
+    // Where those rows were when they were changed next, or are now.
     let mut places: HashMap<RowPlace, usize> = HashMap::new();
     NOTED.with_borrow(|noted| {
-        let open = noted.iter().enumerate();
-        for (step, noted) in open.filter(|(_, noted)| !noted.is_done_for(binding)) {
-            match (places.remove(&noted.before), noted.ids_for(binding)) {
+        let steps = noted.iter().enumerate();
+        let open: Vec<_> = steps.filter(|(_, it)| !it.is_done_for(binding)).collect();
+        let befores: HashSet<_> = open.iter().map(|(_, noted)| noted.before).collect();
+        let mut versions = Versions::default();
+        for (step, noted) in &open {
+            let at = match (places.remove(&noted.before), noted.ids_for(binding)) {
                 (Some(at), ids) => {
-                    renamed[at].steps.push(step);
+                    renamed[at].steps.push(*step);
                     if let Some(ids) = ids {
                         renamed[at].new.clone_from(&ids.new);
                     }
-                    places.insert(noted.after, at);
+                    at
                 }
                 (None, Some(ids)) => {
-                    places.insert(noted.after, renamed.len());
                     renamed.push(Renamed {
                         old: ids.old.clone(),
                         new: ids.new.clone(),
-                        steps: vec![step],
+                        steps: vec![*step],
                     });
+                    renamed.len() - 1
                 }
-                (None, None) => {}
+                (None, None) => continue,
+            };
+            let is_last = open.len() == 1;
+            let mut place = noted.after;
+            // An UPDATE that does not name the key comes in between unnoted.
+            while !is_last
+                && !befores.contains(&place)
+                && let Some(next) = versions.after(&place)
+            {
+                place = next;
             }
+            places.insert(place, at);
         }
     });
     renamed
+}
+
+/// Versions of rows of whichever workflow tables, and partitions of them.
+#[derive(Default)]
+struct Versions(HashMap<pg_sys::Oid, StoredRows>);
+
+impl Versions {
+    /// The version that this transaction has put in the place of one of its own.
+    fn after(&mut self, place: &RowPlace) -> Option<RowPlace> {
+        let rows = self.0.entry(place.table);
+        rows.or_insert_with(|| StoredRows::of(place.table))
+            .replaced_by_this_transaction(place)
+    }
 }
 
 /// The changes of ids, from old to new, that are not done yet for the binding of that number: the usage has not followed.

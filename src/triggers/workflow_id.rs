@@ -12,9 +12,8 @@ trigger_function!(
     follow_workflow_id
 );
 
-/// Trigger on a workflow table, AFTER UPDATE FOR EACH ROW: note a change of the row's id.
+/// Trigger on a workflow table, AFTER UPDATE OF the key FOR EACH ROW: note a change of the row's id.
 ///
-/// It has neither a condition nor a column list: either would forbid ALTER COLUMN ... TYPE on the key.
 /// Errors: 39P01 if fired otherwise, 42809 on any other table.
 fn follow_workflow_id(call: &TriggerCall) -> Result<()> {
     let row = call.row()?;
@@ -37,7 +36,7 @@ fn follow_workflow_id(call: &TriggerCall) -> Result<()> {
         .filter_map(|bound| changed_ids(bound, &row))
         .collect();
     if let Some(before) = row.old_place()
-        && (!ids.is_empty() || rename::is_any_noted())
+        && !ids.is_empty()
     {
         rename::note(before, row.place(), ids);
     }
@@ -49,7 +48,7 @@ fn follow_workflow_id(call: &TriggerCall) -> Result<()> {
 fn changed_ids(bound: &Bound, row: &TriggerRow) -> Option<Ids> {
     let binding = &bound.binding;
     let key = &binding.workflows.as_ref()?.key.column.name;
-    // Each UPDATE of the table comes here.
+    // Whoever saves whole rows names the key with each UPDATE.
     if row.keeps(key) {
         return None;
     }
