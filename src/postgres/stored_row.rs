@@ -169,10 +169,9 @@ impl Drop for StoredRows {
 unsafe fn update_xid(header: pg_sys::HeapTupleHeader) -> pg_sys::TransactionId {
     // SAFETY: as the caller promises.
     unsafe {
-        let mask = u32::from((*header).t_infomask);
-        let is_update = mask & pg_sys::HEAP_XMAX_LOCK_ONLY == 0;
-        if mask & pg_sys::HEAP_XMAX_INVALID == 0 && mask & pg_sys::HEAP_XMAX_IS_MULTI != 0 && is_update
-        {
+        const IS_MULTI: u32 = pg_sys::HEAP_XMAX_IS_MULTI;
+        const OTHERS: u32 = pg_sys::HEAP_XMAX_INVALID | pg_sys::HEAP_XMAX_LOCK_ONLY;
+        if u32::from((*header).t_infomask) & (IS_MULTI | OTHERS) == IS_MULTI {
             return pg_guard_ffi_boundary(|| pg_sys::HeapTupleGetUpdateXid(header));
         }
         (*header).t_choice.t_heap.t_xmax
