@@ -320,5 +320,5 @@ test_servers() {
     exit "$status"
 }
 
-if [ -n "${SOAK:-}" ]; then PART_TIMEOUT=12000 STATEMENT_TIMEOUT=900s; else PART_TIMEOUT=300 STATEMENT_TIMEOUT=240s; fi
+if [ -n "${SOAK:-}" ]; then PART_TIMEOUT=12000 STATEMENT_TIMEOUT=900s; else PART_TIMEOUT=900 STATEMENT_TIMEOUT=240s; fi
 if [ $# -gt 0 ]; then test_server "$1"; else test_servers; fi
