@@ -9,8 +9,8 @@ use pgrx::pg_sys;
 use super::trigger_ddl::has_function;
 use super::{beside, plausible, statuses};
 use crate::binding::{
-    Accounts, Binding, Key, LateUsage, Parts, Payer, Spec, Stored, Workflows, check_late_sources,
-    numeric_scale, wrong_type,
+    Accounts, BALANCE_TYPES, Binding, Key, LateUsage, Parts, Payer, Spec, Stored, Workflows,
+    check_late_sources, numeric_scale, wrong_type,
 };
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
@@ -256,12 +256,7 @@ fn check_balance(accounts: &Accounts, spec: &Spec) -> Result<()> {
         _ => false,
     };
     if !is_whole {
-        return Err(wrong_type(
-            &accounts.users,
-            column,
-            "",
-            "smallint, integer, bigint and numeric without a fraction",
-        ));
+        return Err(wrong_type(&accounts.users, column, "", BALANCE_TYPES));
     }
     let (initial, smallest) = (spec.initial(), accounts.smallest_balance());
     let keeps_default = spec.initial_balance.is_none() && column.has_default;

@@ -25,6 +25,7 @@ use super::model::{Accounts, Binding};
 use super::options::LateUsage;
 use super::own::{self, OwnObjects};
 use super::parts::is_part_of;
+use super::resolve::{BALANCE_TYPES, wrong_type};
 use super::spec::Spec;
 use super::stored::Stored;
 use crate::error::{Error, Result};
@@ -527,9 +528,13 @@ fn fault(attached: &Attached) -> Error {
     }
 }
 
-/// Error 42703 if the balance column is gone.
+/// Error 42703 if the balance column is gone, 42804 if it is of a type that holds no balances.
 fn require_balance(book: &Book, spec: &Spec) -> Result<()> {
-    match book.accounts.balance {
+    let (users, balance) = (&book.accounts.users, &book.accounts.balance);
+    match balance {
+        Some(column) if !column.holds_balances() => {
+            Err(wrong_type(users, column, "", BALANCE_TYPES))
+        }
         Some(_) => Ok(()),
         None => Err(Error::BalanceColumnMissing {
             relation: book.accounts.users.sql.clone(),

@@ -18,6 +18,11 @@ impl Column {
         self.holds_whole_tokens() || self.fractional_type().is_some()
     }
 
+    /// Whether it can hold balances.
+    pub(super) fn holds_balances(&self) -> bool {
+        self.holds_whole_tokens() || self.base_type == pg_sys::NUMERICOID
+    }
+
     /// Whether what it holds is added up without a thought: no fractions, and nothing past bigint.
     pub(crate) fn holds_whole_tokens(&self) -> bool {
         matches!(
