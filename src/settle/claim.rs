@@ -144,6 +144,13 @@ impl Claim {
     fn usage_tokens(&self) -> i64 {
         self.settled.unwrap_or(0) + self.tokens
     }
+
+    /// Whether the same settlement row was found as it was found for the other one.
+    pub(super) fn is_as_settled(&self, other: &Claim) -> bool {
+        self.settled == other.settled
+            && self.workflow == other.workflow
+            && self.account == other.account
+    }
 }
 
 /// Tokens accounted for, by account.

@@ -119,16 +119,26 @@ fn claim(
     }
     let (left, usage) = (&workflows[left..], &usage[left..]);
     let mut overtaken = look_and_claim(place, work, (left, usage), &mut found, claims)?;
-    while let Some(workflow) = overtaken.first() {
+    while let Some(first) = overtaken.first() {
         if uses_transaction_snapshot() {
             return Err(Error::ConcurrentSettlement {
-                workflow: workflow.clone(),
+                workflow: first.workflow.clone(),
             });
         }
-        let again: Vec<_> = overtaken.into_iter().collect();
+        let again: BTreeSet<_> = overtaken.iter().map(|claim| &claim.workflow).collect();
+        let again: Vec<_> = again.into_iter().cloned().collect();
         let usage = usage::read_or_warn(&work.bound, &again, &work.occasion)?;
         let known = &mut Vec::with_capacity(again.len());
-        overtaken = look_and_claim(place, work, (&again, &usage), known, claims)?;
+        let refused = look_and_claim(place, work, (&again, &usage), known, claims)?;
+        // Who was overtaken finds what the other one has claimed.
+        let is_known = |claim: &&Claim| overtaken.iter().any(|known| known.is_as_settled(claim));
+        if let Some(claim) = refused.iter().find(is_known) {
+            return Err(Error::ChargeSuppressed {
+                relation: "token_balance.settlement".into(),
+                account: claim.account.clone(),
+            });
+        }
+        overtaken = refused;
     }
     Ok(found)
 }
@@ -198,15 +208,15 @@ fn guess(
     Ok(())
 }
 
-/// Claim what is not settled yet of the workflows, which are added to `found`. Those come back of which somebody else has
-/// claimed some meanwhile.
+/// Claim what is not settled yet of the workflows, which are added to `found`. The claims come back that somebody else has
+/// overtaken.
 fn look_and_claim(
     place: usize,
     work: &Work,
     (workflows, usage): (&[String], &[Option<Usage>]),
     found: &mut Vec<Workflow>,
     claims: &mut Vec<Claim>,
-) -> Result<BTreeSet<String>> {
+) -> Result<Vec<Claim>> {
     let Work {
         bound, occasion, ..
     } = work;
@@ -241,7 +251,7 @@ fn look_and_claim(
     }
     let (written, refused) = claim::write(bound, due)?;
     claims.extend(written);
-    Ok(refused.into_iter().map(|claim| claim.workflow).collect())
+    Ok(refused)
 }
 
 fn warn_of_uncounted(
