@@ -7,6 +7,7 @@ use crate::binding::{Binding, Book, Bound, Spec, bound};
 use crate::error::Result;
 use crate::ledger::{account, entries, queue, reference};
 use crate::postgres::key::KeyType;
+use crate::postgres::notice::notice;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
@@ -73,7 +74,28 @@ fn spell_workflows(bound: &Bound) -> Result<()> {
         "SELECT s.workflow_id FROM token_balance.settlement AS s WHERE {} true",
         bound.binding.own("s")
     );
-    let pairs = other_spellings(&bound.book, &ids, bound.binding.usage_workflow.key_type)?;
+    let key_type = bound.binding.usage_workflow.key_type;
+    let pairs = other_spellings(&bound.book, &ids, key_type)?;
+    // Whether a text that reads as a number was meant as one, nobody knows; a uuid is one however it is written.
+    if let Some((old, new)) = pairs.iter().next()
+        && key_type.is_integer()
+    {
+        notice(
+            format!(
+                "{} settled workflows are spelled otherwise as {}",
+                pairs.len(),
+                bound.binding.usage_workflow.column.type_name
+            ),
+            Some(format!(
+                "\"{old}\" is \"{new}\", for one: what is accounted for of the one is of the other."
+            )),
+            Some(
+                "If they are two runs, roll back, and give one of them an id of its own first: what the usage of the \
+                 first no longer shows would pay for the second."
+                    .into(),
+            ),
+        );
+    }
     rename::move_settlements(bound, &pairs)
 }
 

@@ -71,7 +71,7 @@ impl KeyType {
         matches!(self, KeyType::Text | KeyType::Varchar)
     }
 
-    fn is_integer(self) -> bool {
+    pub(crate) fn is_integer(self) -> bool {
         matches!(self, KeyType::Int2 | KeyType::Int4 | KeyType::Int8)
     }
 

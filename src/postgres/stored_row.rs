@@ -1,5 +1,7 @@
 //! Rows where they are stored: by place, without a snapshot.
 
+use std::collections::HashMap;
+
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
@@ -159,6 +161,32 @@ impl Drop for StoredRows {
             }
             pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
         });
+    }
+}
+
+/// What this transaction makes of rows that it has written, in whichever tables.
+#[derive(Default)]
+pub(crate) struct Versions(HashMap<pg_sys::Oid, StoredRows>);
+
+impl Versions {
+    fn rows(&mut self, table: pg_sys::Oid) -> &mut StoredRows {
+        self.0.entry(table).or_insert_with(|| StoredRows::of(table))
+    }
+
+    /// The place of the version that has replaced the one at `place`.
+    pub(crate) fn next(&mut self, place: &RowPlace) -> Option<RowPlace> {
+        self.rows(place.table).replaced_by_this_transaction(place)
+    }
+
+    /// A column of the row that was at `place`, as it is now, or as it was when it was deleted; None if it is null or
+    /// missing.
+    pub(crate) fn text_now(&mut self, place: &RowPlace, column: &str) -> Option<String> {
+        let mut place = *place;
+        while let Some(next) = self.next(&place) {
+            place = next;
+        }
+        let rows = self.rows(place.table);
+        rows.written_by_this_transaction(&place)?.text(column)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::postgres::catalog;
 use crate::postgres::snapshot::{FreshSnapshot, Snapshot};
 use crate::postgres::spi::Statement;
-use crate::postgres::stored_row::{RowPlace, StoredRows};
+use crate::postgres::stored_row::{RowPlace, Versions};
 use crate::postgres::transaction::{AtEnd, at_end, before_commit, current_subtransaction};
 use crate::postgres::value::Arg;
 
@@ -116,7 +116,7 @@ fn renamed(binding: i16) -> Vec<Renamed> {
             // An UPDATE that does not name the key comes in between unnoted.
             while !is_last
                 && !befores.contains(&place)
-                && let Some(next) = versions.after(&place)
+                && let Some(next) = versions.next(&place)
             {
                 place = next;
             }
@@ -124,19 +124,6 @@ fn renamed(binding: i16) -> Vec<Renamed> {
         }
     });
     renamed
-}
-
-/// Versions of rows of whichever workflow tables, and partitions of them.
-#[derive(Default)]
-struct Versions(HashMap<pg_sys::Oid, StoredRows>);
-
-impl Versions {
-    /// The version that this transaction has put in the place of one of its own.
-    fn after(&mut self, place: &RowPlace) -> Option<RowPlace> {
-        let rows = self.0.entry(place.table);
-        rows.or_insert_with(|| StoredRows::of(place.table))
-            .replaced_by_this_transaction(place)
-    }
 }
 
 /// The changes of ids, from old to new, that are not done yet for the binding of that number: the usage has not followed.
@@ -296,64 +283,121 @@ fn changed(bound: &Bound) -> Result<Option<Changed<'_>>> {
 }
 
 /// Those of `pairs`, from old ids to new ones, whose usage is where the new id is.
+///
+/// A cascade takes it there. Otherwise the sums tell: less would be there than was accounted for if it had not followed,
+/// and enough if it has, or the other way round. Where they do not tell, the keys do.
 fn followed(bound: &Bound, pairs: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
     let Some(workflows) = &bound.binding.workflows else {
         return Ok(BTreeMap::new());
     };
     let key = &workflows.key.column.name;
-    let is_unique = catalog::is_unique(workflows.table.oid, key)?;
-    let cascades = catalog::cascades_to(
-        workflows.table.oid,
-        key,
-        bound.binding.usage.oid,
-        &bound.binding.usage_workflow.column.name,
-    )?;
-    let targets: BTreeSet<_> = pairs.values().collect();
-    let olds: Vec<_> = pairs.keys().cloned().collect();
-    let left = usage::read(bound, &olds)?;
+    let by_keys = ByKeys {
+        bound,
+        is_unique: catalog::is_unique(workflows.table.oid, key)?,
+        cascades: catalog::cascades_to(
+            workflows.table.oid,
+            key,
+            bound.binding.usage.oid,
+            &bound.binding.usage_workflow.column.name,
+        )?,
+        targets: pairs.values().collect(),
+    };
+    let ids: BTreeSet<_> = pairs.iter().flat_map(|(old, new)| [old, new]).collect();
+    let ids: Vec<_> = ids.into_iter().cloned().collect();
+    let used = usage::read(bound, &ids)?;
+    let used: HashMap<_, _> = ids.iter().zip(&used).collect();
+    let settled = read_settled(bound, &ids)?;
+    let settled: HashMap<_, _> = ids.iter().zip(&settled).collect();
     let mut followed = BTreeMap::new();
-    let mut exchanged = BTreeMap::new();
-    for ((old, new), left) in pairs.iter().zip(&left) {
-        let has_usage = !left.is_empty();
-        let is_target = targets.contains(old);
-        let has_followed = if cascades {
-            // What is there now came with, or for, the row that has the id now.
-            !has_usage || is_target || usage::workflow_exists(bound, old)?
-        } else if has_usage && is_target {
-            exchanged.insert(old.clone(), new.clone());
-            false
-        } else {
-            !has_usage && (is_unique || !usage::workflow_exists(bound, old)?)
-        };
-        if has_followed {
-            followed.insert(old.clone(), new.clone());
+    for pairs in linked(pairs) {
+        let olds: HashMap<_, _> = pairs.iter().copied().collect();
+        let mut moved: HashMap<&String, Accounted> = HashMap::new();
+        for (old, new) in &pairs {
+            let stays = (!olds.contains_key(new)).then_some(new);
+            moved
+                .entry(new)
+                .or_insert_with(|| stays.map_or_else(Accounted::new, |id| settled[id].clone()));
+            let moved = moved.entry(new).or_default();
+            for (account, tokens) in settled[old] {
+                let sum = moved.entry(account.clone()).or_default();
+                *sum = sum.saturating_add(*tokens);
+            }
         }
-    }
-    if !exchanged.is_empty() && is_exchanged(bound, &exchanged)? {
-        followed.extend(exchanged);
+        let ids = pairs.iter().flat_map(|(old, new)| [old, new]);
+        let has_stayed = ids
+            .into_iter()
+            .all(|id| !has_shrunk(bound, settled[id], used[id]));
+        let has_moved = moved
+            .iter()
+            .all(|(id, settled)| !has_shrunk(bound, settled, used[id]));
+        for (old, new) in pairs {
+            let has_followed = match (has_stayed, has_moved) {
+                (false, true) if !by_keys.cascades => true,
+                (true, false) if !by_keys.cascades => false,
+                _ => by_keys.has_followed(old, !used[old].is_empty())?,
+            };
+            if has_followed {
+                followed.insert(old.clone(), new.clone());
+            }
+        }
     }
     Ok(followed)
 }
 
-/// Whether the usage under ids that took one another's place was exchanged as well: less would be there than was
-/// accounted for if it was not, and as much if it was.
-fn is_exchanged(bound: &Bound, pairs: &BTreeMap<String, String>) -> Result<bool> {
-    let olds: Vec<_> = pairs.keys().cloned().collect();
-    let settled = read_settled(bound, &olds)?;
-    let (mut stayed, mut moved) = (false, false);
-    let ids: BTreeSet<_> = pairs
-        .iter()
-        .flat_map(|(old, new)| [old, new])
-        .cloned()
-        .collect();
-    let ids: Vec<_> = ids.into_iter().collect();
-    let used = usage::read(bound, &ids)?;
-    let used: HashMap<_, _> = ids.iter().zip(&used).collect();
-    for ((old, new), settled) in pairs.iter().zip(&settled) {
-        stayed |= has_shrunk(bound, settled, used[old]);
-        moved |= has_shrunk(bound, settled, used[new]);
+/// What the keys tell of usage.
+struct ByKeys<'a> {
+    bound: &'a Bound,
+    is_unique: bool,
+    /// Whether the usage goes with the workflow's key.
+    cascades: bool,
+    /// The new ids.
+    targets: BTreeSet<&'a String>,
+}
+
+impl ByKeys<'_> {
+    fn has_followed(&self, old: &String, has_usage: bool) -> Result<bool> {
+        Ok(if self.cascades {
+            // What is there now came with, or for, the row that has the id now.
+            !has_usage || self.targets.contains(old) || usage::workflow_exists(self.bound, old)?
+        } else {
+            !has_usage && (self.is_unique || !usage::workflow_exists(self.bound, old)?)
+        })
     }
-    Ok(stayed && !moved)
+}
+
+/// The pairs, in groups of those that have ids in common, directly or through others.
+fn linked(pairs: &BTreeMap<String, String>) -> Vec<Vec<(&String, &String)>> {
+    let mut groups: Vec<Vec<(&String, &String)>> = Vec::new();
+    let mut group_of: HashMap<&String, usize> = HashMap::new();
+    for (old, new) in pairs {
+        let of_old = group_of.get(old).copied();
+        let of_new = group_of.get(new).copied();
+        let at = match (of_old, of_new) {
+            (Some(one), Some(other)) if one != other => {
+                // The smaller one joins, or a long chain would be copied again and again.
+                let (at, joins) = match groups[one].len() < groups[other].len() {
+                    true => (other, one),
+                    false => (one, other),
+                };
+                let joining = std::mem::take(&mut groups[joins]);
+                for (old, new) in &joining {
+                    group_of.insert(old, at);
+                    group_of.insert(new, at);
+                }
+                groups[at].extend(joining);
+                at
+            }
+            (Some(at), _) | (None, Some(at)) => at,
+            (None, None) => {
+                groups.push(Vec::new());
+                groups.len() - 1
+            }
+        };
+        group_of.insert(old, at);
+        group_of.insert(new, at);
+        groups[at].push((old, new));
+    }
+    groups
 }
 
 /// What cannot be counted has not: it is there.

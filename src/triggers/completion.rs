@@ -11,9 +11,10 @@ use pgrx::prelude::*;
 use super::notes::{Row, is_done, leave_unsettled, note, read_noted, remember_done, take_noted};
 use crate::binding::{Binding, Payer, Which, Workflows, bindings_locked, completed, is_part_of};
 use crate::error::Result;
-use crate::postgres::stored_row::RowPlace;
+use crate::postgres::stored_row::{RowPlace, Versions};
 use crate::postgres::trigger::{TriggerCall, trigger_function};
 use crate::settle::occasion::Occasion;
+use crate::settle::rename;
 use crate::settle::settle;
 use crate::settle::work::Work;
 
@@ -137,6 +138,7 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
         Ok(false)
     })?;
     let is_one_of_several = bounds.len() > 1;
+    let mut versions = rename::is_any_noted().then(Versions::default);
     let mut works = Vec::with_capacity(bounds.len());
     for bound in bounds {
         let Some(workflows) = &bound.binding.workflows else {
@@ -146,9 +148,13 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
         let new_text = |column: &str| row.new_text(column);
         // The condition is that of all bindings: another one may be completed by it.
         if !is_one_of_several || completed::of_row(&bound.binding, workflows, new_text) {
-            runs.add(&bound.binding, workflows, new_text);
+            let id = |key: &str| match &mut versions {
+                Some(versions) => versions.text_now(&row.place(), key),
+                None => row.new_text(key),
+            };
+            runs.add(&bound.binding, workflows, id, new_text);
         }
-        runs.add_noted(&bound.binding, workflows, &also);
+        runs.add_noted(&bound.binding, workflows, &also, &mut versions);
         works.push(Work {
             workflows: runs.payers.keys().cloned().collect(),
             occasion: Occasion::Completion {
@@ -157,12 +163,14 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
             bound,
         });
     }
+    drop(versions);
     settle(works)?;
     remember_done(also);
     Ok(())
 }
 
-/// Workflows to be settled, each with the account that its row names.
+/// Workflows to be settled, each with the account that its row names, and by the id that the row has by now: it may have
+/// got another one since it was completed, where the trigger is deferred, or where another one came before it.
 #[derive(Default)]
 struct Runs {
     payers: HashMap<String, Option<String>>,
@@ -173,11 +181,12 @@ impl Runs {
         &mut self,
         binding: &Binding,
         workflows: &Workflows,
+        id: impl FnOnce(&str) -> Option<String>,
         text: impl Fn(&str) -> Option<String>,
     ) {
         // A null id names no workflow, and one that the usage column's type cannot hold has no
         // usage.
-        let Some(workflow) = text(&workflows.key.column.name)
+        let Some(workflow) = id(&workflows.key.column.name)
             .and_then(|id| binding.usage_workflow.key_type.canonical(&id))
         else {
             return;
@@ -194,10 +203,21 @@ impl Runs {
     }
 
     /// Add those of the rows that are what a note promises.
-    fn add_noted(&mut self, binding: &Binding, workflows: &Workflows, rows: &[Row]) {
-        read_noted(rows, |row, _| {
-            if completed::of_row(binding, workflows, |column| row.text(column)) {
-                self.add(binding, workflows, |column| row.text(column));
+    fn add_noted(
+        &mut self,
+        binding: &Binding,
+        workflows: &Workflows,
+        rows: &[Row],
+        versions: &mut Option<Versions>,
+    ) {
+        read_noted(rows, |place, row, _| {
+            let text = |column: &str| row.text(column);
+            if completed::of_row(binding, workflows, text) {
+                let id = |key: &str| match versions {
+                    Some(versions) => versions.text_now(place, key),
+                    None => row.text(key),
+                };
+                self.add(binding, workflows, id, text);
             }
         });
     }

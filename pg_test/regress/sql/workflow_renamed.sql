@@ -200,7 +200,7 @@ SELECT * FROM state;
 SELECT * FROM token_balance.reconcile();
 CALL anew();
 
--- ids that many rows share: none of them moves while one is left, and all do with the last
+-- ids that many rows share: the settlement is where the usage is
 ALTER TABLE workflows DROP CONSTRAINT workflows_id_key;
 CREATE INDEX ON workflows (id);
 INSERT INTO workflows VALUES ('s', 'ann', 'completed'), ('s', 'ann', 'running');
