@@ -250,12 +250,7 @@ fn check_balance(accounts: &Accounts, spec: &Spec) -> Result<()> {
             column: column.name.clone(),
         });
     }
-    let is_whole = match column.base_type {
-        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => true,
-        pg_sys::NUMERICOID => numeric_scale(column.type_modifier) == 0,
-        _ => false,
-    };
-    if !is_whole {
+    if !column.holds_balances() || numeric_scale(column.type_modifier) != 0 {
         return Err(wrong_type(&accounts.users, column, "", BALANCE_TYPES));
     }
     let (initial, smallest) = (spec.initial(), accounts.smallest_balance());

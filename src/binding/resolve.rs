@@ -131,9 +131,6 @@ impl Accounts {
     }
 }
 
-/// Types of columns that hold balances.
-pub(crate) const BALANCE_TYPES: &str = "smallint, integer, bigint and numeric without a fraction";
-
 /// Error 55000 if ids that are stored as text are of a type now that may spell them otherwise.
 fn refuse_other_spellings(
     spec: &Spec,

@@ -9,6 +9,9 @@ use crate::postgres::catalog::Column;
 pub(super) const SUPPORTED_TOKEN_TYPES: &str =
     "smallint, integer, bigint, numeric, real and double precision";
 
+/// The types that a balance column may have, in words.
+pub(crate) const BALANCE_TYPES: &str = "smallint, integer, bigint and numeric without a fraction";
+
 /// What a row has that is no number of tokens: NaN is, and is that of each sum that it is in.
 const NOT_A_NUMBER: &str = "'NaN'::pg_catalog.numeric";
 
@@ -18,8 +21,8 @@ impl Column {
         self.holds_whole_tokens() || self.fractional_type().is_some()
     }
 
-    /// Whether it can hold balances.
-    pub(super) fn holds_balances(&self) -> bool {
+    /// Whether it can hold balances; a numeric may have a scale.
+    pub(crate) fn holds_balances(&self) -> bool {
         self.holds_whole_tokens() || self.base_type == pg_sys::NUMERICOID
     }
 

@@ -196,7 +196,7 @@ fn settle_late_usage(call: &TriggerCall) -> Result<()> {
         if let Some(source) = bound.binding.late_source(call.relation())? {
             let key = &source.key.name;
             let mut keys = BTreeSet::from_iter(row.new_text(key));
-            read_noted(&also, |_, row, _| keys.extend(row.text(key)));
+            read_noted(&also, |row, _| keys.extend(row.text(key)));
             changes.inserted = shown(bound, source, &keys, Snapshot::Latest)?;
             if row.old_place().is_some() {
                 // Where they were: the statement itself does not see what it has written.
@@ -210,7 +210,7 @@ fn settle_late_usage(call: &TriggerCall) -> Result<()> {
         let old_text = |column: &str| row.old_text(column);
         let old: Option<ReadColumn> = row.old_place().is_some().then_some(&old_text);
         changes.add(&bound.binding, old, &|column| row.new_text(column));
-        read_noted(&also, |_, row, old| {
+        read_noted(&also, |row, old| {
             let old_text = |column: &str| old.and_then(|old| old.text(column));
             let old: Option<ReadColumn> = old.is_some().then_some(&old_text);
             changes.add(&bound.binding, old, &|column| row.text(column));

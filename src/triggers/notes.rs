@@ -85,22 +85,19 @@ pub(super) fn take_noted(
 
 /// Of these rows, those that this transaction has written: what `each` makes of them, and of what they were before an
 /// UPDATE where that is noted.
-pub(super) fn read_noted(
-    rows: &[Row],
-    mut each: impl FnMut(&RowPlace, &StoredRow, Option<&StoredRow>),
-) {
+pub(super) fn read_noted(rows: &[Row], mut each: impl FnMut(&StoredRow, Option<&StoredRow>)) {
     for rows in rows.chunk_by(|a, b| a.place.table == b.place.table) {
         let mut stored = StoredRows::of(rows[0].place.table);
         for Row { place, before } in rows {
             match before {
                 Some(before) => {
                     if let Some((row, old)) = stored.updated_by_this_transaction(place, before) {
-                        each(place, &row, old.as_ref());
+                        each(&row, old.as_ref());
                     }
                 }
                 None => {
                     if let Some(row) = stored.written_by_this_transaction(place) {
-                        each(place, &row, None);
+                        each(&row, None);
                     }
                 }
             }
