@@ -213,6 +213,11 @@ pub(crate) struct StoredRow<'a> {
 }
 
 impl StoredRow<'_> {
+    pub(crate) fn place(&self) -> RowPlace {
+        // SAFETY: the tuple lives in the slot, which this value borrows; the relation is open.
+        unsafe { RowPlace::new((*self.rows.relation).rd_id, (*self.tuple).t_self) }
+    }
+
     /// A column; None if it is null or missing.
     pub(crate) fn text(&self, column: &str) -> Option<String> {
         // SAFETY: the tuple lives in the slot, which this value borrows.

@@ -138,23 +138,18 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
         Ok(false)
     })?;
     let is_one_of_several = bounds.len() > 1;
-    let mut versions = rename::is_any_noted().then(Versions::default);
     let mut works = Vec::with_capacity(bounds.len());
     for bound in bounds {
         let Some(workflows) = &bound.binding.workflows else {
             continue;
         };
-        let mut runs = Runs::default();
+        let mut runs = Runs::new();
         let new_text = |column: &str| row.new_text(column);
         // The condition is that of all bindings: another one may be completed by it.
         if !is_one_of_several || completed::of_row(&bound.binding, workflows, new_text) {
-            let id = |key: &str| match &mut versions {
-                Some(versions) => versions.text_now(&row.place(), key),
-                None => row.new_text(key),
-            };
-            runs.add(&bound.binding, workflows, id, new_text);
+            runs.add(&bound.binding, workflows, &row.place(), new_text);
         }
-        runs.add_noted(&bound.binding, workflows, &also, &mut versions);
+        runs.add_noted(&bound.binding, workflows, &also);
         works.push(Work {
             workflows: runs.payers.keys().cloned().collect(),
             occasion: Occasion::Completion {
@@ -163,7 +158,6 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
             bound,
         });
     }
-    drop(versions);
     settle(works)?;
     remember_done(also);
     Ok(())
@@ -171,23 +165,36 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
 
 /// Workflows to be settled, each with the account that its row names, and by the id that the row has by now: it may have
 /// got another one since it was completed, where the trigger is deferred, or where another one came before it.
-#[derive(Default)]
 struct Runs {
     payers: HashMap<String, Option<String>>,
+    /// None if this transaction has changed no id.
+    versions: Option<Versions>,
 }
 
 impl Runs {
+    fn new() -> Self {
+        Runs {
+            payers: HashMap::new(),
+            versions: rename::is_any_noted().then(Versions::default),
+        }
+    }
+
+    /// Add the run of the row that was completed at `place`, with its columns as they were then.
     fn add(
         &mut self,
         binding: &Binding,
         workflows: &Workflows,
-        id: impl FnOnce(&str) -> Option<String>,
+        place: &RowPlace,
         text: impl Fn(&str) -> Option<String>,
     ) {
+        let key = &workflows.key.column.name;
+        let id = match &mut self.versions {
+            Some(versions) => versions.text_now(place, key),
+            None => text(key),
+        };
         // A null id names no workflow, and one that the usage column's type cannot hold has no
         // usage.
-        let Some(workflow) = id(&workflows.key.column.name)
-            .and_then(|id| binding.usage_workflow.key_type.canonical(&id))
+        let Some(workflow) = id.and_then(|id| binding.usage_workflow.key_type.canonical(&id))
         else {
             return;
         };
@@ -203,21 +210,10 @@ impl Runs {
     }
 
     /// Add those of the rows that are what a note promises.
-    fn add_noted(
-        &mut self,
-        binding: &Binding,
-        workflows: &Workflows,
-        rows: &[Row],
-        versions: &mut Option<Versions>,
-    ) {
-        read_noted(rows, |place, row, _| {
-            let text = |column: &str| row.text(column);
-            if completed::of_row(binding, workflows, text) {
-                let id = |key: &str| match versions {
-                    Some(versions) => versions.text_now(place, key),
-                    None => row.text(key),
-                };
-                self.add(binding, workflows, id, text);
+    fn add_noted(&mut self, binding: &Binding, workflows: &Workflows, rows: &[Row]) {
+        read_noted(rows, |row, _| {
+            if completed::of_row(binding, workflows, |column| row.text(column)) {
+                self.add(binding, workflows, &row.place(), |column| row.text(column));
             }
         });
     }
