@@ -91,6 +91,7 @@ fn renamed(binding: i16) -> Vec<Renamed> {
         let steps = noted.iter().enumerate();
         let open: Vec<_> = steps.filter(|(_, it)| !it.is_done_for(binding)).collect();
         let befores: HashSet<_> = open.iter().map(|(_, noted)| noted.before).collect();
+        let is_one_step = open.len() == 1;
         let mut versions = Versions::default();
         for (step, noted) in &open {
             let at = match (places.remove(&noted.before), noted.ids_for(binding)) {
@@ -111,10 +112,9 @@ fn renamed(binding: i16) -> Vec<Renamed> {
                 }
                 (None, None) => continue,
             };
-            let is_last = open.len() == 1;
             let mut place = noted.after;
             // An UPDATE that does not name the key comes in between unnoted.
-            while !is_last
+            while !is_one_step
                 && !befores.contains(&place)
                 && let Some(next) = versions.next(&place)
             {
@@ -283,25 +283,43 @@ fn changed(bound: &Bound) -> Result<Option<Changed<'_>>> {
 }
 
 /// Those of `pairs`, from old ids to new ones, whose usage is where the new id is.
-///
-/// A cascade takes it there. Otherwise the sums tell: less would be there than was accounted for if it had not followed,
-/// and enough if it has, or the other way round. Where they do not tell, the keys do.
 fn followed(bound: &Bound, pairs: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
     let Some(workflows) = &bound.binding.workflows else {
         return Ok(BTreeMap::new());
     };
-    let key = &workflows.key.column.name;
-    let by_keys = ByKeys {
-        bound,
-        is_unique: catalog::is_unique(workflows.table.oid, key)?,
-        cascades: catalog::cascades_to(
-            workflows.table.oid,
-            key,
-            bound.binding.usage.oid,
-            &bound.binding.usage_workflow.column.name,
-        )?,
-        targets: pairs.values().collect(),
-    };
+    let (table, key) = (workflows.table.oid, &workflows.key.column.name);
+    let usage_key = &bound.binding.usage_workflow.column.name;
+    let cascades = catalog::cascades_to(table, key, bound.binding.usage.oid, usage_key)?;
+    match cascades {
+        true => followed_by_cascade(bound, pairs),
+        false => followed_by_sums(bound, pairs, catalog::is_unique(table, key)?),
+    }
+}
+
+/// The same where a foreign key takes usage along: what is there now came with, or for, the row that has the id now.
+fn followed_by_cascade(
+    bound: &Bound,
+    pairs: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>> {
+    let targets: BTreeSet<_> = pairs.values().collect();
+    let olds: Vec<_> = pairs.keys().cloned().collect();
+    let left = usage::read(bound, &olds)?;
+    let mut followed = BTreeMap::new();
+    for ((old, new), left) in pairs.iter().zip(&left) {
+        if left.is_empty() || targets.contains(old) || usage::workflow_exists(bound, old)? {
+            followed.insert(old.clone(), new.clone());
+        }
+    }
+    Ok(followed)
+}
+
+/// The same where the application itself moves usage: the sums tell, and where they do not, whether any is left under the
+/// old id, and a row of the workflow table that it may be of.
+fn followed_by_sums(
+    bound: &Bound,
+    pairs: &BTreeMap<String, String>,
+    is_unique: bool,
+) -> Result<BTreeMap<String, String>> {
     let ids: BTreeSet<_> = pairs.iter().flat_map(|(old, new)| [old, new]).collect();
     let ids: Vec<_> = ids.into_iter().cloned().collect();
     let used = usage::read(bound, &ids)?;
@@ -310,31 +328,11 @@ fn followed(bound: &Bound, pairs: &BTreeMap<String, String>) -> Result<BTreeMap<
     let settled: HashMap<_, _> = ids.iter().zip(&settled).collect();
     let mut followed = BTreeMap::new();
     for pairs in linked(pairs) {
-        let olds: HashMap<_, _> = pairs.iter().copied().collect();
-        let mut moved: HashMap<&String, Accounted> = HashMap::new();
-        for (old, new) in &pairs {
-            let stays = (!olds.contains_key(new)).then_some(new);
-            moved
-                .entry(new)
-                .or_insert_with(|| stays.map_or_else(Accounted::new, |id| settled[id].clone()));
-            let moved = moved.entry(new).or_default();
-            for (account, tokens) in settled[old] {
-                let sum = moved.entry(account.clone()).or_default();
-                *sum = sum.saturating_add(*tokens);
-            }
-        }
-        let ids = pairs.iter().flat_map(|(old, new)| [old, new]);
-        let has_stayed = ids
-            .into_iter()
-            .all(|id| !has_shrunk(bound, settled[id], used[id]));
-        let has_moved = moved
-            .iter()
-            .all(|(id, settled)| !has_shrunk(bound, settled, used[id]));
+        let told = sums_tell(bound, &pairs, &used, &settled);
         for (old, new) in pairs {
-            let has_followed = match (has_stayed, has_moved) {
-                (false, true) if !by_keys.cascades => true,
-                (true, false) if !by_keys.cascades => false,
-                _ => by_keys.has_followed(old, !used[old].is_empty())?,
+            let has_followed = match told {
+                Some(told) => told,
+                None => used[old].is_empty() && (is_unique || !usage::workflow_exists(bound, old)?),
             };
             if has_followed {
                 followed.insert(old.clone(), new.clone());
@@ -344,25 +342,35 @@ fn followed(bound: &Bound, pairs: &BTreeMap<String, String>) -> Result<BTreeMap<
     Ok(followed)
 }
 
-/// What the keys tell of usage.
-struct ByKeys<'a> {
-    bound: &'a Bound,
-    is_unique: bool,
-    /// Whether the usage goes with the workflow's key.
-    cascades: bool,
-    /// The new ids.
-    targets: BTreeSet<&'a String>,
-}
-
-impl ByKeys<'_> {
-    fn has_followed(&self, old: &String, has_usage: bool) -> Result<bool> {
-        Ok(if self.cascades {
-            // What is there now came with, or for, the row that has the id now.
-            !has_usage || self.targets.contains(old) || usage::workflow_exists(self.bound, old)?
-        } else {
-            !has_usage && (self.is_unique || !usage::workflow_exists(self.bound, old)?)
-        })
+/// Whether usage has followed all of the pairs, which are linked: if so, enough is there, and less than was accounted for
+/// if not; or it has not, the other way round. None if neither is so.
+fn sums_tell(
+    bound: &Bound,
+    pairs: &[(&String, &String)],
+    used: &HashMap<&String, &Usage>,
+    settled: &HashMap<&String, &Accounted>,
+) -> Option<bool> {
+    let olds: HashSet<_> = pairs.iter().map(|(old, _)| *old).collect();
+    let mut moved: HashMap<&String, Accounted> = HashMap::new();
+    for (old, new) in pairs {
+        // What the new id had, unless that is moved as well.
+        let moved = moved
+            .entry(new)
+            .or_insert_with(|| match olds.contains(new) {
+                true => Accounted::new(),
+                false => settled[new].clone(),
+            });
+        for (account, tokens) in settled[old] {
+            let sum = moved.entry(account.clone()).or_default();
+            *sum = sum.saturating_add(*tokens);
+        }
     }
+    let mut ids = pairs.iter().flat_map(|(old, new)| [old, new]);
+    let is_enough_there = ids.all(|id| !has_shrunk(bound, settled[*id], used[*id]));
+    let is_enough_moved = moved
+        .iter()
+        .all(|(id, settled)| !has_shrunk(bound, settled, used[*id]));
+    (is_enough_there != is_enough_moved).then_some(is_enough_moved)
 }
 
 /// The pairs, in groups of those that have ids in common, directly or through others.
