@@ -149,6 +149,7 @@ COMMENT ON COLUMN token_balance.settlement.archived_charged_tokens IS 'What arch
 COMMENT ON COLUMN token_balance.settlement.archived_refunded_tokens IS 'What archived ledger entries gave back.';
 COMMENT ON COLUMN token_balance.settlement.binding_id IS 'Binding whose usage it is.';
 COMMENT ON COLUMN token_balance.settlement.corrected_tokens IS 'What corrections have taken out of usage_tokens, exempt usage included.';
+COMMENT ON COLUMN token_balance.settlement.archived_usage_tokens IS 'Usage that is not there any more and counts as if it were, before rounding: archived, or deleted and recorded.';
 
 COMMENT ON TABLE token_balance.ledger IS 'Every change of every balance, append-only. For each account the entries form a chain: previous_balance is the new_balance of the entry before. Amounts are tokens.';
 COMMENT ON COLUMN token_balance.ledger.user_id IS 'Account, as text.';

@@ -66,6 +66,7 @@ CREATE TABLE token_balance.settlement (
     archived_refunded_tokens bigint NOT NULL DEFAULT 0,
     binding_id smallint NOT NULL DEFAULT 1,
     corrected_tokens bigint NOT NULL DEFAULT 0,
+    archived_usage_tokens pg_catalog.numeric NOT NULL DEFAULT 0,
     PRIMARY KEY (workflow_id, binding_id, user_id)
 );
 

@@ -690,6 +690,7 @@ CREATE UNIQUE INDEX binding_attached ON token_balance.binding (name) WHERE detac
 ALTER TABLE token_balance.settlement
     ADD COLUMN binding_id smallint NOT NULL DEFAULT 1,
     ADD COLUMN corrected_tokens bigint NOT NULL DEFAULT 0,
+    ADD COLUMN archived_usage_tokens pg_catalog.numeric NOT NULL DEFAULT 0,
     DROP CONSTRAINT settlement_pkey,
     ADD PRIMARY KEY (workflow_id, binding_id, user_id);
 ALTER TABLE token_balance.ledger
@@ -916,6 +917,7 @@ COMMENT ON COLUMN token_balance.binding.detached_at IS 'When it was detached; nu
 COMMENT ON INDEX token_balance.binding_attached IS 'A name is that of one attached binding.';
 COMMENT ON COLUMN token_balance.settlement.binding_id IS 'Binding whose usage it is.';
 COMMENT ON COLUMN token_balance.settlement.corrected_tokens IS 'What corrections have taken out of usage_tokens, exempt usage included.';
+COMMENT ON COLUMN token_balance.settlement.archived_usage_tokens IS 'Usage that is not there any more and counts as if it were, before rounding: archived, or deleted and recorded.';
 COMMENT ON COLUMN token_balance.ledger.entry_id IS 'Number of the entry; rising by one within an account.';
 COMMENT ON COLUMN token_balance.ledger.accounts_id IS 'Accounts of which user_id is one.';
 COMMENT ON COLUMN token_balance.ledger.binding_id IS 'Binding whose workflow was settled, refunded or corrected.';

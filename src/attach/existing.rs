@@ -14,6 +14,7 @@ use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, Row, texts};
+use crate::settle::settlement::archived_usage_sql;
 
 const BATCH: usize = 10_000;
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -40,8 +41,11 @@ pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
                  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
                  pg_catalog.unnest($3::bigint[])) AS e (workflow_id, user_id, usage_tokens) \
                  ON CONFLICT (workflow_id, user_id{column}) DO UPDATE \
-                 SET usage_tokens = EXCLUDED.usage_tokens \
-                 WHERE s.usage_tokens OPERATOR(pg_catalog.<) EXCLUDED.usage_tokens"
+                 SET usage_tokens = {used} WHERE s.usage_tokens OPERATOR(pg_catalog.<) {used}",
+                used = format_args!(
+                    "(EXCLUDED.usage_tokens OPERATOR(pg_catalog.+) pg_catalog.round({})::bigint)",
+                    archived_usage_sql(binding.spec.ids, "s")
+                )
             ),
             &[
                 Arg::TextArray(&texts(&batch, 0)),
@@ -144,12 +148,13 @@ pub(super) fn outstanding(binding: &Binding) -> Result<Outstanding> {
     };
     let sum = format!(
         "SELECT e.is_completed, pg_catalog.count(*), pg_catalog.sum(e.tokens OPERATOR(pg_catalog.-) e.settled) \
-         FROM (SELECT e.is_completed, e.tokens, COALESCE((SELECT pg_catalog.sum(s.usage_tokens) \
+         FROM (SELECT e.is_completed, e.tokens, COALESCE((SELECT pg_catalog.round(pg_catalog.sum(s.usage_tokens OPERATOR(pg_catalog.-) {})) \
          FROM token_balance.settlement AS s WHERE {} s.workflow_id OPERATOR(pg_catalog.=) e.workflow_id \
          {is_settled}), 0) AS settled FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
          pg_catalog.unnest($3::bigint[]), pg_catalog.unnest($4::boolean[])) \
          AS e (workflow_id, user_id, tokens, is_completed)) AS e \
          WHERE e.tokens OPERATOR(pg_catalog.>) e.settled GROUP BY 1",
+        archived_usage_sql(binding.spec.ids, "s"),
         binding.own("s")
     );
     let mut outstanding = Outstanding::default();

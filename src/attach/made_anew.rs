@@ -10,6 +10,7 @@ use crate::postgres::cursor::Cursor;
 use crate::postgres::security::RunAs;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, texts};
+use crate::settle::settlement::archived_usage_sql;
 
 /// What a table that was made anew has, of what is known of the one before.
 pub(super) struct Comparison {
@@ -62,19 +63,23 @@ impl Comparison {
 /// How much of what was settled the usage has, which was made anew.
 pub(super) fn compare_usage(binding: &Binding, ids: Ids) -> Result<Comparison> {
     let own = Ids::of_binding(Some(ids), "s");
+    let there = format!(
+        "(s.usage_tokens OPERATOR(pg_catalog.-) pg_catalog.round({}))",
+        archived_usage_sql(Some(ids), "s")
+    );
     let compare = format!(
-        "SELECT pg_catalog.count(*) FILTER (WHERE e.tokens OPERATOR(pg_catalog.=) s.usage_tokens), \
-         pg_catalog.count(*) FILTER (WHERE e.tokens OPERATOR(pg_catalog.<) s.usage_tokens) \
+        "SELECT pg_catalog.count(*) FILTER (WHERE e.tokens OPERATOR(pg_catalog.=) {there}), \
+         pg_catalog.count(*) FILTER (WHERE e.tokens OPERATOR(pg_catalog.<) {there}) \
          FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
          pg_catalog.unnest($3::bigint[])) AS e (workflow_id, user_id, tokens) \
          JOIN token_balance.settlement AS s ON {own} \
          s.workflow_id OPERATOR(pg_catalog.=) e.workflow_id \
          AND s.user_id OPERATOR(pg_catalog.=) e.user_id \
-         WHERE s.usage_tokens OPERATOR(pg_catalog.>) 0"
+         WHERE {there} OPERATOR(pg_catalog.>) 0"
     );
     let known = format!(
         "SELECT pg_catalog.count(*) FROM token_balance.settlement AS s \
-         WHERE {own} s.usage_tokens OPERATOR(pg_catalog.>) 0"
+         WHERE {own} {there} OPERATOR(pg_catalog.>) 0"
     );
     let mut comparison = Comparison {
         what: "usage table",

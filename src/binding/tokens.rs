@@ -90,16 +90,21 @@ impl Column {
 }
 
 impl Binding {
-    /// SQL for the tokens of a group of usage rows, a whole number; the result is bigint, or numeric where a sum of
-    /// bigint columns could be larger, or there are fractions. NULL tokens count as 0. NaN if a row has what is no number of
-    /// tokens: [`Row::counted`](crate::postgres::value::Row::counted) reads it.
+    /// SQL for the tokens of a group of usage rows, before they are rounded; the result is bigint, or numeric where a sum
+    /// of bigint columns could be larger, or there are fractions. NULL tokens count as 0. NaN if a row has what is no number
+    /// of tokens: [`Row::counted`](crate::postgres::value::Row::counted) reads it.
     pub(crate) fn tokens_sql(&self, alias: &str) -> String {
-        self.rounded_sum_sql(alias, NOT_A_NUMBER)
+        self.sum_sql(alias, NOT_A_NUMBER)
     }
 
-    /// The same, and what is no number of tokens is left out.
+    /// The same, rounded, and what is no number of tokens is left out.
     pub(crate) fn countable_tokens_sql(&self, alias: &str) -> String {
-        self.rounded_sum_sql(alias, "NULL")
+        let sum = self.sum_sql(alias, "NULL");
+        // Half away from zero, and once: what is charged in parts is what is charged at once.
+        match self.usage_tokens.iter().all(Column::holds_whole_tokens) {
+            true => sum,
+            false => format!("pg_catalog.round({sum})"),
+        }
     }
 
     /// SQL for the same before it is rounded: numeric.
@@ -120,17 +125,9 @@ impl Binding {
         columns.any(Column::holds_floating_tokens)
     }
 
-    fn rounded_sum_sql(&self, alias: &str, otherwise: &str) -> String {
-        let sum = added(
-            self.usage_tokens
-                .iter()
-                .map(|it| it.sum_sql(alias, otherwise)),
-        );
-        // Half away from zero, and once: what is charged in parts is what is charged at once.
-        match self.usage_tokens.iter().all(Column::holds_whole_tokens) {
-            true => sum,
-            false => format!("pg_catalog.round({sum})"),
-        }
+    fn sum_sql(&self, alias: &str, otherwise: &str) -> String {
+        let columns = self.usage_tokens.iter();
+        added(columns.map(|it| it.sum_sql(alias, otherwise)))
     }
 }
 

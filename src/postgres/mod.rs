@@ -12,6 +12,7 @@ pub(crate) mod descriptor;
 pub(crate) mod direct;
 pub(crate) mod error_fields;
 pub(crate) mod exact;
+pub(crate) mod exact_sum;
 pub(crate) mod invalidation;
 pub(crate) mod jsonb;
 pub(crate) mod key;

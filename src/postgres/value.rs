@@ -1,7 +1,8 @@
 //! What goes into a statement and what comes out of it: parameters, and rows whose columns are text.
 
-use pgrx::{IntoDatum, pg_sys};
+use pgrx::{AnyNumeric, IntoDatum, pg_sys};
 
+use super::exact_sum::ExactSum;
 use crate::error::{Error, Result};
 
 /// A value for a parameter.
@@ -15,6 +16,8 @@ pub(crate) enum Arg<'a> {
     OptionalTimestamp(Option<pg_sys::TimestampTz>),
     TextArray(&'a [String]),
     Int8Array(Vec<i64>),
+    /// numeric 0
+    NumericZero,
 }
 
 impl Arg<'_> {
@@ -27,6 +30,7 @@ impl Arg<'_> {
             Arg::OptionalTimestamp(_) => pg_sys::TIMESTAMPTZOID,
             Arg::TextArray(_) => pg_sys::TEXTARRAYOID,
             Arg::Int8Array(_) => pg_sys::INT8ARRAYOID,
+            Arg::NumericZero => pg_sys::NUMERICOID,
         }
     }
 
@@ -43,6 +47,7 @@ impl Arg<'_> {
                 texts.into_datum()
             }
             Arg::Int8Array(numbers) => numbers.clone().into_datum(),
+            Arg::NumericZero => AnyNumeric::from(0).into_datum(),
         }
     }
 }
@@ -79,11 +84,11 @@ impl Row {
         })
     }
 
-    /// A number of tokens, as [`Row::amount`] reads it; None for the NaN of what cannot be counted.
-    pub(crate) fn counted(&self, column: usize) -> Result<Option<i128>> {
+    /// A sum of tokens before it is rounded; None for the NaN of what cannot be counted. Error 55000 for anything else.
+    pub(crate) fn counted(&self, column: usize) -> Result<Option<ExactSum>> {
         match self.get(column) {
             Some("NaN") => Ok(None),
-            _ => self.amount(column).map(Some),
+            found => ExactSum::of(found).map(Some),
         }
     }
 

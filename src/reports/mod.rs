@@ -1,7 +1,6 @@
 //! What the extension says of itself and of accounts. Nothing here changes anything.
 
 pub(crate) mod check;
-mod exact_sum;
 mod names;
 pub(crate) mod overdrawn;
 mod pairs;

@@ -11,9 +11,11 @@ use pgrx::pg_sys::{self, TimestampTz};
 use crate::binding::{Binding, Bound, Payer, completed};
 use crate::error::{Error, Result};
 use crate::postgres::cursor::{Cursor, Life};
+use crate::postgres::exact_sum::ExactSum;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::subtransaction::unless_data_exception;
 use crate::postgres::value::{Row, moment_sql};
+use crate::settle::settlement::archived_usage_sql;
 
 const BATCH: usize = 1_000;
 
@@ -87,8 +89,8 @@ impl Iterator for Rows {
 /// What was used by one account in one workflow.
 pub(super) struct Used {
     pub(super) key: (String, String),
-    /// None if they cannot be counted: NaN, an infinity, or past bigint.
-    pub(super) tokens: Option<i128>,
+    /// Before they are rounded; None if they cannot be counted: NaN, an infinity, or past bigint.
+    pub(super) tokens: Option<ExactSum>,
     pub(super) rows: i64,
     /// In the server's count; None where the usage has no time.
     pub(super) oldest: Option<TimestampTz>,
@@ -109,6 +111,8 @@ pub(super) struct Accounted {
     pub(super) tokens: i128,
     pub(super) charged: i128,
     pub(super) refunded: i128,
+    /// The usage that is not there any more and counts as if it were.
+    pub(super) archived: ExactSum,
     /// Whether the workflow was settled once, for any account.
     pub(super) was_settled: bool,
 }
@@ -119,6 +123,28 @@ pub(super) struct Pair {
     pub(super) accounted: Option<Accounted>,
     /// Whether the workflow was settled once, for any account.
     pub(super) was_settled: bool,
+}
+
+impl Pair {
+    /// What was used in all, rounded once; None if it cannot be counted.
+    pub(super) fn used_in_all(&self) -> Option<i128> {
+        let mut tokens = match &self.used {
+            Some(used) => used.tokens.clone()?,
+            None => ExactSum::default(),
+        };
+        if let Some(accounted) = &self.accounted {
+            tokens.add(&accounted.archived);
+        }
+        tokens.rounded()
+    }
+
+    /// Of that, what usage rows say.
+    pub(super) fn used_in_rows(&self) -> Option<i128> {
+        match &self.used {
+            Some(used) => used.tokens.as_ref()?.rounded(),
+            None => Some(0),
+        }
+    }
 }
 
 pub(super) struct Pairs {
@@ -179,6 +205,7 @@ impl Pairs {
                 charged: row.amount(3)?,
                 refunded: row.amount(4)?,
                 was_settled: row.is_true(5),
+                archived: ExactSum::of(row.get(6))?,
             }),
             None => None,
         };
@@ -244,9 +271,10 @@ fn settlements_sql(binding: &Binding) -> String {
         "SELECT s.workflow_id, {user_id}, pg_catalog.sum(s.usage_tokens), \
          pg_catalog.sum(s.charged_tokens), pg_catalog.sum(s.refunded_tokens), \
          pg_catalog.bool_or(pg_catalog.count(s.first_settled_at) OPERATOR(pg_catalog.>) 0) \
-         OVER (PARTITION BY s.workflow_id) \
+         OVER (PARTITION BY s.workflow_id), pg_catalog.sum({}) \
          FROM token_balance.settlement AS s WHERE {} true GROUP BY 1, 2 \
          ORDER BY s.workflow_id COLLATE pg_catalog.\"C\", {user_id} COLLATE pg_catalog.\"C\"",
+        archived_usage_sql(binding.spec.ids, "s"),
         binding.own("s")
     )
 }

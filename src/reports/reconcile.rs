@@ -404,7 +404,7 @@ impl Shrunk {
 /// What is wrong with the pair; what has shrunk is added up.
 fn problem_of(bound: &Bound, pair: &Pair, shrunk: &mut Shrunk) -> Result<Option<Problem>> {
     let (used, accounted) = (pair.used.as_ref(), pair.accounted.as_ref());
-    let expected = used.map_or(Some(0), |used| used.tokens);
+    let expected = pair.used_in_all();
     let found = accounted.map_or(0, |accounted| accounted.tokens);
     let key = used.map(|used| &used.key);
     let Some((workflow, account)) = key.or_else(|| accounted.map(|accounted| &accounted.key))

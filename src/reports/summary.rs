@@ -7,12 +7,12 @@ use pgrx::pg_sys::{INT4OID, INT8OID, Oid, TEXTOID};
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
-use super::exact_sum::ExactSum;
 use super::usage_sums;
 use crate::binding::{Binding, Bound, Kept, Key, Payer};
 use crate::error::{Error, Result};
 use crate::ledger::account::balance_of;
 use crate::postgres::catalog::{Column, Table};
+use crate::postgres::exact_sum::ExactSum;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::value::{Arg, Row, moment_sql};

@@ -1,7 +1,7 @@
 //! `token_balance.usage_state` and the view `token_balance.unsettled`: what has become of each token of the usage.
 //!
-//! The law: **charged**, **exempt**, **waiting** and **unowned**, less what **shrank**, are the tokens of the usage
-//! rows. Nothing is in no state.
+//! The law: **charged**, **exempt**, **waiting** and **unowned**, less what is **archived** and what **shrank**, are the
+//! tokens of the usage rows. Nothing is in no state.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,9 @@ pub(crate) enum State {
     Unowned,
     /// The same, and its tokens cannot be counted.
     UnownedUncounted,
-    /// Accounted for, and no longer there.
+    /// Accounted for, and no longer there, as was recorded.
+    Archived,
+    /// The same, and nobody has recorded it.
     Shrunk,
 }
 
@@ -50,6 +52,7 @@ impl State {
             State::Exempt => "exempt",
             State::Waiting(_) => "waiting",
             State::Unowned | State::UnownedUncounted => "unowned",
+            State::Archived => "archived",
             State::Shrunk => "shrunk",
         }
     }
@@ -176,7 +179,7 @@ fn key_of(pair: &Pair) -> (Option<String>, Option<String>) {
 /// The states of a pair's tokens. Its rows count for the last one: which of them were charged, nobody knows.
 fn parts(bound: &Bound, pair: &Pair) -> Vec<(State, Sum)> {
     let used = pair.used.as_ref();
-    let (tokens, rows) = used.map_or((Some(0), 0), |used| (used.tokens, used.rows));
+    let (tokens, rows) = (pair.used_in_rows(), used.map_or(0, |used| used.rows));
     let whole = |tokens, rows| Sum {
         workflows: 0,
         rows,
@@ -201,27 +204,25 @@ fn parts(bound: &Bound, pair: &Pair) -> Vec<(State, Sum)> {
             parts.push((state, whole(tokens, 0)));
         }
     }
-    let Some(tokens) = tokens else {
+    let (Some(tokens), Some(in_all)) = (tokens, pair.used_in_all()) else {
         parts.push((State::Waiting(Reason::Uncounted), whole(0, rows)));
         return parts;
     };
-    let rest = tokens - accounted_for;
-    match (rest, used) {
-        (1.., Some(used)) => {
-            let state = State::Waiting(reason(bound, pair, used, rest));
-            parts.push((state, whole(rest, rows)));
-        }
-        (..=-1, _) => {
-            if let Some((_, last)) = parts.last_mut() {
-                last.rows = rows;
-            }
-            parts.push((State::Shrunk, whole(-rest, 0)));
-        }
-        _ => match parts.last_mut() {
-            Some((_, last)) => last.rows = rows,
-            None if rows > 0 => parts.push((State::Charged, whole(0, rows))),
-            None => {}
-        },
+    let rest = in_all - accounted_for;
+    if let (1.., Some(used)) = (rest, used) {
+        let state = State::Waiting(reason(bound, pair, used, rest));
+        parts.push((state, whole(rest, rows)));
+    } else if let Some((_, last)) = parts.last_mut() {
+        last.rows = rows;
+    } else if rows > 0 {
+        parts.push((State::Charged, whole(0, rows)));
+    }
+    let archived = in_all - tokens;
+    if archived != 0 {
+        parts.push((State::Archived, whole(archived, 0)));
+    }
+    if rest < 0 {
+        parts.push((State::Shrunk, whole(-rest, 0)));
     }
     parts
 }

@@ -5,14 +5,15 @@ use std::collections::{HashMap, HashSet};
 
 use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 
-use super::settlement::{self, FirstClaim};
+use super::settlement::{self, ARCHIVED_USAGE, FirstClaim, archived_usage_sql};
 use crate::binding::{Bound, Ids, Kept};
 use crate::error::{Error, Result};
 use crate::postgres::direct::{Conflict, Holds, Lookup, Wanted, is_used as is_direct};
+use crate::postgres::exact_sum::ExactSum;
 use crate::postgres::key::KeyType;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
-use crate::postgres::value::Arg;
+use crate::postgres::value::{Arg, Row};
 
 /// The statements on settlement rows.
 struct Statements {
@@ -30,21 +31,23 @@ impl Kept<Bound> for Statements {
         let own = |alias| bound.binding.own(alias);
         let ids = bound.binding.spec.ids;
         Statements {
-            settled_lookup: Lookup::new(Some(Wanted {
+            settled_lookup: Lookup::new(ids.map(|ids| Wanted {
                 table: bound.book.own.settlement,
                 owner: bound.binding.accounts.extension_owner,
-                scope: ids.map(|ids| ("binding_id", ids.binding)),
+                scope: Some(("binding_id", ids.binding)),
                 key: "workflow_id".into(),
                 key_type: KeyType::Text,
                 columns: vec![
                     ("user_id".into(), Holds::Key(KeyType::Text)),
                     ("usage_tokens".into(), Holds::Integer),
+                    (settlement::ARCHIVED_USAGE.into(), Holds::Numeric),
                 ],
             })),
             settled: Statement::new(
                 &format!(
-                    "SELECT s.user_id, s.usage_tokens FROM token_balance.settlement AS s \
+                    "SELECT s.user_id, s.usage_tokens, {} FROM token_balance.settlement AS s \
                      WHERE {} s.workflow_id OPERATOR(pg_catalog.=) $1",
+                    archived_usage_sql(ids, "s"),
                     own("s")
                 ),
                 &[TEXTOID],
@@ -53,25 +56,32 @@ impl Kept<Bound> for Statements {
                 // OFFSET 0: each id is looked up in the index, also with a plan that was made while the
                 // table was empty.
                 &format!(
-                    "SELECT s.workflow_id, s.user_id, s.usage_tokens \
+                    "SELECT s.workflow_id, s.user_id, s.usage_tokens, s.archived \
                      FROM pg_catalog.unnest($1) AS k (id) \
-                     CROSS JOIN LATERAL (SELECT t.workflow_id, t.user_id, t.usage_tokens \
+                     CROSS JOIN LATERAL (SELECT t.workflow_id, t.user_id, t.usage_tokens, {} AS archived \
                      FROM token_balance.settlement AS t \
                      WHERE {} t.workflow_id OPERATOR(pg_catalog.=) k.id OFFSET 0) AS s",
+                    archived_usage_sql(ids, "t"),
                     own("t")
                 ),
                 &[TEXTARRAYOID],
             ),
             claim: Statement::new(
                 &claim_sql(ids, "VALUES ($1, $2, $3, $4"),
-                &[TEXTOID, TEXTOID, INT8OID, INT8OID],
+                &[TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID],
             ),
             claim_many: Statement::new(
                 &claim_sql(
                     ids,
                     "SELECT c.workflow_id, c.user_id, c.usage_tokens, c.charged_tokens",
                 ),
-                &[TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID],
+                &[
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    TEXTARRAYOID,
+                ],
             ),
             forget: Statement::new(
                 &format!(
@@ -101,28 +111,34 @@ impl Kept<Bound> for Statements {
 /// Insert, or add to what is there if that is still as it was read: one statement either way, so
 /// that rows are locked in the order in which they are given.
 fn claim_sql(ids: Option<Ids>, values: &str) -> String {
-    let from = if values.starts_with("SELECT") {
-        " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
-         pg_catalog.unnest($3), pg_catalog.unnest($4)) \
-         AS c (workflow_id, user_id, usage_tokens, charged_tokens)"
+    let (from, archived) = if values.starts_with("SELECT") {
+        let from = " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), \
+                    pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5)) \
+                    AS c (workflow_id, user_id, usage_tokens, charged_tokens, archived)";
+        (from, "c.archived")
     } else {
-        ")"
+        (")", "$5")
     };
-    let (column, id) = match ids {
-        Some(ids) => (", binding_id", format!(", {}", ids.binding)),
-        None => ("", String::new()),
+    let (key, columns, more, is_same) = match ids {
+        Some(ids) => (
+            ", binding_id",
+            format!(", binding_id, {ARCHIVED_USAGE}"),
+            format!(", {}, {archived}::pg_catalog.numeric", ids.binding),
+            format!("AND s.{ARCHIVED_USAGE} OPERATOR(pg_catalog.=) EXCLUDED.{ARCHIVED_USAGE} "),
+        ),
+        None => ("", String::new(), String::new(), String::new()),
     };
     format!(
         "INSERT INTO token_balance.settlement AS s (workflow_id, user_id, usage_tokens, \
-         charged_tokens, first_settled_at, last_settled_at{column}) \
-         {values}, pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(){id}{from} \
-         ON CONFLICT (workflow_id, user_id{column}) DO UPDATE \
+         charged_tokens, first_settled_at, last_settled_at{columns}) \
+         {values}, pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(){more}{from} \
+         ON CONFLICT (workflow_id, user_id{key}) DO UPDATE \
          SET usage_tokens = EXCLUDED.usage_tokens, \
          charged_tokens = s.charged_tokens OPERATOR(pg_catalog.+) EXCLUDED.charged_tokens, \
          first_settled_at = COALESCE(s.first_settled_at, EXCLUDED.first_settled_at), \
          last_settled_at = EXCLUDED.last_settled_at \
          WHERE s.usage_tokens OPERATOR(pg_catalog.=) \
-         (EXCLUDED.usage_tokens OPERATOR(pg_catalog.-) EXCLUDED.charged_tokens) \
+         (EXCLUDED.usage_tokens OPERATOR(pg_catalog.-) EXCLUDED.charged_tokens) {is_same}\
          RETURNING s.workflow_id, s.user_id"
     )
 }
@@ -136,13 +152,19 @@ pub(crate) struct Claim {
     pub(crate) workflow: String,
     /// Above 0.
     pub(crate) tokens: i64,
-    /// What the settlement row accounted for before; None if there was no row.
-    pub(crate) settled: Option<i64>,
+    /// What the settlement row said before; None if there was no row.
+    pub(crate) settled: Option<Settled>,
 }
 
 impl Claim {
     fn usage_tokens(&self) -> i64 {
-        self.settled.unwrap_or(0) + self.tokens
+        self.settled.as_ref().map_or(0, |it| it.usage) + self.tokens
+    }
+
+    fn archived(&self) -> String {
+        self.settled
+            .as_ref()
+            .map_or_else(|| "0".to_owned(), |it| it.archived.to_string())
     }
 
     /// Whether the same settlement row was found as it was found for the other one.
@@ -153,15 +175,50 @@ impl Claim {
     }
 }
 
-/// Tokens accounted for, by account.
-pub(crate) type Accounted = HashMap<String, i64>;
+/// What a settlement row says of an account's usage of a workflow. Tokens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Settled {
+    /// Accounted for.
+    pub(crate) usage: i64,
+    /// The usage that is not there any more and counts as if it were.
+    pub(crate) archived: ExactSum,
+}
 
-/// What is accounted for of the account's usage of a workflow; without one, where the workflow's own
-/// account pays, of all of its usage. Tokens.
-pub(crate) fn accounted_for(settled: &Accounted, account: Option<&str>) -> i128 {
+impl Settled {
+    /// What two accounts or workflows have that are one from now on. Tokens past bigint are cut off.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.usage = self.usage.saturating_add(other.usage);
+        self.archived.add(&other.archived);
+    }
+}
+
+/// What is settled of a workflow, by account.
+pub(crate) type Accounted = HashMap<String, Settled>;
+
+/// What an account has used of a workflow and is not accounted for; without an account, where the workflow's own pays, of all
+/// of its usage. `used` is what usage rows say. Tokens; below 0 where usage was taken away after it was accounted for.
+pub(crate) fn unaccounted(
+    used: &ExactSum,
+    settled: &Accounted,
+    account: Option<&str>,
+) -> Result<i128> {
+    let whole = |used: ExactSum, usage: i128| match used.rounded() {
+        Some(used) => Ok(used - usage),
+        None => Err(Error::NotAnAmount {
+            found: Some(used.to_string()),
+        }),
+    };
     match account {
-        Some(account) => settled.get(account).copied().unwrap_or(0).into(),
-        None => settled.values().copied().map(i128::from).sum(),
+        Some(account) => match settled.get(account) {
+            Some(one) => whole(used.plus(&one.archived), one.usage.into()),
+            None => whole(used.clone(), 0),
+        },
+        None => {
+            let mut used = used.clone();
+            settled.values().for_each(|one| used.add(&one.archived));
+            let usage = settled.values().map(|one| i128::from(one.usage));
+            whole(used, usage.sum())
+        }
     }
 }
 
@@ -172,13 +229,16 @@ pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Ac
     if let Some(mut reader) = statements.settled_lookup.reader() {
         let mut all = vec![Accounted::new(); workflows.len()];
         let mut is_whole = true;
-        reader.read(workflows, |at, row| match (row.text(0), row.integer(1)) {
-            (Some(account), Some(tokens)) => {
-                all[at].insert(account, tokens);
+        reader.read(workflows, |at, row| {
+            let archived = ExactSum::of(row.numeric(2).as_deref());
+            match (row.text(0), row.integer(1), archived) {
+                (Some(account), Some(usage), Ok(archived)) => {
+                    all[at].insert(account, Settled { usage, archived });
+                }
+                _ => is_whole = false,
             }
-            _ => is_whole = false,
         });
-        // Both columns are NOT NULL.
+        // All of the columns are NOT NULL.
         return is_whole
             .then_some(all)
             .ok_or(Error::NotAnAmount { found: None });
@@ -188,7 +248,7 @@ pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Ac
             .settled
             .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
         let settled = outcome.rows.iter();
-        let settled = settled.map(|row| Ok((row.text(0).to_owned(), row.amount(1)?)));
+        let settled = settled.map(|row| Ok((row.text(0).to_owned(), settled_of(row, 1)?)));
         return Ok(vec![settled.collect::<Result<_>>()?]);
     }
     let outcome = statements
@@ -198,12 +258,20 @@ pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Ac
     for row in &outcome.rows {
         all.entry(row.text(0))
             .or_default()
-            .insert(row.text(1).to_owned(), row.amount(2)?);
+            .insert(row.text(1).to_owned(), settled_of(row, 2)?);
     }
     Ok(workflows
         .iter()
         .map(|workflow| all.remove(workflow.as_str()).unwrap_or_default())
         .collect())
+}
+
+/// What two columns say, from this one on.
+fn settled_of(row: &Row, column: usize) -> Result<Settled> {
+    Ok(Settled {
+        usage: row.amount(column)?,
+        archived: ExactSum::of(row.get(column + 1))?,
+    })
 }
 
 /// Whether first claims are inserted without SPI.
@@ -263,11 +331,13 @@ fn upsert(bound: &Bound, claims: &[Claim]) -> Result<Vec<bool>> {
     match claims {
         [] => Ok(Vec::new()),
         [claim] => {
+            let archived = claim.archived();
             let args = [
                 Arg::Text(&claim.workflow),
                 Arg::Text(&claim.account),
                 Arg::Int8(claim.usage_tokens()),
                 Arg::Int8(claim.tokens),
+                Arg::Text(&archived),
             ];
             let outcome = statements.claim.run(&args, Snapshot::Statement)?;
             Ok(vec![outcome.processed == 1])
@@ -280,6 +350,7 @@ fn upsert(bound: &Bound, claims: &[Claim]) -> Result<Vec<bool>> {
                     Arg::TextArray(&column(|claim| &claim.account).collect::<Vec<_>>()),
                     Arg::Int8Array(claims.iter().map(Claim::usage_tokens).collect()),
                     Arg::Int8Array(claims.iter().map(|claim| claim.tokens).collect()),
+                    Arg::TextArray(&claims.iter().map(Claim::archived).collect::<Vec<_>>()),
                 ],
                 Snapshot::Statement,
             )?;

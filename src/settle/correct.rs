@@ -6,6 +6,7 @@ use pgrx::pg_sys::{INT8OID, TEXTOID};
 
 use super::lock::lock_workflows;
 use super::rename;
+use super::settlement::archived_usage_sql;
 use super::shares::{OfBinding, Share, give_all};
 use super::usage::{self, Usage};
 use crate::binding::{Bound, Kept, Payer};
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::ledger::account;
 use crate::ledger::change::{Given, Kind};
 use crate::ledger::credit::Remarks;
+use crate::postgres::exact_sum::ExactSum;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::value::{Arg, Row, moment_sql};
@@ -26,10 +28,11 @@ struct Statements {
 impl Kept<Bound> for Statements {
     fn of(bound: &Bound) -> Self {
         let own = bound.binding.own("s");
+        let archived = archived_usage_sql(bound.binding.spec.ids, "s");
         Statements {
             settled: Statement::new(
                 &format!(
-                    "SELECT s.user_id, s.usage_tokens, s.charged_tokens, s.refunded_tokens, {} \
+                    "SELECT s.user_id, s.usage_tokens, s.charged_tokens, s.refunded_tokens, {}, {archived} \
                      FROM token_balance.settlement AS s \
                      WHERE {own} s.workflow_id OPERATOR(pg_catalog.=) $1",
                     moment_sql("s.last_settled_at")
@@ -47,10 +50,11 @@ impl Kept<Bound> for Statements {
                      AND s.user_id OPERATOR(pg_catalog.=) $2 \
                      AND s.usage_tokens OPERATOR(pg_catalog.=) $5 \
                      AND s.charged_tokens OPERATOR(pg_catalog.=) $6 \
-                     AND s.refunded_tokens OPERATOR(pg_catalog.=) $7"
+                     AND s.refunded_tokens OPERATOR(pg_catalog.=) $7 \
+                     AND {archived} OPERATOR(pg_catalog.=) $8::pg_catalog.numeric"
                 ),
                 &[
-                    TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+                    TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID,
                 ],
             ),
         }
@@ -125,6 +129,8 @@ struct Settled {
     refunded: i64,
     /// When it was charged last; None while all of it is exempt.
     last: Option<i64>,
+    /// Usage that is not there any more and counts as if it were.
+    archived: ExactSum,
 }
 
 /// What is taken out of a settlement. Tokens.
@@ -215,19 +221,23 @@ impl<'a> Workflow<'a> {
                 .iter()
                 .flat_map(|settled| {
                     let used = usage.of(Some(&settled.account));
-                    taken(std::slice::from_ref(settled), used)
+                    taken(std::slice::from_ref(settled), &used)
                 })
                 .collect(),
             // Usage names no account: it is that of all who have paid.
-            Payer::Workflow(_) => taken(&self.settled, usage.of(None)),
+            Payer::Workflow(_) => taken(&self.settled, &usage.of(None)),
         }
     }
 }
 
 /// What is taken out of settlements that stand for one usage of `used` tokens: first what was exempt, without money, then
 /// what was paid and not refunded; the account that was charged last comes first.
-fn taken(settled: &[Settled], used: i128) -> Vec<Taken> {
+fn taken(settled: &[Settled], used: &ExactSum) -> Vec<Taken> {
     let accounted: i128 = settled.iter().map(|one| i128::from(one.usage)).sum();
+    let mut used = used.clone();
+    settled.iter().for_each(|one| used.add(&one.archived));
+    // What cannot be counted was refused before.
+    let used = used.rounded().unwrap_or(accounted);
     let mut missing = (accounted - used).max(0);
     let mut take = |most: i64| {
         let tokens = i64::try_from(missing).map_or(most, |missing| missing.min(most));
@@ -256,6 +266,7 @@ fn read_settled(bound: &Bound, workflow: &str) -> Result<Vec<Settled>> {
             charged: row.amount(2)?,
             refunded: row.amount(3)?,
             last: row.number(4),
+            archived: ExactSum::of(row.get(5))?,
         })
     };
     let mut settled: Vec<_> = outcome.rows.iter().map(of_row).collect::<Result<_>>()?;
@@ -266,6 +277,7 @@ fn read_settled(bound: &Bound, workflow: &str) -> Result<Vec<Settled>> {
 
 fn write(bound: &Bound, workflow: &str, settled: &Settled, taken: Taken) -> Result<()> {
     let _owner = bound.run_as_extension();
+    let archived = settled.archived.to_string();
     let args = [
         Arg::Text(workflow),
         Arg::Text(&settled.account),
@@ -274,6 +286,7 @@ fn write(bound: &Bound, workflow: &str, settled: &Settled, taken: Taken) -> Resu
         Arg::Int8(settled.usage),
         Arg::Int8(settled.charged),
         Arg::Int8(settled.refunded),
+        Arg::Text(&archived),
     ];
     let outcome = bound
         .kept::<Statements>()

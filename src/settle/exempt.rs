@@ -6,9 +6,10 @@ use pgrx::PgLogLevel;
 use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, TimestampTz};
 
 use super::CHUNK;
-use super::claim::{Accounted, accounted_for, read_settled};
+use super::claim::{Accounted, Settled, read_settled, unaccounted};
 use super::lock::{lock_workflows, needs_locks};
 use super::rename;
+use super::settlement::archived_usage_sql;
 use super::sweep::{BATCH, unsettled};
 use super::usage::{Usage, payers, usage_groups_sql};
 use crate::binding::{Binding, Bound, Kept, Which, bindings_locked, bound};
@@ -33,13 +34,13 @@ struct Exemption {
     workflow: String,
     account: String,
     tokens: i64,
-    /// What the settlement row accounted for before; None if there was no row.
-    settled: Option<i64>,
+    /// What the settlement row said before; None if there was no row.
+    settled: Option<Settled>,
 }
 
 impl Exemption {
     fn usage_tokens(&self) -> i64 {
-        self.settled.unwrap_or(0) + self.tokens
+        self.settled.as_ref().map_or(0, |it| it.usage) + self.tokens
     }
 }
 
@@ -71,10 +72,12 @@ impl Kept<Bound> for Statements {
                     "UPDATE token_balance.settlement AS s SET usage_tokens = $3 \
                      WHERE {} s.workflow_id OPERATOR(pg_catalog.=) $1 \
                      AND s.user_id OPERATOR(pg_catalog.=) $2 \
-                     AND s.usage_tokens OPERATOR(pg_catalog.=) $4",
-                    bound.binding.own("s")
+                     AND s.usage_tokens OPERATOR(pg_catalog.=) $4 \
+                     AND {} OPERATOR(pg_catalog.=) $5::pg_catalog.numeric",
+                    bound.binding.own("s"),
+                    archived_usage_sql(bound.binding.spec.ids, "s")
                 ),
-                &[TEXTOID, TEXTOID, INT8OID, INT8OID],
+                &[TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID],
             ),
         }
     }
@@ -197,7 +200,7 @@ fn outstanding(
             error.report(PgLogLevel::WARNING);
         }
         for (account, tokens) in usage.by_payer(&bound.binding) {
-            let tokens = tokens - accounted_for(settled, account);
+            let tokens = unaccounted(&tokens, settled, account)?;
             if tokens > 0 {
                 found.extend(exemption(bound, workflow, account, tokens, settled)?);
             }
@@ -223,8 +226,8 @@ fn exemption(
             .min()
             .unwrap_or_default(),
     };
-    let settled = settled.get(&account).copied();
-    let room = i64::MAX - settled.unwrap_or(0);
+    let settled = settled.get(&account).cloned();
+    let room = i64::MAX - settled.as_ref().map_or(0, |settled| settled.usage);
     let tokens = i64::try_from(tokens).map_or(room, |tokens| tokens.min(room));
     Ok((tokens > 0).then(|| Exemption {
         workflow: workflow.to_owned(),
@@ -277,7 +280,8 @@ fn write(bound: &Bound, wanted: Vec<Exemption>) -> Result<(Vec<Exemption>, Vec<E
                 Arg::Text(workflow),
                 Arg::Text(account),
                 Arg::Int8(run[0].usage_tokens()),
-                Arg::Int8(*settled),
+                Arg::Int8(settled.usage),
+                Arg::Text(&settled.archived.to_string()),
             ];
             let outcome = statements.more.run(&args, Snapshot::Statement)?;
             is_written.push(outcome.processed == 1);

@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use charge::Charge;
-use claim::{Accounted, Claim, accounted_for};
+use claim::{Accounted, Claim, unaccounted};
 use lock::{lock_workflows, needs_locks};
 use occasion::Occasion;
 use usage::Usage;
@@ -282,7 +282,7 @@ fn outstanding(
 ) -> Result<Vec<(String, i128)>> {
     let mut found = Vec::new();
     for (account, tokens) in usage.by_payer(&bound.binding) {
-        let tokens = tokens - accounted_for(settled, account);
+        let tokens = unaccounted(&tokens, settled, account)?;
         let account = match account {
             Some(account) => Some(account.to_owned()),
             // Nothing is due: who pays is not looked up.
@@ -332,8 +332,9 @@ fn claim_of(
             tokens,
         });
     };
-    let settled = settled.get(&account).copied();
-    let is_total_in_range = i64::try_from(tokens + i128::from(settled.unwrap_or(0))).is_ok();
+    let settled = settled.get(&account).cloned();
+    let before = settled.as_ref().map_or(0, |settled| settled.usage);
+    let is_total_in_range = i64::try_from(tokens + i128::from(before)).is_ok();
     match i64::try_from(tokens) {
         Ok(tokens) if is_total_in_range => Ok(Claim {
             place,

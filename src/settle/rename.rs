@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::{self, TEXTARRAYOID, TEXTOID};
 
-use super::claim::{Accounted, accounted_for, read_settled};
+use super::claim::{Accounted, read_settled, unaccounted};
 use super::lock::lock_renamed;
 use super::settlement::move_workflows_sql;
 use super::usage::{self, Usage};
@@ -328,7 +328,7 @@ fn followed_by_sums(
     let settled: HashMap<_, _> = ids.iter().zip(&settled).collect();
     let mut followed = BTreeMap::new();
     for pairs in linked(pairs) {
-        let told = sums_tell(bound, &pairs, &used, &settled);
+        let told = sums_tell(bound, &pairs, &used, &settled)?;
         for (old, new) in pairs {
             let has_followed = match told {
                 Some(told) => told,
@@ -349,7 +349,7 @@ fn sums_tell(
     pairs: &[(&String, &String)],
     used: &HashMap<&String, &Usage>,
     settled: &HashMap<&String, &Accounted>,
-) -> Option<bool> {
+) -> Result<Option<bool>> {
     let olds: HashSet<_> = pairs.iter().map(|(old, _)| *old).collect();
     let mut moved: HashMap<&String, Accounted> = HashMap::new();
     for (old, new) in pairs {
@@ -360,17 +360,29 @@ fn sums_tell(
                 true => Accounted::new(),
                 false => settled[new].clone(),
             });
-        for (account, tokens) in settled[old] {
-            let sum = moved.entry(account.clone()).or_default();
-            *sum = sum.saturating_add(*tokens);
+        for (account, settled) in settled[old] {
+            moved.entry(account.clone()).or_default().merge(settled);
         }
     }
-    let mut ids = pairs.iter().flat_map(|(old, new)| [old, new]);
-    let is_enough_there = ids.all(|id| !has_shrunk(bound, settled[*id], used[*id]));
-    let is_enough_moved = moved
-        .iter()
-        .all(|(id, settled)| !has_shrunk(bound, settled, used[*id]));
-    (is_enough_there != is_enough_moved).then_some(is_enough_moved)
+    let ids: HashSet<_> = pairs.iter().flat_map(|(old, new)| [*old, *new]).collect();
+    let there = ids.into_iter().map(|id| (id, settled[id]));
+    let is_enough_there = !has_any_shrunk(bound, there, used)?;
+    let moved = moved.iter().map(|(id, settled)| (*id, settled));
+    let is_enough_moved = !has_any_shrunk(bound, moved, used)?;
+    Ok((is_enough_there != is_enough_moved).then_some(is_enough_moved))
+}
+
+fn has_any_shrunk<'a>(
+    bound: &Bound,
+    settled: impl Iterator<Item = (&'a String, &'a Accounted)>,
+    used: &HashMap<&String, &Usage>,
+) -> Result<bool> {
+    for (id, settled) in settled {
+        if has_shrunk(bound, settled, used[id])? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The pairs, in groups of those that have ids in common, directly or through others.
@@ -409,17 +421,19 @@ fn linked(pairs: &BTreeMap<String, String>) -> Vec<Vec<(&String, &String)>> {
 }
 
 /// What cannot be counted has not: it is there.
-fn has_shrunk(bound: &Bound, settled: &Accounted, used: &Usage) -> bool {
-    let is_counted = |account: Option<&str>| {
-        let mut uncounted = used.uncounted(&bound.binding);
-        uncounted.all(|one| one != account)
+fn has_shrunk(bound: &Bound, settled: &Accounted, used: &Usage) -> Result<bool> {
+    let payers: Vec<Option<&str>> = match &bound.binding.payer {
+        Payer::Usage(_) => settled.keys().map(|account| Some(&**account)).collect(),
+        Payer::Workflow(_) => vec![None],
     };
-    match &bound.binding.payer {
-        Payer::Usage(_) => settled.iter().any(|(account, tokens)| {
-            is_counted(Some(account)) && used.of(Some(account)) < i128::from(*tokens)
-        }),
-        Payer::Workflow(_) => is_counted(None) && used.of(None) < accounted_for(settled, None),
+    for account in payers {
+        let mut uncounted = used.uncounted(&bound.binding);
+        let is_counted = uncounted.all(|one| one != account);
+        if is_counted && unaccounted(&used.of(account), settled, account)? < 0 {
+            return Ok(true);
+        }
     }
+    Ok(false)
 }
 
 /// Settlements of the ids on the left become those of the ids on the right, and aliases of them.

@@ -1,6 +1,6 @@
 //! The table `token_balance.settlement`: what of each workflow's usage is accounted for, by account.
 
-use pgrx::pg_sys::{INT2OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
+use pgrx::pg_sys::{INT2OID, INT8OID, NUMERICOID, Oid, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use crate::binding::{Binding, Book, Bound, Ids, Kept};
 use crate::error::Result;
@@ -22,6 +22,7 @@ struct Column {
 enum First {
     Text(for<'a> fn(&FirstClaim<'a>) -> &'a str),
     Tokens(fn(&FirstClaim) -> i64),
+    NoTokens,
     Moment(fn(&FirstClaim) -> TimestampTz),
     Binding,
 }
@@ -35,10 +36,13 @@ enum Merged {
     Later,
 }
 
+/// The sum of usage rows that were taken away after they were settled, as [`archived_usage_sql`] reads it.
+pub(super) const ARCHIVED_USAGE: &str = "archived_usage_tokens";
+
 /// The columns, in order. What writes a first claim without SQL, and what gives an account another id, is
 /// made from this list.
 static COLUMNS: &[Column] = {
-    use First::{Binding, Moment, Text, Tokens};
+    use First::{Binding, Moment, NoTokens, Text, Tokens};
     use Merged::{Earlier, Key, Later, Sum};
     &[
         column("workflow_id", Text(|claim| claim.workflow), Key),
@@ -52,6 +56,7 @@ static COLUMNS: &[Column] = {
         column("archived_refunded_tokens", Tokens(|_| 0), Sum),
         column("binding_id", Binding, Key),
         column("corrected_tokens", Tokens(|_| 0), Sum),
+        column(ARCHIVED_USAGE, NoTokens, Sum),
     ]
 };
 
@@ -84,6 +89,7 @@ impl First {
         match self {
             First::Text(_) => (TEXTOID, false),
             First::Tokens(_) => (INT8OID, false),
+            First::NoTokens => (NUMERICOID, false),
             First::Moment(_) => (TIMESTAMPTZOID, true),
             First::Binding => (INT2OID, false),
         }
@@ -114,6 +120,7 @@ impl<'a> FirstClaim<'a> {
         std::array::from_fn(|at| match COLUMNS[at].first {
             First::Text(value) => Arg::Text(value(self)),
             First::Tokens(value) => Arg::Int8(value(self)),
+            First::NoTokens => Arg::NumericZero,
             First::Moment(value) => Arg::OptionalTimestamp(Some(value(self))),
             First::Binding => Arg::OptionalInt2(Some(self.binding)),
         })
@@ -132,6 +139,15 @@ impl Kept<Book> for Claims {
 /// The table open for first claims; None if SQL must write it.
 pub(crate) fn open(book: &Book) -> Option<OpenTable> {
     book.kept::<Claims>().0.open()
+}
+
+/// SQL for the tokens of a settlement's usage that is not there any more and counts as if it were, before they are
+/// rounded: numeric. The catalog of an older version, until it is updated, has none.
+pub(crate) fn archived_usage_sql(ids: Option<Ids>, alias: &str) -> String {
+    match ids {
+        Some(_) => format!("{alias}.{ARCHIVED_USAGE}"),
+        None => "0::pg_catalog.numeric".into(),
+    }
 }
 
 /// SQL for "the workflow was settled once", of its canonical id: where no workflow table says that a run is
@@ -237,8 +253,10 @@ pub(super) fn move_workflows_sql(ids: Option<Ids>) -> String {
     };
     let key = columns(is_older).filter(|column| column.merged == Merged::Key);
     let key: Vec<_> = key.map(|column| of_key(column.name)).collect();
-    let moved = columns(is_older).map(|Column { name, merged, .. }| match merged {
+    let moved = columns(is_older).map(|column| (column, column.name));
+    let moved = moved.map(|(Column { first, merged, .. }, name)| match merged {
         Merged::Key => of_key(name),
+        Merged::Sum if matches!(first, First::NoTokens) => format!("pg_catalog.sum(m.{name})"),
         Merged::Sum => format!("pg_catalog.sum(m.{name})::bigint"),
         Merged::Earlier => format!("pg_catalog.min(m.{name})"),
         Merged::Later => format!("pg_catalog.max(m.{name})"),

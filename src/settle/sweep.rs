@@ -16,7 +16,7 @@ use super::occasion::Occasion;
 use super::old_usage::tell_of_old_usage;
 use super::rename;
 use super::settle;
-use super::settlement::was_settled_sql;
+use super::settlement::{archived_usage_sql, was_settled_sql};
 use super::usage::{Usage, read_or_warn, usage_groups_sql};
 use super::work::Work;
 use crate::binding::{Binding, Book, Bound, Which, bindings_locked, bindings_unlocked, completed};
@@ -152,10 +152,11 @@ pub(super) fn unsettled(bound: &Bound, groups: &[Row]) -> Result<Vec<String>> {
     for group in groups {
         let place = workflows.binary_search_by(|workflow| workflow.as_str().cmp(group.text(0)));
         let at = place.unwrap_or_default(); // it is one of them
-        let done = claim::accounted_for(&settled[at], group.get(1));
-        // What cannot be counted is told each time, as other bad charges are.
-        let used = group.counted(2)?;
-        is_unsettled[at] |= used.is_none_or(|tokens| tokens > done);
+        is_unsettled[at] |= match group.counted(2)? {
+            Some(used) => claim::unaccounted(&used, &settled[at], group.get(1))? > 0,
+            // It is told each time, as other bad charges are.
+            None => true,
+        };
     }
     let workflows = workflows.into_iter().zip(is_unsettled);
     Ok(workflows
@@ -169,7 +170,9 @@ fn unsettled_by_id(bound: &Bound, workflows: Vec<String>) -> Result<Vec<String>>
     let settled = claim::read_settled(bound, &workflows)?;
     let mut found = Vec::new();
     for ((workflow, usage), settled) in workflows.into_iter().zip(usage).zip(settled) {
-        if usage.is_some_and(|usage| is_outstanding(&bound.binding, &usage, &settled)) {
+        if let Some(usage) = usage
+            && is_outstanding(&bound.binding, &usage, &settled)?
+        {
             found.push(workflow);
         }
     }
@@ -177,10 +180,13 @@ fn unsettled_by_id(bound: &Bound, workflows: Vec<String>) -> Result<Vec<String>>
 }
 
 /// Whether some of a workflow's usage is not accounted for, or cannot be counted.
-fn is_outstanding(binding: &Binding, usage: &Usage, settled: &claim::Accounted) -> bool {
-    let mut used = usage.by_payer(binding).into_iter();
-    used.any(|(account, tokens)| tokens > claim::accounted_for(settled, account))
-        || usage.uncounted(binding).next().is_some()
+fn is_outstanding(binding: &Binding, usage: &Usage, settled: &claim::Accounted) -> Result<bool> {
+    for (account, tokens) in usage.by_payer(binding) {
+        if claim::unaccounted(&tokens, settled, account)? > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(usage.uncounted(binding).next().is_some())
 }
 
 /// Of which usage a sweep is.
@@ -568,16 +574,22 @@ fn include_exempted(bound: &Bound, batch_size: usize, commits: MayCommit) -> Res
             ),
             None => ("$1 IS NULL AND $2 IS NULL", None, None),
         };
+        // What is there no more is not charged after all: nobody would find it.
+        let kept = format!(
+            "GREATEST(s.charged_tokens, LEAST(s.usage_tokens::pg_catalog.numeric, \
+             pg_catalog.round({})))::bigint",
+            archived_usage_sql(bound.binding.spec.ids, "s")
+        );
         let changed = {
             let _owner = bound.run_as_extension();
             spi::query(
                 &format!(
                     "WITH exempted AS MATERIALIZED (SELECT s.workflow_id, s.user_id \
                      FROM token_balance.settlement AS s \
-                     WHERE {own} {after} AND s.usage_tokens OPERATOR(pg_catalog.>) s.charged_tokens \
+                     WHERE {own} {after} AND s.usage_tokens OPERATOR(pg_catalog.>) {kept} \
                      ORDER BY s.workflow_id, s.user_id LIMIT {batch_size}), \
                      changed AS (UPDATE token_balance.settlement AS s \
-                     SET usage_tokens = s.charged_tokens FROM exempted AS e \
+                     SET usage_tokens = {kept} FROM exempted AS e \
                      WHERE {own} s.workflow_id OPERATOR(pg_catalog.=) e.workflow_id \
                      AND s.user_id OPERATOR(pg_catalog.=) e.user_id) \
                      SELECT e.workflow_id, e.user_id FROM exempted AS e \

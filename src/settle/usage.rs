@@ -9,6 +9,7 @@ use crate::binding::{Binding, Bound, Kept, LateSource, Payer};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Column;
 use crate::postgres::direct::{FoundRow, Holds, Lookup, Wanted};
+use crate::postgres::exact_sum::ExactSum;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
 use crate::postgres::subtransaction::unless_data_exception;
@@ -182,7 +183,7 @@ pub(crate) fn usage_groups_sql(binding: &Binding, conditions: &[String]) -> Stri
 #[derive(Clone, Default)]
 pub(crate) struct Usage {
     /// Tokens by account.
-    sums: Vec<(Option<String>, i128)>,
+    sums: Vec<(Option<String>, ExactSum)>,
     /// The accounts whose tokens cannot be counted: they are in no sum.
     uncounted: Vec<Option<String>>,
 }
@@ -202,11 +203,11 @@ impl Usage {
 
     /// What each who pays has used: the accounts that it names, or None for all of it, where the workflow's own account
     /// pays. Tokens.
-    pub(crate) fn by_payer(&self, binding: &Binding) -> Vec<(Option<&str>, i128)> {
+    pub(crate) fn by_payer(&self, binding: &Binding) -> Vec<(Option<&str>, ExactSum)> {
         match &binding.payer {
             Payer::Usage(_) => {
                 let sums = self.sums.iter();
-                let sums = sums.map(|(account, tokens)| (account.as_deref(), *tokens));
+                let sums = sums.map(|(account, tokens)| (account.as_deref(), tokens.clone()));
                 sums.filter(|(account, _)| account.is_some()).collect()
             }
             Payer::Workflow(_) => vec![(None, self.of(None))],
@@ -214,15 +215,17 @@ impl Usage {
     }
 
     /// What the account has used; without one, where the workflow's own account pays, all of it. Tokens, to be compared
-    /// with `claim::accounted_for`.
-    pub(crate) fn of(&self, account: Option<&str>) -> i128 {
+    /// with `claim::unaccounted`.
+    pub(crate) fn of(&self, account: Option<&str>) -> ExactSum {
         let sums = self.sums.iter();
         let sums = sums.filter(|(one, _)| account.is_none() || one.as_deref() == account);
-        sums.map(|(_, tokens)| tokens).sum()
+        let mut all = ExactSum::default();
+        sums.for_each(|(_, tokens)| all.add(tokens));
+        all
     }
 
     /// Add what SQL says of an account.
-    pub(crate) fn add(&mut self, account: Option<String>, tokens: Option<i128>) {
+    pub(crate) fn add(&mut self, account: Option<String>, tokens: Option<ExactSum>) {
         match tokens {
             Some(tokens) => self.sums.push((account, tokens)),
             None => self.uncounted.push(account),
@@ -239,7 +242,7 @@ pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
         let names_account = matches!(bound.binding.payer, Payer::Usage(_));
         reader.read(workflows, |at, row| all[at].add(row, names_account));
         let usage = |sums: Sums| Usage {
-            sums: sums.sums,
+            sums: sums.exact().collect(),
             uncounted: Vec::new(),
         };
         return Ok(all.into_iter().map(usage).collect());
@@ -333,6 +336,11 @@ impl Sums {
             self.at = known.unwrap_or_else(|| self.add_account(row, names_account));
         }
         self.sums[self.at].1 += tokens;
+    }
+
+    fn exact(self) -> impl Iterator<Item = (Option<String>, ExactSum)> {
+        let sums = self.sums.into_iter();
+        sums.map(|(account, tokens)| (account, tokens.into()))
     }
 
     fn add_account(&mut self, row: &FoundRow, names_account: bool) -> usize {

@@ -32,6 +32,7 @@ pub(crate) enum Holds {
     Key(KeyType),
     /// smallint, integer or bigint
     Integer,
+    Numeric,
 }
 
 impl Holds {
@@ -43,6 +44,7 @@ impl Holds {
                 base_type,
                 pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID
             ),
+            Holds::Numeric => base_type == pg_sys::NUMERICOID,
         }
     }
 }

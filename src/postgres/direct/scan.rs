@@ -8,7 +8,7 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use super::index_path::Path;
 use super::key::{Argument, scope_key};
 use super::open::{Open, Opened};
-use crate::postgres::datum::{plain_bytes, plain_text};
+use crate::postgres::datum::{datum_text, plain_bytes, plain_text};
 use crate::postgres::raw;
 use crate::postgres::snapshot::uses_transaction_snapshot;
 use crate::postgres::unwind::unless_unwinding;
@@ -311,6 +311,13 @@ impl FoundRow<'_> {
             (Some((datum, type_oid)), Some(other)) => is_text_of(datum, type_oid, other),
             _ => false,
         }
+    }
+
+    /// The text of a column that holds [`Holds::Numeric`]; None for a null.
+    pub(crate) fn numeric(&self, column: usize) -> Option<String> {
+        let (datum, type_oid) = self.datum(column)?;
+        // SAFETY: the datum is of the type.
+        Some(unsafe { datum_text(datum, type_oid) })
     }
 
     /// A column that holds [`Holds::Integer`]; None for a null.
