@@ -202,6 +202,16 @@ COMMENT ON COLUMN token_balance.exemption.actor IS 'Role that exempted it.';
 COMMENT ON COLUMN token_balance.exemption.workflows IS 'Workflows of which some was exempted.';
 COMMENT ON COLUMN token_balance.exemption.pairs IS 'Pairs of workflow and account of which some was exempted.';
 COMMENT ON COLUMN token_balance.exemption.tokens IS 'Tokens that were exempted.';
+COMMENT ON TABLE token_balance.archived IS 'What left the tables: usage, settlements and ledger entries that were archived, and deletions of usage that were accepted. A row per binding, kind and archive.';
+COMMENT ON COLUMN token_balance.archived.binding_id IS 'Binding that it was of; 0 for the ledger, which is that of all.';
+COMMENT ON COLUMN token_balance.archived.kind IS 'usage, deletion (of usage, accepted by accept_deletions), settlement, or ledger.';
+COMMENT ON COLUMN token_balance.archived.archive IS 'Table that has it; empty if it is gone for good.';
+COMMENT ON COLUMN token_balance.archived.first_at IS 'When some of it left first.';
+COMMENT ON COLUMN token_balance.archived.last_at IS 'When some of it left last.';
+COMMENT ON COLUMN token_balance.archived.before IS 'The latest of the times before which it was from; null for a partition.';
+COMMENT ON COLUMN token_balance.archived.actor IS 'Role that archived or accepted it last.';
+COMMENT ON COLUMN token_balance.archived.row_count IS 'Rows in all; of a deletion, pairs of workflow and account.';
+COMMENT ON COLUMN token_balance.archived.tokens IS 'Tokens in all: of usage, or what settlements accounted for; of the ledger, 0.';
 
 COMMENT ON TABLE token_balance.queue IS 'Charges that wait for their account''s row, with busy_account => ''queue''. The balance is the column less what waits here.';
 COMMENT ON COLUMN token_balance.queue.user_id IS 'Account, as text.';

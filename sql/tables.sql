@@ -155,6 +155,24 @@ CREATE TABLE token_balance.exemption (
     tokens pg_catalog.numeric NOT NULL
 );
 
+-- What left the tables by archiving, and deletions that were accepted: a row per binding (0: the ledger of all of them),
+-- kind and archive, which is empty where it is gone for good.
+CREATE TABLE token_balance.archived (
+    binding_id smallint NOT NULL,
+    kind pg_catalog.text NOT NULL,
+    archive pg_catalog.text NOT NULL,
+    first_at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    last_at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    before timestamp with time zone,
+    actor pg_catalog.text NOT NULL,
+    row_count bigint NOT NULL,
+    tokens pg_catalog.numeric NOT NULL,
+    PRIMARY KEY (binding_id, kind, archive),
+    CONSTRAINT archived_kind CHECK (
+        kind OPERATOR(pg_catalog.=) ANY (
+            ARRAY['usage', 'deletion', 'settlement', 'ledger']::pg_catalog.text[]))
+);
+
 -- The numbers of the bound columns, by which they are known after a rename. Not for a dump: a restore gives columns
 -- other numbers, and there the names in the binding count.
 CREATE TABLE token_balance.bound_column (
@@ -176,5 +194,6 @@ SELECT pg_catalog.pg_extension_config_dump('token_balance.archived_reference', '
 SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger_entry_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.workflow_alias', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.exemption', '');
+SELECT pg_catalog.pg_extension_config_dump('token_balance.archived', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.queue', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.queue_charge_id_seq', '');

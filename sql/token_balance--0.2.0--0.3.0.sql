@@ -776,6 +776,28 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
 ALTER TABLE token_balance.exemption ENABLE ALWAYS TRIGGER owner_only;
 
+-- What left the tables by archiving, and deletions that were accepted.
+CREATE TABLE token_balance.archived (
+    binding_id smallint NOT NULL,
+    kind text NOT NULL,
+    archive text NOT NULL,
+    first_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    last_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    before timestamp with time zone,
+    actor text NOT NULL,
+    row_count bigint NOT NULL,
+    tokens numeric NOT NULL,
+    PRIMARY KEY (binding_id, kind, archive),
+    CONSTRAINT archived_kind CHECK (kind = ANY (ARRAY['usage', 'deletion', 'settlement', 'ledger']))
+);
+
+SELECT pg_extension_config_dump('token_balance.archived', '');
+
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.archived
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
+ALTER TABLE token_balance.archived ENABLE ALWAYS TRIGGER owner_only;
+
 -- The numbers of the bound columns. upgrade_binding() below stores them for what is attached.
 CREATE TABLE token_balance.bound_column (
     binding_id smallint NOT NULL,
@@ -945,6 +967,16 @@ COMMENT ON COLUMN token_balance.exemption.actor IS 'Role that exempted it.';
 COMMENT ON COLUMN token_balance.exemption.workflows IS 'Workflows of which some was exempted.';
 COMMENT ON COLUMN token_balance.exemption.pairs IS 'Pairs of workflow and account of which some was exempted.';
 COMMENT ON COLUMN token_balance.exemption.tokens IS 'Tokens that were exempted.';
+COMMENT ON TABLE token_balance.archived IS 'What left the tables: usage, settlements and ledger entries that were archived, and deletions of usage that were accepted. A row per binding, kind and archive.';
+COMMENT ON COLUMN token_balance.archived.binding_id IS 'Binding that it was of; 0 for the ledger, which is that of all.';
+COMMENT ON COLUMN token_balance.archived.kind IS 'usage, deletion (of usage, accepted by accept_deletions), settlement, or ledger.';
+COMMENT ON COLUMN token_balance.archived.archive IS 'Table that has it; empty if it is gone for good.';
+COMMENT ON COLUMN token_balance.archived.first_at IS 'When some of it left first.';
+COMMENT ON COLUMN token_balance.archived.last_at IS 'When some of it left last.';
+COMMENT ON COLUMN token_balance.archived.before IS 'The latest of the times before which it was from; null for a partition.';
+COMMENT ON COLUMN token_balance.archived.actor IS 'Role that archived or accepted it last.';
+COMMENT ON COLUMN token_balance.archived.row_count IS 'Rows in all; of a deletion, pairs of workflow and account.';
+COMMENT ON COLUMN token_balance.archived.tokens IS 'Tokens in all: of usage, or what settlements accounted for; of the ledger, 0.';
 COMMENT ON TABLE token_balance.archived_reference IS 'Empty: where a dump of an older version brings its archived references, until they are taken into token_balance.reference.';
 COMMENT ON COLUMN token_balance.queue.charge_id IS 'Number of the charge, by the time at which it was queued; they are applied in this order.';
 COMMENT ON COLUMN token_balance.queue.accounts_id IS 'Accounts of which user_id is one.';

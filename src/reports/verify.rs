@@ -729,7 +729,7 @@ pub(crate) fn ledger_guard() -> Result<Check> {
     ))
 }
 
-const GUARDS: [(&str, &str); 10] = [
+const GUARDS: [(&str, &str); 11] = [
     ("ledger", "append_only_rows"),
     ("ledger", "append_only_truncate"),
     ("ledger", "owner_only"),
@@ -740,6 +740,7 @@ const GUARDS: [(&str, &str); 10] = [
     ("archived_reference", "owner_only"),
     ("workflow_alias", "owner_only"),
     ("exemption", "owner_only"),
+    ("archived", "owner_only"),
 ];
 
 fn fires_always(table: &str, trigger: &str) -> Result<bool> {

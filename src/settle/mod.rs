@@ -15,6 +15,7 @@ pub(crate) mod occasion;
 pub(crate) mod old_usage;
 pub(crate) mod refund;
 pub(crate) mod rename;
+pub(crate) mod retention;
 pub(crate) mod settlement;
 pub(crate) mod shares;
 pub(crate) mod sweep;
