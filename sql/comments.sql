@@ -26,9 +26,9 @@ COMMENT ON FUNCTION token_balance.credit(pg_catalog.uuid, pg_catalog.numeric, pg
 COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.adjust(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type bigint; see adjust(text).';
 COMMENT ON FUNCTION token_balance.adjust(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type uuid; see adjust(text).';
-COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Give back what a workflow was charged, all that is left or a part, to the accounts that paid. binding: NULL means each one that has charged it; for an amount one of several is to be named.';
-COMMENT ON FUNCTION token_balance.refund_workflow(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type bigint; see refund_workflow(text).';
-COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type uuid; see refund_workflow(text).';
+COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.regclass) IS 'Give back what a workflow was charged, all that is left or a part, to the accounts that paid. binding: NULL means each one that has charged it; for an amount one of several is to be named. archive: a table of the caller''s from which its settlement comes back first.';
+COMMENT ON FUNCTION token_balance.refund_workflow(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.regclass) IS 'The same for an id of type bigint; see refund_workflow(text).';
+COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.regclass) IS 'The same for an id of type uuid; see refund_workflow(text).';
 COMMENT ON FUNCTION token_balance.correct_workflow(pg_catalog.text, pg_catalog.name) IS 'Give back, once, what was charged for usage of a workflow that was deleted, lowered or moved away since. Returns success, workflow_id, amount, tokens_exempt, corrections and gone. binding: NULL means each one that has settled it.';
 COMMENT ON FUNCTION token_balance.correct_workflow(bigint, pg_catalog.name) IS 'Give back what was charged for usage that is gone; see correct_workflow(text).';
 COMMENT ON FUNCTION token_balance.correct_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Give back what was charged for usage that is gone; see correct_workflow(text).';
@@ -74,6 +74,8 @@ COMMENT ON FUNCTION token_balance.unpack_usage_sums(pg_catalog.bytea, pg_catalog
 COMMENT ON FUNCTION token_balance.shown_usage_sums(pg_catalog.internal) IS 'Part of the aggregate usage_sums: its answer.';
 COMMENT ON AGGREGATE token_balance.usage_sums(pg_catalog.text, pg_catalog.text, VARIADIC pg_catalog."any") IS 'For summary: usage rows added up by stage and model, as JSON: stage, model, number of rows, and a sum for each column of whole numbers.';
 COMMENT ON FUNCTION token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass) IS 'Move the ledger entries before a moment to a table of yours, which has the ledger''s columns; of each account an opening entry stays. Returns accounts, entries and archive.';
+COMMENT ON FUNCTION token_balance.archive_settlements(timestamp with time zone, pg_catalog.regclass, pg_catalog.name, integer) IS 'Move settlements from before a moment, of which neither usage nor ledger entries are left, to a table of yours, which has the settlement table''s columns; NULL deletes them. Returns workflows, settlements, archive and more. binding: NULL means each one that is attached.';
+COMMENT ON PROCEDURE token_balance.archive(interval, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, integer, pg_catalog.name) IS 'Archive what is older than keep: usage, ledger and settlements, with one commit per batch. Without an archive usage and settlements are deleted, and the ledger stays. May be stopped and called again. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.settle_on_completion() IS 'Trigger function on the workflow table: settles a run that completes.';
 COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on the workflow table: what is known of a workflow follows it to another id.';
 COMMENT ON FUNCTION token_balance.settle_late_usage() IS 'Trigger function on the usage table, with late_usage => ''settle'': settles usage of a workflow that is over.';
@@ -177,6 +179,8 @@ COMMENT ON COLUMN token_balance.reference.previous_balance IS 'Balance before.';
 COMMENT ON COLUMN token_balance.reference.new_balance IS 'Balance after.';
 COMMENT ON COLUMN token_balance.reference.workflow_id IS 'Workflow that was refunded.';
 COMMENT ON COLUMN token_balance.reference.binding_id IS 'Binding in which it was; null for a credit, and where it was refunded in several at once.';
+
+COMMENT ON INDEX token_balance.reference_of_refund IS 'Refunds by reference: their settlements may be archived.';
 
 COMMENT ON TABLE token_balance.archived_reference IS 'Empty: where a dump of an older version brings its archived references, until they are taken into token_balance.reference.';
 COMMENT ON COLUMN token_balance.archived_reference.user_id IS 'Account, as text.';

@@ -361,14 +361,16 @@ pub(crate) enum Error {
         operation: &'static str,
     },
 
-    // The archive of the ledger.
+    // Archives.
     /// Not a table, or one that is not for archives.
     UnsuitableArchive {
+        of: ArchiveOf,
         relation: String,
         kind: String,
     },
-    /// A table whose columns are not the ledger's.
+    /// A table that lacks columns of what would move there.
     UnfitArchive {
+        of: ArchiveOf,
         relation: String,
         detail: String,
     },
@@ -376,8 +378,24 @@ pub(crate) enum Error {
         relation: String,
     },
     ArchiveSuppressed {
+        of: ArchiveOf,
         relation: String,
         missing: usize,
+    },
+    /// To take settlements back from.
+    NotArchivedThere {
+        relation: String,
+        archives: Vec<String>,
+    },
+    /// There is none, and settlements of the binding are archived.
+    SettlementArchived {
+        workflow: String,
+        /// Whether a workflow table or usage knows it.
+        is_known: bool,
+        /// The archive that was looked into.
+        looked_into: Option<String>,
+        /// Where else they are; an empty one is of those that are gone for good.
+        archives: Vec<String>,
     },
     EntriesArchived {
         account: String,
@@ -392,6 +410,48 @@ pub(crate) enum Error {
     Spi {
         code: String,
     },
+}
+
+/// What moves to an archive.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum ArchiveOf {
+    Ledger,
+    Settlements,
+}
+
+impl ArchiveOf {
+    /// The table whose rows move.
+    pub(crate) fn table(self) -> &'static str {
+        match self {
+            ArchiveOf::Ledger => "token_balance.ledger",
+            ArchiveOf::Settlements => "token_balance.settlement",
+        }
+    }
+
+    /// What is archived.
+    fn name(self) -> &'static str {
+        match self {
+            ArchiveOf::Ledger => "the ledger",
+            ArchiveOf::Settlements => "settlements",
+        }
+    }
+
+    /// Its rows.
+    fn rows(self) -> &'static str {
+        match self {
+            ArchiveOf::Ledger => "entries of the ledger",
+            ArchiveOf::Settlements => "settlements",
+        }
+    }
+
+    fn make(self) -> &'static str {
+        match self {
+            ArchiveOf::Ledger => MAKE_ARCHIVE,
+            ArchiveOf::Settlements => {
+                "Make one that can hold the settlements: CREATE TABLE ... (LIKE token_balance.settlement)."
+            }
+        }
+    }
 }
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -482,6 +542,12 @@ const OWN_REFERENCE: &str = "Use a reference of its own for each credit and refu
 const RETRY: &str = "The transaction might succeed if retried.";
 const MAKE_ARCHIVE: &str =
     "Make one that can hold the entries: CREATE TABLE ... (LIKE token_balance.ledger).";
+
+/// The names of archives, but for the empty one of what is gone for good.
+fn in_archives(archives: &[String]) -> String {
+    let names = archives.iter().filter(|archive| !archive.is_empty());
+    names.map(String::as_str).collect::<Vec<_>>().join(" or ")
+}
 
 /// How one of several bindings is named.
 fn name_one(argument: &str, names: &[String]) -> String {
@@ -839,7 +905,8 @@ impl From<Error> for Report {
                     format!("{what} {name} does not exist"),
                 );
                 match what {
-                    "archive" => report.set_hint(MAKE_ARCHIVE),
+                    "archive" => report.set_hint(ArchiveOf::Ledger.make()),
+                    "settlement archive" => report.set_hint(ArchiveOf::Settlements.make()),
                     _ => report,
                 }
             }
@@ -1267,29 +1334,89 @@ impl From<Error> for Report {
                 "Correct a balance with a new change: the correction gets an entry of its own.",
             ),
 
-            // The archive of the ledger.
-            Error::UnsuitableArchive { relation, kind } => new_report(
+            // Archives.
+            Error::UnsuitableArchive { of, relation, kind } => new_report(
                 ERRCODE_WRONG_OBJECT_TYPE,
-                format!("cannot archive the ledger in {kind} {relation}"),
+                format!("cannot archive {} in {kind} {relation}", of.name()),
             )
-            .set_hint(MAKE_ARCHIVE),
-            Error::UnfitArchive { relation, detail } => new_report(
+            .set_hint(of.make()),
+            Error::UnfitArchive {
+                of,
+                relation,
+                detail,
+            } => new_report(
                 ERRCODE_INVALID_TABLE_DEFINITION,
-                format!("table {relation} cannot hold entries of the ledger"),
+                format!("table {relation} cannot hold {}", of.rows()),
             )
             .set_detail(detail)
-            .set_hint(MAKE_ARCHIVE),
+            .set_hint(of.make()),
             Error::NotArchiveOwner { relation } => new_report(
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("must be owner of table {relation}"),
             )
             .set_hint("Archive as a superuser or as the owner of the archive's table."),
-            Error::ArchiveSuppressed { relation, missing } => new_report(
+            Error::ArchiveSuppressed {
+                of,
+                relation,
+                missing,
+            } => new_report(
                 ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
-                format!("entries of the ledger were not moved: {relation} kept them back"),
+                format!("{} were not moved: {relation} kept them back", of.rows()),
             )
-            .set_detail(format!("Entries that it did not take: {missing}."))
+            .set_detail(match of {
+                ArchiveOf::Ledger => format!("Entries that it did not take: {missing}."),
+                ArchiveOf::Settlements => {
+                    format!("Settlements that it did not take or give: {missing}.")
+                }
+            })
             .set_hint("A trigger, rule or policy on the table suppressed the change."),
+            Error::NotArchivedThere { relation, archives } => new_report(
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("no settlements of the binding were archived in table {relation}"),
+            )
+            .set_detail(match &in_archives(&archives)[..] {
+                "" => "None of it are in an archive.".to_owned(),
+                names => format!("They are in {names}."),
+            })
+            .set_hint("A superuser may name another table: one that was renamed, or brought back."),
+            Error::SettlementArchived {
+                workflow,
+                is_known,
+                looked_into,
+                archives,
+            } => {
+                let code = match is_known {
+                    true => ERRCODE_INVALID_PARAMETER_VALUE,
+                    false => ERRCODE_NO_DATA_FOUND,
+                };
+                let report = new_report(
+                    code,
+                    format!("workflow \"{workflow}\" has no settlement that could be refunded"),
+                );
+                let mut detail: Vec<_> = looked_into
+                    .map(|archive| format!("None is in {archive}."))
+                    .into_iter()
+                    .collect();
+                let is_gone = archives.iter().any(String::is_empty);
+                let may_be = match (&in_archives(&archives)[..], is_gone) {
+                    ("", true) => "gone for good".to_owned(),
+                    (names, true) => format!("in {names}, or gone for good"),
+                    (names, false) => format!("in {names}"),
+                };
+                if !archives.is_empty() {
+                    detail.push(format!("It may be {may_be}."));
+                }
+                let report = report.set_detail(detail.join(" "));
+                match archives.iter().find(|archive| !archive.is_empty()) {
+                    Some(first) => report.set_hint(format!(
+                        "token_balance.refund_workflow(..., archive => {}) brings it back from there.",
+                        quote_literal(first)
+                    )),
+                    None => report.set_hint(
+                        "What it has paid and is not to be found is given back with token_balance.credit().",
+                    ),
+                }
+            }
             Error::EntriesArchived { account, note } => new_report(
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("the ledger of account \"{account}\" does not reach back to that time"),

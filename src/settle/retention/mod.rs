@@ -6,4 +6,9 @@
 //! counts as if it were still there. Whoever does that holds the workflow's lock, and keeps out those who settle without
 //! ([`lock_workflows`](super::lock::lock_workflows) with the intention on the whole).
 
+pub(crate) mod entries;
+pub(crate) mod policy;
 pub(crate) mod record;
+pub(crate) mod returned;
+pub(crate) mod settlements;
+mod steps;

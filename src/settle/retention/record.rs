@@ -3,7 +3,7 @@
 use pgrx::pg_sys::{INT8OID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use crate::binding::{Bound, Kept, Payer};
-use crate::error::{Error, Result};
+use crate::error::{ArchiveOf, Error, Result};
 use crate::ledger::change::actor;
 use crate::postgres::exact_sum::ExactSum;
 use crate::postgres::snapshot::Snapshot;
@@ -80,6 +80,7 @@ pub(crate) fn add_to_settlements<'a>(
     match outcome.processed as usize == rows.len() {
         true => Ok(()),
         false => Err(Error::ArchiveSuppressed {
+            of: ArchiveOf::Settlements,
             relation: "token_balance.settlement".into(),
             missing: rows.len() - outcome.processed as usize,
         }),
