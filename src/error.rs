@@ -1413,7 +1413,7 @@ impl From<Error> for Report {
                         quote_literal(first)
                     )),
                     None => report.set_hint(
-                        "What it has paid and is not to be found is given back with token_balance.credit().",
+                        "Give back what it has paid with token_balance.credit().",
                     ),
                 }
             }

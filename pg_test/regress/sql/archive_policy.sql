@@ -1,4 +1,4 @@
--- The procedure archive: what is older leaves by one policy, a batch a transaction; stopped and called again, nothing is lost or done twice (DESIGN V50, V51, V52, V53).
+-- The procedure archive: what is older leaves by one policy, a batch a transaction; stopped and called again, nothing is lost or done twice (DESIGN S8, V50, V51, V52, V53, V54).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

@@ -1,4 +1,4 @@
--- archive_settlements: settlements of which nothing is left end, and refunds bring them back from their archive; the procedure archive (DESIGN V8, V40, V41, V42, V43, V44, V45, V46, V47, V48, V49, V50, V51, V52, V53, V54, V55).
+-- archive_settlements: settlements of which nothing is left end, and refunds bring them back from their archive; the procedure archive (DESIGN S9, V8, V9, V40, V41, V42, V43, V45, V46, V47, V48, V49, V54).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;
