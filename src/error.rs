@@ -366,17 +366,47 @@ pub(crate) enum Error {
     UnsuitableArchive {
         relation: String,
         kind: String,
+        /// The table whose rows it is to take.
+        of: String,
     },
-    /// A table whose columns are not the ledger's.
+    /// A table whose columns are other ones.
     UnfitArchive {
         relation: String,
         detail: String,
+        of: String,
+    },
+    /// The usage's rows are moved as their owner.
+    ArchiveOfAnotherOwner {
+        relation: String,
+        owner: String,
+        usage: String,
+        usage_owner: String,
+    },
+    /// Which rows below a view are to leave, it does not say.
+    ArchiveOfView {
+        relation: String,
+    },
+    ArchiveOfShared {
+        relation: String,
+        /// Of the bindings.
+        names: Vec<String>,
+    },
+    NotAPartition {
+        relation: String,
+        usage: String,
+    },
+    PartitionUnsettled {
+        relation: String,
+        workflows: usize,
+        /// The first of them.
+        workflow: String,
     },
     NotArchiveOwner {
         relation: String,
     },
     ArchiveSuppressed {
         relation: String,
+        of: String,
         missing: usize,
     },
     EntriesArchived {
@@ -481,7 +511,11 @@ const CORRECT_USAGE: &str =
 const OWN_REFERENCE: &str = "Use a reference of its own for each credit and refund.";
 const RETRY: &str = "The transaction might succeed if retried.";
 const MAKE_ARCHIVE: &str =
-    "Make one that can hold the entries: CREATE TABLE ... (LIKE token_balance.ledger).";
+    "Make one that can hold the rows: CREATE TABLE ... (LIKE ...), of the table whose rows leave.";
+
+fn make_archive(of: &str) -> String {
+    format!("Make one that can hold the rows: CREATE TABLE ... (LIKE {of}).")
+}
 
 /// How one of several bindings is named.
 fn name_one(argument: &str, names: &[String]) -> String {
@@ -1268,27 +1302,91 @@ impl From<Error> for Report {
             ),
 
             // The archive of the ledger.
-            Error::UnsuitableArchive { relation, kind } => new_report(
+            Error::UnsuitableArchive { relation, kind, of } => new_report(
                 ERRCODE_WRONG_OBJECT_TYPE,
-                format!("cannot archive the ledger in {kind} {relation}"),
+                format!("cannot archive rows of {of} in {kind} {relation}"),
             )
-            .set_hint(MAKE_ARCHIVE),
-            Error::UnfitArchive { relation, detail } => new_report(
+            .set_hint(make_archive(&of)),
+            Error::UnfitArchive {
+                relation,
+                detail,
+                of,
+            } => new_report(
                 ERRCODE_INVALID_TABLE_DEFINITION,
-                format!("table {relation} cannot hold entries of the ledger"),
+                format!("table {relation} cannot hold rows of {of}"),
             )
             .set_detail(detail)
-            .set_hint(MAKE_ARCHIVE),
+            .set_hint(make_archive(&of)),
+            Error::ArchiveOfAnotherOwner {
+                relation,
+                owner,
+                usage,
+                usage_owner,
+            } => new_report(
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("cannot archive rows of {usage} in a table of another owner"),
+            )
+            .set_detail(format!(
+                "{relation} is owned by role \"{owner}\", {usage} by role \"{usage_owner}\"."
+            ))
+            .set_hint(format!(
+                "ALTER TABLE {relation} OWNER TO {};",
+                pgrx::spi::quote_identifier(&usage_owner)
+            )),
+            Error::ArchiveOfShared { relation, names } => new_report(
+                ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot archive usage of {relation}, which is that of several bindings"),
+            )
+            .set_detail(format!("Attached are: {}.", names.join(", ")))
+            .set_hint(
+                "Delete old rows of workflows that are settled in all of them, then call \
+                 token_balance.accept_deletions() for each; or attach with deleted_usage => 'record' \
+                 and delete them.",
+            ),
+            Error::NotAPartition { relation, usage } => new_report(
+                ERRCODE_WRONG_OBJECT_TYPE,
+                format!("{relation} is not a partition of the usage in {usage}"),
+            ),
+            Error::PartitionUnsettled {
+                relation,
+                workflows,
+                workflow,
+            } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("usage in {relation} is not settled"),
+            )
+            .set_detail(format!(
+                "It is of {workflows} workflows, the first of them is \"{workflow}\"."
+            ))
+            .set_hint(
+                "token_balance.unsettled_usage() says why: settle_pending() charges completed runs, \
+                 settle_workflow() an open one, exempt_pending() forgives what waits.",
+            ),
+            Error::ArchiveOfView { relation } => new_report(
+                ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot archive usage of the view {relation}"),
+            )
+            .set_detail(
+                "Which rows of the tables below it have to leave together, a view does not say.",
+            )
+            .set_hint(
+                "Delete or move old rows of workflows that are settled from these tables, then call \
+                 token_balance.accept_deletions().",
+            ),
             Error::NotArchiveOwner { relation } => new_report(
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("must be owner of table {relation}"),
             )
             .set_hint("Archive as a superuser or as the owner of the archive's table."),
-            Error::ArchiveSuppressed { relation, missing } => new_report(
+            Error::ArchiveSuppressed {
+                relation,
+                of,
+                missing,
+            } => new_report(
                 ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
-                format!("entries of the ledger were not moved: {relation} kept them back"),
+                format!("rows of {of} were not moved: {relation} kept them back"),
             )
-            .set_detail(format!("Entries that it did not take: {missing}."))
+            .set_detail(format!("Rows that it did not take: {missing}."))
             .set_hint("A trigger, rule or policy on the table suppressed the change."),
             Error::EntriesArchived { account, note } => new_report(
                 ERRCODE_INVALID_PARAMETER_VALUE,

@@ -657,6 +657,16 @@ pub(crate) fn bindings_locked(which: Which) -> Result<Found> {
     look_until_locked(|| bindings_unlocked(which), locker(modes), Found::tables)
 }
 
+/// The same, with the usage locked so that nobody else reads it.
+pub(crate) fn bindings_and_usage_alone(which: Which) -> Result<Found> {
+    let modes = [
+        pg_sys::AccessShareLock,
+        pg_sys::AccessExclusiveLock,
+        pg_sys::RowExclusiveLock,
+    ];
+    look_until_locked(|| bindings_unlocked(which), locker(modes), Found::tables)
+}
+
 /// The bindings that are meant, with the users tables locked as an UPDATE locks them: for a refund, which does
 /// not read the usage.
 pub(crate) fn bindings_and_users_locked(which: Which) -> Result<Found> {

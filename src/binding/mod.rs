@@ -23,9 +23,10 @@ mod stored;
 mod tokens;
 
 pub(crate) use bound::{
-    Book, Bound, Kept, Which, bindings, bindings_and_users_locked, bindings_and_workflows_locked,
-    bindings_locked, bindings_unlocked, book, book_and_users_locked, books, books_of, bound,
-    bound_and_alone, is_one_of_several, lock_out_settlements, usable_names, whole_books,
+    Book, Bound, Kept, Which, bindings, bindings_and_usage_alone, bindings_and_users_locked,
+    bindings_and_workflows_locked, bindings_locked, bindings_unlocked, book, book_and_users_locked,
+    books, books_of, bound, bound_and_alone, is_one_of_several, lock_out_settlements, usable_names,
+    whole_books,
 };
 pub(crate) use faults::Parts;
 pub(crate) use late_sources::LateSource;

@@ -31,6 +31,8 @@ use crate::postgres::value::{Arg, texts};
 /// Entries that are moved at a time: memory does not grow with the ledger.
 const BATCH: usize = 1_000;
 
+const LEDGER: &str = "token_balance.ledger";
+
 /// What was archived.
 pub(crate) struct Archived {
     pub(crate) archive: String,
@@ -100,6 +102,7 @@ fn locked(archive: pg_sys::Oid) -> Result<Table> {
         Err(Error::UnsuitableArchive {
             relation: table.sql.clone(),
             kind: kind.into(),
+            of: LEDGER.into(),
         })
     };
     if let Some(kind) = table.unsupported_kind() {
@@ -124,6 +127,7 @@ fn locked(archive: pg_sys::Oid) -> Result<Table> {
         Some(detail) => Err(Error::UnfitArchive {
             relation: table.sql,
             detail,
+            of: LEDGER.into(),
         }),
         None => Ok(table),
     }
@@ -308,6 +312,7 @@ fn all(done: usize, given: usize, relation: &str) -> Result<()> {
     }
     Err(Error::ArchiveSuppressed {
         relation: relation.to_owned(),
+        of: LEDGER.into(),
         missing: given.abs_diff(done),
     })
 }

@@ -6,4 +6,8 @@
 //! counts as if it were still there. Whoever does that holds the workflow's lock, and keeps out those who settle without
 //! ([`lock_workflows`](super::lock::lock_workflows) with the intention on the whole).
 
+pub(crate) mod accepted;
+mod archive_table;
+pub(crate) mod partition;
 pub(crate) mod record;
+pub(crate) mod usage;
