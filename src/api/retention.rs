@@ -23,6 +23,8 @@ struct UsageArchived {
     workflows: usize,
     usage_rows: usize,
     tokens: ExactSum,
+    /// Rows among them that nobody could ever be charged for; only of a partition are there any.
+    unowned_rows: usize,
     /// Workflows whose old rows stay, since they are not settled to the last token.
     unsettled: usize,
     /// The table that has the rows; null if they are gone for good.
@@ -80,6 +82,7 @@ fn answer(archived: Archived) -> Result<JsonB> {
         workflows: archived.workflows,
         usage_rows: archived.rows,
         tokens: archived.tokens,
+        unowned_rows: archived.unowned,
         unsettled: archived.unsettled,
         archive: Some(archived.archive).filter(|archive| !archive.is_empty()),
         more: archived.more,

@@ -162,7 +162,17 @@ fn take(bound: &Rc<Bound>, partition: &Table, archived: &mut Archived) -> Result
         }
     }
     cursor.close()?;
-    unsettled.refuse(&partition.sql)
+    unsettled.refuse(&partition.sql)?;
+    let all = {
+        let _owner = bound.run_as(binding.usage.owner);
+        let count = format!("SELECT pg_catalog.count(*) FROM {}", partition.sql);
+        let outcome = spi::query_of(&[partition.oid], &count, &[], Snapshot::Latest)?;
+        let row = outcome.rows.first();
+        row.map_or(Ok(0), |row| row.amount::<usize>(0))?
+    };
+    archived.unowned = all - archived.rows;
+    archived.rows = all;
+    Ok(())
 }
 
 /// Workflows that have usage in the partition which nobody was charged for.

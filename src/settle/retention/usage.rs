@@ -37,6 +37,8 @@ pub(crate) struct Archived {
     pub(crate) workflows: usize,
     pub(crate) rows: usize,
     pub(crate) tokens: ExactSum,
+    /// Rows among them that name no workflow, or no account where the usage names them: of a partition.
+    pub(crate) unowned: usize,
     /// Workflows that have old rows, and are not settled to the last token: theirs stay.
     pub(crate) unsettled: usize,
     /// The table that has them; empty if they are gone for good.
@@ -67,7 +69,7 @@ pub(crate) fn archive_usage(
     let mut workflows = BTreeSet::new();
     let most = max_workflows.unwrap_or(usize::MAX);
     while workflows.len() < most {
-        let some = old.next(BATCH)?;
+        let some = old.next(BATCH.min(most - workflows.len()))?;
         if some.is_empty() {
             break;
         }
