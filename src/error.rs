@@ -1360,7 +1360,8 @@ impl From<Error> for Report {
             ))
             .set_hint(
                 "token_balance.unsettled_usage() says why: settle_pending() charges completed runs, \
-                 settle_workflow() an open one, exempt_pending() forgives what waits.",
+                 settle_workflow() an open one, exempt_pending() forgives what waits. What is missing of usage that \
+                 was charged, accept_deletions() accepts and correct_workflow() gives back.",
             ),
             Error::ArchiveOfView { relation } => new_report(
                 ERRCODE_FEATURE_NOT_SUPPORTED,

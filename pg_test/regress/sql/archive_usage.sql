@@ -21,7 +21,7 @@ CREATE VIEW balances AS SELECT string_agg(id || ' ' || token_balance - 1000000, 
 CREATE VIEW law AS SELECT string_agg(state || ' ' || tokens, ', ' ORDER BY state) AS states,
   sum(CASE WHEN state IN ('archived', 'shrunk') THEN -tokens ELSE tokens END) = COALESCE((SELECT sum(total_tokens) FROM token_usage), 0) AS holds FROM token_balance.usage_state();
 CREATE VIEW problems AS SELECT problem, user_id, workflow_id, expected, found FROM token_balance.reconcile();
-CREATE VIEW archived AS SELECT binding_id, kind, archive, before AT TIME ZONE 'UTC' AS before, actor = current_user AS actor_is_me, row_count, tokens FROM token_balance.archived ORDER BY kind COLLATE "C", archive COLLATE "C";
+CREATE VIEW archived AS SELECT binding_id, kind, archive, before AT TIME ZONE 'UTC' AS before, actor = current_user AS actor_is_me, row_count, tokens FROM token_balance.archived WHERE kind = 'usage' ORDER BY archive COLLATE "C";
 
 -- settled runs lose what is old, an open one keeps it, and so does what is nobody's
 INSERT INTO token_usage (workflow_id, user_id, total_tokens, created_at) VALUES
@@ -56,6 +56,18 @@ CALL token_balance.settle_backlog(existing => true);
 TABLE settled;
 TABLE balances;
 
+-- where usage is missing, late usage may make up for it: nothing leaves before somebody says what that is to be
+INSERT INTO token_usage (workflow_id, user_id, total_tokens, created_at) VALUES ('s1', 'ann', 50, '2026-01-01Z'), ('s1', 'ann', 20, '2026-01-02Z'), ('s1', 'bob', 8, '2026-01-02Z');
+INSERT INTO workflows VALUES ('s1', 'ann', 'completed');
+DELETE FROM token_usage WHERE total_tokens = 50;
+INSERT INTO token_usage (workflow_id, user_id, total_tokens, created_at) VALUES ('s1', 'ann', 7, clock_timestamp());
+SELECT token_balance.archive_usage('2026-02-01Z');
+SELECT token_balance.correct_workflow('s1') ->> 'amount' AS amount;
+SELECT token_balance.archive_usage('2026-02-01Z');
+DELETE FROM token_usage WHERE total_tokens = 7;
+SELECT token_balance.accept_deletions(clock_timestamp());
+TABLE law;
+TABLE problems;
 -- for good, and as many as are wanted
 INSERT INTO token_usage (workflow_id, user_id, total_tokens, created_at) SELECT 'm' || n, 'bob', n, '2026-01-10Z' FROM generate_series(1, 5) AS n;
 INSERT INTO workflows SELECT 'm' || n, 'bob', 'completed' FROM generate_series(1, 5) AS n;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::record::{self, Kind, Left, TakenAway};
-use super::usage::{Archived, refuse_shared};
+use super::usage::{Archived, is_settled, refuse_shared};
 use crate::binding::{Bound, Which, bindings_and_usage_alone, bound, is_part_of};
 use crate::error::{Error, Result};
 use crate::ledger::change::actor;
@@ -13,7 +13,7 @@ use crate::postgres::catalog::{self, Table};
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
-use crate::settle::claim::{read_settled, unaccounted};
+use crate::settle::claim::read_settled;
 use crate::settle::rename;
 use crate::settle::usage::{self, groups_sql};
 
@@ -120,46 +120,32 @@ fn take(bound: &Rc<Bound>, partition: &Table, archived: &mut Archived) -> Result
         workflows.sort_unstable();
         workflows.dedup();
         let settled = read_settled(bound, &workflows)?;
+        let used = usage::read(bound, &workflows)?;
+        for ((workflow, used), settled) in workflows.iter().zip(&used).zip(&settled) {
+            if !is_settled(binding, used, settled)? {
+                unsettled.add(workflow);
+            }
+        }
+        archived.workflows += workflows.len();
+        if unsettled.workflows > 0 {
+            continue;
+        }
         let mut taken = Vec::with_capacity(groups.len());
         for group in &groups {
             let place = workflows.binary_search_by(|workflow| workflow.as_str().cmp(group.text(0)));
             let settled = &settled[place.unwrap_or_default()]; // it is one of them
-            let account = group.get(1);
             archived.rows += group.amount::<usize>(3)?;
-            let Some(tokens) = group.counted(2)? else {
-                unsettled.add(group.text(0));
-                continue;
+            // What cannot be counted is not settled.
+            let tokens = group.counted(2)?.unwrap_or_default();
+            archived.tokens.add(&tokens);
+            let away = TakenAway {
+                workflow: group.text(0).to_owned(),
+                account: group.owned(1),
+                tokens,
             };
-            let mut is_settled = unaccounted(&tokens, settled, account)? <= 0;
-            if !is_settled {
-                // Rows below zero in other partitions may make up for it.
-                let used = usage::read(bound, &[group.text(0).to_owned()])?;
-                let used = used
-                    .first()
-                    .map(|used| used.of(account))
-                    .unwrap_or_default();
-                is_settled = unaccounted(&used, settled, account)? <= 0;
-            }
-            match is_settled {
-                true => archived.tokens.add(&tokens),
-                false => unsettled.add(group.text(0)),
-            }
-            taken.push((
-                TakenAway {
-                    workflow: group.text(0).to_owned(),
-                    account: group.owned(1),
-                    tokens,
-                },
-                settled,
-            ));
+            taken.push((away, settled));
         }
-        archived.workflows += workflows.len();
-        if unsettled.workflows == 0 {
-            record::add_to_settlements(
-                bound,
-                taken.iter().map(|(taken, settled)| (taken, *settled)),
-            )?;
-        }
+        record::add_to_settlements(bound, taken.iter().map(|(taken, of)| (taken, *of)))?;
     }
     cursor.close()?;
     unsettled.refuse(&partition.sql)?;
@@ -175,7 +161,7 @@ fn take(bound: &Rc<Bound>, partition: &Table, archived: &mut Archived) -> Result
     Ok(())
 }
 
-/// Workflows that have usage in the partition which nobody was charged for.
+/// Workflows that have usage in the partition, and are not settled to the last token.
 #[derive(Default)]
 struct Unsettled {
     workflows: usize,
