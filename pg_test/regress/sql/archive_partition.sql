@@ -1,4 +1,4 @@
--- archive_usage(partition): a whole partition leaves, none of its rows touched (DESIGN V34).
+-- archive_usage(partition): a whole partition leaves, none of its rows touched (DESIGN V34, V37).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;

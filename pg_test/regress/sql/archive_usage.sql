@@ -1,4 +1,4 @@
--- archive_usage: old rows of settled workflows leave, and count as if they were there (DESIGN V30, V31, V32, V33).
+-- archive_usage: old rows of settled workflows leave, and count as if they were there (DESIGN V30, V31, V33, V38, S17).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;
