@@ -73,7 +73,11 @@ pub(crate) fn archive_usage(
         if some.is_empty() {
             break;
         }
-        let (settled, unsettled) = partition_settled(&found, some)?;
+        // Those that stay do not count, or they would stand in the way for ever.
+        let (settled, unsettled) = match max_workflows {
+            Some(_) => partition_settled(&found, some)?,
+            None => (some, 0),
+        };
         archived.unsettled += unsettled;
         workflows.extend(settled);
     }
