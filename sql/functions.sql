@@ -315,7 +315,8 @@ CREATE FUNCTION token_balance.archive_usage(
     archive pg_catalog.regclass DEFAULT NULL,
     binding pg_catalog.name DEFAULT NULL,
     partition pg_catalog.regclass DEFAULT NULL,
-    max_workflows integer DEFAULT NULL)
+    max_workflows integer DEFAULT NULL,
+    usage_table pg_catalog.text DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_usage_wrapper';
 
@@ -458,7 +459,7 @@ REVOKE ALL ON FUNCTION
     token_balance.overdrawn_accounts(pg_catalog.name),
     token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass),
     token_balance.archive_usage(
-        timestamp with time zone, pg_catalog.regclass, pg_catalog.name, pg_catalog.regclass, integer),
+        timestamp with time zone, pg_catalog.regclass, pg_catalog.name, pg_catalog.regclass, integer, pg_catalog.text),
     token_balance.accept_deletions(timestamp with time zone, boolean, pg_catalog.name),
     token_balance.usage_state(pg_catalog.name),
     token_balance.unsettled_usage(pg_catalog.name),

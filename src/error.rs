@@ -385,6 +385,7 @@ pub(crate) enum Error {
     /// Which rows below a view are to leave, it does not say.
     ArchiveOfView {
         relation: String,
+        detail: String,
     },
     ArchiveOfShared {
         relation: String,
@@ -547,6 +548,9 @@ fn cure_of_type(argument: &str) -> String {
 /// What to do about a column that is not there. Some have told what it should be made of.
 fn cure_of_missing(relation: &str, column: &str, argument: &str) -> String {
     let signs = ['(', ')', '=', '<', '>', ':', ',', '\'', '|', '+', '*', '/'];
+    if argument == "usage_table" {
+        return "Name a column that is there.".into();
+    }
     if !column.contains(signs) {
         return format!("Name the column in token_balance.attach({argument} => ...).");
     }
@@ -1363,15 +1367,14 @@ impl From<Error> for Report {
                  settle_workflow() an open one, exempt_pending() forgives what waits. What is missing of usage that \
                  was charged, accept_deletions() accepts and correct_workflow() gives back.",
             ),
-            Error::ArchiveOfView { relation } => new_report(
+            Error::ArchiveOfView { relation, detail } => new_report(
                 ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("cannot archive usage of the view {relation}"),
             )
-            .set_detail(
-                "Which rows of the tables below it have to leave together, a view does not say.",
-            )
+            .set_detail(detail)
             .set_hint(
-                "Delete or move old rows of workflows that are settled from these tables, then call \
+                "Name the table, with its column that the view shows: usage_table => 'app.messages(id AS message_id)'. \
+                 Otherwise delete old rows of workflows that are settled, then call \
                  token_balance.accept_deletions().",
             ),
             Error::NotArchiveOwner { relation } => new_report(

@@ -14,7 +14,7 @@ use crate::postgres::clock::now;
 use crate::postgres::exact_sum::ExactSum;
 use crate::settle::retention::accepted;
 use crate::settle::retention::partition::archive_partition;
-use crate::settle::retention::usage::{self, Archived};
+use crate::settle::retention::usage::{self, Archived, Request};
 
 /// The answer of `archive_usage`.
 #[derive(Serialize)]
@@ -32,9 +32,9 @@ struct UsageArchived {
     more: bool,
 }
 
-/// `token_balance.archive_usage(timestamptz, regclass, name, regclass, integer) → jsonb`: take usage rows out of the usage
+/// `token_balance.archive_usage(timestamptz, regclass, name, regclass, integer, text) → jsonb`: take usage rows out of the usage
 /// table that are older than a moment, of workflows that are settled to the last token, into a table of the caller's or for
-/// good; or a whole partition.
+/// good; or a whole partition. Of a view, `usage_table` names the table below it whose rows leave.
 ///
 /// Errors: 22004 and 22023 for other than one of `before` and `partition`, 22023 for a time that is to come, for usage without
 /// a time, or where several bindings are attached and none is named; 0A000 for usage that is a view or that of several
@@ -48,6 +48,7 @@ fn archive_usage(
     binding: Option<&CStr>,
     partition: Option<pg_sys::Oid>,
     max_workflows: Option<i32>,
+    usage_table: Option<&str>,
 ) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.archive_usage";
     let name = binding.map(|name| name.to_string_lossy().into_owned());
@@ -59,6 +60,7 @@ fn archive_usage(
             ("before", before.is_some()),
             ("archive", archive.is_some()),
             ("max_workflows", max_workflows.is_some()),
+            ("usage_table", usage_table.is_some()),
         ];
         if let Some((other, _)) = others.iter().find(|(_, is_given)| *is_given) {
             return Err(Error::InvalidArgument {
@@ -73,7 +75,12 @@ fn archive_usage(
     }
     let before = past("before", required(function, "before", before)?)?;
     refuse_read_only(c"token_balance.archive_usage()");
-    let archived = usage::archive_usage(name.as_deref(), before, archive, max_workflows)?;
+    let request = Request {
+        before,
+        archive,
+        below: usage_table,
+    };
+    let archived = usage::archive_usage(name.as_deref(), request, max_workflows)?;
     Ok(answer(archived)?)
 }
 

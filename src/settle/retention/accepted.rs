@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::TimestampTz;
 
+use super::old::{is_older_sql, time_of};
 use super::record::{self, Kind, Left, TakenAway};
 use crate::binding::{Binding, Bound, Payer, Which, bindings_locked, bound, lock_out_settlements};
 use crate::error::{Error, Result};
@@ -227,16 +228,14 @@ impl<'a> OldUsage<'a> {
     fn of(bound: &'a Bound, before: TimestampTz) -> Result<Self> {
         let binding = &bound.binding;
         binding.refuse_replaced_view()?;
-        let Some(time) = &binding.details.created_at else {
-            return Err(super::usage::without_time(binding));
-        };
+        let time = time_of(binding)?;
         let is_one_of_them = format!(
             "u.{} OPERATOR(pg_catalog.=) ANY ($2::{}[])",
             binding.usage_workflow.sql(),
             binding.usage_workflow.key_type.sql()
         );
         // What has no time is nothing that came since.
-        let is_older = super::usage::is_older_sql(time, "$1");
+        let is_older = is_older_sql(&time, "$1");
         let is_older = format!("({is_older} OR u.{} IS NULL)", time.sql());
         Ok(OldUsage {
             bound,

@@ -2,7 +2,6 @@
 
 use pgrx::pg_sys;
 
-use crate::binding::Binding;
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Table};
 use crate::postgres::security;
@@ -20,8 +19,7 @@ impl ArchiveTable {
     ///
     /// Errors: 42P01, 42809 and 42P16 for a table that cannot take the rows, 42501 for one that is not the caller's, or not
     /// that of the usage's owner.
-    pub(super) fn of_usage(archive: pg_sys::Oid, binding: &Binding) -> Result<Self> {
-        let usage = &binding.usage;
+    pub(super) fn of(archive: pg_sys::Oid, usage: &Table) -> Result<Self> {
         // SAFETY: locks an OID; whether it is there is looked at afterwards.
         unsafe { pg_sys::LockRelationOid(archive, pg_sys::RowExclusiveLock as i32) };
         let table = catalog::table(archive)?.ok_or_else(|| Error::RelationMissing {
@@ -90,5 +88,36 @@ impl ArchiveTable {
             });
         }
         Ok(ArchiveTable { table, columns })
+    }
+
+    /// SQL for the rows `gone` to be kept, to stand after them in WITH; and for how many there are.
+    pub(super) fn keep_sql(archive: Option<&Self>) -> (String, &'static str) {
+        let Some(archive) = archive else {
+            return (String::new(), "0");
+        };
+        let columns = archive.columns.join(", ");
+        let kept = format!(
+            ", kept AS (INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE \
+             SELECT {columns} FROM gone RETURNING 1)",
+            archive.table.sql
+        );
+        (kept, "(SELECT pg_catalog.count(*) FROM kept)")
+    }
+
+    /// Error 27000 where an archive has not kept all rows that are gone from the table.
+    pub(super) fn refuse_suppressed(
+        archive: Option<&Self>,
+        of: &Table,
+        gone: usize,
+        kept: usize,
+    ) -> Result<()> {
+        match archive {
+            Some(archive) if gone != kept => Err(Error::ArchiveSuppressed {
+                relation: archive.table.sql.clone(),
+                of: of.sql.clone(),
+                missing: gone.abs_diff(kept),
+            }),
+            _ => Ok(()),
+        }
     }
 }

@@ -8,6 +8,9 @@
 
 pub(crate) mod accepted;
 mod archive_table;
+mod old;
 pub(crate) mod partition;
 pub(crate) mod record;
+mod table;
 pub(crate) mod usage;
+mod view;

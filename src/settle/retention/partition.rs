@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::old::{is_settled, refuse_shared};
 use super::record::{self, Kind, Left, TakenAway};
-use super::usage::{Archived, is_settled, refuse_shared};
+use super::usage::Archived;
 use crate::binding::{Bound, Which, bindings_and_usage_alone, bound, is_part_of};
 use crate::error::{Error, Result};
 use crate::ledger::change::actor;
@@ -66,7 +67,14 @@ pub(crate) fn archive_partition(name: Option<&str>, partition: pg_sys::Oid) -> R
 fn name_of(name: Option<&str>, partition: pg_sys::Oid) -> Result<String> {
     let found = bound(name)?;
     let binding = &found.binding;
-    refuse_shared(&found)?;
+    if binding.usage_view.is_some() {
+        return Err(Error::ArchiveOfView {
+            relation: binding.usage.sql.clone(),
+            detail: "A partition of a table below it shows other rows than those that leave."
+                .into(),
+        });
+    }
+    refuse_shared(&binding.usage)?;
     if partition == binding.usage.oid || !is_part_of(partition, binding.usage.oid)? {
         return Err(not_a_partition(&found, partition)?);
     }
