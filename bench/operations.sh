@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures what docs/operations.md says of sizes and of vacuum, on the server of PGHOST with the extension installed:
-#   operations.sh [sizes] [hot] [archive]
+#   operations.sh [sizes] [hot] [archive] [retention] [year]
 # Each figure is of a database of its own, which is dropped again. No test: it takes minutes.
 set -euo pipefail
 : "${PG_BIN:?}" "${PGHOST:?}"
@@ -80,6 +80,106 @@ archive() {
     psql -d "$db" -c '\timing on' -c "SELECT count(*) FROM token_balance.reconcile()"
 }
 
+# What archiving costs: ROWS usage rows of a tenth as many runs, against the plain statement that moves them; then completions
+# one by one, with nothing beside them and with the same archived beside them in batches.
+retention() {
+    local rows=${ROWS:-1000000} runs=$((${ROWS:-1000000} / 10))
+    RUNS=$((runs * 2)) platform text
+    psql -d "$db" -o /dev/null <<SQL
+ALTER TABLE token_usage ADD created_at timestamptz DEFAULT now();
+SELECT token_balance.attach('users', 'token_usage', 'workflows');
+TRUNCATE token_usage;
+INSERT INTO token_usage SELECT w.id, w.user_id, 30, '2026-01-01Z'::timestamptz + w.n * interval '1 second'
+    FROM workflows w, generate_series(1, 10) WHERE w.n <= $runs;
+INSERT INTO token_usage SELECT w.id, w.user_id, 30, now() FROM workflows w WHERE w.n > $runs;
+UPDATE workflows SET status = 'done' WHERE n <= $runs;
+CREATE TABLE old (LIKE token_usage);
+SQL
+    local go round
+    # shellcheck disable=SC2016
+    for round in 1 2 3; do
+        for go in "WITH gone AS (DELETE FROM token_usage WHERE created_at < '2026-06-01Z' RETURNING *) INSERT INTO old SELECT * FROM gone" \
+            "SELECT token_balance.archive_usage('2026-06-01Z', 'old')"; do
+            psql -d "$db" -c 'VACUUM ANALYZE' -c CHECKPOINT
+            echo "$round: ${go%% *} $(psql -d "$db" -o /dev/null -c BEGIN -c '\timing on' -c "$go" -c '\timing off' -c ROLLBACK | head -1)"
+        done
+    done
+    psql -d "$db" -c 'VACUUM ANALYZE' -o /dev/null -c 'CREATE SEQUENCE next' -c "SELECT setval('next', $runs)"
+    echo "UPDATE workflows SET status = 'done' WHERE n = (SELECT nextval('next'))" >"$db.pgbench"
+    local beside
+    for beside in nothing archive nothing archive; do
+        psql -d "$db" -c 'VACUUM' -c CHECKPOINT
+        local archiver=
+        if [ "$beside" = archive ]; then
+            psql -d "$db" -c "UPDATE token_usage SET created_at = '2026-01-01Z' WHERE created_at < '2026-06-01Z'" -c 'VACUUM token_usage'
+            psql -d "$db" -c "CALL token_balance.archive(now() - '2026-06-01Z', 'old', batch_size => ${BATCH:-1000})" 2>/dev/null &
+            archiver=$!
+        fi
+        PGUSER=postgres "$PG_BIN/pgbench" -n -c 1 -t $((SETTLEMENTS / 10)) -l --log-prefix="$db" -f "$db.pgbench" "$db" >/dev/null 2>&1
+        if [ -n "$archiver" ]; then kill -0 "$archiver" 2>/dev/null && echo 'the archiver was at work to the end'; wait "$archiver"; fi
+        sort -n -k 3 "$db".*[0-9] | awk -v what="$beside" '{ t[NR] = $3; sum += $3 }
+            END { printf "beside %s: mean %d, median %d, p99 %d, longest %d microseconds\n", what, sum / NR, t[int(NR / 2)], t[int(NR * 0.99)], t[NR] }'
+        rm -f "$db".*[0-9]
+        psql -d "$db" -c "INSERT INTO token_usage SELECT * FROM old" -c 'TRUNCATE old'
+    done
+    rm "$db.pgbench"
+}
+
+# A year of a platform, compressed: YEAR_RUNS runs in 365 days that follow one another at once, each archived with a retention
+# of 30 of them. Every tenth day a line: day, runs so far, then megabytes of each table and its indexes, dead rows.
+year() {
+    local runs=${YEAR_RUNS:-10000000} per_day day
+    per_day=$((runs / 365))
+    fresh
+    psql -d "$db" <<SQL
+CREATE TABLE users (id text PRIMARY KEY, email text);
+CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer, created_at timestamptz DEFAULT clock_timestamp());
+CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
+CREATE INDEX ON token_usage (created_at);
+ALTER TABLE users SET (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05);
+ALTER TABLE token_usage SET (autovacuum_vacuum_scale_factor = 0.02);
+INSERT INTO users SELECT 'u' || i, 'somebody-' || i || '@example.com' FROM generate_series(1, $USERS) i;
+CREATE EXTENSION token_balance;
+ALTER TABLE token_balance.ledger SET (autovacuum_vacuum_scale_factor = 0.02);
+ALTER TABLE token_balance.settlement SET (autovacuum_vacuum_scale_factor = 0.02);
+CREATE TABLE old_ledger (LIKE token_balance.ledger);
+CREATE TABLE days (day integer PRIMARY KEY, began timestamptz, archived interval);
+SQL
+    echo 'day runs settlement+indexes ledger+indexes archived+alias users+indexes usage dead_settlement dead_ledger seconds_to_archive'
+    for day in $(seq 365); do
+        psql -d "$db" <<SQL
+INSERT INTO days VALUES ($day, clock_timestamp());
+INSERT INTO token_usage SELECT 'run-' || $day || '-' || i, 'u' || 1 + (hashint4(i * 367 + $day) & 2147483647) % $USERS, 1000 FROM generate_series(1, $per_day) i;
+INSERT INTO workflows SELECT u.workflow_id, u.user_id, 'running' FROM token_usage u WHERE u.created_at >= (SELECT began FROM days WHERE day = $day);
+UPDATE workflows SET status = 'done' WHERE id LIKE 'run-$day-%' AND status = 'running';
+DELETE FROM workflows WHERE id LIKE 'run-' || $day - 30 || '-%';
+SQL
+        if [ "$day" -gt 30 ]; then
+            psql -d "$db" 2>/dev/null <<SQL
+SELECT clock_timestamp() AS began \gset
+SELECT clock_timestamp() - began AS keep FROM days WHERE day = $day - 30 \gset
+CALL token_balance.archive(:'keep', ledger_archive => 'old_ledger', batch_size => 10000);
+UPDATE days SET archived = clock_timestamp() - :'began' WHERE day = $day;
+TRUNCATE old_ledger;
+SQL
+        fi
+        if [ $((day % 10)) = 0 ] || [ "$day" = 365 ]; then
+            psql -d "$db" -F ' ' <<SQL
+SELECT $day, $day * $per_day, s.mb, l.mb, round((pg_total_relation_size('token_balance.archived') + pg_total_relation_size('token_balance.workflow_alias')) / 1e6, 1),
+  u.mb, t.mb, s.dead, l.dead, (SELECT round(extract(epoch FROM archived), 1) FROM days WHERE day = $day)
+FROM (SELECT round(pg_table_size('token_balance.settlement') / 1e6) || '+' || round(pg_indexes_size('token_balance.settlement') / 1e6) AS mb, pg_stat_get_dead_tuples('token_balance.settlement'::regclass) AS dead) s,
+  (SELECT round(pg_table_size('token_balance.ledger') / 1e6) || '+' || round(pg_indexes_size('token_balance.ledger') / 1e6) AS mb, pg_stat_get_dead_tuples('token_balance.ledger'::regclass) AS dead) l,
+  (SELECT round(pg_table_size('users') / 1e6) || '+' || round(pg_indexes_size('users') / 1e6) AS mb) u,
+  (SELECT round(pg_table_size('token_usage') / 1e6) || '+' || round(pg_indexes_size('token_usage') / 1e6) AS mb) t
+SQL
+        fi
+    done
+    psql -d "$db" -F ' ' -c "SELECT 'problems', count(*) FROM token_balance.reconcile()" -c "SELECT 'settlements', count(*) FROM token_balance.settlement" \
+        -c "SELECT 'entries', count(*) FROM token_balance.ledger" -c "SELECT kind, row_count, tokens FROM token_balance.archived ORDER BY kind" \
+        -c "SELECT 'charged in all', sum(1000000 - token_balance) FROM users"
+}
+
 for what in "${@:-sizes}"; do
     case $what in
     sizes) sizes ;;
@@ -90,6 +190,8 @@ for what in "${@:-sizes}"; do
         hot 'fillfactor 90, a partial index WHERE token_balance < 0' 'ALTER TABLE users SET (fillfactor = 90); CREATE INDEX ON users (id) WHERE token_balance < 0'
         ;;
     archive) archive ;;
+    retention) retention ;;
+    year) year ;;
     *) echo "unknown: $what" >&2 && exit 1 ;;
     esac
 done

@@ -313,6 +313,23 @@ CREATE VIEW token_balance.unsettled AS
 SELECT u.binding, u.workflow_id, u.user_id, u.state, u.reason, u.usage_rows, u.tokens, u.oldest, u.newest
 FROM token_balance.unsettled_usage() AS u;
 
+CREATE FUNCTION token_balance.archive_usage(
+    before timestamp with time zone DEFAULT NULL,
+    archive pg_catalog.regclass DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL,
+    partition pg_catalog.regclass DEFAULT NULL,
+    max_workflows integer DEFAULT NULL,
+    usage_table pg_catalog.text DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_usage_wrapper';
+
+CREATE FUNCTION token_balance.accept_deletions(
+    before timestamp with time zone,
+    dry_run boolean DEFAULT false,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'accept_deletions_wrapper';
+
 CREATE FUNCTION token_balance.archive_ledger(
     before timestamp with time zone,
     archive pg_catalog.regclass)
@@ -466,6 +483,9 @@ REVOKE ALL ON FUNCTION
     token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass),
     token_balance.archive_settlements(
         timestamp with time zone, pg_catalog.regclass, pg_catalog.name, integer),
+    token_balance.archive_usage(
+        timestamp with time zone, pg_catalog.regclass, pg_catalog.name, pg_catalog.regclass, integer, pg_catalog.text),
+    token_balance.accept_deletions(timestamp with time zone, boolean, pg_catalog.name),
     token_balance.usage_state(pg_catalog.name),
     token_balance.unsettled_usage(pg_catalog.name),
     token_balance.reconcile(pg_catalog.name)

@@ -799,6 +799,28 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
 ALTER TABLE token_balance.exemption ENABLE ALWAYS TRIGGER owner_only;
 
+CREATE FUNCTION token_balance.archive_usage(
+    before timestamp with time zone DEFAULT NULL,
+    archive regclass DEFAULT NULL,
+    binding name DEFAULT NULL,
+    partition regclass DEFAULT NULL,
+    max_workflows integer DEFAULT NULL,
+    usage_table text DEFAULT NULL)
+RETURNS jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_usage_wrapper';
+
+CREATE FUNCTION token_balance.accept_deletions(
+    before timestamp with time zone,
+    dry_run boolean DEFAULT false,
+    binding name DEFAULT NULL)
+RETURNS jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'accept_deletions_wrapper';
+
+REVOKE ALL ON FUNCTION
+    token_balance.archive_usage(timestamp with time zone, regclass, name, regclass, integer, text),
+    token_balance.accept_deletions(timestamp with time zone, boolean, name)
+FROM PUBLIC;
+
 -- What left the tables by archiving, and deletions that were accepted.
 CREATE TABLE token_balance.archived (
     binding_id smallint NOT NULL,
@@ -965,6 +987,8 @@ COMMENT ON COLUMN token_balance.binding.detached_at IS 'When it was detached; nu
 COMMENT ON INDEX token_balance.binding_attached IS 'A name is that of one attached binding.';
 COMMENT ON COLUMN token_balance.settlement.binding_id IS 'Binding whose usage it is.';
 COMMENT ON COLUMN token_balance.settlement.corrected_tokens IS 'What corrections have taken out of usage_tokens, exempt usage included.';
+COMMENT ON FUNCTION token_balance.archive_usage(timestamp with time zone, pg_catalog.regclass, pg_catalog.name, pg_catalog.regclass, integer, pg_catalog.text) IS 'Take old rows out of the usage, of workflows that are settled to the last token: into a table of yours, which has the usage''s columns, or for good. With partition: that one as a whole, which is detached. Of a view, usage_table names the table below it, with its column that the view shows: app.messages(id AS message_id). Returns workflows, usage_rows, tokens, unowned_rows, unsettled, archive and more. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.accept_deletions(timestamp with time zone, boolean, pg_catalog.name) IS 'Usage from before a moment that was deleted without record is noted as archived, so that what came since is charged. Returns workflows, pairs, tokens, settled_since and dry_run. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON COLUMN token_balance.settlement.archived_usage_tokens IS 'Usage that is not there any more and counts as if it were, before rounding: archived, or deleted and recorded.';
 COMMENT ON COLUMN token_balance.ledger.entry_id IS 'Number of the entry; rising by one within an account.';
 COMMENT ON COLUMN token_balance.ledger.accounts_id IS 'Accounts of which user_id is one.';

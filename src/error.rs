@@ -364,22 +364,50 @@ pub(crate) enum Error {
     // Archives.
     /// Not a table, or one that is not for archives.
     UnsuitableArchive {
-        of: ArchiveOf,
         relation: String,
         kind: String,
+        /// The table whose rows it is to take.
+        of: String,
     },
     /// A table that lacks columns of what would move there.
     UnfitArchive {
-        of: ArchiveOf,
         relation: String,
         detail: String,
+        of: String,
+    },
+    /// The usage's rows are moved as their owner.
+    ArchiveOfAnotherOwner {
+        relation: String,
+        owner: String,
+        usage: String,
+        usage_owner: String,
+    },
+    /// Which rows below a view are to leave, it does not say.
+    ArchiveOfView {
+        relation: String,
+        detail: String,
+    },
+    ArchiveOfShared {
+        relation: String,
+        /// Of the bindings.
+        names: Vec<String>,
+    },
+    NotAPartition {
+        relation: String,
+        usage: String,
+    },
+    PartitionUnsettled {
+        relation: String,
+        workflows: usize,
+        /// The first of them.
+        workflow: String,
     },
     NotArchiveOwner {
         relation: String,
     },
     ArchiveSuppressed {
-        of: ArchiveOf,
         relation: String,
+        of: String,
         missing: usize,
     },
     /// To take settlements back from.
@@ -410,48 +438,6 @@ pub(crate) enum Error {
     Spi {
         code: String,
     },
-}
-
-/// What moves to an archive.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum ArchiveOf {
-    Ledger,
-    Settlements,
-}
-
-impl ArchiveOf {
-    /// The table whose rows move.
-    pub(crate) fn table(self) -> &'static str {
-        match self {
-            ArchiveOf::Ledger => "token_balance.ledger",
-            ArchiveOf::Settlements => "token_balance.settlement",
-        }
-    }
-
-    /// What is archived.
-    fn name(self) -> &'static str {
-        match self {
-            ArchiveOf::Ledger => "the ledger",
-            ArchiveOf::Settlements => "settlements",
-        }
-    }
-
-    /// Its rows.
-    fn rows(self) -> &'static str {
-        match self {
-            ArchiveOf::Ledger => "entries of the ledger",
-            ArchiveOf::Settlements => "settlements",
-        }
-    }
-
-    fn make(self) -> &'static str {
-        match self {
-            ArchiveOf::Ledger => MAKE_ARCHIVE,
-            ArchiveOf::Settlements => {
-                "Make one that can hold the settlements: CREATE TABLE ... (LIKE token_balance.settlement)."
-            }
-        }
-    }
 }
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -541,7 +527,11 @@ const CORRECT_USAGE: &str =
 const OWN_REFERENCE: &str = "Use a reference of its own for each credit and refund.";
 const RETRY: &str = "The transaction might succeed if retried.";
 const MAKE_ARCHIVE: &str =
-    "Make one that can hold the entries: CREATE TABLE ... (LIKE token_balance.ledger).";
+    "Make one that can hold the rows: CREATE TABLE ... (LIKE ...), of the table whose rows leave.";
+
+fn make_archive(of: &str) -> String {
+    format!("Make one that can hold the rows: CREATE TABLE ... (LIKE {of}).")
+}
 
 /// The names of archives, but for the empty one of what is gone for good.
 fn in_archives(archives: &[String]) -> String {
@@ -579,6 +569,9 @@ fn cure_of_type(argument: &str) -> String {
 /// What to do about a column that is not there. Some have told what it should be made of.
 fn cure_of_missing(relation: &str, column: &str, argument: &str) -> String {
     let signs = ['(', ')', '=', '<', '>', ':', ',', '\'', '|', '+', '*', '/'];
+    if argument == "usage_table" {
+        return "Name a column that is there.".into();
+    }
     if !column.contains(signs) {
         return format!("Name the column in token_balance.attach({argument} => ...).");
     }
@@ -905,8 +898,7 @@ impl From<Error> for Report {
                     format!("{what} {name} does not exist"),
                 );
                 match what {
-                    "archive" => report.set_hint(ArchiveOf::Ledger.make()),
-                    "settlement archive" => report.set_hint(ArchiveOf::Settlements.make()),
+                    "archive" => report.set_hint(MAKE_ARCHIVE),
                     _ => report,
                 }
             }
@@ -1335,40 +1327,91 @@ impl From<Error> for Report {
             ),
 
             // Archives.
-            Error::UnsuitableArchive { of, relation, kind } => new_report(
+            Error::UnsuitableArchive { relation, kind, of } => new_report(
                 ERRCODE_WRONG_OBJECT_TYPE,
-                format!("cannot archive {} in {kind} {relation}", of.name()),
+                format!("cannot archive rows of {of} in {kind} {relation}"),
             )
-            .set_hint(of.make()),
+            .set_hint(make_archive(&of)),
             Error::UnfitArchive {
-                of,
                 relation,
                 detail,
+                of,
             } => new_report(
                 ERRCODE_INVALID_TABLE_DEFINITION,
-                format!("table {relation} cannot hold {}", of.rows()),
+                format!("table {relation} cannot hold rows of {of}"),
             )
             .set_detail(detail)
-            .set_hint(of.make()),
+            .set_hint(make_archive(&of)),
+            Error::ArchiveOfAnotherOwner {
+                relation,
+                owner,
+                usage,
+                usage_owner,
+            } => new_report(
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("cannot archive rows of {usage} in a table of another owner"),
+            )
+            .set_detail(format!(
+                "{relation} is owned by role \"{owner}\", {usage} by role \"{usage_owner}\"."
+            ))
+            .set_hint(format!(
+                "ALTER TABLE {relation} OWNER TO {};",
+                pgrx::spi::quote_identifier(&usage_owner)
+            )),
+            Error::ArchiveOfShared { relation, names } => new_report(
+                ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot archive usage of {relation}, which is that of several bindings"),
+            )
+            .set_detail(format!("Attached are: {}.", names.join(", ")))
+            .set_hint(
+                "Delete old rows of workflows that are settled in all of them, then call \
+                 token_balance.accept_deletions() for each; or attach with deleted_usage => 'record' \
+                 and delete them.",
+            ),
+            Error::NotAPartition { relation, usage } => new_report(
+                ERRCODE_WRONG_OBJECT_TYPE,
+                format!("{relation} is not a partition of the usage in {usage}"),
+            ),
+            Error::PartitionUnsettled {
+                relation,
+                workflows,
+                workflow,
+            } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("usage in {relation} is not settled"),
+            )
+            .set_detail(format!(
+                "It is of {workflows} workflows, the first of them is \"{workflow}\"."
+            ))
+            .set_hint(
+                "token_balance.unsettled_usage() says why: settle_pending() charges completed runs, \
+                 settle_workflow() an open one, exempt_pending() forgives what waits. What is missing of usage that \
+                 was charged, accept_deletions() accepts and correct_workflow() gives back.",
+            ),
+            Error::ArchiveOfView { relation, detail } => new_report(
+                ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot archive usage of the view {relation}"),
+            )
+            .set_detail(detail)
+            .set_hint(
+                "Name the table, with its column that the view shows: usage_table => 'app.messages(id AS message_id)'. \
+                 Otherwise delete old rows of workflows that are settled, then call \
+                 token_balance.accept_deletions().",
+            ),
             Error::NotArchiveOwner { relation } => new_report(
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("must be owner of table {relation}"),
             )
             .set_hint("Archive as a superuser or as the owner of the archive's table."),
             Error::ArchiveSuppressed {
-                of,
                 relation,
+                of,
                 missing,
             } => new_report(
                 ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
-                format!("{} were not moved: {relation} kept them back", of.rows()),
+                format!("rows of {of} were not moved: {relation} kept them back"),
             )
-            .set_detail(match of {
-                ArchiveOf::Ledger => format!("Entries that it did not take: {missing}."),
-                ArchiveOf::Settlements => {
-                    format!("Settlements that it did not take or give: {missing}.")
-                }
-            })
+            .set_detail(format!("Rows that it did not take: {missing}."))
             .set_hint("A trigger, rule or policy on the table suppressed the change."),
             Error::NotArchivedThere { relation, archives } => new_report(
                 ERRCODE_INVALID_PARAMETER_VALUE,

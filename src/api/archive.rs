@@ -116,7 +116,7 @@ fn archive_settlements(
 #[pg_extern(sql = false)]
 fn archive_by_policy(
     keep: Option<Interval>,
-    _usage_archive: Option<pg_sys::Oid>,
+    usage_archive: Option<pg_sys::Oid>,
     ledger_archive: Option<pg_sys::Oid>,
     settlement_archive: Option<pg_sys::Oid>,
     batch_size: Option<i32>,
@@ -132,6 +132,7 @@ fn archive_by_policy(
     refuse_read_only(c"token_balance.archive()");
     let policy = Policy {
         before,
+        usage: usage_archive,
         ledger: ledger_archive,
         settlements: settlement_archive,
         batch_size,

@@ -11,5 +11,6 @@ mod by_key;
 mod common;
 mod correcting;
 mod numbers;
+mod retention;
 mod settling;
 mod usage_sums;

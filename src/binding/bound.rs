@@ -191,6 +191,8 @@ pub(crate) enum Which<'a> {
     OfWorkflows(pg_sys::Oid),
     /// The same of the usage table.
     OfUsage(pg_sys::Oid),
+    /// The same, and those whose usage is a view that reads the table.
+    OfUsageRows(pg_sys::Oid),
     /// Those that settle at once what is written there late: their usage, or a table below it.
     OfLateUsage(pg_sys::Oid),
     /// Those of these numbers.
@@ -205,6 +207,13 @@ impl Which<'_> {
             (Which::OfWorkflows(relation), Some(workflows)) => is_part_of(*relation, workflows.oid),
             (Which::OfWorkflows(_), None) => Ok(false),
             (Which::OfUsage(relation), _) => is_part_of(*relation, spec.usage.oid),
+            (Which::OfUsageRows(relation), _) => {
+                let is_read = match &attached.bound {
+                    Ok(bound) => bound.binding.usage_relations().any(|oid| oid == *relation),
+                    Err(_) => false,
+                };
+                Ok(is_read || is_part_of(*relation, spec.usage.oid)?)
+            }
             (Which::OfLateUsage(relation), _) if spec.options.late_usage == LateUsage::Settle => {
                 let source = match &attached.bound {
                     Ok(bound) => bound.binding.late_source(*relation)?,
@@ -652,6 +661,16 @@ pub(crate) fn bindings_locked(which: Which) -> Result<Found> {
     let modes = [
         pg_sys::AccessShareLock,
         pg_sys::AccessShareLock,
+        pg_sys::RowExclusiveLock,
+    ];
+    look_until_locked(|| bindings_unlocked(which), locker(modes), Found::tables)
+}
+
+/// The same, with the usage locked so that nobody else reads it.
+pub(crate) fn bindings_and_usage_alone(which: Which) -> Result<Found> {
+    let modes = [
+        pg_sys::AccessShareLock,
+        pg_sys::AccessExclusiveLock,
         pg_sys::RowExclusiveLock,
     ];
     look_until_locked(|| bindings_unlocked(which), locker(modes), Found::tables)

@@ -50,7 +50,7 @@ pub(super) fn found(spec: &Spec, usage: &Table, view: &View) -> Vec<LateSource> 
         sources.filter_map(
             |told| match spec.late_keys.iter().find(|key| key.told == *told) {
                 Some(known) => by_number(told, known, usage, view).ok().flatten(),
-                None => find(told, usage, view).ok(),
+                None => find(told, usage, view, "late_usage_on").ok(),
             },
         );
     sources.collect()
@@ -70,35 +70,44 @@ fn by_number(
     let Some(key) = columns.find(|column| column.number == known.number) else {
         return Ok(None);
     };
-    let (_, _, shown_as) = parts(told)?;
-    let shown_as = column(usage, shown_as)?;
+    let Ok((_, _, shown_as)) = parts(told) else {
+        return Ok(None);
+    };
+    let shown_as = column(usage, shown_as, "late_usage_on")?;
     Ok(fitting(table, key, shown_as).ok())
 }
 
 /// What `schema.table(key)` names, or `schema.table(key AS column of the view)`, of what the view reads.
 ///
 /// Errors: 22023 if it is not of that form, or not of the view's; 42703 for a column that is not there.
-pub(super) fn find(told: &str, usage: &Table, view: &View) -> Result<LateSource> {
-    let (table, key, shown_as) = parts(told)?;
+pub(super) fn find(
+    told: &str,
+    usage: &Table,
+    view: &View,
+    argument: &'static str,
+) -> Result<LateSource> {
+    let (table, key, shown_as) = parts(told).map_err(|detail| invalid(argument, told, detail))?;
     let oid = named(table)?;
     let Some(table) = view.tables.iter().find(|table| Some(table.oid) == oid) else {
-        return Err(invalid(
-            told,
-            format!("View {} reads no such table.", usage.sql),
-        ));
+        let detail = format!("View {} reads no such table.", usage.sql);
+        return Err(invalid(argument, told, detail));
     };
-    let (key, shown_as) = (column(table, key)?, column(usage, shown_as)?);
-    fitting(table, key, shown_as).map_err(|detail| invalid(told, detail))
+    let (key, shown_as) = (
+        column(table, key, argument)?,
+        column(usage, shown_as, argument)?,
+    );
+    fitting(table, key, shown_as).map_err(|detail| invalid(argument, told, detail))
 }
 
 /// The table, its column, and that of the view.
-fn parts(told: &str) -> Result<(&str, &str, &str)> {
+/// Error: in words.
+fn parts(told: &str) -> std::result::Result<(&str, &str, &str), String> {
     let parts = told
         .trim()
         .strip_suffix(')')
         .and_then(|it| it.rsplit_once('('));
     let Some((table, columns)) = parts else {
-        return Err(invalid(told, "It has no column in parentheses.".into()));
+        return Err("It has no column in parentheses.".into());
     };
     let (key, shown_as) = match columns.split_once(" AS ").or(columns.split_once(" as ")) {
         Some((key, shown_as)) => (key, shown_as),
@@ -107,14 +116,14 @@ fn parts(told: &str) -> Result<(&str, &str, &str)> {
     Ok((table.trim(), key.trim(), shown_as.trim()))
 }
 
-fn column(of: &Table, name: &str) -> Result<Column> {
+fn column(of: &Table, name: &str, argument: &'static str) -> Result<Column> {
     let name = unquoted(name);
     let columns = catalog::columns(of.oid)?.into_iter();
     let mut named = columns.filter(|column| column.name == name);
     named.next().ok_or_else(|| Error::ColumnMissing {
         relation: of.sql.clone(),
         column: name.clone(),
-        argument: "late_usage_on",
+        argument,
     })
 }
 
@@ -143,9 +152,9 @@ fn fitting(
     }
 }
 
-fn invalid(told: &str, detail: String) -> Error {
+fn invalid(argument: &str, told: &str, detail: String) -> Error {
     Error::InvalidArgument {
-        message: format!("late_usage_on names {told}"),
+        message: format!("{argument} names {told}"),
         detail: Some(detail),
         hint: Some(
             "Name a table that the view reads, and its column that the view shows, as in app.messages(id); or \

@@ -23,16 +23,17 @@ mod stored;
 mod tokens;
 
 pub(crate) use bound::{
-    Book, Bound, Kept, Which, bindings, bindings_and_users_locked, bindings_and_workflows_locked,
-    bindings_locked, bindings_unlocked, book, book_and_users_locked, books, books_of, bound,
-    bound_and_alone, is_one_of_several, lock_out_settlements, usable_names, whole_books,
+    Book, Bound, Kept, Which, bindings, bindings_and_usage_alone, bindings_and_users_locked,
+    bindings_and_workflows_locked, bindings_locked, bindings_unlocked, book, book_and_users_locked,
+    books, books_of, bound, bound_and_alone, is_one_of_several, lock_out_settlements, usable_names,
+    whole_books,
 };
 pub(crate) use faults::Parts;
 pub(crate) use late_sources::LateSource;
 pub(crate) use model::{Accounts, Binding, Completion, Key, Payer, Workflows, numeric_scale};
 pub(crate) use options::{BusyAccount, LateUsage, OutsideChanges};
 pub(crate) use parts::is_part_of;
-pub(crate) use resolve::{check_late_sources, relation_of, wrong_type};
+pub(crate) use resolve::{check_late_sources, relation_of, source_told, wrong_type};
 pub(crate) use search_path::path_of;
 pub(crate) use spec::{Ids, Relation, Spec};
 pub(crate) use stored::{Stored, new_ids, take_turns};

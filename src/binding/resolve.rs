@@ -233,7 +233,27 @@ pub(crate) fn check_late_sources(binding: &Binding) -> Result<()> {
     // What is known by its number is right, whatever its name is by now.
     match binding.late_sources.len() == binding.spec.late_usage_on.len() {
         true => Ok(()),
-        false => told.try_for_each(|told| late_sources::find(told, &binding.usage, view).map(drop)),
+        false => told.try_for_each(|told| {
+            late_sources::find(told, &binding.usage, view, "late_usage_on").map(drop)
+        }),
+    }
+}
+
+/// The table below the usage view that an argument names, as `late_usage_on` does.
+///
+/// Errors: 22023 if it is not of that form, or not of the view's; 42703 for a column that is not there.
+pub(crate) fn source_told(
+    binding: &Binding,
+    told: &str,
+    argument: &'static str,
+) -> Result<LateSource> {
+    match &binding.usage_view {
+        Some(view) => late_sources::find(told, &binding.usage, view, argument),
+        None => Err(Error::InvalidArgument {
+            message: format!("{argument} names {told}"),
+            detail: Some(format!("The usage in {} is no view.", binding.usage.sql)),
+            hint: Some("Leave it out.".into()),
+        }),
     }
 }
 

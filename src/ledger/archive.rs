@@ -18,7 +18,7 @@ use super::archive_table::{ArchiveTable, all, take_turns};
 use super::change::Kind;
 use super::entries::COLUMNS;
 use crate::binding::own;
-use crate::error::{ArchiveOf, Result};
+use crate::error::Result;
 use crate::postgres::catalog;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::security::{self, RunAs};
@@ -28,6 +28,8 @@ use crate::postgres::value::{Arg, Row, texts};
 
 /// Entries that are moved at a time: memory does not grow with the ledger.
 const BATCH: usize = 1_000;
+
+const LEDGER: &str = "token_balance.ledger";
 
 /// What was archived.
 pub(crate) struct Archived {
@@ -58,7 +60,7 @@ pub(crate) fn archive_accounts(
 pub(crate) fn archive_table(archive: pg_sys::Oid) -> Result<ArchiveTable> {
     let columns = COLUMNS.iter();
     let columns = columns.map(|column| (column.name, column.type_oid()));
-    ArchiveTable::locked(archive, ArchiveOf::Ledger, columns)
+    ArchiveTable::locked(archive, LEDGER, columns)
 }
 
 fn archive_entries(
@@ -296,9 +298,8 @@ impl Batch {
             ),
             &[],
         )?;
-        let of = ArchiveOf::Ledger;
-        all(of, opened, self.openings, of.table())?;
-        all(of, deleted, self.entries - self.openings, of.table())
+        all(LEDGER, opened, self.openings, LEDGER)?;
+        all(LEDGER, deleted, self.entries - self.openings, LEDGER)
     }
 }
 

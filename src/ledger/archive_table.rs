@@ -6,7 +6,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use crate::binding::path_of;
-use crate::error::{ArchiveOf, Error, Result};
+use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Table};
 use crate::postgres::lock::{EXCLUSIVE, Object, lock};
 use crate::postgres::security::{self, RunAs};
@@ -15,31 +15,29 @@ use crate::postgres::value::Arg;
 /// A table to archive to, locked as an INSERT locks it, so that it stays what was checked.
 pub(crate) struct ArchiveTable {
     pub(crate) table: Table,
-    of: ArchiveOf,
+    /// The table whose rows move.
+    of: &'static str,
     path: Rc<CStr>,
 }
 
 impl ArchiveTable {
-    /// With each of `columns`, by name and type.
+    /// For rows of the table `of`, with each of its `columns`, by name and type.
     ///
     /// Errors: 42P01, 42809 and 42P16 for a table that cannot take the rows, 42501 for one that the caller does not own.
     pub(crate) fn locked(
         oid: pg_sys::Oid,
-        of: ArchiveOf,
+        of: &'static str,
         columns: impl Iterator<Item = (&'static str, pg_sys::Oid)>,
     ) -> Result<Self> {
         // SAFETY: locks an OID; whether it is there is looked at afterwards.
         unsafe { pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as i32) };
         let table = catalog::table(oid)?.ok_or_else(|| Error::RelationMissing {
-            what: match of {
-                ArchiveOf::Ledger => "archive",
-                ArchiveOf::Settlements => "settlement archive",
-            },
+            what: "archive",
             name: oid.to_u32().to_string(),
         })?;
         let unsuitable = |kind: &str| {
             Err(Error::UnsuitableArchive {
-                of,
+                of: of.into(),
                 relation: table.sql.clone(),
                 kind: kind.into(),
             })
@@ -50,11 +48,8 @@ impl ArchiveTable {
         if !table.is_logged() {
             return unsuitable("unlogged table");
         }
-        if is_of(oid, of.table())? {
-            return unsuitable(match of {
-                ArchiveOf::Ledger => "the ledger's own table",
-                ArchiveOf::Settlements => "the settlements' own table",
-            });
+        if is_of(oid, of)? {
+            return unsuitable("its own table");
         }
         if !catalog::acts_for(security::current_user(), table.owner) {
             return Err(Error::NotArchiveOwner {
@@ -65,7 +60,7 @@ impl ArchiveTable {
         let mut flaws = columns.filter_map(|(name, type_oid)| flaw(&present, name, type_oid));
         if let Some(detail) = flaws.next() {
             return Err(Error::UnfitArchive {
-                of,
+                of: of.into(),
                 relation: table.sql,
                 detail,
             });
@@ -90,12 +85,12 @@ impl ArchiveTable {
 }
 
 /// Error 27000 if a statement did not take all rows that it was given.
-pub(crate) fn all(of: ArchiveOf, done: usize, given: usize, relation: &str) -> Result<()> {
+pub(crate) fn all(of: &'static str, done: usize, given: usize, relation: &str) -> Result<()> {
     if done == given {
         return Ok(());
     }
     Err(Error::ArchiveSuppressed {
-        of,
+        of: of.into(),
         relation: relation.to_owned(),
         missing: given.abs_diff(done),
     })

@@ -34,6 +34,15 @@ impl FreshSnapshot {
         }
         FreshSnapshot(())
     }
+
+    /// It sees what the transaction has changed since, and still nothing that others have.
+    pub(crate) fn see_own_changes(&self) {
+        // SAFETY: it is the active snapshot, a copy that nobody else holds.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::UpdateActiveSnapshotCommandId();
+        }
+    }
 }
 
 impl Drop for FreshSnapshot {

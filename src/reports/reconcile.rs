@@ -391,8 +391,8 @@ impl Shrunk {
             hint: format!(
                 "After they were accounted for, usage rows of {} tokens were deleted, lowered or moved, in {} of the \
                  workflows. If they were wrong there, token_balance.correct_workflow() gives back what was taken for \
-                 them, for each workflow once. If old usage is pruned, there is nothing to do. \"Usage that shrank\" \
-                 in docs/operations.md finds the workflows.",
+                 them, for each workflow once. If old usage was pruned, token_balance.accept_deletions() says so, and usage \
+                 that came since is charged in full. \"Usage that shrank\" in docs/operations.md finds the workflows.",
                 self.missing, self.workflows
             ),
             binding: Some(bound.name().to_owned()),

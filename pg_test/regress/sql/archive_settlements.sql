@@ -5,7 +5,9 @@ SET client_min_messages = warning;
 CREATE SCHEMA ase;
 SET search_path = ase, public;
 \i common/try.sql
-\i common/tables.sql
+CREATE TABLE users (id text PRIMARY KEY);
+CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer, created_at timestamptz DEFAULT clock_timestamp());
+CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text);
 CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
 INSERT INTO users VALUES ('ann'), ('bob'), ('cid');
 -- from before the extension: exempt
@@ -22,12 +24,11 @@ CREATE VIEW balances AS SELECT string_agg(id || ' ' || token_balance, ', ' ORDER
 CREATE VIEW law AS SELECT string_agg(state || ' ' || tokens, ', ' ORDER BY state) AS states,
   sum(CASE WHEN state IN ('shrunk', 'archived') THEN -tokens ELSE tokens END) = (SELECT coalesce(sum(total_tokens), 0) FROM token_usage) AS holds FROM token_balance.usage_state();
 -- the usage of workflows leaves, and their settlements know it
-CREATE PROCEDURE prune(workflows text[]) LANGUAGE sql AS $$
-  WITH gone AS (DELETE FROM ase.token_usage WHERE workflow_id = ANY (workflows) RETURNING *),
-  sums AS (SELECT workflow_id, user_id, sum(total_tokens) AS tokens FROM gone GROUP BY 1, 2)
-  UPDATE token_balance.settlement s SET archived_usage_tokens = s.archived_usage_tokens + g.tokens
-  FROM sums g WHERE s.workflow_id = g.workflow_id AND s.user_id = g.user_id
-$$;
+CREATE PROCEDURE prune(workflows text[]) LANGUAGE plpgsql AS $$
+BEGIN
+  DELETE FROM ase.token_usage WHERE workflow_id = ANY (workflows);
+  PERFORM token_balance.accept_deletions(clock_timestamp(), binding => (SELECT min(name) FROM token_balance.binding WHERE usage = 'ase.token_usage'::regclass AND detached_at IS NULL));
+END $$;
 CREATE PROCEDURE ledger() LANGUAGE plpgsql AS $$BEGIN PERFORM token_balance.archive_ledger(clock_timestamp(), 'ase.old_ledger'); END$$;
 CREATE FUNCTION archive(max_workflows integer DEFAULT NULL, archive regclass DEFAULT 'ase.ended') RETURNS jsonb LANGUAGE sql AS
   'SELECT token_balance.archive_settlements(clock_timestamp(), archive, max_workflows => max_workflows)';
@@ -80,8 +81,8 @@ ROLLBACK;
 -- some of it was recorded
 BEGIN;
 CALL ledger();
-UPDATE token_usage SET total_tokens = 5 WHERE workflow_id = 'w5';
 CALL prune('{w5}');
+UPDATE token_balance.settlement SET archived_usage_tokens = 5 WHERE workflow_id = 'w5';
 SELECT archive() -> 'workflows' AS w4_alone;
 SELECT DISTINCT workflow_id FROM settled ORDER BY 1;
 ROLLBACK;
@@ -348,7 +349,7 @@ TABLE problems;
 
 -- where the workflow's account pays, its settlements stand for one usage, which is rounded as one; in two bindings each has its own
 SELECT token_balance.detach();
-CREATE TABLE calls (run text, tokens numeric);
+CREATE TABLE calls (run text, tokens numeric, created_at timestamptz DEFAULT clock_timestamp());
 CREATE TABLE runs (id text, payer text, status text);
 SELECT token_balance.attach('users', 'calls', 'runs', usage_user => NULL, usage_workflow => 'run', usage_tokens => '{tokens}', workflow_user => 'payer', name => 'calls');
 SELECT token_balance.attach('users', 'token_usage', 'workflows', name => 'usage');
@@ -367,11 +368,11 @@ SELECT two(NULL), two('calls'), two('usage');
 -- its usage leaves: recorded with one of the two
 DELETE FROM calls;
 SELECT two('calls');
-UPDATE token_balance.settlement SET archived_usage_tokens = 5.2 WHERE workflow_id = 'both' AND user_id = 'ann';
+SELECT token_balance.accept_deletions(clock_timestamp(), binding => 'calls') -> 'tokens' AS accepted;
+SELECT user_id, usage_tokens, archived_usage_tokens FROM token_balance.settlement WHERE workflow_id = 'both' ORDER BY 1;
 SELECT two('usage'), two('calls');
 TABLE problems;
-DELETE FROM token_usage WHERE workflow_id = 'both';
-UPDATE token_balance.settlement SET archived_usage_tokens = 8 WHERE workflow_id = 'both' AND user_id = 'cid';
+CALL prune('{both}');
 SELECT two(NULL);
 CALL pg_temp.try($$SELECT token_balance.refund_workflow('both', 1, 'ticket-6', archive => 'ase.ended')$$);
 SELECT token_balance.refund_workflow('both', reference => 'ticket-6', archive => 'ended') -> 'refunds' AS refunds;

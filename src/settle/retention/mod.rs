@@ -6,9 +6,16 @@
 //! counts as if it were still there. Whoever does that holds the workflow's lock, and keeps out those who settle without
 //! ([`lock_workflows`](super::lock::lock_workflows) with the intention on the whole).
 
+pub(crate) mod accepted;
+mod archive_table;
 pub(crate) mod entries;
+mod old;
+pub(crate) mod partition;
 pub(crate) mod policy;
 pub(crate) mod record;
 pub(crate) mod returned;
 pub(crate) mod settlements;
 mod steps;
+mod table;
+pub(crate) mod usage;
+mod view;

@@ -1,10 +1,12 @@
 //! `token_balance.archive`: usage, the ledger and settlements leave by one policy, a batch a transaction.
 
+use pgrx::PgLogLevel;
 use pgrx::pg_sys::{self, TimestampTz};
 
+use super::usage::{self, Request};
 use super::{entries, settlements};
 use crate::binding::{Which, bindings_unlocked, own};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ledger::archive;
 use crate::postgres::commit::MayCommit;
 use crate::postgres::notice::notice;
@@ -12,6 +14,8 @@ use crate::postgres::notice::notice;
 /// What leaves, and where it goes.
 pub(crate) struct Policy {
     pub(crate) before: TimestampTz,
+    /// Without one usage goes for good.
+    pub(crate) usage: Option<pg_sys::Oid>,
     /// Without one entries stay: the ledger is never deleted.
     pub(crate) ledger: Option<pg_sys::Oid>,
     /// Without one settlements go for good.
@@ -33,6 +37,22 @@ pub(crate) fn archive(name: Option<&str>, policy: &Policy, commits: MayCommit) -
         .map(settlements::archive_table)
         .transpose()?;
     commits.commit()?;
+    for name in &names {
+        let request = Request {
+            before: policy.before,
+            archive: policy.usage,
+            below: None,
+        };
+        match usage::archive_backlog(Some(name), request, policy.batch_size, commits) {
+            // It has no time, is that of several bindings, or of tables below a view: the rest leaves all the same.
+            Err(
+                error @ (Error::InvalidArgument { .. }
+                | Error::ArchiveOfShared { .. }
+                | Error::ArchiveOfView { .. }),
+            ) => error.report(PgLogLevel::WARNING),
+            done => done?,
+        }
+    }
     match policy.ledger {
         Some(ledger) => {
             entries::archive_backlog(policy.before, ledger, policy.batch_size, commits)?

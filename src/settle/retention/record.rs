@@ -1,10 +1,9 @@
 //! What is written down of what leaves.
 
-use pgrx::pg_sys::{INT8OID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID, TimestampTz};
+use pgrx::pg_sys::{TEXTARRAYOID, TimestampTz};
 
 use crate::binding::{Bound, Kept, Payer};
-use crate::error::{ArchiveOf, Error, Result};
-use crate::ledger::change::actor;
+use crate::error::{Error, Result};
 use crate::postgres::exact_sum::ExactSum;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Statement};
@@ -80,8 +79,8 @@ pub(crate) fn add_to_settlements<'a>(
     match outcome.processed as usize == rows.len() {
         true => Ok(()),
         false => Err(Error::ArchiveSuppressed {
-            of: ArchiveOf::Settlements,
             relation: "token_balance.settlement".into(),
+            of: bound.binding.usage.sql.clone(),
             missing: rows.len() - outcome.processed as usize,
         }),
     }

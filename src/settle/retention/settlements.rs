@@ -12,7 +12,7 @@ use pgrx::pg_sys::{self, TEXTARRAYOID, TIMESTAMPTZOID, TimestampTz};
 use super::record::{Kind, Left};
 use super::steps::Steps;
 use crate::binding::{Binding, Bound, Kept, Payer, Which, bindings_locked, own};
-use crate::error::{ArchiveOf, Error, Result};
+use crate::error::{Error, Result};
 use crate::ledger::archive_table::{ArchiveTable, all, take_turns};
 use crate::postgres::catalog;
 use crate::postgres::commit::MayCommit;
@@ -32,6 +32,8 @@ use crate::settle::{rename, usage};
 /// Workflows that are looked at, and that end, at a time. They are locked singly, with room for some that have had other
 /// ids.
 const BATCH: usize = 1_000;
+
+const SETTLEMENTS: &str = "token_balance.settlement";
 
 /// What has ended.
 #[derive(Default)]
@@ -331,7 +333,7 @@ pub(crate) fn archive_settlements(
 
 /// The table, if it can hold settlements and the caller owns it.
 pub(crate) fn archive_table(archive: pg_sys::Oid) -> Result<ArchiveTable> {
-    ArchiveTable::locked(archive, ArchiveOf::Settlements, archived_columns())
+    ArchiveTable::locked(archive, SETTLEMENTS, archived_columns())
 }
 
 /// End those of the locked families that have ended still.
@@ -422,8 +424,7 @@ fn leave(bound: &Bound, before: TimestampTz, families: &mut Vec<Family>) -> Resu
             workflow: first.name.clone(),
         });
     }
-    let of = ArchiveOf::Settlements;
-    all(of, left.rows.len(), locked, of.table())?;
+    all(SETTLEMENTS, left.rows.len(), locked, SETTLEMENTS)?;
     Ok(left.rows)
 }
 

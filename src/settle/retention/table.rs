@@ -1,0 +1,137 @@
+//! Usage in a table: its rows leave in the statement that says what they were.
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys::{TEXTARRAYOID, TIMESTAMPTZOID, TimestampTz};
+
+use super::archive_table::ArchiveTable;
+use super::old::{Taken, is_older_sql, is_owned_sql, partition_settled};
+use super::record::TakenAway;
+use crate::binding::{Binding, Bound, Payer};
+use crate::error::{Error, Result};
+use crate::postgres::catalog::Column;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::spi::Statement;
+use crate::postgres::value::Arg;
+use crate::settle::claim::{Accounted, read_settled, unaccounted};
+use crate::settle::usage;
+
+/// How old rows leave a usage table.
+pub(super) struct TableRows {
+    statement: Statement,
+}
+
+impl TableRows {
+    pub(super) fn new(binding: &Binding, time: &Column, archive: Option<&ArchiveTable>) -> Self {
+        let archives = archive.iter().map(|archive| archive.table.oid);
+        let tables: Vec<_> = std::iter::once(binding.usage.oid).chain(archives).collect();
+        let sql = leave_sql(binding, time, archive);
+        TableRows {
+            statement: Statement::new(&sql, &[TEXTARRAYOID, TIMESTAMPTZOID]).of(&tables),
+        }
+    }
+
+    /// Take away the old rows of locked workflows, which are sorted, as far as they are settled.
+    ///
+    /// Errors: 27000 for an archive that keeps rows back, 40001 where rows left that were not settled.
+    pub(super) fn take(
+        &self,
+        bound: &Bound,
+        before: TimestampTz,
+        archive: Option<&ArchiveTable>,
+        workflows: &[String],
+    ) -> Result<Taken> {
+        let (workflows, unsettled) = partition_settled(bound, workflows.to_vec())?;
+        let mut found = Taken {
+            unsettled,
+            ..Taken::default()
+        };
+        if workflows.is_empty() {
+            return Ok(found);
+        }
+        let outcome = {
+            let _owner = bound.run_as(bound.binding.usage.owner);
+            let args = [
+                Arg::TextArray(&workflows),
+                Arg::OptionalTimestamp(Some(before)),
+            ];
+            self.statement.run(&args, Snapshot::Latest)?
+        };
+        let mut kept = 0;
+        for row in &outcome.rows {
+            let workflow = row.text(0).to_owned();
+            let Some(tokens) = row.counted(2)? else {
+                // It came after the sums were read.
+                return Err(Error::ConcurrentSettlement { workflow });
+            };
+            found.rows += row.amount::<usize>(3)?;
+            kept = row.amount(4)?;
+            found.taken.push(TakenAway {
+                workflow,
+                account: row.owned(1),
+                tokens,
+            });
+        }
+        ArchiveTable::refuse_suppressed(archive, &bound.binding.usage, found.rows, kept)?;
+        let settled = read_settled(bound, &workflows)?;
+        let settled = workflows.iter().zip(&settled).collect();
+        refuse_unsettled(bound, &found.taken, &settled)?;
+        Ok(found)
+    }
+}
+
+/// Error 40001 where rows left that were not settled: they were written or changed after the sums were read. What is in
+/// the archive alone, no sweep finds.
+fn refuse_unsettled(
+    bound: &Bound,
+    taken: &[TakenAway],
+    settled: &HashMap<&String, &Accounted>,
+) -> Result<()> {
+    for taken in taken {
+        let account = taken.account.as_deref();
+        if unaccounted(&taken.tokens, settled[&taken.workflow], account)? <= 0 {
+            continue;
+        }
+        // Rows below zero that stay may make up for it.
+        let left = usage::read(bound, std::slice::from_ref(&taken.workflow))?;
+        let left = left
+            .first()
+            .map(|left| left.of(account))
+            .unwrap_or_default();
+        let in_all = left.plus(&taken.tokens);
+        if unaccounted(&in_all, settled[&taken.workflow], account)? > 0 {
+            return Err(Error::ConcurrentSettlement {
+                workflow: taken.workflow.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// One row per workflow and account of what left: (workflow, account, tokens, rows, rows that the archive took in all).
+///
+/// ```sql
+/// WITH gone AS (DELETE FROM token_usage AS u WHERE u.workflow_id = ANY ($1) AND u.created_at < $2 RETURNING u.*),
+/// kept AS (INSERT INTO archive (…) SELECT … FROM gone RETURNING 1)
+/// SELECT u.workflow_id, u.user_id, sum(u.total_tokens), count(*), (SELECT count(*) FROM kept) FROM gone AS u GROUP BY 1, 2
+/// ```
+fn leave_sql(binding: &Binding, time: &Column, archive: Option<&ArchiveTable>) -> String {
+    let account = match &binding.payer {
+        Payer::Usage(_) => binding.account_sql("u"),
+        Payer::Workflow(_) => "NULL::pg_catalog.text".into(),
+    };
+    let (kept, count_kept) = ArchiveTable::keep_sql(archive);
+    format!(
+        "WITH gone AS (DELETE FROM {usage} AS u \
+         WHERE u.{workflow} OPERATOR(pg_catalog.=) ANY ($1::{key_type}[]) AND {is_owned} AND {is_older} \
+         RETURNING u.*){kept} \
+         SELECT u.{workflow}::pg_catalog.text, {account}, {tokens}, pg_catalog.count(*), {count_kept} \
+         FROM gone AS u GROUP BY 1, 2",
+        usage = binding.usage.sql,
+        workflow = binding.usage_workflow.sql(),
+        key_type = binding.usage_workflow.key_type.sql(),
+        is_owned = is_owned_sql(binding),
+        is_older = is_older_sql(time, "$2"),
+        tokens = binding.tokens_sql("u"),
+    )
+}

@@ -1,0 +1,339 @@
+//! `token_balance.archive_usage`: old usage rows of workflows that are settled to the last token leave.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+use std::time::Instant;
+
+use pgrx::pg_sys::{self, TimestampTz};
+
+use super::archive_table::ArchiveTable;
+use super::old::{is_older_sql, is_owned_sql, partition_settled, refuse_shared, time_of};
+use super::record::{self, Kind, Left};
+use super::table::TableRows;
+use super::view::RowsBelow;
+use crate::binding::{
+    Bound, LateSource, Which, bindings_locked, bindings_unlocked, bound, lock_out_settlements,
+    source_told,
+};
+use crate::error::{Error, Result};
+use crate::ledger::change::actor;
+use crate::postgres::commit::MayCommit;
+use crate::postgres::cursor::{Cursor, Life};
+use crate::postgres::exact_sum::ExactSum;
+use crate::postgres::notice::notice;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::value::{Arg, texts};
+use crate::settle::claim::read_settled;
+use crate::settle::lock::lock_workflows;
+use crate::settle::rename;
+
+/// Workflows whose rows leave at a time. A transaction with so many holds a lock on each of them.
+const BATCH: usize = 1_000;
+
+/// What left.
+#[derive(Default)]
+pub(crate) struct Archived {
+    /// Workflows of which rows left.
+    pub(crate) workflows: usize,
+    pub(crate) rows: usize,
+    pub(crate) tokens: ExactSum,
+    /// Rows among them that name no workflow, or no account where the usage names them: of a partition.
+    pub(crate) unowned: usize,
+    /// Workflows that have old rows, and are not settled to the last token: theirs stay.
+    pub(crate) unsettled: usize,
+    /// The table that has them; empty if they are gone for good.
+    pub(crate) archive: String,
+    /// Whether there may be more, since max_workflows was reached.
+    pub(crate) more: bool,
+}
+
+/// Move the rows that are older than `before`, by the usage's own time, of workflows that are settled to the last token,
+/// to the table `archive`, or delete them. In this transaction; at most those of `max_workflows`.
+///
+/// Of up to 1,000 workflows each is locked, as a settlement locks it. Of more, all settlements of these accounts wait until
+/// the transaction ends.
+///
+/// Errors: 22023 where the usage has no time, 0A000 where it is a view; 42P01, 42809, 42P16 and 42501 for an archive that
+/// cannot take the rows, 27000 for one that does not, 40001 to be retried.
+pub(crate) fn archive_usage(
+    name: Option<&str>,
+    request: Request,
+    max_workflows: Option<usize>,
+) -> Result<Archived> {
+    let found = bound(name)?;
+    let name = found.name().to_owned();
+    source_of(&found, request.below)?;
+    let mut archived = Archived::default();
+    let old = Old::open(&found, request.before, Life::Transaction)?;
+    let mut workflows = BTreeSet::new();
+    let most = max_workflows.unwrap_or(usize::MAX);
+    while workflows.len() < most {
+        let some = old.next(BATCH.min(most - workflows.len()))?;
+        if some.is_empty() {
+            break;
+        }
+        // Those that stay do not count, or they would stand in the way for ever.
+        let (settled, unsettled) = match max_workflows {
+            Some(_) => partition_settled(&found, some)?,
+            None => (some, 0),
+        };
+        archived.unsettled += unsettled;
+        workflows.extend(settled);
+    }
+    archived.more = workflows.len() >= most && !old.next(1)?.is_empty();
+    old.0.close()?;
+    if workflows.len() > BATCH {
+        lock_out_settlements(found.binding.accounts.users.oid);
+    }
+    let mut bounds = bindings_locked(Which::Named(Some(&name)))?.all()?;
+    let Some(bound) = bounds.pop() else {
+        return Err(Error::NotAttached);
+    };
+    let leaving = Leaving::new(&bound, request)?;
+    rename::follow(std::iter::once(&*bound))?;
+    let workflows: Vec<_> = workflows.into_iter().collect();
+    lock_workflows(workflows.iter(), true);
+    for workflows in workflows.chunks(BATCH) {
+        leaving.take(workflows, &mut archived)?;
+    }
+    leaving.remember(&archived)?;
+    archived.archive = leaving.archive_name().to_owned();
+    Ok(archived)
+}
+
+/// The same of the binding, or of all, with a commit after each `batch_size` workflows. It may be stopped and called
+/// again: what is committed has left, the rest is found again.
+pub(crate) fn archive_backlog(
+    name: Option<&str>,
+    request: Request,
+    batch_size: usize,
+    commits: MayCommit,
+) -> Result<()> {
+    if let Some(left_over) = LEFT_OVER.take() {
+        left_over.close()?;
+    }
+    let bounds = bindings_unlocked(Which::Named(name))?.or_warn()?;
+    let names: Vec<_> = bounds.iter().map(|bound| bound.name().to_owned()).collect();
+    drop(bounds);
+    for name in &names {
+        archive_backlog_of(name, request, batch_size, commits)?;
+    }
+    Ok(())
+}
+
+thread_local! {
+    /// The cursor of a backlog that was cancelled: it outlives its transaction.
+    static LEFT_OVER: RefCell<Option<Cursor>> = const { RefCell::new(None) };
+}
+
+fn archive_backlog_of(
+    name: &str,
+    request: Request,
+    batch_size: usize,
+    commits: MayCommit,
+) -> Result<()> {
+    let started = Instant::now();
+    let found = bound(Some(name))?;
+    source_of(&found, request.below)?;
+    let old = Old::open(&found, request.before, Life::Session)?;
+    let total = old.0.count()?;
+    drop(found);
+    LEFT_OVER.set(Some(old.0.clone()));
+    commits.commit()?;
+    let mut archived = Archived::default();
+    let mut done = 0;
+    loop {
+        let workflows = old.next(batch_size)?;
+        if workflows.is_empty() {
+            break;
+        }
+        done += workflows.len();
+        archive_batch(name, request, workflows, &mut archived)?;
+        commits.commit()?;
+        tell_progress(&archived, done, total, started);
+    }
+    LEFT_OVER.take();
+    old.0.close()
+}
+
+/// Each transaction looks at the binding and the archive again: they may have been changed between two.
+fn archive_batch(
+    name: &str,
+    request: Request,
+    mut workflows: Vec<String>,
+    archived: &mut Archived,
+) -> Result<()> {
+    workflows.sort_unstable();
+    if workflows.len() > BATCH {
+        lock_out_settlements(bound(Some(name))?.binding.accounts.users.oid);
+    }
+    let mut bounds = bindings_locked(Which::Named(Some(name)))?.all()?;
+    let Some(bound) = bounds.pop() else {
+        return Ok(());
+    };
+    let leaving = Leaving::new(&bound, request)?;
+    lock_workflows(workflows.iter(), true);
+    let mut of_batch = Archived::default();
+    leaving.take(&workflows, &mut of_batch)?;
+    leaving.remember(&of_batch)?;
+    archived.workflows += of_batch.workflows;
+    archived.rows += of_batch.rows;
+    archived.tokens.add(&of_batch.tokens);
+    archived.unsettled += of_batch.unsettled;
+    Ok(())
+}
+
+fn tell_progress(archived: &Archived, done: usize, total: usize, started: Instant) {
+    let seconds = started.elapsed().as_secs_f64().max(0.001);
+    notice(
+        format!(
+            "usage of {done} workflows looked at, {} left, {:.0} per second",
+            total.saturating_sub(done),
+            done as f64 / seconds
+        ),
+        Some(format!(
+            "{} rows of {} workflows have left so far; {} are not settled to the last token.",
+            archived.rows, archived.workflows, archived.unsettled
+        )),
+        None,
+    );
+}
+
+/// Of usage that is a view, the table whose rows leave: as it is told, or the only one that `late_usage_on` names. None for a
+/// table.
+///
+/// Errors: 0A000 for usage that several bindings have, and for a view where no table is named; 22023 for one that is not the
+/// view's, 55000 for a view that was replaced.
+fn source_of(bound: &Bound, below: Option<&str>) -> Result<Option<LateSource>> {
+    let binding = &bound.binding;
+    binding.refuse_replaced_view()?;
+    let source = match (&binding.usage_view, below, &binding.late_sources[..]) {
+        (_, Some(told), _) => Some(source_told(binding, told, "usage_table")?),
+        (Some(_), None, [only]) => Some(only.clone()),
+        (Some(_), None, _) => {
+            return Err(Error::ArchiveOfView {
+                relation: binding.usage.sql.clone(),
+                detail: "Which of the tables below it the rows leave, is not said.".into(),
+            });
+        }
+        (None, None, _) => None,
+    };
+    refuse_shared(source.as_ref().map_or(&binding.usage, |it| &it.table))?;
+    Ok(source)
+}
+
+/// The workflows that have old rows.
+struct Old(Cursor);
+
+impl Old {
+    fn open(bound: &Bound, before: TimestampTz, life: Life) -> Result<Self> {
+        let binding = &bound.binding;
+        let time = time_of(binding)?;
+        bound.follow();
+        let sql = format!(
+            "SELECT u.{workflow}::pg_catalog.text FROM {usage} AS u WHERE {is_owned} AND {is_older} GROUP BY u.{workflow}",
+            workflow = binding.usage_workflow.sql(),
+            usage = binding.usage.sql,
+            is_owned = is_owned_sql(binding),
+            is_older = is_older_sql(&time, "$1"),
+        );
+        let args = [Arg::OptionalTimestamp(Some(before))];
+        let usage = [binding.usage.oid];
+        let owner = binding.usage.owner;
+        Cursor::open(owner, &usage, &sql, &args, Snapshot::Statement, life).map(Old)
+    }
+
+    fn next(&self, count: usize) -> Result<Vec<String>> {
+        Ok(texts(&self.0.fetch(count)?, 0))
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub(crate) before: TimestampTz,
+    pub(crate) archive: Option<pg_sys::Oid>,
+    /// Of usage that is a view: the table whose rows leave, as `late_usage_on` names one.
+    pub(crate) below: Option<&'a str>,
+}
+
+enum Way {
+    Table(TableRows),
+    View(RowsBelow),
+}
+
+/// How old usage leaves.
+struct Leaving<'a> {
+    bound: &'a Bound,
+    before: TimestampTz,
+    archive: Option<ArchiveTable>,
+    way: Way,
+}
+
+impl<'a> Leaving<'a> {
+    fn new(bound: &'a Rc<Bound>, request: Request) -> Result<Self> {
+        let binding = &bound.binding;
+        let source = source_of(bound, request.below)?;
+        let time = time_of(binding)?;
+        let table = source.as_ref().map_or(&binding.usage, |it| &it.table);
+        let archive = match request.archive {
+            Some(archive) => Some(ArchiveTable::of(archive, table)?),
+            None => None,
+        };
+        let way = match source {
+            Some(source) => Way::View(RowsBelow { source, time }),
+            None => Way::Table(TableRows::new(binding, &time, archive.as_ref())),
+        };
+        Ok(Leaving {
+            bound,
+            before: request.before,
+            archive,
+            way,
+        })
+    }
+
+    fn archive_name(&self) -> &str {
+        self.archive
+            .as_ref()
+            .map_or("", |archive| &archive.table.sql)
+    }
+
+    /// Take away the old rows of locked workflows, which are sorted, as far as they are settled.
+    fn take(&self, workflows: &[String], archived: &mut Archived) -> Result<()> {
+        let (bound, archive) = (self.bound, self.archive.as_ref());
+        let found = match &self.way {
+            Way::Table(rows) => rows.take(bound, self.before, archive, workflows)?,
+            Way::View(rows) => rows.take(bound, self.before, archive, workflows)?,
+        };
+        let settled = read_settled(bound, workflows)?;
+        let settled: HashMap<_, _> = workflows.iter().zip(&settled).collect();
+        let with_settled = found.taken.iter();
+        let with_settled = with_settled.map(|taken| (taken, settled[&taken.workflow]));
+        record::add_to_settlements(bound, with_settled)?;
+        let mut left: Vec<_> = found.taken.iter().map(|taken| &taken.workflow).collect();
+        left.sort_unstable();
+        left.dedup();
+        archived.workflows += left.len();
+        archived.rows += found.rows;
+        archived.unsettled += found.unsettled;
+        for taken in &found.taken {
+            archived.tokens.add(&taken.tokens);
+        }
+        Ok(())
+    }
+
+    fn remember(&self, archived: &Archived) -> Result<()> {
+        let actor = actor();
+        let _owner = self.bound.run_as_extension();
+        let left = Left {
+            binding: self.bound.binding.spec.number(),
+            kind: Kind::Usage,
+            archive: self.archive_name(),
+            before: Some(self.before),
+            rows: archived.rows,
+            tokens: &archived.tokens,
+        };
+        left.remember(&actor)
+    }
+}
