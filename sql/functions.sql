@@ -127,7 +127,8 @@ CREATE FUNCTION token_balance.refund_workflow(
     amount pg_catalog.numeric DEFAULT NULL,
     reference pg_catalog.text DEFAULT NULL,
     note pg_catalog.text DEFAULT NULL,
-    binding pg_catalog.name DEFAULT NULL)
+    binding pg_catalog.name DEFAULT NULL,
+    archive pg_catalog.regclass DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_wrapper';
 
@@ -136,7 +137,8 @@ CREATE FUNCTION token_balance.refund_workflow(
     amount pg_catalog.numeric DEFAULT NULL,
     reference pg_catalog.text DEFAULT NULL,
     note pg_catalog.text DEFAULT NULL,
-    binding pg_catalog.name DEFAULT NULL)
+    binding pg_catalog.name DEFAULT NULL,
+    archive pg_catalog.regclass DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_by_key_wrapper';
 
@@ -145,7 +147,8 @@ CREATE FUNCTION token_balance.refund_workflow(
     amount pg_catalog.numeric DEFAULT NULL,
     reference pg_catalog.text DEFAULT NULL,
     note pg_catalog.text DEFAULT NULL,
-    binding pg_catalog.name DEFAULT NULL)
+    binding pg_catalog.name DEFAULT NULL,
+    archive pg_catalog.regclass DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_by_key_wrapper';
 
@@ -333,6 +336,23 @@ CREATE FUNCTION token_balance.archive_ledger(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_ledger_wrapper';
 
+CREATE FUNCTION token_balance.archive_settlements(
+    before timestamp with time zone,
+    archive pg_catalog.regclass DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL,
+    max_workflows integer DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_settlements_wrapper';
+
+CREATE PROCEDURE token_balance.archive(
+    keep interval,
+    usage_archive pg_catalog.regclass DEFAULT NULL,
+    ledger_archive pg_catalog.regclass DEFAULT NULL,
+    settlement_archive pg_catalog.regclass DEFAULT NULL,
+    batch_size integer DEFAULT 1000,
+    binding pg_catalog.name DEFAULT NULL)
+LANGUAGE c AS 'MODULE_PATHNAME', 'archive_by_policy_wrapper';
+
 CREATE FUNCTION token_balance.attach(
     users pg_catalog.regclass,
     usage pg_catalog.regclass,
@@ -436,11 +456,14 @@ REVOKE ALL ON FUNCTION
     token_balance.credit(
         pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
     token_balance.refund_workflow(
-        pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
+        pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name,
+        pg_catalog.regclass),
     token_balance.refund_workflow(
-        bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
+        bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name,
+        pg_catalog.regclass),
     token_balance.refund_workflow(
-        pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name),
+        pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name,
+        pg_catalog.regclass),
     token_balance.correct_workflow(pg_catalog.text, pg_catalog.name),
     token_balance.correct_workflow(bigint, pg_catalog.name),
     token_balance.correct_workflow(pg_catalog.uuid, pg_catalog.name),
@@ -458,6 +481,8 @@ REVOKE ALL ON FUNCTION
     token_balance.summary(pg_catalog.uuid, integer, pg_catalog.name),
     token_balance.overdrawn_accounts(pg_catalog.name),
     token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass),
+    token_balance.archive_settlements(
+        timestamp with time zone, pg_catalog.regclass, pg_catalog.name, integer),
     token_balance.archive_usage(
         timestamp with time zone, pg_catalog.regclass, pg_catalog.name, pg_catalog.regclass, integer, pg_catalog.text),
     token_balance.accept_deletions(timestamp with time zone, boolean, pg_catalog.name),
@@ -466,4 +491,8 @@ REVOKE ALL ON FUNCTION
     token_balance.reconcile(pg_catalog.name)
 FROM PUBLIC;
 
-REVOKE ALL ON PROCEDURE token_balance.settle_backlog(integer, boolean, pg_catalog.name) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE
+    token_balance.settle_backlog(integer, boolean, pg_catalog.name),
+    token_balance.archive(
+        interval, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, integer, pg_catalog.name)
+FROM PUBLIC;

@@ -107,6 +107,10 @@ CREATE TABLE token_balance.reference (
     PRIMARY KEY (user_id, accounts_id, reference)
 );
 
+-- A refund finds what one with the same reference did, also where the settlement is archived, which says who had paid.
+CREATE INDEX reference_of_refund ON token_balance.reference (reference)
+WHERE kind OPERATOR(pg_catalog.=) 'refund';
+
 -- Empty: a dump of 0.2.0 brings its archived references here, from where they are taken into the table above.
 CREATE TABLE token_balance.archived_reference (
     user_id pg_catalog.text NOT NULL,

@@ -141,7 +141,8 @@ CREATE FUNCTION token_balance.refund_workflow(
     amount pg_catalog.numeric DEFAULT NULL,
     reference pg_catalog.text DEFAULT NULL,
     note pg_catalog.text DEFAULT NULL,
-    binding pg_catalog.name DEFAULT NULL)
+    binding pg_catalog.name DEFAULT NULL,
+    archive pg_catalog.regclass DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_wrapper';
 
@@ -150,7 +151,8 @@ CREATE FUNCTION token_balance.refund_workflow(
     amount pg_catalog.numeric DEFAULT NULL,
     reference pg_catalog.text DEFAULT NULL,
     note pg_catalog.text DEFAULT NULL,
-    binding pg_catalog.name DEFAULT NULL)
+    binding pg_catalog.name DEFAULT NULL,
+    archive pg_catalog.regclass DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_by_key_wrapper';
 
@@ -159,7 +161,8 @@ CREATE FUNCTION token_balance.refund_workflow(
     amount pg_catalog.numeric DEFAULT NULL,
     reference pg_catalog.text DEFAULT NULL,
     note pg_catalog.text DEFAULT NULL,
-    binding pg_catalog.name DEFAULT NULL)
+    binding pg_catalog.name DEFAULT NULL,
+    archive pg_catalog.regclass DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refund_workflow_by_key_wrapper';
 
@@ -340,9 +343,9 @@ REVOKE ALL ON ROUTINE
     token_balance.credit(text, numeric, text, text, name),
     token_balance.credit(bigint, numeric, text, text, name),
     token_balance.credit(uuid, numeric, text, text, name),
-    token_balance.refund_workflow(text, numeric, text, text, name),
-    token_balance.refund_workflow(bigint, numeric, text, text, name),
-    token_balance.refund_workflow(uuid, numeric, text, text, name),
+    token_balance.refund_workflow(text, numeric, text, text, name, regclass),
+    token_balance.refund_workflow(bigint, numeric, text, text, name, regclass),
+    token_balance.refund_workflow(uuid, numeric, text, text, name, regclass),
     token_balance.statement(text, timestamp with time zone, timestamp with time zone, name),
     token_balance.statement(bigint, timestamp with time zone, timestamp with time zone, name),
     token_balance.statement(uuid, timestamp with time zone, timestamp with time zone, name),
@@ -399,11 +402,11 @@ SELECT token_balance.upgrade_grants(before::regprocedure, after::regprocedure) F
     ('token_balance.credit(text, numeric, text, text)',
     'token_balance.credit(uuid, numeric, text, text, name)'),
     ('token_balance.refund_workflow(text, numeric, text, text)',
-    'token_balance.refund_workflow(text, numeric, text, text, name)'),
+    'token_balance.refund_workflow(text, numeric, text, text, name, regclass)'),
     ('token_balance.refund_workflow(text, numeric, text, text)',
-    'token_balance.refund_workflow(bigint, numeric, text, text, name)'),
+    'token_balance.refund_workflow(bigint, numeric, text, text, name, regclass)'),
     ('token_balance.refund_workflow(text, numeric, text, text)',
-    'token_balance.refund_workflow(uuid, numeric, text, text, name)'),
+    'token_balance.refund_workflow(uuid, numeric, text, text, name, regclass)'),
     ('token_balance.statement(text, timestamp with time zone, timestamp with time zone)',
     'token_balance.statement(text, timestamp with time zone, timestamp with time zone, name)'),
     ('token_balance.statement(text, timestamp with time zone, timestamp with time zone)',
@@ -500,6 +503,23 @@ CREATE FUNCTION token_balance.exempt_pending(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'exempt_pending_wrapper';
 
+CREATE FUNCTION token_balance.archive_settlements(
+    before timestamp with time zone,
+    archive pg_catalog.regclass DEFAULT NULL,
+    binding pg_catalog.name DEFAULT NULL,
+    max_workflows integer DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'archive_settlements_wrapper';
+
+CREATE PROCEDURE token_balance.archive(
+    keep interval,
+    usage_archive pg_catalog.regclass DEFAULT NULL,
+    ledger_archive pg_catalog.regclass DEFAULT NULL,
+    settlement_archive pg_catalog.regclass DEFAULT NULL,
+    batch_size integer DEFAULT 1000,
+    binding pg_catalog.name DEFAULT NULL)
+LANGUAGE c AS 'MODULE_PATHNAME', 'archive_by_policy_wrapper';
+
 CREATE FUNCTION token_balance.correct_workflow(workflow_id pg_catalog.text, binding pg_catalog.name DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'correct_workflow_text_wrapper';
@@ -541,11 +561,13 @@ CREATE VIEW token_balance.unsettled AS
 SELECT u.binding, u.workflow_id, u.user_id, u.state, u.reason, u.usage_rows, u.tokens, u.oldest, u.newest
 FROM token_balance.unsettled_usage() AS u;
 
-REVOKE ALL ON FUNCTION
+REVOKE ALL ON ROUTINE
     token_balance.adjust(text, numeric, text, name),
     token_balance.adjust(bigint, numeric, text, name),
     token_balance.adjust(uuid, numeric, text, name),
     token_balance.exempt_pending(timestamp with time zone, name),
+    token_balance.archive_settlements(timestamp with time zone, regclass, name, integer),
+    token_balance.archive(interval, regclass, regclass, regclass, integer, name),
     token_balance.correct_workflow(text, name),
     token_balance.correct_workflow(bigint, name),
     token_balance.correct_workflow(uuid, name),
@@ -721,6 +743,7 @@ CREATE TABLE token_balance.reference (
     binding_id smallint,
     PRIMARY KEY (user_id, accounts_id, reference)
 );
+CREATE INDEX reference_of_refund ON token_balance.reference (reference) WHERE kind = 'refund';
 SELECT pg_extension_config_dump('token_balance.reference', '');
 INSERT INTO token_balance.reference
 SELECT 1, user_id, reference, kind, amount, previous_balance, new_balance, workflow_id,
@@ -882,6 +905,8 @@ COMMENT ON FUNCTION token_balance.verify(pg_catalog.name) IS 'Check the binding:
 COMMENT ON FUNCTION token_balance.suggestions() IS 'The calls of attach that fit this database, best first: rank, the call, with a view before it where one is needed (null where there is none), what speaks for it, what to watch. Reads samples of tables whose owner''s rights the caller has.';
 COMMENT ON FUNCTION token_balance.suggest() IS 'The same as lines to read and to paste: all but the calls are comments.';
 COMMENT ON FUNCTION token_balance.settle_pending(timestamp with time zone, integer, interval, pg_catalog.name) IS 'Settle completed workflows that have unsettled usage: runs that were never settled, and late usage; with idle also those whose newest usage is older than that. Returns workflows, charges, tokens_used and more. binding: NULL means each one that is attached.';
+COMMENT ON FUNCTION token_balance.archive_settlements(timestamp with time zone, pg_catalog.regclass, pg_catalog.name, integer) IS 'Move settlements from before a moment, of which neither usage nor ledger entries are left, to a table of yours, which has the settlement table''s columns; NULL deletes them. Returns workflows, settlements, archive and more. binding: NULL means each one that is attached.';
+COMMENT ON PROCEDURE token_balance.archive(interval, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, integer, pg_catalog.name) IS 'Archive what is older than keep: usage, ledger and settlements, with one commit per batch. Without an archive usage and settlements are deleted, and the ledger stays. May be stopped and called again. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.exempt_pending(timestamp with time zone, pg_catalog.name) IS 'Forgive the usage that waits to be charged, of completed and of open runs; with until, what is older than that. It is accounted for as exempt and recorded in token_balance.exemption. Returns workflows, pairs and tokens_exempt. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON PROCEDURE token_balance.settle_backlog(integer, boolean, pg_catalog.name) IS 'Settle all that is pending with one commit per batch; with existing => true also the usage from before the extension. May be stopped and called again. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.credit(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Top up an account. The same reference again answers as the first time and changes nothing. binding: NULL means the one that is attached, if it is the only one.';
@@ -890,9 +915,9 @@ COMMENT ON FUNCTION token_balance.credit(pg_catalog.uuid, pg_catalog.numeric, pg
 COMMENT ON FUNCTION token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'Change a balance by hand, by an amount above or below zero; the ledger has who did it, and the note. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.adjust(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type bigint; see adjust(text).';
 COMMENT ON FUNCTION token_balance.adjust(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type uuid; see adjust(text).';
-COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Give back what a workflow was charged, all that is left or a part, to the accounts that paid. binding: NULL means each one that has charged it; for an amount one of several is to be named.';
-COMMENT ON FUNCTION token_balance.refund_workflow(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type bigint; see refund_workflow(text).';
-COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type uuid; see refund_workflow(text).';
+COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.regclass) IS 'Give back what a workflow was charged, all that is left or a part, to the accounts that paid. binding: NULL means each one that has charged it; for an amount one of several is to be named. archive: a table of the caller''s from which its settlement comes back first.';
+COMMENT ON FUNCTION token_balance.refund_workflow(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.regclass) IS 'The same for an id of type bigint; see refund_workflow(text).';
+COMMENT ON FUNCTION token_balance.refund_workflow(pg_catalog.uuid, pg_catalog.numeric, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.regclass) IS 'The same for an id of type uuid; see refund_workflow(text).';
 COMMENT ON FUNCTION token_balance.correct_workflow(pg_catalog.text, pg_catalog.name) IS 'Give back, once, what was charged for usage of a workflow that was deleted, lowered or moved away since. Returns success, workflow_id, amount, tokens_exempt, corrections and gone. binding: NULL means each one that has settled it.';
 COMMENT ON FUNCTION token_balance.correct_workflow(bigint, pg_catalog.name) IS 'Give back what was charged for usage that is gone; see correct_workflow(text).';
 COMMENT ON FUNCTION token_balance.correct_workflow(pg_catalog.uuid, pg_catalog.name) IS 'Give back what was charged for usage that is gone; see correct_workflow(text).';
@@ -932,6 +957,7 @@ COMMENT ON COLUMN token_balance.workflow_alias.binding_id IS 'Binding whose work
 COMMENT ON COLUMN token_balance.workflow_alias.workflow_id IS 'Workflow id, as text.';
 COMMENT ON COLUMN token_balance.workflow_alias.family IS 'The same for all ids of a workflow, and for all workflows that have shared one.';
 COMMENT ON COLUMN token_balance.workflow_alias.became IS 'The id that it was changed to; null if it is the last one.';
+COMMENT ON INDEX token_balance.reference_of_refund IS 'Refunds by reference: their settlements may be archived.';
 COMMENT ON INDEX token_balance.workflow_alias_family IS 'The ids of a family.';
 COMMENT ON TABLE token_balance.bound_column IS 'The numbers of the bound columns, which stay when columns are renamed. Not in a dump: after a restore the names in token_balance.binding count, until the next attach.';
 COMMENT ON COLUMN token_balance.bound_column.binding_id IS 'Binding whose column it is.';

@@ -361,7 +361,7 @@ pub(crate) enum Error {
         operation: &'static str,
     },
 
-    // The archive of the ledger.
+    // Archives.
     /// Not a table, or one that is not for archives.
     UnsuitableArchive {
         relation: String,
@@ -369,7 +369,7 @@ pub(crate) enum Error {
         /// The table whose rows it is to take.
         of: String,
     },
-    /// A table whose columns are other ones.
+    /// A table that lacks columns of what would move there.
     UnfitArchive {
         relation: String,
         detail: String,
@@ -409,6 +409,21 @@ pub(crate) enum Error {
         relation: String,
         of: String,
         missing: usize,
+    },
+    /// To take settlements back from.
+    NotArchivedThere {
+        relation: String,
+        archives: Vec<String>,
+    },
+    /// There is none, and settlements of the binding are archived.
+    SettlementArchived {
+        workflow: String,
+        /// Whether a workflow table or usage knows it.
+        is_known: bool,
+        /// The archive that was looked into.
+        looked_into: Option<String>,
+        /// Where else they are; an empty one is of those that are gone for good.
+        archives: Vec<String>,
     },
     EntriesArchived {
         account: String,
@@ -516,6 +531,12 @@ const MAKE_ARCHIVE: &str =
 
 fn make_archive(of: &str) -> String {
     format!("Make one that can hold the rows: CREATE TABLE ... (LIKE {of}).")
+}
+
+/// The names of archives, but for the empty one of what is gone for good.
+fn in_archives(archives: &[String]) -> String {
+    let names = archives.iter().filter(|archive| !archive.is_empty());
+    names.map(String::as_str).collect::<Vec<_>>().join(" or ")
 }
 
 /// How one of several bindings is named.
@@ -1305,7 +1326,7 @@ impl From<Error> for Report {
                 "Correct a balance with a new change: the correction gets an entry of its own.",
             ),
 
-            // The archive of the ledger.
+            // Archives.
             Error::UnsuitableArchive { relation, kind, of } => new_report(
                 ERRCODE_WRONG_OBJECT_TYPE,
                 format!("cannot archive rows of {of} in {kind} {relation}"),
@@ -1392,6 +1413,53 @@ impl From<Error> for Report {
             )
             .set_detail(format!("Rows that it did not take: {missing}."))
             .set_hint("A trigger, rule or policy on the table suppressed the change."),
+            Error::NotArchivedThere { relation, archives } => new_report(
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("no settlements of the binding were archived in table {relation}"),
+            )
+            .set_detail(match &in_archives(&archives)[..] {
+                "" => "None of it are in an archive.".to_owned(),
+                names => format!("They are in {names}."),
+            })
+            .set_hint("A superuser may name another table: one that was renamed, or brought back."),
+            Error::SettlementArchived {
+                workflow,
+                is_known,
+                looked_into,
+                archives,
+            } => {
+                let code = match is_known {
+                    true => ERRCODE_INVALID_PARAMETER_VALUE,
+                    false => ERRCODE_NO_DATA_FOUND,
+                };
+                let report = new_report(
+                    code,
+                    format!("workflow \"{workflow}\" has no settlement that could be refunded"),
+                );
+                let mut detail: Vec<_> = looked_into
+                    .map(|archive| format!("None is in {archive}."))
+                    .into_iter()
+                    .collect();
+                let is_gone = archives.iter().any(String::is_empty);
+                let may_be = match (&in_archives(&archives)[..], is_gone) {
+                    ("", true) => "gone for good".to_owned(),
+                    (names, true) => format!("in {names}, or gone for good"),
+                    (names, false) => format!("in {names}"),
+                };
+                if !archives.is_empty() {
+                    detail.push(format!("It may be {may_be}."));
+                }
+                let report = report.set_detail(detail.join(" "));
+                match archives.iter().find(|archive| !archive.is_empty()) {
+                    Some(first) => report.set_hint(format!(
+                        "token_balance.refund_workflow(..., archive => {}) brings it back from there.",
+                        quote_literal(first)
+                    )),
+                    None => report.set_hint(
+                        "Give back what it has paid with token_balance.credit().",
+                    ),
+                }
+            }
             Error::EntriesArchived { account, note } => new_report(
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("the ledger of account \"{account}\" does not reach back to that time"),

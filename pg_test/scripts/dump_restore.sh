@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A dump, plain and custom, into a new database: the binding verifies, the ledger's chain is whole and goes on, triggers and functions work, and the application's own role can call what it could before.
-# (DESIGN B16, B25, D10, D11, D12, S12)
+# (DESIGN B16, B25, D10, D11, D12, S12, V47, V54)
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}"
 maintenance=${PGDATABASE:-postgres}
@@ -42,8 +42,14 @@ INSERT INTO app.workflows SELECT 'w' || i, 'u' || i % 20 + 1, 'running' FROM gen
 INSERT INTO app.token_usage SELECT id, user_id, length(id) * 7 FROM app.workflows;
 UPDATE app.workflows SET status = 'completed' WHERE id < 'w15';
 SELECT token_balance.credit('u1', 5, 'paid') IS NULL;
+INSERT INTO app.token_usage VALUES ('gone', 'u3', 30);
+INSERT INTO app.workflows VALUES ('gone', 'u3', 'completed');
 CREATE TABLE app.archive (LIKE token_balance.ledger);
 SELECT token_balance.archive_ledger(clock_timestamp(), 'app.archive') IS NULL;
+DELETE FROM app.token_usage WHERE workflow_id = 'gone';
+UPDATE token_balance.settlement SET archived_usage_tokens = 30 WHERE workflow_id = 'gone';
+CREATE TABLE app.ended (LIKE token_balance.settlement);
+SELECT token_balance.archive_settlements(clock_timestamp(), 'app.ended') IS NULL;
 UPDATE app.workflows SET status = 'completed' WHERE id < 'w2';
 UPDATE app.users SET token_balance = token_balance + 11 WHERE id < 'u2';
 SQL
@@ -51,7 +57,7 @@ is 'source: bound' "$(value tb_source 'SELECT count(*) FROM token_balance.bindin
 
 broken="SELECT count(*) FROM (SELECT *, lag(new_balance) OVER (PARTITION BY user_id ORDER BY entry_id) AS before FROM token_balance.ledger) e WHERE amount <> new_balance - previous_balance OR before <> previous_balance"
 off="SELECT count(*) FROM app.users u WHERE token_balance <> (SELECT new_balance FROM token_balance.ledger l WHERE l.user_id = u.id ORDER BY entry_id DESC LIMIT 1)"
-digest="SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (SELECT 'l' || l::text FROM token_balance.ledger l UNION ALL SELECT 'r' || r::text FROM token_balance.reference r UNION ALL SELECT 'b' || to_jsonb(b)::text FROM token_balance.binding b UNION ALL SELECT 's' || s::text FROM token_balance.settlement s UNION ALL SELECT 'u' || u::text FROM app.users u UNION ALL SELECT 'w' || w::text FROM app.workflows w) t (x)"
+digest="SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (SELECT 'l' || l::text FROM token_balance.ledger l UNION ALL SELECT 'r' || r::text FROM token_balance.reference r UNION ALL SELECT 'b' || to_jsonb(b)::text FROM token_balance.binding b UNION ALL SELECT 's' || s::text FROM token_balance.settlement s UNION ALL SELECT 'a' || a::text FROM token_balance.archived a UNION ALL SELECT 'u' || u::text FROM app.users u UNION ALL SELECT 'w' || w::text FROM app.workflows w) t (x)"
 before=$(value tb_source "$digest")
 echo "source: $(value tb_source 'SELECT count(*) FROM token_balance.ledger') ledger entries"
 
@@ -72,6 +78,7 @@ check() { # DATABASE
     is "$db: settled stays settled" "$(value "$db" "SELECT app.settle_workflow('w1') ->> 'status'")" already_settled
     is "$db: exempt stays exempt" "$(value "$db" "SELECT app.settle_workflow('old') ->> 'tokens_used'")" 0
     is "$db: so does what is archived" "$(value "$db" "SELECT app.settle_workflow('w14') ->> 'status', token_balance.credit('u1', 5, 'paid') -> 'replayed'")" 'already_settled|true'
+    is "$db: a settlement that has ended comes back for a refund" "$(value "$db" "SELECT token_balance.refund_workflow('gone', 4, archive => 'app.ended') ->> 'amount'")" 4
     is "$db: settlements agree with ledger and archive" "$(value "$db" "SELECT string_agg(problem, ', ') FROM token_balance.reconcile() WHERE problem LIKE 'settlement%'")" ''
     is "$db: only updates that name the status are looked at" "$(value "$db" "SELECT pg_get_triggerdef(oid) LIKE '% UPDATE OF status ON %' FROM pg_trigger WHERE tgname = 'token_balance_completed_update'")" t
     # a completion by the application's role: the trigger fires
@@ -87,7 +94,7 @@ check() { # DATABASE
     is "$db: nobody else does" "$(value "$db" "SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE (n.nspname = 'token_balance' OR p.proname = 'settle_workflow') AND p.proname NOT IN ('note_completion', 'note_status', 'note_usual_status', 'note_update', 'exact_numeric', 'usage_sums') AND a.grantee = 0")" 0
     # a change by hand, and the rest
     value "$db" "UPDATE app.users SET token_balance = token_balance + 1; UPDATE app.workflows SET status = 'done'"
-    is "$db: all usage charged once" "$(value "$db" "SELECT sum(total_tokens) - (SELECT sum(charged_tokens) FROM token_balance.settlement) FROM app.token_usage WHERE workflow_id <> 'old'")" 0
+    is "$db: all usage charged once" "$(value "$db" "SELECT sum(total_tokens) - (SELECT sum(charged_tokens - archived_usage_tokens) FROM token_balance.settlement) FROM app.token_usage WHERE workflow_id <> 'old'")" 0
     is "$db: chain whole after all that" "$(value "$db" "$broken")" 0
     is "$db: each column is its chain's end" "$(value "$db" "$off")" 0
     is "$db: the ledger still refuses" "$(psql -At -d "$db" -c 'DELETE FROM token_balance.ledger' >/dev/null 2>&1 && echo deleted || echo refused)" refused

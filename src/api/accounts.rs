@@ -4,7 +4,7 @@ use pgrx::iter::TableIterator;
 use pgrx::pg_sys::TimestampTz;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::{AnyNumeric, JsonB, pg_sys};
+use pgrx::{AnyNumeric, JsonB, PgLogLevel, pg_sys};
 use serde::Serialize;
 
 use super::common::{
@@ -17,9 +17,13 @@ use crate::binding::{
 };
 use crate::error::{Error, Result};
 use crate::ledger::account;
+use crate::ledger::archive_table::ArchiveTable;
 use crate::ledger::credit::{self, Remarks};
+use crate::postgres::call;
 use crate::reports::{overdrawn, statement, summary};
 use crate::settle::refund;
+use crate::settle::retention::returned;
+use crate::settle::shares::OfBinding;
 
 /// A summary reaches back a century at most.
 const MOST_DAYS: i32 = 36_500;
@@ -179,11 +183,13 @@ fn remarks(reference: Option<&str>, note: Option<&str>) -> Result<Remarks> {
     Ok(remarks)
 }
 
-/// `token_balance.refund_workflow(text, numeric, text, text, name) → jsonb`: give back what a workflow was
+/// `token_balance.refund_workflow(text, numeric, text, text, name, regclass) → jsonb`: give back what a workflow was
 /// charged, all that is left or a part, to the accounts that paid, in proportion; in all bindings, unless one is named.
+/// With an archive, settlements of it come back from there first.
 ///
 /// Errors: as `credit`; 22023 for more than was charged less what was refunded, or for an amount where several bindings
-/// have charged it and none is named, P0002 for an unknown workflow.
+/// have charged it and none is named, P0002 for an unknown workflow; of an archive as `archive_settlements`, and 22023 for
+/// one where none of the binding were archived.
 #[pg_extern(sql = false)]
 pub(super) fn refund_workflow(
     workflow_id: Option<&str>,
@@ -201,10 +207,16 @@ pub(super) fn refund_workflow(
     let bounds = bindings_and_users_locked(Which::Named(name.as_deref()))?.or_warn()?;
     let of = in_bindings(bounds, id)?;
     let workflow = of[0].workflow.clone();
-    let outcome = refund::refund(&of, amount, &remarks)?;
+    // SAFETY: the server's own fcinfo, of a function that is declared with a regclass there, or with fewer arguments.
+    let archive = unsafe { call::relation_at(fcinfo, 5) };
+    let archive = archive
+        .map(|archive| returned::archive_of(&of, archive))
+        .transpose()?;
+    let outcome = refund::refund(&of, amount, &remarks, archive.as_ref())?;
     let (given, replayed) = match outcome {
         Some(outcome) => (outcome.given, outcome.replayed),
         None => {
+            tell_of_archives(&of, amount, archive.as_ref())?;
             refuse_unknown(&of)?;
             (Vec::new(), false)
         }
@@ -237,6 +249,39 @@ pub(super) fn refund_workflow(
         replayed,
         refunds: refunds.collect(),
     })?)
+}
+
+/// A workflow without a settlement may have had one that is archived: a warning; or an error where an amount was asked for or
+/// an archive named, or where nobody knows the workflow.
+fn tell_of_archives(
+    of: &[OfBinding],
+    amount: Option<i64>,
+    looked_into: Option<&ArchiveTable>,
+) -> Result<(), Error> {
+    let looked_into = looked_into.map(|archive| archive.table.sql.clone());
+    let mut archives = returned::archives(of)?;
+    archives.retain(|archive| looked_into.as_ref() != Some(archive));
+    if archives.is_empty() && looked_into.is_none() {
+        return Ok(());
+    }
+    let is_known = match refuse_unknown(of) {
+        Err(Error::UnknownWorkflow { .. }) => false,
+        known => known.map(|()| true)?,
+    };
+    let is_error = !is_known || amount.is_some() || looked_into.is_some();
+    let error = Error::SettlementArchived {
+        workflow: of[0].workflow.clone(),
+        is_known,
+        looked_into,
+        archives,
+    };
+    match is_error {
+        true => Err(error),
+        false => {
+            error.report(PgLogLevel::WARNING);
+            Ok(())
+        }
+    }
 }
 
 /// `token_balance.statement(text, timestamptz, timestamptz) → rows`: the ledger of an account, from

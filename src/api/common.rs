@@ -137,10 +137,27 @@ fn whole_tokens(
 
 /// The moment that lies an interval before the transaction's own. Error 22023 for an interval below 0.
 pub(super) fn before_now(argument: &'static str, interval: &Interval) -> Result<TimestampTz> {
+    moment_before(argument, interval, "<", "Use an interval of 0 or above.")
+}
+
+/// The same. Error 22023 for an interval that is not above 0.
+pub(super) fn some_time_before_now(
+    argument: &'static str,
+    interval: &Interval,
+) -> Result<TimestampTz> {
+    moment_before(argument, interval, "<=", "Use an interval above 0.")
+}
+
+fn moment_before(
+    argument: &'static str,
+    interval: &Interval,
+    is_wrong: &str,
+    hint: &str,
+) -> Result<TimestampTz> {
     let text = interval.to_string();
     let outcome = spi::query(
         &format!(
-            "SELECT {}, $1::pg_catalog.interval OPERATOR(pg_catalog.<) '0'::pg_catalog.interval",
+            "SELECT {}, $1::pg_catalog.interval OPERATOR(pg_catalog.{is_wrong}) '0'::pg_catalog.interval",
             moment_sql("(pg_catalog.now() OPERATOR(pg_catalog.-) $1::pg_catalog.interval)")
         ),
         &[Arg::Text(&text)],
@@ -150,7 +167,7 @@ pub(super) fn before_now(argument: &'static str, interval: &Interval) -> Result<
         _ => Err(Error::InvalidArgument {
             message: format!("{argument} is {text}"),
             detail: None,
-            hint: Some("Use an interval of 0 or above.".into()),
+            hint: Some(hint.into()),
         }),
     }
 }

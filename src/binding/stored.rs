@@ -290,18 +290,29 @@ pub(crate) fn new_ids(stored: &[Stored], accounts: Option<i16>) -> Result<Option
     if !has_column("binding_id")? {
         return Ok(None);
     }
-    let next = |id: fn(Ids) -> i16| {
+    let next = |id: fn(Ids) -> i16, least: i16| {
         let ids = stored.iter().filter_map(|stored| stored.spec.ids);
-        ids.map(id).max().unwrap_or(0).checked_add(1)
+        ids.map(id).fold(least, i16::max).checked_add(1)
     };
     let accounts = match accounts {
         Some(accounts) => Some(accounts),
-        None => next(|ids| ids.accounts),
+        None => next(|ids| ids.accounts, 0),
     };
-    match (next(|ids| ids.binding), accounts) {
+    match (next(|ids| ids.binding, last_archived()?), accounts) {
         (Some(binding), Some(accounts)) => Ok(Some(Ids { binding, accounts })),
         _ => Err(Error::TooManyBindings),
     }
+}
+
+/// The last binding of which something is in an archive: it may be forgotten, and what comes back from there is of no other.
+fn last_archived() -> Result<i16> {
+    let _owner = RunAs::owner(extension_owner()?);
+    let outcome = spi::query(
+        "SELECT COALESCE(pg_catalog.max(a.binding_id), 0) FROM token_balance.archived AS a",
+        &[],
+    )?;
+    let last = outcome.rows.first().and_then(|row| row.number(0));
+    Ok(last.unwrap_or(0))
 }
 
 /// Without `ids`: the one row that the catalog of an older version has.

@@ -11,22 +11,20 @@
 //! settlements lock them.
 
 use std::cell::Cell;
-use std::ffi::CStr;
-use std::rc::Rc;
 
 use pgrx::pg_sys::{self, TimestampTz};
 
+use super::archive_table::{ArchiveTable, all, take_turns};
 use super::change::Kind;
 use super::entries::COLUMNS;
-use crate::binding::{own, path_of};
-use crate::error::{Error, Result};
-use crate::postgres::catalog::{self, Column, Table};
+use crate::binding::own;
+use crate::error::Result;
+use crate::postgres::catalog;
 use crate::postgres::cursor::{Cursor, Life};
-use crate::postgres::lock::{EXCLUSIVE, Object, lock};
 use crate::postgres::security::{self, RunAs};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
-use crate::postgres::value::{Arg, texts};
+use crate::postgres::value::{Arg, Row, texts};
 
 /// Entries that are moved at a time: memory does not grow with the ledger.
 const BATCH: usize = 1_000;
@@ -46,23 +44,47 @@ pub(crate) struct Archived {
 /// entries, 42501 for one that the caller does not own, 27000 where a trigger, rule or policy on it
 /// keeps entries out, 40001 to be retried.
 pub(crate) fn archive_ledger(before: TimestampTz, archive: pg_sys::Oid) -> Result<Archived> {
+    archive_entries(before, archive, None)
+}
+
+/// The same of these accounts alone.
+pub(crate) fn archive_accounts(
+    before: TimestampTz,
+    archive: pg_sys::Oid,
+    accounts: &[Account],
+) -> Result<Archived> {
+    archive_entries(before, archive, Some(&Accounts::of(accounts)))
+}
+
+/// The table, if it can hold entries and the caller owns it.
+pub(crate) fn archive_table(archive: pg_sys::Oid) -> Result<ArchiveTable> {
+    let columns = COLUMNS.iter();
+    let columns = columns.map(|column| (column.name, column.type_oid()));
+    ArchiveTable::locked(archive, LEDGER, columns)
+}
+
+fn archive_entries(
+    before: TimestampTz,
+    archive: pg_sys::Oid,
+    of: Option<&Accounts>,
+) -> Result<Archived> {
     let owner = own::extension_owner()?;
     own::refuse_older_catalog()?;
-    let archive = locked(archive)?;
+    let archive = archive_table(archive)?;
     take_turns();
-    let path = path_of(&archive)?;
     let mut archived = Archived {
-        archive: archive.sql.clone(),
+        archive: archive.table.sql.clone(),
         accounts: 0,
         entries: 0,
     };
-    let note = format!("earlier entries are in {}", archive.sql);
+    let note = format!("earlier entries are in {}", archive.table.sql);
     let actor = catalog::role_name(security::current_user());
-    let args = [Arg::OptionalTimestamp(Some(before))];
+    let mut args = vec![Arg::OptionalTimestamp(Some(before))];
+    args.extend(of.into_iter().flat_map(Accounts::args));
     let leaving = Cursor::open(
         owner,
         &[],
-        &leaving_sql(),
+        &leaving_sql(of.is_some()),
         &args,
         Snapshot::Statement,
         Life::Transaction,
@@ -77,7 +99,7 @@ pub(crate) fn archive_ledger(before: TimestampTz, archive: pg_sys::Oid) -> Resul
             openings: rows.iter().filter(|row| row.is_true(1)).count(),
             json: format!("[{}]", texts(&rows, 0).join(",")),
         };
-        batch.write_to(&archive, &path)?;
+        batch.write_to(&archive)?;
         let _owner = RunAs::owner(owner);
         batch.remember()?;
         batch.leave(&note, &actor)?;
@@ -86,89 +108,58 @@ pub(crate) fn archive_ledger(before: TimestampTz, archive: pg_sys::Oid) -> Resul
     }
     leaving.close()?;
     let _owner = RunAs::owner(owner);
-    drop_earlier_openings()?;
+    drop_earlier_openings(of)?;
     Ok(archived)
 }
 
-/// The table to archive to, locked as an INSERT locks it, so that it stays what was checked.
-fn locked(archive: pg_sys::Oid) -> Result<Table> {
-    // SAFETY: locks an OID; whether it is there is looked at afterwards.
-    unsafe { pg_sys::LockRelationOid(archive, pg_sys::RowExclusiveLock as i32) };
-    let table = catalog::table(archive)?.ok_or_else(|| Error::RelationMissing {
-        what: "archive",
-        name: archive.to_u32().to_string(),
-    })?;
-    let unsuitable = |kind: &str| {
-        Err(Error::UnsuitableArchive {
-            relation: table.sql.clone(),
-            kind: kind.into(),
-            of: LEDGER.into(),
+/// An account, and how many of its entries leave.
+pub(crate) struct Account {
+    accounts: i64,
+    id: String,
+    pub(crate) entries: usize,
+}
+
+impl Account {
+    /// Of a row of [`leaving_accounts_sql`].
+    pub(crate) fn of(row: &Row) -> Result<Self> {
+        Ok(Account {
+            accounts: row.amount(0)?,
+            id: row.text(1).to_owned(),
+            entries: row.amount(2)?,
         })
-    };
-    if let Some(kind) = table.unsupported_kind() {
-        return unsuitable(kind);
-    }
-    if !table.is_logged() {
-        return unsuitable("unlogged table");
-    }
-    if is_of_ledger(archive)? {
-        return unsuitable("the ledger's own table");
-    }
-    if !catalog::acts_for(security::current_user(), table.owner) {
-        return Err(Error::NotArchiveOwner {
-            relation: table.sql.clone(),
-        });
-    }
-    let columns = catalog::columns(archive)?;
-    match COLUMNS
-        .iter()
-        .find_map(|column| flaw(&columns, column.name, column.type_oid()))
-    {
-        Some(detail) => Err(Error::UnfitArchive {
-            relation: table.sql,
-            detail,
-            of: LEDGER.into(),
-        }),
-        None => Ok(table),
     }
 }
 
-/// Whether it is the ledger, or a child of it, whose rows the ledger would still show.
-fn is_of_ledger(archive: pg_sys::Oid) -> Result<bool> {
-    catalog::exists(
-        "SELECT 1 FROM pg_catalog.pg_class AS l \
-         LEFT JOIN pg_catalog.pg_inherits AS i ON i.inhparent OPERATOR(pg_catalog.=) l.oid \
-         AND i.inhrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
-         WHERE l.oid OPERATOR(pg_catalog.=) 'token_balance.ledger'::pg_catalog.regclass::pg_catalog.oid \
-         AND (l.oid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) OR i.inhrelid IS NOT NULL)",
-        &[Arg::Int8(archive.to_u32().into())],
+/// Accounts, as parameters.
+struct Accounts {
+    accounts: Vec<i64>,
+    ids: Vec<String>,
+}
+
+impl Accounts {
+    fn of(all: &[Account]) -> Self {
+        Accounts {
+            accounts: all.iter().map(|account| account.accounts).collect(),
+            ids: all.iter().map(|account| account.id.clone()).collect(),
+        }
+    }
+
+    fn args(&self) -> [Arg<'_>; 2] {
+        [
+            Arg::Int8Array(self.accounts.clone()),
+            Arg::TextArray(&self.ids),
+        ]
+    }
+}
+
+/// SQL for the accounts with entries before $1 that leave, and how many.
+pub(crate) fn leaving_accounts_sql() -> String {
+    format!(
+        "SELECT e.accounts_id, e.user_id, pg_catalog.count(*) FROM {} WHERE {} \
+         GROUP BY 1, 2 ORDER BY 1, e.user_id COLLATE pg_catalog.\"C\"",
+        from_sql(false),
+        leaves_sql()
     )
-}
-
-/// What keeps a column of the archive from holding the entries' column `name`.
-fn flaw(columns: &[Column], name: &str, type_oid: pg_sys::Oid) -> Option<String> {
-    let Some(column) = columns.iter().find(|column| column.name == name) else {
-        return Some(format!("It has no column \"{name}\"."));
-    };
-    if column.is_generated {
-        return Some(format!("Its column \"{name}\" is a generated column."));
-    }
-    if column.base_type != type_oid {
-        return Some(format!(
-            "Its column \"{name}\" is of type {}.",
-            column.type_name
-        ));
-    }
-    None
-}
-
-/// Two archivers take turns, until the transaction ends.
-fn take_turns() {
-    let archivers = Object {
-        space: 0x7465,
-        key: 0,
-    };
-    lock(archivers, EXCLUSIVE);
 }
 
 /// The entries that leave, each as JSON, and whether it is its account's last one that does. The
@@ -176,7 +167,7 @@ fn take_turns() {
 /// clock may have gone back.
 ///
 /// In the order of workflows and accounts in which settlements lock their rows.
-fn leaving_sql() -> String {
+fn leaving_sql(is_of_accounts: bool) -> String {
     let columns: Vec<_> = COLUMNS
         .iter()
         .map(|column| format!("e.{}", column.name))
@@ -184,19 +175,43 @@ fn leaving_sql() -> String {
     format!(
         "SELECT pg_catalog.row_to_json(m), m.is_last FROM (SELECT {columns}, \
          e.entry_id OPERATOR(pg_catalog.=) pg_catalog.max(e.entry_id) OVER (PARTITION BY e.accounts_id, e.user_id) \
-         AS is_last \
-         FROM token_balance.ledger AS e \
-         LEFT JOIN (SELECT k.accounts_id, k.user_id, pg_catalog.min(k.entry_id) AS entry_id \
-         FROM token_balance.ledger AS k WHERE k.created_at OPERATOR(pg_catalog.>=) $1 GROUP BY 1, 2) \
-         AS stays ON stays.user_id OPERATOR(pg_catalog.=) e.user_id \
-         AND stays.accounts_id OPERATOR(pg_catalog.=) e.accounts_id \
-         WHERE e.created_at OPERATOR(pg_catalog.<) $1 \
-         AND e.kind OPERATOR(pg_catalog.<>) {opening} \
-         AND (stays.entry_id IS NULL OR e.entry_id OPERATOR(pg_catalog.<) stays.entry_id)) AS m \
+         AS is_last FROM {from} WHERE {leaves}) AS m \
          ORDER BY m.workflow_id COLLATE pg_catalog.\"C\", m.user_id COLLATE pg_catalog.\"C\", \
          m.entry_id",
         columns = columns.join(", "),
-        opening = Kind::Opening.sql(),
+        from = from_sql(is_of_accounts),
+        leaves = leaves_sql(),
+    )
+}
+
+/// Entries `e`, each with the first one of its account that `stays`; of the accounts $2 and $3 each is looked up.
+fn from_sql(is_of_accounts: bool) -> &'static str {
+    match is_of_accounts {
+        true => {
+            "ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS a (accounts_id, user_id) \
+             CROSS JOIN LATERAL (SELECT pg_catalog.min(k.entry_id) AS entry_id \
+             FROM token_balance.ledger AS k WHERE k.user_id OPERATOR(pg_catalog.=) a.user_id \
+             AND k.accounts_id OPERATOR(pg_catalog.=) a.accounts_id \
+             AND k.created_at OPERATOR(pg_catalog.>=) $1) AS stays \
+             JOIN token_balance.ledger AS e ON e.user_id OPERATOR(pg_catalog.=) a.user_id \
+             AND e.accounts_id OPERATOR(pg_catalog.=) a.accounts_id"
+        }
+        false => {
+            "token_balance.ledger AS e \
+             LEFT JOIN (SELECT k.accounts_id, k.user_id, pg_catalog.min(k.entry_id) AS entry_id \
+             FROM token_balance.ledger AS k WHERE k.created_at OPERATOR(pg_catalog.>=) $1 GROUP BY 1, 2) \
+             AS stays ON stays.user_id OPERATOR(pg_catalog.=) e.user_id \
+             AND stays.accounts_id OPERATOR(pg_catalog.=) e.accounts_id"
+        }
+    }
+}
+
+/// SQL for "the entry `e` leaves".
+fn leaves_sql() -> String {
+    format!(
+        "e.created_at OPERATOR(pg_catalog.<) $1 AND e.kind OPERATOR(pg_catalog.<>) {} \
+         AND (stays.entry_id IS NULL OR e.entry_id OPERATOR(pg_catalog.<) stays.entry_id)",
+        Kind::Opening.sql()
     )
 }
 
@@ -215,22 +230,21 @@ impl Batch {
         Ok(spi::query(sql, &args)?.processed as usize)
     }
 
-    /// As the archive's owner, whose triggers must not get more rights than he has, nor leave work
-    /// behind for the end of the transaction, when the caller's rights are back.
-    fn write_to(&self, archive: &Table, path: &Rc<CStr>) -> Result<()> {
+    /// As the archive's owner.
+    fn write_to(&self, archive: &ArchiveTable) -> Result<()> {
         let columns: Vec<_> = COLUMNS.iter().map(|column| column.name).collect();
-        let _owner = RunAs::restricted(archive.owner, path);
+        let _owner = archive.run_as_owner();
         let written = self.run(
             &format!(
                 "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}",
-                archive.sql,
+                archive.table.sql,
                 columns.join(", "),
                 columns.join(", "),
                 entries_sql(),
             ),
             &[],
         )?;
-        all(written, self.entries, &archive.sql)
+        archive.all(written, self.entries)
     }
 
     /// What the entries are still asked for when they are gone.
@@ -284,12 +298,8 @@ impl Batch {
             ),
             &[],
         )?;
-        all(opened, self.openings, "token_balance.ledger")?;
-        all(
-            deleted,
-            self.entries - self.openings,
-            "token_balance.ledger",
-        )
+        all(LEDGER, opened, self.openings, LEDGER)?;
+        all(LEDGER, deleted, self.entries - self.openings, LEDGER)
     }
 }
 
@@ -305,30 +315,31 @@ fn entries_sql() -> String {
     )
 }
 
-/// Error 27000 if a statement did not take all rows that it was given.
-fn all(done: usize, given: usize, relation: &str) -> Result<()> {
-    if done == given {
-        return Ok(());
-    }
-    Err(Error::ArchiveSuppressed {
-        relation: relation.to_owned(),
-        of: LEDGER.into(),
-        missing: given.abs_diff(done),
-    })
-}
-
 /// An account that was archived before has a later opening entry now.
-fn drop_earlier_openings() -> Result<()> {
+fn drop_earlier_openings(of: Option<&Accounts>) -> Result<()> {
     let _permission = Permission::give();
     let opening = Kind::Opening.sql();
-    spi::command(&format!(
-        "DELETE FROM token_balance.ledger AS o WHERE o.kind OPERATOR(pg_catalog.=) {opening} \
-         AND EXISTS (SELECT 1 FROM token_balance.ledger AS n \
-         WHERE n.accounts_id OPERATOR(pg_catalog.=) o.accounts_id \
-         AND n.user_id OPERATOR(pg_catalog.=) o.user_id \
-         AND n.kind OPERATOR(pg_catalog.=) {opening} \
-         AND n.entry_id OPERATOR(pg_catalog.>) o.entry_id)"
-    ))?;
+    let of_accounts = match of {
+        Some(_) => {
+            "USING ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS a (accounts_id, user_id) \
+             WHERE o.user_id OPERATOR(pg_catalog.=) a.user_id \
+             AND o.accounts_id OPERATOR(pg_catalog.=) a.accounts_id AND"
+        }
+        None => "WHERE",
+    };
+    let args: Vec<_> = of.into_iter().flat_map(Accounts::args).collect();
+    spi::query(
+        &format!(
+            "DELETE FROM token_balance.ledger AS o {of_accounts} \
+             o.kind OPERATOR(pg_catalog.=) {opening} \
+             AND EXISTS (SELECT 1 FROM token_balance.ledger AS n \
+             WHERE n.accounts_id OPERATOR(pg_catalog.=) o.accounts_id \
+             AND n.user_id OPERATOR(pg_catalog.=) o.user_id \
+             AND n.kind OPERATOR(pg_catalog.=) {opening} \
+             AND n.entry_id OPERATOR(pg_catalog.>) o.entry_id)"
+        ),
+        &args,
+    )?;
     Ok(())
 }
 

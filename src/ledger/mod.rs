@@ -3,6 +3,7 @@
 
 pub(crate) mod account;
 pub(crate) mod archive;
+pub(crate) mod archive_table;
 pub(crate) mod busy;
 pub(crate) mod change;
 pub(crate) mod credit;

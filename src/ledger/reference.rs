@@ -12,11 +12,13 @@ use crate::error::{Error, Result};
 use crate::postgres::lock::{EXCLUSIVE, Object, hash, lock};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Statement};
-use crate::postgres::value::Arg;
+use crate::postgres::value::{Arg, Row};
 
 /// The statements on references.
 struct Statements {
     find: Statement,
+    /// None in the catalog of an older version, where no settlement is archived.
+    refunds: Option<Statement>,
     remember: Statement,
     drop_taken: Statement,
     rename: Statement,
@@ -45,6 +47,19 @@ impl Kept<Book> for Statements {
         };
         Statements {
             find: Statement::new(&find, &[TEXTOID, TEXTOID]),
+            refunds: book.accounts.id.map(|_| {
+                Statement::new(
+                    &format!(
+                        "SELECT r.kind, r.amount, r.previous_balance, r.new_balance, r.workflow_id, \
+                         r.binding_id, r.user_id FROM token_balance.reference AS r \
+                         WHERE {} r.reference OPERATOR(pg_catalog.=) $1 \
+                         AND r.kind OPERATOR(pg_catalog.=) {} ORDER BY r.user_id COLLATE pg_catalog.\"C\"",
+                        own("r"),
+                        Kind::Refund.sql()
+                    ),
+                    &[TEXTOID],
+                )
+            }),
             remember: Statement::new(
                 &format!(
                     "INSERT INTO token_balance.reference (accounts_id, user_id, reference, kind, \
@@ -116,10 +131,12 @@ pub(crate) fn find(book: &Book, account: &str, reference: &str) -> Result<Option
         .kept::<Statements>()
         .find
         .run(&args, Snapshot::Latest)?;
-    let Some(row) = outcome.rows.first() else {
-        return Ok(None);
-    };
-    Ok(Some(Referenced {
+    let row = outcome.rows.first();
+    row.map(|row| referenced(book, row, account)).transpose()
+}
+
+fn referenced(book: &Book, row: &Row, account: &str) -> Result<Referenced> {
+    Ok(Referenced {
         kind: row.text(0).to_owned(),
         workflow: row.owned(4),
         binding: row.number(5),
@@ -130,7 +147,20 @@ pub(crate) fn find(book: &Book, account: &str, reference: &str) -> Result<Option
             previous_balance: row.amount(2)?,
             new_balance: row.amount(3)?,
         },
-    }))
+    })
+}
+
+/// What refunds with this reference gave, to whatever account.
+pub(crate) fn refunds(book: &Book, reference: &str) -> Result<Vec<Referenced>> {
+    take_in_older(book)?;
+    let statements = book.kept::<Statements>();
+    let Some(statement) = &statements.refunds else {
+        return Ok(Vec::new());
+    };
+    let _owner = book.run_as_extension();
+    let outcome = statement.run(&[Arg::Text(reference)], Snapshot::Latest)?;
+    let rows = outcome.rows.iter();
+    rows.map(|row| referenced(book, row, row.text(6))).collect()
 }
 
 /// Remember what was given with a reference.

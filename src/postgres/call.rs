@@ -62,17 +62,43 @@ pub(crate) unsafe fn arguments(fcinfo: pg_sys::FunctionCallInfo) -> HashMap<Stri
 /// `fcinfo` is what the server called the function with; a function that has an argument there has a name there.
 pub(crate) unsafe fn name_at(fcinfo: pg_sys::FunctionCallInfo, place: usize) -> Option<String> {
     // SAFETY: as the caller promises.
+    match unsafe { given_at(fcinfo, place, pg_sys::NAMEOID) } {
+        Some(Given::Text(name)) => Some(name),
+        _ => None,
+    }
+}
+
+/// The same of an argument of type regclass.
+///
+/// # Safety
+/// `fcinfo` is what the server called the function with; a function that has an argument there has a regclass there.
+pub(crate) unsafe fn relation_at(
+    fcinfo: pg_sys::FunctionCallInfo,
+    place: usize,
+) -> Option<pg_sys::Oid> {
+    // SAFETY: as the caller promises.
+    match unsafe { given_at(fcinfo, place, pg_sys::REGCLASSOID) } {
+        Some(Given::Oid(oid)) => Some(oid),
+        _ => None,
+    }
+}
+
+/// # Safety
+/// `fcinfo` is what the server called the function with; a function that has an argument there has one of the type.
+unsafe fn given_at(
+    fcinfo: pg_sys::FunctionCallInfo,
+    place: usize,
+    type_oid: pg_sys::Oid,
+) -> Option<Given> {
+    // SAFETY: as the caller promises.
     unsafe {
         if usize::try_from((*fcinfo).nargs).is_ok_and(|count| count <= place) {
             return None;
         }
         let argument = (*fcinfo).args.as_ptr().add(place);
-        if (*argument).isnull {
-            return None;
-        }
-        match given_as(pg_sys::NAMEOID, (*argument).value) {
-            Some(Given::Text(name)) => Some(name),
-            _ => None,
+        match (*argument).isnull {
+            true => None,
+            false => given_as(type_oid, (*argument).value),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! of all workflows, taken before any other, or locks on single ones.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
 
@@ -133,6 +133,25 @@ pub(crate) fn lock_renamed(workflows: &[String], bindings: &[&Binding]) {
         lock(ALL_WORKFLOWS, INTENTION_EXCLUSIVE);
     }
     lock_workflows(workflows.iter(), is_needed);
+}
+
+/// The locks of who takes settlements away, or brings them back. Settlements that go without locks are kept out, and where
+/// there are more workflows than are locked singly, all settlements are: no lock of a workflow is needed then.
+pub(crate) fn lock_ending(workflows: &[String], bindings: &[&Binding]) {
+    if taken() + workflows.len() > MAX_LOCKS {
+        lock_out_all(bindings);
+    } else {
+        lock_workflows(workflows.iter(), true);
+    }
+}
+
+/// Keep out all that settle in these bindings.
+pub(crate) fn lock_out_all(bindings: &[&Binding]) {
+    let users = bindings.iter().map(|binding| binding.accounts.users.oid);
+    let users: BTreeSet<_> = users.map(pg_sys::Oid::to_u32).collect();
+    for users in users {
+        lock_out_settlements(users.into());
+    }
 }
 
 /// Lock all workflows, so that all others that settle or write late usage wait: whether this

@@ -1,12 +1,16 @@
 //! Refunds: what a workflow was charged is given back to the accounts that paid.
 
+use std::collections::BTreeSet;
+
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
-use super::lock::{lock_workflows, needs_locks};
+use super::lock::{lock_ending, lock_workflows, needs_locks};
 use super::rename;
+use super::retention::returned::{bring_back, family};
 use super::shares::{OfBinding, Share, account_order, give_all};
 use crate::binding::{Bound, Kept};
 use crate::error::{Error, Result};
+use crate::ledger::archive_table::ArchiveTable;
 use crate::ledger::change::{Given, Kind};
 use crate::ledger::credit::{Outcome, Remarks};
 use crate::ledger::reference::{self, Referenced};
@@ -52,20 +56,26 @@ impl Kept<Bound> for Statements {
 ///
 /// Locks are taken as a settlement takes them: workflow, settlements, accounts by table and id.
 /// Error 22023 for an amount where several bindings have charged it.
+///
+/// From `archive` settlements of it come back first, where the reference was not used for it.
 pub(crate) fn refund(
     of: &[OfBinding],
     amount: Option<i64>,
     remarks: &Remarks,
+    archive: Option<&ArchiveTable>,
 ) -> Result<Option<Outcome>> {
     rename::follow(of.iter().map(|one| &*one.bound))?;
     let ids: Vec<_> = of.iter().map(OfBinding::ids).collect::<Result<_>>()?;
-    lock_workflows(
-        ids.iter().flatten(),
-        of.iter().any(|one| needs_locks(&one.bound.binding)),
-    );
+    lock(of, &ids, archive.is_some())?;
     let mut paid = Vec::new();
     for (one, ids) in of.iter().zip(&ids) {
-        paid.extend(Paid::find(&one.bound, ids)?);
+        let earlier = refunded_before(&one.bound, ids, remarks)?;
+        if let Some(archive) = archive
+            && earlier.is_empty()
+        {
+            bring_back(&one.bound, archive, &family(&one.bound, ids)?)?;
+        }
+        paid.extend(Paid::find(&one.bound, ids, earlier)?);
     }
     if let ([_, _, ..], Some(_)) = (&paid[..], amount) {
         return Err(Error::SeveralPaid {
@@ -90,6 +100,51 @@ pub(crate) fn refund(
     }))
 }
 
+/// Lock the workflows, by all of their ids where settlements of theirs may come back.
+fn lock(of: &[OfBinding], ids: &[Vec<String>], brings_back: bool) -> Result<()> {
+    if !brings_back {
+        let is_needed = of.iter().any(|one| needs_locks(&one.bound.binding));
+        lock_workflows(ids.iter().flatten(), is_needed);
+        return Ok(());
+    }
+    let mut all = Vec::new();
+    for (one, ids) in of.iter().zip(ids) {
+        all.extend(family(&one.bound, ids)?);
+    }
+    let bindings: Vec<_> = of.iter().map(|one| &one.bound.binding).collect();
+    lock_ending(&all, &bindings);
+    Ok(())
+}
+
+/// The accounts that a refund of the workflow, by one of these ids and in this binding, gave to with this reference. Their
+/// settlements may be archived: references stay.
+fn refunded_before(bound: &Bound, ids: &[String], remarks: &Remarks) -> Result<Vec<String>> {
+    let Some(reference) = &remarks.reference else {
+        return Ok(Vec::new());
+    };
+    let number = bound.binding.spec.number();
+    let mut accounts = Vec::new();
+    for entry in reference::refunds(&bound.book, reference)? {
+        // None: in several bindings at once, of which this may be one.
+        if entry.binding.is_none_or(|binding| binding == number)
+            && let Some(of) = &entry.workflow
+            && is_one_of(bound, of, ids)?
+        {
+            accounts.push(entry.given.account);
+        }
+    }
+    Ok(accounts)
+}
+
+fn is_one_of(bound: &Bound, workflow: &str, ids: &[String]) -> Result<bool> {
+    for id in ids {
+        if rename::is_same_workflow(bound, workflow, id)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What earlier calls with this reference gave, to each account once, and which of `paid` have such an account: they are
 /// done. Error 23505 if the reference was used for anything but refunds of this workflow, in one of these bindings or in
 /// several of them.
@@ -104,8 +159,10 @@ fn earlier(
     };
     let mut payers = Vec::new();
     for (place, paid) in paid.iter().enumerate() {
-        let accounts = paid.payments.iter();
-        payers.extend(accounts.map(|it| (account_order(paid.bound, &it.account), place)));
+        let accounts = paid.payments.iter().map(|it| &it.account);
+        let accounts: BTreeSet<_> = accounts.chain(&paid.earlier).collect();
+        let accounts = accounts.into_iter();
+        payers.extend(accounts.map(|it| (account_order(paid.bound, it), place)));
     }
     payers.sort_unstable();
     for payers in payers.chunk_by(|a, b| a.0 == b.0) {
@@ -145,22 +202,35 @@ struct Paid<'a> {
     bound: &'a Bound,
     workflow: &'a str,
     payments: Vec<Payment>,
+    /// Accounts that the reference was used for, also where nothing else is left of what they paid.
+    earlier: Vec<String>,
 }
 
 impl<'a> Paid<'a> {
-    /// Under the first of the ids that has payments.
-    fn find(bound: &'a Bound, ids: &'a [String]) -> Result<Option<Self>> {
+    /// Under the first of the ids of which something was charged; or, if nothing was, the first that was settled; or, where
+    /// the reference was used, the first one. (An id of before has a row where its entries are archived.)
+    fn find(bound: &'a Bound, ids: &'a [String], earlier: Vec<String>) -> Result<Option<Self>> {
+        let mut found = None;
         for workflow in ids {
             let payments = read_payments(bound, workflow)?;
-            if !payments.is_empty() {
-                return Ok(Some(Paid {
-                    bound,
-                    workflow,
-                    payments,
-                }));
+            let has_any = payments.iter().any(|payment| payment.charged > 0);
+            if has_any || (found.is_none() && !payments.is_empty()) {
+                found = Some((workflow, payments));
+            }
+            if has_any {
+                break;
             }
         }
-        Ok(None)
+        let found = match ids.first() {
+            Some(first) if !earlier.is_empty() => found.or(Some((first, Vec::new()))),
+            _ => found,
+        };
+        Ok(found.map(|(workflow, payments)| Paid {
+            bound,
+            workflow,
+            payments,
+            earlier,
+        }))
     }
 
     /// Whether the entry is a refund of this workflow in this binding, or in several of which it is one.

@@ -62,6 +62,13 @@ static COLUMNS: &[Column] = {
 
 const COUNT: usize = COLUMNS.len();
 
+/// The columns by name and type, as an archive of settlements has to have them.
+pub(super) fn archived_columns() -> impl Iterator<Item = (&'static str, Oid)> {
+    COLUMNS
+        .iter()
+        .map(|column| (column.name, column.first.column().0))
+}
+
 const fn column(name: &'static str, first: First, merged: Merged) -> Column {
     Column {
         name,
@@ -84,6 +91,17 @@ static SHAPE: Shape = Shape {
 };
 
 impl First {
+    /// Its type in SQL.
+    fn type_sql(&self) -> &'static str {
+        match self {
+            First::Text(_) => "pg_catalog.text",
+            First::Tokens(_) => "bigint",
+            First::NoTokens => "pg_catalog.numeric",
+            First::Moment(_) => "timestamp with time zone",
+            First::Binding => "smallint",
+        }
+    }
+
     /// The type of such a column, and whether it may be null.
     const fn column(&self) -> (Oid, bool) {
         match self {
@@ -246,15 +264,29 @@ fn or_add_sql(is_older: bool) -> String {
 /// ```
 pub(super) fn move_workflows_sql(ids: Option<Ids>) -> String {
     let is_older = ids.is_none();
+    let moved = format!(
+        "WITH moved AS (DELETE FROM token_balance.settlement AS d \
+         USING ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS r (old_id, new_id) \
+         WHERE {} d.workflow_id OPERATOR(pg_catalog.=) r.old_id RETURNING r.new_id, d.*)",
+        Ids::of_binding(ids, "d"),
+    );
+    format!(
+        "{moved} {}",
+        add_all_sql(is_older, "moved AS m", "m.new_id", "")
+    )
+}
+
+/// INSERT of the settlements `m`, those of one key added up, and to what is there.
+fn add_all_sql(is_older: bool, from: &str, workflow: &str, order: &str) -> String {
     let names: Vec<_> = columns(is_older).map(|column| column.name).collect();
     let of_key = |name: &str| match name {
-        "workflow_id" => "m.new_id".to_owned(),
+        "workflow_id" => workflow.to_owned(),
         name => format!("m.{name}"),
     };
     let key = columns(is_older).filter(|column| column.merged == Merged::Key);
     let key: Vec<_> = key.map(|column| of_key(column.name)).collect();
-    let moved = columns(is_older).map(|column| (column, column.name));
-    let moved = moved.map(|(Column { first, merged, .. }, name)| match merged {
+    let added = columns(is_older).map(|column| (column, column.name));
+    let added = added.map(|(Column { first, merged, .. }, name)| match merged {
         Merged::Key => of_key(name),
         Merged::Sum if matches!(first, First::NoTokens) => format!("pg_catalog.sum(m.{name})"),
         Merged::Sum => format!("pg_catalog.sum(m.{name})::bigint"),
@@ -262,15 +294,54 @@ pub(super) fn move_workflows_sql(ids: Option<Ids>) -> String {
         Merged::Later => format!("pg_catalog.max(m.{name})"),
     });
     format!(
-        "WITH moved AS (DELETE FROM token_balance.settlement AS d \
-         USING ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS r (old_id, new_id) \
-         WHERE {} d.workflow_id OPERATOR(pg_catalog.=) r.old_id RETURNING r.new_id, d.*) \
-         INSERT INTO token_balance.settlement AS s ({}) SELECT {} FROM moved AS m GROUP BY {} {}",
-        Ids::of_binding(ids, "d"),
+        "INSERT INTO token_balance.settlement AS s ({}) SELECT {} FROM {from} GROUP BY {} {order} {}",
         names.join(", "),
-        moved.collect::<Vec<_>>().join(", "),
+        added.collect::<Vec<_>>().join(", "),
         key.join(", "),
         or_add_sql(is_older)
+    )
+}
+
+/// SQL for the columns of the row `alias` as JSON.
+pub(super) fn json_sql(alias: &str) -> String {
+    let fields = COLUMNS.iter();
+    let fields = fields.map(|Column { name, .. }| format!("'{name}', {alias}.{name}"));
+    format!(
+        "pg_catalog.json_build_object({})",
+        fields.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// The settlements of a JSON list ($1) as rows `m`.
+fn recordset_sql() -> String {
+    let columns = COLUMNS.iter();
+    let columns = columns.map(|Column { name, first, .. }| format!("{name} {}", first.type_sql()));
+    format!(
+        "pg_catalog.json_to_recordset($1::pg_catalog.json) AS m ({})",
+        columns.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// Settlements of a JSON list ($1) go into the table `archive`.
+pub(super) fn archive_sql(archive: &str) -> String {
+    let names: Vec<_> = COLUMNS.iter().map(|column| column.name).collect();
+    let of_row: Vec<_> = names.iter().map(|name| format!("m.{name}")).collect();
+    format!(
+        "INSERT INTO {archive} ({}) SELECT {} FROM {}",
+        names.join(", "),
+        of_row.join(", "),
+        recordset_sql()
+    )
+}
+
+/// Settlements of a JSON list ($1) come back. One that has ended twice comes as one, and is added to what was settled
+/// since. In the order in which settlements are locked.
+pub(super) fn bring_back_sql() -> String {
+    add_all_sql(
+        false,
+        &recordset_sql(),
+        "m.workflow_id",
+        "ORDER BY m.workflow_id COLLATE pg_catalog.\"C\", m.user_id COLLATE pg_catalog.\"C\"",
     )
 }
 

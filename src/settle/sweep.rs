@@ -445,7 +445,7 @@ fn first(found: &BTreeSet<String>, count: usize) -> Vec<String> {
 }
 
 /// The memory of the procedure is that of the whole call, so what a batch leaves there would add up.
-fn in_memory_of_its_own<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn in_memory_of_its_own<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: what comes out is no memory of the server's.
     unsafe { PgMemoryContexts::new("token_balance batch").switch_to(|_| work()) }
 }

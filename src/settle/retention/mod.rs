@@ -8,9 +8,14 @@
 
 pub(crate) mod accepted;
 mod archive_table;
+pub(crate) mod entries;
 mod old;
 pub(crate) mod partition;
+pub(crate) mod policy;
 pub(crate) mod record;
+pub(crate) mod returned;
+pub(crate) mod settlements;
+mod steps;
 mod table;
 pub(crate) mod usage;
 mod view;

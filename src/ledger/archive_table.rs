@@ -1,0 +1,135 @@
+//! Tables of the DBA's to which rows of the extension's move: what they have to be, and how they are written.
+
+use std::ffi::CStr;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+
+use crate::binding::path_of;
+use crate::error::{Error, Result};
+use crate::postgres::catalog::{self, Table};
+use crate::postgres::lock::{EXCLUSIVE, Object, lock};
+use crate::postgres::security::{self, RunAs};
+use crate::postgres::value::Arg;
+
+/// A table to archive to, locked as an INSERT locks it, so that it stays what was checked.
+pub(crate) struct ArchiveTable {
+    pub(crate) table: Table,
+    /// The table whose rows move.
+    of: &'static str,
+    path: Rc<CStr>,
+}
+
+impl ArchiveTable {
+    /// For rows of the table `of`, with each of its `columns`, by name and type.
+    ///
+    /// Errors: 42P01, 42809 and 42P16 for a table that cannot take the rows, 42501 for one that the caller does not own.
+    pub(crate) fn locked(
+        oid: pg_sys::Oid,
+        of: &'static str,
+        columns: impl Iterator<Item = (&'static str, pg_sys::Oid)>,
+    ) -> Result<Self> {
+        // SAFETY: locks an OID; whether it is there is looked at afterwards.
+        unsafe { pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as i32) };
+        let table = catalog::table(oid)?.ok_or_else(|| Error::RelationMissing {
+            what: "archive",
+            name: oid.to_u32().to_string(),
+        })?;
+        let unsuitable = |kind: &str| {
+            Err(Error::UnsuitableArchive {
+                of: of.into(),
+                relation: table.sql.clone(),
+                kind: kind.into(),
+            })
+        };
+        if let Some(kind) = table.unsupported_kind() {
+            return unsuitable(kind);
+        }
+        if !table.is_logged() {
+            return unsuitable("unlogged table");
+        }
+        if is_of(oid, of)? {
+            return unsuitable("its own table");
+        }
+        if !catalog::acts_for(security::current_user(), table.owner) {
+            return Err(Error::NotArchiveOwner {
+                relation: table.sql,
+            });
+        }
+        let present = catalog::columns(oid)?;
+        let mut flaws = columns.filter_map(|(name, type_oid)| flaw(&present, name, type_oid));
+        if let Some(detail) = flaws.next() {
+            return Err(Error::UnfitArchive {
+                of: of.into(),
+                relation: table.sql,
+                detail,
+            });
+        }
+        Ok(ArchiveTable {
+            path: path_of(&table)?,
+            of,
+            table,
+        })
+    }
+
+    /// Act as its owner, whose triggers must not get more rights than he has, nor leave work behind for the end of the
+    /// transaction, when the caller's rights are back.
+    pub(crate) fn run_as_owner(&self) -> RunAs {
+        RunAs::restricted(self.table.owner, &self.path)
+    }
+
+    /// Error 27000 if it did not take, or give, all rows.
+    pub(crate) fn all(&self, done: usize, given: usize) -> Result<()> {
+        all(self.of, done, given, &self.table.sql)
+    }
+}
+
+/// Error 27000 if a statement did not take all rows that it was given.
+pub(crate) fn all(of: &'static str, done: usize, given: usize, relation: &str) -> Result<()> {
+    if done == given {
+        return Ok(());
+    }
+    Err(Error::ArchiveSuppressed {
+        of: of.into(),
+        relation: relation.to_owned(),
+        missing: given.abs_diff(done),
+    })
+}
+
+/// Whether it is the table whose rows move, or a child of it, whose rows that would still show.
+fn is_of(archive: pg_sys::Oid, table: &str) -> Result<bool> {
+    catalog::exists(
+        "SELECT 1 FROM pg_catalog.pg_class AS l \
+         LEFT JOIN pg_catalog.pg_inherits AS i ON i.inhparent OPERATOR(pg_catalog.=) l.oid \
+         AND i.inhrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         WHERE l.oid OPERATOR(pg_catalog.=) $2::pg_catalog.regclass::pg_catalog.oid \
+         AND (l.oid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) OR i.inhrelid IS NOT NULL)",
+        &[Arg::Int8(archive.to_u32().into()), Arg::Text(table)],
+    )
+}
+
+/// What keeps a column of the archive from holding the rows' column `name`.
+fn flaw(columns: &[catalog::Column], name: &str, type_oid: pg_sys::Oid) -> Option<String> {
+    let Some(column) = columns.iter().find(|column| column.name == name) else {
+        return Some(format!("It has no column \"{name}\"."));
+    };
+    if column.is_generated {
+        return Some(format!("Its column \"{name}\" is a generated column."));
+    }
+    if column.base_type != type_oid {
+        return Some(format!(
+            "Its column \"{name}\" is of type {}.",
+            column.type_name
+        ));
+    }
+    None
+}
+
+/// Those who archive take turns, until the transaction ends.
+pub(crate) fn take_turns() {
+    let archivers = Object {
+        space: 0x7465,
+        key: 0,
+    };
+    lock(archivers, EXCLUSIVE);
+}
