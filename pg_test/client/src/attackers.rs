@@ -820,7 +820,7 @@ JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
 WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype
 AND p.proname NOT LIKE '%\\_usage\\_sums' -- parts of an aggregate
 AND p.proname <> ALL ('{
-    adjust, archive, archive_ledger, archive_settlements, attach, attach_again, balance, balance_at, correct_workflow, credit, detach, exact_numeric,
+    accept_deletions, adjust, archive, archive_ledger, archive_settlements, archive_usage, attach, attach_again, balance, balance_at, correct_workflow, credit, detach, exact_numeric,
     exempt_pending, note_completion, note_status, note_update, note_usual_status, overdrawn_accounts, reconcile, refund_workflow, reset,
     settle_backlog, settle_pending, settle_workflow, settle_workflows, statement, suggest, suggestions, summary,
     unsettled_usage, usage_state, usage_sums, verify}')";
@@ -879,18 +879,21 @@ const ON_PATH: &[OnPath] = &[
         r#"{"pairs": 1, "workflows": 1, "tokens_exempt": 1}"#),
     Usual(Do(BOSS, "DELETE FROM token_usage WHERE workflow_id = 'w2'")),
     Trapped("SELECT token_balance.correct_workflow('w2'::pg_catalog.text) IS NULL", "f"),
+    Trapped("SELECT token_balance.archive_usage('2000-01-01') IS NULL", "f"),
+    Trapped("SELECT token_balance.accept_deletions('2000-01-01') IS NULL", "f"),
     Usual(Do(BOSS, "CREATE TABLE public.ended (LIKE token_balance.settlement)")),
     Usual(Do(BOSS, "INSERT INTO token_usage VALUES ('w8', 'bob', 8)")),
     Usual(Do(BOSS, "SELECT settle_workflow('w8')")),
     Usual(Do(BOSS, "DELETE FROM token_usage WHERE workflow_id = 'w8'; \
         UPDATE token_balance.settlement SET archived_usage_tokens = 8 WHERE workflow_id = 'w8'")),
-    Trapped("CALL token_balance.archive('1 us', NULL, 'public.vault'::pg_catalog.regclass, \
+    Usual(Do(BOSS, "SELECT token_balance.archive_ledger(clock_timestamp(), 'vault')")),
+    Trapped("CALL token_balance.archive('1 day', NULL, 'public.vault'::pg_catalog.regclass, \
         'public.ended'::pg_catalog.regclass)", ""),
+    Trapped("SELECT token_balance.archive_settlements(pg_catalog.clock_timestamp(), \
+        'public.ended'::pg_catalog.regclass) IS NULL", "f"),
     Usual(Is("a settlement ended", BOSS, &["SELECT count(*) FROM ended WHERE workflow_id = 'w8'"], "1")),
     Trapped("SELECT token_balance.refund_workflow('w8', archive => 'public.ended'::pg_catalog.regclass) IS NULL",
         "f"),
-    Trapped("SELECT token_balance.archive_settlements(pg_catalog.clock_timestamp(), \
-        'public.ended'::pg_catalog.regclass) IS NULL", "f"),
     Trapped("SELECT token_balance.attach_again()", ""),
     Trapped("UPDATE public.users SET token_balance = 77 RETURNING 1", "1\n1"),
     Trapped("UPDATE public.users SET id = pg_catalog.concat('x', id) RETURNING 1", "1\n1"),
