@@ -29,33 +29,7 @@ impl ArchiveTable {
         of: &'static str,
         columns: impl Iterator<Item = (&'static str, pg_sys::Oid)>,
     ) -> Result<Self> {
-        // SAFETY: locks an OID; whether it is there is looked at afterwards.
-        unsafe { pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as i32) };
-        let table = catalog::table(oid)?.ok_or_else(|| Error::RelationMissing {
-            what: "archive",
-            name: oid.to_u32().to_string(),
-        })?;
-        let unsuitable = |kind: &str| {
-            Err(Error::UnsuitableArchive {
-                of: of.into(),
-                relation: table.sql.clone(),
-                kind: kind.into(),
-            })
-        };
-        if let Some(kind) = table.unsupported_kind() {
-            return unsuitable(kind);
-        }
-        if !table.is_logged() {
-            return unsuitable("unlogged table");
-        }
-        if is_of(oid, of)? {
-            return unsuitable("its own table");
-        }
-        if !catalog::acts_for(security::current_user(), table.owner) {
-            return Err(Error::NotArchiveOwner {
-                relation: table.sql,
-            });
-        }
+        let table = suitable(oid, of, || is_of(oid, of))?;
         let present = catalog::columns(oid)?;
         let mut flaws = columns.filter_map(|(name, type_oid)| flaw(&present, name, type_oid));
         if let Some(detail) = flaws.next() {
@@ -82,6 +56,45 @@ impl ArchiveTable {
     pub(crate) fn all(&self, done: usize, given: usize) -> Result<()> {
         all(self.of, done, given, &self.table.sql)
     }
+}
+
+/// A table that the caller may archive rows of the table `of` to, locked as an INSERT locks it. Whether it `is_own`, the
+/// table whose rows move or a part of it, is asked when it is locked.
+///
+/// Errors: 42P01, 42809, 42501.
+pub(crate) fn suitable(
+    oid: pg_sys::Oid,
+    of: &str,
+    is_own: impl FnOnce() -> Result<bool>,
+) -> Result<Table> {
+    // SAFETY: locks an OID; whether it is there is looked at afterwards.
+    unsafe { pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as i32) };
+    let table = catalog::table(oid)?.ok_or_else(|| Error::RelationMissing {
+        what: "archive",
+        name: oid.to_u32().to_string(),
+    })?;
+    let unsuitable = |kind: &str| {
+        Err(Error::UnsuitableArchive {
+            of: of.into(),
+            relation: table.sql.clone(),
+            kind: kind.into(),
+        })
+    };
+    if let Some(kind) = table.unsupported_kind() {
+        return unsuitable(kind);
+    }
+    if !table.is_logged() {
+        return unsuitable("unlogged table");
+    }
+    if is_own()? {
+        return unsuitable("its own table");
+    }
+    if !catalog::acts_for(security::current_user(), table.owner) {
+        return Err(Error::NotArchiveOwner {
+            relation: table.sql,
+        });
+    }
+    Ok(table)
 }
 
 /// Error 27000 if a statement did not take all rows that it was given.

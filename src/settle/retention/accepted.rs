@@ -185,13 +185,12 @@ fn accept(
     }
 }
 
+/// Accounts, none where the workflow's own pays, each with tokens that are missing, before they are rounded.
+type Missing = Vec<(Option<String>, ExactSum)>;
+
 /// What is missing of the accounts' usage; `used` is all that there may be of what was accounted for. Where some of it cannot
 /// be counted nothing is known to be missing. Tokens, before they are rounded.
-fn missing(
-    binding: &Binding,
-    used: &Usage,
-    settled: &Accounted,
-) -> Result<Vec<(Option<String>, ExactSum)>> {
+fn missing(binding: &Binding, used: &Usage, settled: &Accounted) -> Result<Missing> {
     let payers: Vec<Option<&str>> = match &binding.payer {
         Payer::Usage(_) => settled.keys().map(|account| Some(&**account)).collect(),
         Payer::Workflow(_) => vec![None],
@@ -245,7 +244,7 @@ impl<'a> OldUsage<'a> {
     }
 
     /// What is missing of each of these workflows.
-    fn missing(&self, workflows: &[String]) -> Result<Vec<Vec<(Option<String>, ExactSum)>>> {
+    fn missing(&self, workflows: &[String]) -> Result<Vec<Missing>> {
         if workflows.is_empty() {
             return Ok(Vec::new());
         }

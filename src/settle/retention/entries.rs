@@ -48,7 +48,7 @@ pub(super) fn archive_backlog(
 ) -> Result<()> {
     let mut steps = Steps::begin(
         "accounts of the ledger".into(),
-        own::extension_owner()?,
+        (own::extension_owner()?, &[]),
         &leaving_accounts_sql(),
         &[Arg::OptionalTimestamp(Some(before))],
     )?;

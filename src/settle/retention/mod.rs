@@ -7,7 +7,6 @@
 //! ([`lock_workflows`](super::lock::lock_workflows) with the intention on the whole).
 
 pub(crate) mod accepted;
-mod archive_table;
 pub(crate) mod entries;
 mod old;
 pub(crate) mod partition;
@@ -18,4 +17,5 @@ pub(crate) mod settlements;
 mod steps;
 mod table;
 pub(crate) mod usage;
+mod usage_archive;
 mod view;

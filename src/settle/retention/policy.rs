@@ -43,7 +43,7 @@ pub(crate) fn archive(name: Option<&str>, policy: &Policy, commits: MayCommit) -
             archive: policy.usage,
             below: None,
         };
-        match usage::archive_backlog(Some(name), request, policy.batch_size, commits) {
+        match usage::archive_backlog(name, request, policy.batch_size, commits) {
             // It has no time, is that of several bindings, or of tables below a view: the rest leaves all the same.
             Err(
                 error @ (Error::InvalidArgument { .. }

@@ -443,7 +443,7 @@ pub(super) fn archive_backlog(
     bound.binding.refuse_replaced_view()?;
     let mut steps = Steps::begin(
         format!("settlements of {name}"),
-        bound.binding.accounts.extension_owner,
+        (bound.binding.accounts.extension_owner, &[]),
         &ended_sql(&bound.binding, ""),
         &[Arg::OptionalTimestamp(Some(before))],
     )?;

@@ -26,13 +26,19 @@ thread_local! {
 }
 
 impl Steps {
-    /// The answer of `sql`, which is run as `owner`. `what` it is about is said with the progress.
-    pub(super) fn begin(what: String, owner: pg_sys::Oid, sql: &str, args: &[Arg]) -> Result<Self> {
+    /// The answer of `sql`, which is run as `owner` and is of these `relations` (`Cursor::open`). `what` it is about is
+    /// said with the progress.
+    pub(super) fn begin(
+        what: String,
+        (owner, relations): (pg_sys::Oid, &[pg_sys::Oid]),
+        sql: &str,
+        args: &[Arg],
+    ) -> Result<Self> {
         if let Some(left_over) = LEFT_OVER.take() {
             left_over.close()?;
         }
         let snapshot = Snapshot::Statement;
-        let cursor = Cursor::open(owner, &[], sql, args, snapshot, Life::Session)?;
+        let cursor = Cursor::open(owner, relations, sql, args, snapshot, Life::Session)?;
         LEFT_OVER.set(Some(cursor.clone()));
         Ok(Steps {
             what,
@@ -54,7 +60,7 @@ impl Steps {
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
         notice(
             format!(
-                "{}: {} done, {} left, {:.0} a second",
+                "{}: {} done, {} left, {:.0} per second",
                 self.what,
                 self.done,
                 self.total.saturating_sub(self.done),

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys::{TEXTARRAYOID, TIMESTAMPTZOID, TimestampTz};
 
-use super::archive_table::ArchiveTable;
 use super::old::{Taken, is_older_sql, is_owned_sql, partition_settled};
 use super::record::TakenAway;
+use super::usage_archive::UsageArchive;
 use crate::binding::{Binding, Bound, Payer};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Column;
@@ -22,7 +22,7 @@ pub(super) struct TableRows {
 }
 
 impl TableRows {
-    pub(super) fn new(binding: &Binding, time: &Column, archive: Option<&ArchiveTable>) -> Self {
+    pub(super) fn new(binding: &Binding, time: &Column, archive: Option<&UsageArchive>) -> Self {
         let archives = archive.iter().map(|archive| archive.table.oid);
         let tables: Vec<_> = std::iter::once(binding.usage.oid).chain(archives).collect();
         let sql = leave_sql(binding, time, archive);
@@ -38,7 +38,7 @@ impl TableRows {
         &self,
         bound: &Bound,
         before: TimestampTz,
-        archive: Option<&ArchiveTable>,
+        archive: Option<&UsageArchive>,
         workflows: &[String],
     ) -> Result<Taken> {
         let (workflows, unsettled) = partition_settled(bound, workflows.to_vec())?;
@@ -72,7 +72,7 @@ impl TableRows {
                 tokens,
             });
         }
-        ArchiveTable::refuse_suppressed(archive, &bound.binding.usage, found.rows, kept)?;
+        UsageArchive::refuse_suppressed(archive, &bound.binding.usage, found.rows, kept)?;
         let settled = read_settled(bound, &workflows)?;
         let settled = workflows.iter().zip(&settled).collect();
         refuse_unsettled(bound, &found.taken, &settled)?;
@@ -115,12 +115,12 @@ fn refuse_unsettled(
 /// kept AS (INSERT INTO archive (…) SELECT … FROM gone RETURNING 1)
 /// SELECT u.workflow_id, u.user_id, sum(u.total_tokens), count(*), (SELECT count(*) FROM kept) FROM gone AS u GROUP BY 1, 2
 /// ```
-fn leave_sql(binding: &Binding, time: &Column, archive: Option<&ArchiveTable>) -> String {
+fn leave_sql(binding: &Binding, time: &Column, archive: Option<&UsageArchive>) -> String {
     let account = match &binding.payer {
         Payer::Usage(_) => binding.account_sql("u"),
         Payer::Workflow(_) => "NULL::pg_catalog.text".into(),
     };
-    let (kept, count_kept) = ArchiveTable::keep_sql(archive);
+    let (kept, count_kept) = UsageArchive::keep_sql(archive);
     format!(
         "WITH gone AS (DELETE FROM {usage} AS u \
          WHERE u.{workflow} OPERATOR(pg_catalog.=) ANY ($1::{key_type}[]) AND {is_owned} AND {is_older} \

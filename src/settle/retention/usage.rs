@@ -1,32 +1,30 @@
 //! `token_balance.archive_usage`: old usage rows of workflows that are settled to the last token leave.
 
-use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
-use std::time::Instant;
 
 use pgrx::pg_sys::{self, TimestampTz};
 
-use super::archive_table::ArchiveTable;
 use super::old::{is_older_sql, is_owned_sql, partition_settled, refuse_shared, time_of};
 use super::record::{self, Kind, Left};
+use super::steps::Steps;
 use super::table::TableRows;
+use super::usage_archive::UsageArchive;
 use super::view::RowsBelow;
 use crate::binding::{
-    Bound, LateSource, Which, bindings_locked, bindings_unlocked, bound, lock_out_settlements,
-    source_told,
+    Binding, Bound, LateSource, Which, bindings_locked, bound, lock_out_settlements, source_told,
 };
 use crate::error::{Error, Result};
 use crate::ledger::change::actor;
 use crate::postgres::commit::MayCommit;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::exact_sum::ExactSum;
-use crate::postgres::notice::notice;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::value::{Arg, texts};
 use crate::settle::claim::read_settled;
 use crate::settle::lock::lock_workflows;
 use crate::settle::rename;
+use crate::settle::sweep::in_memory_of_its_own;
 
 /// Workflows whose rows leave at a time. A transaction with so many holds a lock on each of them.
 const BATCH: usize = 1_000;
@@ -65,11 +63,19 @@ pub(crate) fn archive_usage(
     let name = found.name().to_owned();
     source_of(&found, request.below)?;
     let mut archived = Archived::default();
-    let old = Old::open(&found, request.before, Life::Transaction)?;
+    found.follow();
+    let old = Cursor::open(
+        found.binding.usage.owner,
+        &[found.binding.usage.oid],
+        &old_sql(&found.binding)?,
+        &[Arg::OptionalTimestamp(Some(request.before))],
+        Snapshot::Statement,
+        Life::Transaction,
+    )?;
     let mut workflows = BTreeSet::new();
     let most = max_workflows.unwrap_or(usize::MAX);
     while workflows.len() < most {
-        let some = old.next(BATCH.min(most - workflows.len()))?;
+        let some = texts(&old.fetch(BATCH.min(most - workflows.len()))?, 0);
         if some.is_empty() {
             break;
         }
@@ -81,8 +87,8 @@ pub(crate) fn archive_usage(
         archived.unsettled += unsettled;
         workflows.extend(settled);
     }
-    archived.more = workflows.len() >= most && !old.next(1)?.is_empty();
-    old.0.close()?;
+    archived.more = workflows.len() >= most && !old.fetch(1)?.is_empty();
+    old.close()?;
     if workflows.len() > BATCH {
         lock_out_settlements(found.binding.accounts.users.oid);
     }
@@ -102,59 +108,45 @@ pub(crate) fn archive_usage(
     Ok(archived)
 }
 
-/// The same of the binding, or of all, with a commit after each `batch_size` workflows. It may be stopped and called
-/// again: what is committed has left, the rest is found again.
-pub(crate) fn archive_backlog(
-    name: Option<&str>,
-    request: Request,
-    batch_size: usize,
-    commits: MayCommit,
-) -> Result<()> {
-    if let Some(left_over) = LEFT_OVER.take() {
-        left_over.close()?;
-    }
-    let bounds = bindings_unlocked(Which::Named(name))?.or_warn()?;
-    let names: Vec<_> = bounds.iter().map(|bound| bound.name().to_owned()).collect();
-    drop(bounds);
-    for name in &names {
-        archive_backlog_of(name, request, batch_size, commits)?;
-    }
-    Ok(())
-}
-
-thread_local! {
-    /// The cursor of a backlog that was cancelled: it outlives its transaction.
-    static LEFT_OVER: RefCell<Option<Cursor>> = const { RefCell::new(None) };
-}
-
-fn archive_backlog_of(
+/// The same of one binding, with a commit after each `batch_size` workflows. It may be stopped and called again: what is
+/// committed has left, the rest is found again.
+pub(super) fn archive_backlog(
     name: &str,
     request: Request,
     batch_size: usize,
     commits: MayCommit,
 ) -> Result<()> {
-    let started = Instant::now();
     let found = bound(Some(name))?;
     source_of(&found, request.below)?;
-    let old = Old::open(&found, request.before, Life::Session)?;
-    let total = old.0.count()?;
+    let binding = &found.binding;
+    found.follow();
+    let mut steps = Steps::begin(
+        format!("workflows of {name} with old usage"),
+        (binding.usage.owner, &[binding.usage.oid]),
+        &old_sql(binding)?,
+        &[Arg::OptionalTimestamp(Some(request.before))],
+    )?;
     drop(found);
-    LEFT_OVER.set(Some(old.0.clone()));
     commits.commit()?;
     let mut archived = Archived::default();
-    let mut done = 0;
     loop {
-        let workflows = old.next(batch_size)?;
-        if workflows.is_empty() {
+        let read = in_memory_of_its_own(|| {
+            let workflows = texts(&steps.next(batch_size)?, 0);
+            let read = workflows.len();
+            archive_batch(name, request, workflows, &mut archived)?;
+            Ok(read)
+        })?;
+        if read == 0 {
             break;
         }
-        done += workflows.len();
-        archive_batch(name, request, workflows, &mut archived)?;
         commits.commit()?;
-        tell_progress(&archived, done, total, started);
+        let told = format!(
+            "{} rows of {} workflows so far; {} workflows are not settled to the last token.",
+            archived.rows, archived.workflows, archived.unsettled
+        );
+        steps.tell(read, told);
     }
-    LEFT_OVER.take();
-    old.0.close()
+    steps.end()
 }
 
 /// Each transaction looks at the binding and the archive again: they may have been changed between two.
@@ -164,6 +156,9 @@ fn archive_batch(
     mut workflows: Vec<String>,
     archived: &mut Archived,
 ) -> Result<()> {
+    if workflows.is_empty() {
+        return Ok(());
+    }
     workflows.sort_unstable();
     if workflows.len() > BATCH {
         lock_out_settlements(bound(Some(name))?.binding.accounts.users.oid);
@@ -182,22 +177,6 @@ fn archive_batch(
     archived.tokens.add(&of_batch.tokens);
     archived.unsettled += of_batch.unsettled;
     Ok(())
-}
-
-fn tell_progress(archived: &Archived, done: usize, total: usize, started: Instant) {
-    let seconds = started.elapsed().as_secs_f64().max(0.001);
-    notice(
-        format!(
-            "usage of {done} workflows looked at, {} left, {:.0} per second",
-            total.saturating_sub(done),
-            done as f64 / seconds
-        ),
-        Some(format!(
-            "{} rows of {} workflows have left so far; {} are not settled to the last token.",
-            archived.rows, archived.workflows, archived.unsettled
-        )),
-        None,
-    );
 }
 
 /// Of usage that is a view, the table whose rows leave: as it is told, or the only one that `late_usage_on` names. None for a
@@ -223,30 +202,15 @@ fn source_of(bound: &Bound, below: Option<&str>) -> Result<Option<LateSource>> {
     Ok(source)
 }
 
-/// The workflows that have old rows.
-struct Old(Cursor);
-
-impl Old {
-    fn open(bound: &Bound, before: TimestampTz, life: Life) -> Result<Self> {
-        let binding = &bound.binding;
-        let time = time_of(binding)?;
-        bound.follow();
-        let sql = format!(
-            "SELECT u.{workflow}::pg_catalog.text FROM {usage} AS u WHERE {is_owned} AND {is_older} GROUP BY u.{workflow}",
-            workflow = binding.usage_workflow.sql(),
-            usage = binding.usage.sql,
-            is_owned = is_owned_sql(binding),
-            is_older = is_older_sql(&time, "$1"),
-        );
-        let args = [Arg::OptionalTimestamp(Some(before))];
-        let usage = [binding.usage.oid];
-        let owner = binding.usage.owner;
-        Cursor::open(owner, &usage, &sql, &args, Snapshot::Statement, life).map(Old)
-    }
-
-    fn next(&self, count: usize) -> Result<Vec<String>> {
-        Ok(texts(&self.0.fetch(count)?, 0))
-    }
+/// The workflows that have rows from before $1. Error 22023 where the usage has no time.
+fn old_sql(binding: &Binding) -> Result<String> {
+    Ok(format!(
+        "SELECT u.{workflow}::pg_catalog.text FROM {usage} AS u WHERE {is_owned} AND {is_older} GROUP BY u.{workflow}",
+        workflow = binding.usage_workflow.sql(),
+        usage = binding.usage.sql,
+        is_owned = is_owned_sql(binding),
+        is_older = is_older_sql(&time_of(binding)?, "$1"),
+    ))
 }
 
 /// What is asked for.
@@ -260,14 +224,14 @@ pub(crate) struct Request<'a> {
 
 enum Way {
     Table(TableRows),
-    View(RowsBelow),
+    View(Box<RowsBelow>),
 }
 
 /// How old usage leaves.
 struct Leaving<'a> {
     bound: &'a Bound,
     before: TimestampTz,
-    archive: Option<ArchiveTable>,
+    archive: Option<UsageArchive>,
     way: Way,
 }
 
@@ -278,11 +242,11 @@ impl<'a> Leaving<'a> {
         let time = time_of(binding)?;
         let table = source.as_ref().map_or(&binding.usage, |it| &it.table);
         let archive = match request.archive {
-            Some(archive) => Some(ArchiveTable::of(archive, table)?),
+            Some(archive) => Some(UsageArchive::of(archive, table)?),
             None => None,
         };
         let way = match source {
-            Some(source) => Way::View(RowsBelow { source, time }),
+            Some(source) => Way::View(Box::new(RowsBelow { source, time })),
             None => Way::Table(TableRows::new(binding, &time, archive.as_ref())),
         };
         Ok(Leaving {

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use pgrx::pg_sys::TimestampTz;
 
-use super::archive_table::ArchiveTable;
 use super::old::{Taken, is_older_sql, is_owned_sql, is_settled};
 use super::record::TakenAway;
+use super::usage_archive::UsageArchive;
 use crate::binding::{Bound, LateSource};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Column;
@@ -38,7 +38,7 @@ impl RowsBelow {
         &self,
         bound: &Bound,
         before: TimestampTz,
-        archive: Option<&ArchiveTable>,
+        archive: Option<&UsageArchive>,
         workflows: &[String],
     ) -> Result<Taken> {
         let keys = self.keys(bound, before, workflows, None, Snapshot::Latest)?;
@@ -216,11 +216,11 @@ impl RowsBelow {
     fn delete(
         &self,
         bound: &Bound,
-        archive: Option<&ArchiveTable>,
+        archive: Option<&UsageArchive>,
         keys: &[String],
     ) -> Result<usize> {
         let (table, key) = (&self.source.table, self.source.key.sql());
-        let (kept, count_kept) = ArchiveTable::keep_sql(archive);
+        let (kept, count_kept) = UsageArchive::keep_sql(archive);
         let sql = format!(
             "WITH gone AS (DELETE FROM {} AS t WHERE t.{key} OPERATOR(pg_catalog.=) ANY ($1::{}[]) RETURNING t.*){kept} \
              SELECT pg_catalog.count(*), {count_kept} FROM gone",
@@ -237,7 +237,7 @@ impl RowsBelow {
         for row in &outcome.rows {
             (gone, kept) = (row.amount::<usize>(0)?, row.amount::<usize>(1)?);
         }
-        ArchiveTable::refuse_suppressed(archive, table, gone, kept)?;
+        UsageArchive::refuse_suppressed(archive, table, gone, kept)?;
         Ok(gone)
     }
 }

@@ -2,50 +2,27 @@
 
 use pgrx::pg_sys;
 
+use crate::binding::is_part_of;
 use crate::error::{Error, Result};
+use crate::ledger::archive_table::suitable;
 use crate::postgres::catalog::{self, Table};
-use crate::postgres::security;
 
 /// A table that takes what leaves another one.
-pub(super) struct ArchiveTable {
+pub(super) struct UsageArchive {
     pub(super) table: Table,
     /// The columns that are written, quoted.
     pub(super) columns: Vec<String>,
 }
 
-impl ArchiveTable {
+impl UsageArchive {
     /// For rows of the usage, locked as an INSERT locks it, so that it stays what was checked. The rows go over in the
     /// statement that takes them, as one role: the archive is that role's.
     ///
     /// Errors: 42P01, 42809 and 42P16 for a table that cannot take the rows, 42501 for one that is not the caller's, or not
     /// that of the usage's owner.
     pub(super) fn of(archive: pg_sys::Oid, usage: &Table) -> Result<Self> {
-        // SAFETY: locks an OID; whether it is there is looked at afterwards.
-        unsafe { pg_sys::LockRelationOid(archive, pg_sys::RowExclusiveLock as i32) };
-        let table = catalog::table(archive)?.ok_or_else(|| Error::RelationMissing {
-            what: "archive",
-            name: archive.to_u32().to_string(),
-        })?;
         let of = &usage.sql;
-        let unsuitable = |kind: &str| Error::UnsuitableArchive {
-            relation: table.sql.clone(),
-            kind: kind.into(),
-            of: of.clone(),
-        };
-        if let Some(kind) = table.unsupported_kind() {
-            return Err(unsuitable(kind));
-        }
-        if !table.is_logged() {
-            return Err(unsuitable("unlogged table"));
-        }
-        if table.oid == usage.oid || catalog::partition_ancestors(table.oid)?.contains(&usage.oid) {
-            return Err(unsuitable("the usage's own table"));
-        }
-        if !catalog::acts_for(security::current_user(), table.owner) {
-            return Err(Error::NotArchiveOwner {
-                relation: table.sql,
-            });
-        }
+        let table = suitable(archive, of, || is_part_of(archive, usage.oid))?;
         if table.owner != usage.owner {
             return Err(Error::ArchiveOfAnotherOwner {
                 relation: table.sql,
@@ -87,7 +64,7 @@ impl ArchiveTable {
                 of: of.clone(),
             });
         }
-        Ok(ArchiveTable { table, columns })
+        Ok(UsageArchive { table, columns })
     }
 
     /// SQL for the rows `gone` to be kept, to stand after them in WITH; and for how many there are.
