@@ -398,6 +398,21 @@ pub(crate) fn partition_ancestors(relation: pg_sys::Oid) -> Result<Vec<pg_sys::O
     Ok(outcome.rows.iter().map(|row| row.oid(0)).collect())
 }
 
+/// The tables below a partitioned one, on each level.
+pub(crate) fn partitions(relation: pg_sys::Oid) -> Result<Vec<Table>> {
+    let outcome = query(
+        "SELECT p.relid::pg_catalog.oid \
+         FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) AS p \
+         WHERE p.level OPERATOR(pg_catalog.>) 0 ORDER BY 1",
+        &[Arg::Int8(relation.to_u32().into())],
+    )?;
+    let mut tables = Vec::new();
+    for row in &outcome.rows {
+        tables.extend(table(row.oid(0))?);
+    }
+    Ok(tables)
+}
+
 /// The labels of an enum type, in order.
 pub(crate) fn enum_labels(type_oid: pg_sys::Oid) -> Result<Vec<String>> {
     let outcome = query(

@@ -13,6 +13,7 @@ pub(crate) mod exempt;
 pub(crate) mod lock;
 pub(crate) mod occasion;
 pub(crate) mod old_usage;
+pub(crate) mod over;
 pub(crate) mod refund;
 pub(crate) mod rename;
 pub(crate) mod retention;

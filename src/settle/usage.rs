@@ -160,6 +160,11 @@ pub(crate) fn shown_sql(binding: &Binding, source: &LateSource, keys: &str) -> S
 /// SQL for usage by workflow and account: `(workflow_id, user_id, tokens)`, where each of
 /// `conditions` on the usage row `u` holds. The account is null where the workflow's account pays.
 pub(crate) fn usage_groups_sql(binding: &Binding, conditions: &[String]) -> String {
+    groups_sql(binding, &binding.usage.sql, conditions)
+}
+
+/// The same of other rows with its columns.
+pub(crate) fn groups_sql(binding: &Binding, rows: &str, conditions: &[String]) -> String {
     let workflow = format!("u.{}", binding.usage_workflow.sql());
     let account = match &binding.payer {
         Payer::Usage(_) => binding.account_sql("u"),
@@ -172,9 +177,8 @@ pub(crate) fn usage_groups_sql(binding: &Binding, conditions: &[String]) -> Stri
     all.extend_from_slice(conditions);
     format!(
         "SELECT {workflow}::pg_catalog.text AS workflow_id, {account} AS user_id, \
-         {tokens} AS tokens FROM {usage} AS u WHERE {conditions} GROUP BY 1, 2",
+         {tokens} AS tokens FROM {rows} AS u WHERE {conditions} GROUP BY 1, 2",
         tokens = binding.tokens_sql("u"),
-        usage = binding.usage.sql,
         conditions = all.join(" AND "),
     )
 }

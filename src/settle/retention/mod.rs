@@ -6,4 +6,5 @@
 //! counts as if it were still there. Whoever does that holds the workflow's lock, and keeps out those who settle without
 //! ([`lock_workflows`](super::lock::lock_workflows) with the intention on the whole).
 
+pub(crate) mod deletions;
 pub(crate) mod record;
