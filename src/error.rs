@@ -1164,7 +1164,10 @@ impl From<Error> for Report {
             .set_hint("Where users and usage are empty, token_balance.reset() forgets it."),
             Error::UncountedDeletion { workflow, account } => new_report(
                 ERRCODE_WARNING,
-                format!("what was deleted of {} is not recorded", pair(&workflow, account.as_deref())),
+                format!(
+                    "what was deleted of {} is not recorded",
+                    pair(&workflow, account.as_deref())
+                ),
             )
             .set_detail(
                 "A row of it had NaN, an infinity or a number out of range for type bigint.",

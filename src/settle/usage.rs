@@ -228,6 +228,18 @@ impl Usage {
         all
     }
 
+    /// The same, with these accounts, also where they have no row.
+    pub(super) fn with<'a>(&self, accounts: impl Iterator<Item = &'a String>) -> Self {
+        let mut usage = self.clone();
+        for account in accounts {
+            let is_there = |(one, _): &(Option<String>, ExactSum)| one.as_ref() == Some(account);
+            if !self.sums.iter().any(is_there) {
+                usage.add(Some(account.clone()), Some(ExactSum::default()));
+            }
+        }
+        usage
+    }
+
     /// Add what SQL says of an account.
     pub(crate) fn add(&mut self, account: Option<String>, tokens: Option<ExactSum>) {
         match tokens {

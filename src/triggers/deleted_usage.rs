@@ -6,7 +6,7 @@
 
 use crate::binding::{Binding, Bound, Which, bindings};
 use crate::error::{Error, Result};
-use crate::postgres::snapshot::Snapshot;
+use crate::postgres::snapshot::{Snapshot, firing_command};
 use crate::postgres::spi::{self, Outcome};
 use crate::postgres::trigger::{Time, TriggerCall, trigger_function};
 use crate::settle::retention::deletions::{
@@ -66,6 +66,7 @@ fn record_deleted_usage(call: &TriggerCall) -> Result<()> {
 
 /// What `query` finds for each binding that records what is deleted from the table, as its owner.
 fn read(call: &TriggerCall, query: impl Fn(&Binding) -> Result<Outcome>) -> Result<Vec<Deleted>> {
+    let command = firing_command();
     let bounds = match bindings(Which::OfDeletedUsage(call.relation())) {
         Ok(found) => found.whole_or_warn()?,
         Err(Error::NotAttached) => Vec::new(),
@@ -76,7 +77,11 @@ fn read(call: &TriggerCall, query: impl Fn(&Binding) -> Result<Outcome>) -> Resu
             let _owner = bound.run_as(call.relation_owner());
             query(&bound.binding)?
         };
-        Deleted::of(bound, &outcome.rows)
+        let deleted = Deleted::of(bound, &outcome.rows)?;
+        match call.operation() {
+            "DELETE" => deleted.without_written(bound, command),
+            _ => Ok(deleted),
+        }
     };
     bounds.iter().map(|bound| read(bound)).collect()
 }

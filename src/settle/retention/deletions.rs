@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use pgrx::PgLogLevel;
-use pgrx::pg_sys::{self, TEXTOID};
+use pgrx::pg_sys::{self, CommandId, TEXTOID};
 
 use super::record::{TakenAway, add_to_settlements};
 use crate::binding::{
@@ -19,8 +19,8 @@ use crate::binding::{
 };
 use crate::error::{Error, Result};
 use crate::postgres::exact_sum::ExactSum;
-use crate::postgres::snapshot::Snapshot;
-use crate::postgres::spi::Statement;
+use crate::postgres::snapshot::{BeforeStatement, FreshSnapshot, Snapshot};
+use crate::postgres::spi::{self, Statement};
 use crate::postgres::transaction::{AtEnd, at_end, current_subtransaction};
 use crate::postgres::value::{Arg, Row};
 use crate::settle::claim::{Accounted, read_settled};
@@ -63,6 +63,66 @@ impl Deleted {
             taken,
         })
     }
+
+    /// Less what the statement, which began in `command`, has written of it again: sums in place of rows, or a row that a MERGE
+    /// moves to another partition, which the server hands over as deleted where the MERGE deletes others (15 to 18). By the
+    /// sums of now, with and without what the transaction has done since.
+    pub(crate) fn without_written(mut self, bound: &Bound, command: CommandId) -> Result<Self> {
+        let workflows: BTreeSet<_> = self.taken.iter().map(|it| it.workflow.clone()).collect();
+        let workflows: Vec<_> = workflows.into_iter().collect();
+        let (mut before, mut now) = {
+            let fresh = FreshSnapshot::push();
+            let now = sums(bound, &workflows)?;
+            let _before = BeforeStatement::push(&fresh, command);
+            (sums(bound, &workflows)?, now)
+        };
+        for taken in &mut self.taken {
+            let pair = (taken.workflow.clone(), taken.account.clone());
+            let mut sum = |sums: &mut Counted| sums.remove(&pair).unwrap_or_default();
+            // Of what cannot be counted, what was deleted can be: it is all that is known.
+            if let (Sum(Some(before)), Sum(Some(now))) = (sum(&mut before), sum(&mut now)) {
+                taken.tokens = between_nothing_and(&taken.tokens, before.minus(&now));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// More may be gone than a trigger sees: cascades fire it more than once.
+fn between_nothing_and(deleted: &ExactSum, gone: ExactSum) -> ExactSum {
+    let nothing = ExactSum::default();
+    match deleted.is_below(&nothing) {
+        true => gone.smaller(nothing).larger(deleted.clone()),
+        false => gone.larger(nothing).smaller(deleted.clone()),
+    }
+}
+
+/// Tokens; None for what cannot be counted.
+struct Sum(Option<ExactSum>);
+
+impl Default for Sum {
+    fn default() -> Self {
+        Sum(Some(ExactSum::default()))
+    }
+}
+
+/// Usage by workflow and account.
+type Counted = HashMap<(String, Option<String>), Sum>;
+
+/// What there is of the usage of these workflows, as the calling statement sees it.
+fn sums(bound: &Bound, workflows: &[String]) -> Result<Counted> {
+    let binding = &bound.binding;
+    let is_one_of_them = format!(
+        "u.{} OPERATOR(pg_catalog.=) ANY ($1::{}[])",
+        binding.usage_workflow.sql(),
+        binding.usage_workflow.key_type.sql()
+    );
+    let sql = groups_sql(binding, &binding.usage.sql, &[is_one_of_them]);
+    let _owner = bound.run_as(binding.usage.owner);
+    let args = [Arg::TextArray(workflows)];
+    let outcome = spi::query_of(&[binding.usage.oid], &sql, &args, Snapshot::Caller)?;
+    let counted = |row: &Row| Ok(((row.text(0).to_owned(), row.owned(1)), Sum(row.counted(2)?)));
+    outcome.rows.iter().map(counted).collect()
 }
 
 /// What was deleted in a subtransaction, and is not recorded yet.
@@ -240,7 +300,7 @@ fn record(deleted: Vec<Deleted>) -> Result<()> {
             works.push(Work {
                 bound: bound.clone(),
                 workflows: workflows.into_iter().cloned().collect(),
-                occasion: Occasion::Sweep,
+                occasion: Occasion::Deletion,
             });
             charged.push((bound, due));
         }
