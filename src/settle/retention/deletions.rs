@@ -78,7 +78,7 @@ impl Deleted {
         };
         for taken in &mut self.taken {
             let pair = (taken.workflow.clone(), taken.account.clone());
-            let mut sum = |sums: &mut Counted| sums.remove(&pair).unwrap_or_default();
+            let sum = |sums: &mut Counted| sums.remove(&pair).unwrap_or_default();
             // Of what cannot be counted, what was deleted can be: it is all that is known.
             if let (Sum(Some(before)), Sum(Some(now))) = (sum(&mut before), sum(&mut now)) {
                 taken.tokens = between_nothing_and(&taken.tokens, before.minus(&now));
@@ -191,14 +191,14 @@ impl Collected {
     /// Record it, but for what the caller has deleted and recorded himself, of the binding of that number. By sums: the
     /// server hands the rows of a statement, and of what that set off on the same table, over as one.
     pub(crate) fn record_but(self, binding: i16, own: &[TakenAway]) -> Result<()> {
-        let Collected(mut deleted) = self;
-        // Where the binding records no deletions, its own were not collected.
-        if let Some(of_binding) = deleted.iter_mut().find(|it| it.binding == binding) {
-            of_binding.taken.extend(own.iter().map(|own| TakenAway {
-                workflow: own.workflow.clone(),
-                account: own.account.clone(),
-                tokens: ExactSum::default().minus(&own.tokens),
-            }));
+        let mut deleted = added_up(self.0);
+        // Where the binding records no deletions, or a trigger is off, its own were not collected.
+        let mut of_binding = deleted.get_mut(&binding);
+        for own in own {
+            let of_workflow = of_binding.as_mut().and_then(|it| it.get_mut(&own.workflow));
+            if let Some(tokens) = of_workflow.and_then(|it| it.get_mut(&own.account)) {
+                *tokens = between_nothing_and(tokens, tokens.minus(&own.tokens));
+            }
         }
         record(deleted)
     }
@@ -213,7 +213,7 @@ pub(crate) fn record_or_collect(deleted: Vec<Deleted>) -> Result<()> {
         }
         None => deleted,
     });
-    record(left)
+    record(added_up(left))
 }
 
 /// Called once per backend.
@@ -246,19 +246,22 @@ fn added_up(deleted: Vec<Deleted>) -> BTreeMap<i16, Sums> {
                 .add(&taken.tokens);
         }
     }
-    for of_binding in all.values_mut() {
+    all
+}
+
+fn retain_what_is_something(deleted: &mut BTreeMap<i16, Sums>) {
+    for of_binding in deleted.values_mut() {
         for of_workflow in of_binding.values_mut() {
             of_workflow.retain(|_, tokens| !tokens.is_zero());
         }
         of_binding.retain(|_, of_workflow| !of_workflow.is_empty());
     }
-    all.retain(|_, of_binding| !of_binding.is_empty());
-    all
+    deleted.retain(|_, of_binding| !of_binding.is_empty());
 }
 
 /// Record what was deleted, of all bindings as one.
-fn record(deleted: Vec<Deleted>) -> Result<()> {
-    let deleted = added_up(deleted);
+fn record(mut deleted: BTreeMap<i16, Sums>) -> Result<()> {
+    retain_what_is_something(&mut deleted);
     if deleted.is_empty() {
         return Ok(());
     }
