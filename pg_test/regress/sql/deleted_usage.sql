@@ -344,6 +344,44 @@ DROP EXTENSION token_balance CASCADE;
 DROP TABLE users, calls, runs CASCADE;
 RESET client_min_messages;
 
+-- it runs as the tables' owner: who deletes needs no other right, and forced policies hide nothing from it
+SET client_min_messages = warning;
+CREATE ROLE regress_du_owner;
+CREATE ROLE regress_du_app;
+GRANT USAGE, CREATE ON SCHEMA du TO regress_du_owner;
+GRANT USAGE ON SCHEMA du TO regress_du_app;
+SET ROLE regress_du_owner;
+\i common/tables.sql
+ALTER TABLE token_usage ADD cost double precision;
+CREATE POLICY nothing ON users USING (false);
+CREATE POLICY nothing ON token_usage USING (current_user = 'regress_du_app');
+ALTER TABLE users ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE token_usage ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, DELETE ON token_usage TO regress_du_app;
+RESET ROLE;
+INSERT INTO users VALUES ('ann');
+INSERT INTO workflows VALUES ('w1', 'ann', 'completed');
+CREATE EXTENSION token_balance SCHEMA public;
+SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_tokens => '{total_tokens,cost}', deleted_usage => 'record');
+SET ROLE regress_du_app;
+INSERT INTO token_usage VALUES ('w1', 'ann', 10, 0.3), ('w1', 'ann', 20, 0.3);
+DELETE FROM token_usage WHERE total_tokens = 10;
+RESET ROLE;
+SELECT user_id, usage_tokens, charged_tokens, archived_usage_tokens FROM token_balance.settlement;
+SELECT 1000000 - token_balance AS spent FROM users;
+SELECT problem FROM token_balance.reconcile();
+-- in a session of a replica nothing fires: it was recorded where it was deleted
+BEGIN;
+SET LOCAL session_replication_role = replica;
+DELETE FROM token_usage;
+SELECT problem, expected, found FROM token_balance.reconcile();
+ROLLBACK;
+SET client_min_messages = error;
+DROP EXTENSION token_balance CASCADE;
+DROP TABLE users, token_usage, workflows CASCADE;
+DROP OWNED BY regress_du_owner, regress_du_app;
+DROP ROLE regress_du_owner, regress_du_app;
+
 -- partitions: a DELETE fires the triggers of the table that it names, a TRUNCATE those of each table that it empties
 SET client_min_messages = warning;
 CREATE TABLE users (id text PRIMARY KEY);
