@@ -385,6 +385,7 @@ CREATE FUNCTION token_balance.attach(
     balance_column pg_catalog.name DEFAULT 'token_balance',
     late_usage_on pg_catalog.text[] DEFAULT '{}',
     usage_id pg_catalog.name DEFAULT 'id',
+    deleted_usage pg_catalog.text DEFAULT 'report',
     dry_run boolean DEFAULT false)
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
@@ -437,7 +438,7 @@ REVOKE ALL ON FUNCTION
         pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name,
         pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[],
         pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name,
-        pg_catalog.text[], pg_catalog.name, boolean),
+        pg_catalog.text[], pg_catalog.name, pg_catalog.text, boolean),
     token_balance.attach_again(pg_catalog.name),
     token_balance.adjust(pg_catalog.text, pg_catalog.numeric, pg_catalog.text, pg_catalog.name),
     token_balance.adjust(bigint, pg_catalog.numeric, pg_catalog.text, pg_catalog.name),

@@ -49,6 +49,7 @@ CREATE TABLE token_balance.binding (
     late_usage_on pg_catalog.text[] NOT NULL DEFAULT '{}',
     usage_id pg_catalog.name DEFAULT 'id',
     made_column boolean,
+    deleted_usage pg_catalog.text NOT NULL DEFAULT 'report',
     PRIMARY KEY (binding_id)
 );
 

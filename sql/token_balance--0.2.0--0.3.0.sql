@@ -326,6 +326,7 @@ CREATE FUNCTION token_balance.attach(
     balance_column pg_catalog.name DEFAULT 'token_balance',
     late_usage_on pg_catalog.text[] DEFAULT '{}',
     usage_id pg_catalog.name DEFAULT 'id',
+    deleted_usage pg_catalog.text DEFAULT 'report',
     dry_run boolean DEFAULT false)
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_by_name_wrapper';
@@ -362,7 +363,7 @@ REVOKE ALL ON ROUTINE
     token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
         text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[], name,
-        boolean)
+        text, boolean)
 FROM PUBLIC;
 
 -- Before the function that it has called is dropped, so that it stays with its grants and with what reads it.
@@ -439,7 +440,7 @@ SELECT token_balance.upgrade_grants(before::regprocedure, after::regprocedure) F
     'token_balance.attach(
         regclass, regclass, regclass, name, name, name, name[], name, name, name, name, text[], bigint, regtype,
         text, boolean, name, name, name, name, name, text, text, name[], text, text, text, name, name, text[], name,
-        boolean)')) AS t (before, after);
+        text, boolean)')) AS t (before, after);
 
 DROP FUNCTION token_balance.upgrade_grants(regprocedure, regprocedure);
 
@@ -688,6 +689,11 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'follow_workflow_id_wr
 
 REVOKE ALL ON FUNCTION token_balance.follow_workflow_id() FROM PUBLIC;
 
+CREATE FUNCTION token_balance.record_deleted_usage() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_deleted_usage_wrapper';
+
+REVOKE ALL ON FUNCTION token_balance.record_deleted_usage() FROM PUBLIC;
+
 -- Tables.
 
 -- Settlements, then the ledger, as whoever settles takes them.
@@ -873,6 +879,9 @@ ALTER TABLE token_balance.binding ADD COLUMN usage_id name DEFAULT 'id';
 -- Whether attach has made the balance column: nobody knows of a binding of before.
 ALTER TABLE token_balance.binding ADD COLUMN made_column boolean;
 
+-- What usage that is deleted counts as: as before, what was settled of it shrank.
+ALTER TABLE token_balance.binding ADD COLUMN deleted_usage text NOT NULL DEFAULT 'report';
+
 -- A column that is there keeps its own default where attach is told none.
 ALTER TABLE token_balance.binding ALTER COLUMN initial_balance DROP NOT NULL;
 UPDATE token_balance.binding SET initial_balance = NULL WHERE initial_balance = 1000000;
@@ -889,7 +898,7 @@ COMMENT ON FUNCTION token_balance.settle_workflows(pg_catalog.text[], pg_catalog
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.text, pg_catalog.name) IS 'The balance of an account as {"token_balance": tokens, "is_overdraft": boolean}. binding: NULL means the one that is attached, if it is the only one.';
 COMMENT ON FUNCTION token_balance.balance(bigint, pg_catalog.name) IS 'The same for an id of type bigint; see balance(text).';
 COMMENT ON FUNCTION token_balance.balance(pg_catalog.uuid, pg_catalog.name) IS 'The same for an id of type uuid; see balance(text).';
-COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name, pg_catalog.text[], pg_catalog.name, boolean) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage and outside_changes, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding. dry_run: say what would happen, and do nothing.';
+COMMENT ON FUNCTION token_balance.attach(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text[], bigint, pg_catalog.regtype, pg_catalog.text, boolean, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.name, pg_catalog.text, pg_catalog.text, pg_catalog.name[], pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.name, pg_catalog.text[], pg_catalog.name, pg_catalog.text, boolean) IS 'Bind the extension to the application''s tables: add users.token_balance, exempt existing usage, settle completed workflows from now on. Calling it again repairs the binding and sets the options busy_account, late_usage, outside_changes and deleted_usage, and the search_path where one is given. Usage that was attached before goes on where it was. name: that of the binding. dry_run: say what would happen, and do nothing.';
 COMMENT ON FUNCTION token_balance.exact_numeric(real) IS 'The number as the server prints it, as numeric: the shortest text that reads back. A cast to numeric rounds it to 6 digits.';
 COMMENT ON FUNCTION token_balance.exact_numeric(double precision) IS 'The number as the server prints it, as numeric: the shortest text that reads back. A cast to numeric rounds it to 15 digits.';
 COMMENT ON FUNCTION token_balance.add_to_usage_sums(pg_catalog.internal, pg_catalog.text, pg_catalog.text, VARIADIC pg_catalog."any") IS 'Part of the aggregate usage_sums: adds a row.';
@@ -935,6 +944,7 @@ COMMENT ON FUNCTION token_balance.reconcile(pg_catalog.name) IS 'Everything that
 COMMENT ON FUNCTION token_balance.usage_state(pg_catalog.name) IS 'What has become of all usage, by state: charged, exempt, waiting (with the reason), unowned, shrunk. Amounts are tokens. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.unsettled_usage(pg_catalog.name) IS 'Usage that waits or that nobody owns; see the view unsettled. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on the workflow table: what is known of a workflow follows it to another id.';
+COMMENT ON FUNCTION token_balance.record_deleted_usage() IS 'Trigger function on the usage table and its partitions, with deleted_usage => ''record'': what was settled of rows that are deleted stays settled.';
 COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it.';
 COMMENT ON FUNCTION token_balance.warn_of_truncate() IS 'Trigger function on users and usage: tells of a TRUNCATE that what was settled before it is known all the same.';
 COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger() and reset().';
@@ -949,6 +959,7 @@ COMMENT ON COLUMN token_balance.binding.usage_rule IS 'Checksum of the same as t
 COMMENT ON COLUMN token_balance.binding.late_usage_on IS 'Tables below a usage view whose late usage is settled at once, each with its column that the view shows.';
 COMMENT ON COLUMN token_balance.binding.usage_id IS 'Key of a usage row, for summary(); left out where there is no such column.';
 COMMENT ON COLUMN token_balance.binding.made_column IS 'Whether attach has made the balance column, so that detach may drop it; null: an older version bound it.';
+COMMENT ON COLUMN token_balance.binding.deleted_usage IS 'What usage that is deleted counts as: report (what was settled of it shrank) or record (triggers record it, and it stays settled).';
 COMMENT ON COLUMN token_balance.binding.initial_balance IS 'Tokens that a new account starts with; null: attach was told none, and a balance column that was there keeps its default.';
 COMMENT ON COLUMN token_balance.binding.workflow_ids IS 'How stored workflow ids are spelled: as text, uuid or integer; null: as the usage spells them.';
 COMMENT ON COLUMN token_balance.binding.account_ids IS 'How stored account ids are spelled: as text, uuid or integer; null: as the users table spells them.';

@@ -10,6 +10,9 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'follow_workflow_id_wr
 CREATE FUNCTION token_balance.settle_late_usage() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'settle_late_usage_wrapper';
 
+CREATE FUNCTION token_balance.record_deleted_usage() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_deleted_usage_wrapper';
+
 CREATE FUNCTION token_balance.record_balance_change() RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'record_balance_change_wrapper';
 
@@ -100,6 +103,7 @@ REVOKE ALL ON FUNCTION
     token_balance.settle_on_completion(),
     token_balance.follow_workflow_id(),
     token_balance.settle_late_usage(),
+    token_balance.record_deleted_usage(),
     token_balance.record_balance_change(),
     token_balance.keep_balance(),
     token_balance.warn_of_truncate(),

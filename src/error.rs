@@ -295,6 +295,17 @@ pub(crate) enum Error {
     Truncated {
         relation: String,
     },
+    /// A warning: of rows that were deleted.
+    UncountedDeletion {
+        workflow: String,
+        account: Option<String>,
+    },
+    /// A warning: what could not be charged before it was deleted.
+    DeletedUncharged {
+        workflow: String,
+        account: Option<String>,
+        tokens: String,
+    },
     /// By a statement that is not the extension's, where `attach` was told to refuse it.
     OutsideChange {
         account: String,
@@ -543,6 +554,14 @@ fn in_archives(archives: &[String]) -> String {
 fn name_one(argument: &str, names: &[String]) -> String {
     let first = names.first().map_or("default", String::as_str);
     format!("Name one: {argument} => {}.", quote_literal(first))
+}
+
+/// An account of a workflow, or a workflow whose own account pays.
+fn pair(workflow: &str, account: Option<&str>) -> String {
+    match account {
+        Some(account) => format!("account \"{account}\" in workflow \"{workflow}\""),
+        None => format!("workflow \"{workflow}\""),
+    }
 }
 
 /// The DETAIL of a bad charge.
@@ -1202,6 +1221,30 @@ impl From<Error> for Report {
                  ledger, and a reference with its credit.",
             )
             .set_hint("Where users and usage are empty, token_balance.reset() forgets it."),
+            Error::UncountedDeletion { workflow, account } => new_report(
+                ERRCODE_WARNING,
+                format!(
+                    "what was deleted of {} is not recorded",
+                    pair(&workflow, account.as_deref())
+                ),
+            )
+            .set_detail(
+                "A row of it had NaN, an infinity or a number out of range for type bigint.",
+            )
+            .set_hint("If some of it was settled, token_balance.reconcile() tells what shrank."),
+            Error::DeletedUncharged {
+                workflow,
+                account,
+                tokens,
+            } => new_report(
+                ERRCODE_WARNING,
+                format!(
+                    "{tokens} tokens of {} were deleted and are not charged",
+                    pair(&workflow, account.as_deref())
+                ),
+            )
+            .set_detail("They could not be charged before, as another warning says.")
+            .set_hint("Where they are to be charged, roll back, and put right what that one says."),
             // Not 42501: it is no matter of rights, a superuser's statement is refused as well.
             Error::OutsideChange { account } => new_report(
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

@@ -44,6 +44,7 @@ pub extern "C-unwind" fn _PG_init() {
     postgres::transaction::init();
     settle::lock::init();
     settle::rename::init();
+    settle::retention::deletions::init();
     triggers::notes::init();
 }
 

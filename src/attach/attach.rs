@@ -20,7 +20,7 @@ use super::remembered::{Said, Standing, standing};
 use super::restored::{lost, warn_of_other_balances};
 use super::search_path::{self, Attacher};
 use super::told::{ColumnBefore, tell_of_ignored, tell_of_kept_default};
-use super::trigger_ddl::drop_optional;
+use super::trigger_ddl::{drop_optional, stop_recording, unwanted_recording};
 use super::wanted_triggers::{Trigger, optional_usage, triggers};
 use crate::binding::own::tell_other_sessions;
 use crate::binding::{
@@ -28,7 +28,7 @@ use crate::binding::{
 };
 use crate::error::{Error, Result};
 use crate::ledger::{busy, reference};
-use crate::postgres::catalog::{self, Column};
+use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::notice::notice;
 use crate::postgres::patience::{StrongLocks, keep_ddl_out};
 use crate::postgres::security::{self, Following, RunAs};
@@ -210,6 +210,9 @@ pub(super) fn attach_for(
     }
     {
         let _owner = RunAs::owner(binding.accounts.extension_owner);
+        for table in not_recording_any_more(&binding)? {
+            stop_recording(&table)?;
+        }
         let was = triggers_of(&before);
         for trigger in triggers(&binding, &others) {
             match trigger.is_another(&was) {
@@ -329,6 +332,9 @@ fn strong_locks(
             locks.add(trigger.table.oid, mode)?;
         }
     }
+    for table in not_recording_any_more(binding)? {
+        locks.add(table.oid, pg_sys::AccessExclusiveLock)?;
+    }
     let users = binding.accounts.users.oid;
     if let Some(present) = changes {
         // Settlements that run still go by the old options: each has locked users as a writer does.
@@ -352,6 +358,16 @@ fn strong_locks(
         locks.add(users, pg_sys::AccessExclusiveLock)?;
     }
     Ok(locks)
+}
+
+/// The tables whose triggers record what is deleted, and which nobody wants to any more once this is attached.
+fn not_recording_any_more(binding: &Binding) -> Result<Vec<Table>> {
+    let attached = Stored::attached()?;
+    let others = attached
+        .iter()
+        .filter(|other| other.name != binding.spec.name);
+    let wanted: Vec<_> = others.chain([&binding.spec]).collect();
+    unwanted_recording(&wanted)
 }
 
 fn has_other_options(one: &Spec, other: &Spec) -> bool {

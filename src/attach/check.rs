@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use pgrx::pg_sys;
 
 use super::trigger_ddl::has_function;
-use super::{beside, plausible, statuses};
+use super::{beside, deletions, plausible, statuses};
 use crate::binding::{
     Accounts, BALANCE_TYPES, Binding, Key, LateUsage, Parts, Payer, Spec, Stored, Workflows,
     check_late_sources, numeric_scale, wrong_type,
@@ -27,6 +27,7 @@ pub(super) fn check(spec: Spec) -> Result<Binding> {
         Ok(mut binding) => {
             faults.extend(check_catalog(&binding).err());
             let misfits = misfits(&Parts::of_binding(&binding), &spec, is_sensible);
+            faults.extend(deletions::unrecordable(&binding)?);
             faults.extend(check_children(&binding).err());
             faults.extend(misfits);
             if faults.is_empty() {

@@ -55,8 +55,9 @@ pub(crate) fn detach(name: Option<&str>, drop_column: bool) -> Result<()> {
         true => trigger_ddl::unwanted_late_sources(&after)?,
         false => Vec::new(),
     };
-    let all: Vec<_> = tables.iter().chain(&below).cloned().collect();
-    lock_with_triggers(&all, Some(spec.users.oid))?;
+    let recording = trigger_ddl::unwanted_recording(&others.iter().collect::<Vec<_>>())?;
+    let all = tables.iter().chain(&below).chain(&recording).cloned();
+    lock_with_triggers(&all.collect::<Vec<_>>(), Some(spec.users.oid))?;
     drain_queue(&spec)?;
 
     // What DDL sets off runs with the search_path of the binding, if that is not broken.
@@ -72,6 +73,7 @@ pub(crate) fn detach(name: Option<&str>, drop_column: bool) -> Result<()> {
     for table in &below {
         trigger_ddl::leave_to(table, &before, &after)?;
     }
+    recording.iter().try_for_each(trigger_ddl::stop_recording)?;
     if let Some(users) = tables.iter().find(|table| table.oid == spec.users.oid) {
         if drop_column {
             drop_balance(&spec, users)?;

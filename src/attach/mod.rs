@@ -7,6 +7,7 @@ pub(crate) mod balance_column;
 mod beside;
 mod check;
 mod convention;
+pub(crate) mod deletions;
 mod detach;
 mod dry_run;
 mod existing;

@@ -4,9 +4,10 @@ use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::wanted_triggers::{
-    Condition, KEEP_BALANCE, LATE_USAGE, Trigger, UPDATED_USAGE, optional_usage, triggers_on,
+    Condition, KEEP_BALANCE, LATE_USAGE, RECORDING, Trigger, UPDATED_USAGE, optional_usage,
+    triggers_on,
 };
-use crate::binding::Binding;
+use crate::binding::{Binding, DeletedUsage, Spec, is_part_of};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::patience::StrongLocks;
@@ -123,6 +124,10 @@ impl Trigger<'_> {
         } else {
             ("TRIGGER", "")
         };
+        let rows = match self.sees_deleted_rows {
+            true => " REFERENCING OLD TABLE AS token_balance_deleted",
+            false => "",
+        };
         let when = match &self.condition {
             Some(condition) => format!(" WHEN ({})", spelled(condition)?),
             None => String::new(),
@@ -133,7 +138,7 @@ impl Trigger<'_> {
             false => String::new(),
         };
         Ok(format!(
-            "CREATE {kind} \"{}\" {} {}{of} ON {}{deferrable} FOR EACH {}{when} \
+            "CREATE {kind} \"{}\" {} {}{of} ON {}{deferrable}{rows} FOR EACH {}{when} \
              EXECUTE FUNCTION token_balance.{}({})",
             self.name,
             self.time,
@@ -214,6 +219,10 @@ impl Trigger<'_> {
 
     /// The partitions on which the trigger is switched off though it is on above them.
     pub(crate) fn disabled_partitions(&self) -> Result<Vec<String>> {
+        // That of a statement is on one table.
+        if self.level == "STATEMENT" {
+            return Ok(Vec::new());
+        }
         let outcome = spi::query(
             "SELECT t.tgrelid FROM pg_catalog.pg_partition_tree( \
              $1::pg_catalog.oid::pg_catalog.regclass) AS p \
@@ -291,6 +300,40 @@ pub(crate) fn unwanted_late_sources(attached: &[Binding]) -> Result<Vec<Table>> 
     let mut tables = late_sources()?;
     tables.retain(|table| !wanted.contains(&table.oid));
     Ok(tables)
+}
+
+/// The tables with triggers that record what is deleted, which none of `attached` wants: another option was chosen since,
+/// or it is no partition of a bound table any more.
+pub(crate) fn unwanted_recording(attached: &[&Spec]) -> Result<Vec<Table>> {
+    let outcome = spi::query(
+        "SELECT DISTINCT t.tgrelid FROM pg_catalog.pg_trigger AS t \
+         JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
+         AND p.proname OPERATOR(pg_catalog.=) 'record_deleted_usage'::pg_catalog.name ORDER BY 1",
+        &[],
+    )?;
+    let mut tables = Vec::new();
+    for row in &outcome.rows {
+        let mut is_wanted = false;
+        for spec in attached {
+            is_wanted |= spec.options.deleted_usage == DeletedUsage::Record
+                && is_part_of(row.oid(0), spec.usage.oid)?;
+        }
+        if !is_wanted {
+            tables.extend(catalog::table(row.oid(0))?);
+        }
+    }
+    Ok(tables)
+}
+
+/// Drop the triggers that record what is deleted from the table.
+///
+/// Errors: 40001 if another table has taken the name.
+pub(crate) fn stop_recording(table: &Table) -> Result<()> {
+    RECORDING
+        .iter()
+        .try_for_each(|name| drop_named(name, table))
 }
 
 /// How a trigger of the table stands; None if it is missing.

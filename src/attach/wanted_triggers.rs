@@ -25,6 +25,8 @@ pub(crate) struct Trigger<'a> {
     pub(super) function: &'static str,
     /// What it is called with, if anything.
     pub(super) argument: Option<&'a str>,
+    /// Whether it sees all rows that its statement has deleted.
+    pub(super) sees_deleted_rows: bool,
 }
 
 /// The WHEN condition of a trigger that settles.
@@ -53,6 +55,13 @@ pub(super) const KEEP_BALANCE: &str = "zz_token_balance_keep";
 
 const TRUNCATED: &str = "token_balance_truncated";
 
+const DELETED_USAGE: &str = "token_balance_deleted_usage";
+const TRUNCATED_USAGE: &str = "token_balance_truncated_usage";
+/// The last of the BEFORE triggers by name: what the others write is truncated, too.
+const TRUNCATING_USAGE: &str = "zz_token_balance_truncated_usage";
+/// Those that record what is deleted.
+pub(super) const RECORDING: [&str; 3] = [DELETED_USAGE, TRUNCATED_USAGE, TRUNCATING_USAGE];
+
 /// The triggers that the tables of `binding` want, which may be bound in `others` that are attached as well.
 pub(crate) fn triggers<'a>(binding: &'a Binding, others: &'a [Binding]) -> Vec<Trigger<'a>> {
     let mut bindings: Vec<_> = std::iter::once(binding).chain(others).collect();
@@ -62,6 +71,11 @@ pub(crate) fn triggers<'a>(binding: &'a Binding, others: &'a [Binding]) -> Vec<T
         triggers.extend(on_workflows(&workflows.table, &bindings));
     }
     triggers.extend(on_usage(&binding.usage, &bindings));
+    let records =
+        |other: &&Binding| other.usage.oid == binding.usage.oid && other.records_deletions();
+    if let Some(recording) = bindings.iter().copied().find(records) {
+        triggers.extend(recording.usage_parts.iter().flat_map(recording_triggers));
+    }
     for source in &binding.late_sources {
         triggers.extend(on_late_source(&source.table, &bindings));
     }
@@ -84,6 +98,10 @@ pub(crate) fn triggers_on<'a>(table: &'a Table, attached: &'a [Binding]) -> Vec<
     }
     if is_bound(|binding| Some(&binding.usage)) {
         triggers.extend(on_usage(table, &bindings));
+    }
+    let mut parts = attached.iter().flat_map(|binding| &binding.usage_parts);
+    if parts.any(|part| part.oid == table.oid) {
+        triggers.extend(recording_triggers(table));
     }
     triggers.extend(on_late_source(table, &bindings));
     if is_bound(|binding| Some(&binding.accounts.users)) {
@@ -131,6 +149,7 @@ fn late_trigger<'a>(
         is_deferrable: false,
         function: "settle_late_usage",
         argument: None,
+        sees_deleted_rows: false,
     }
 }
 
@@ -164,6 +183,7 @@ fn on_workflows<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'
             is_deferrable: false,
             function: "follow_workflow_id",
             argument: None,
+            sees_deleted_rows: false,
         });
     }
     triggers
@@ -189,6 +209,37 @@ fn on_usage<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> 
             triggers.push(late_trigger(table, UPDATED_USAGE, "UPDATE", noting));
         }
     }
+    let records =
+        |binding: &&Binding| binding.usage.oid == table.oid && binding.records_deletions();
+    if bindings.iter().any(records) {
+        triggers.extend(recording_triggers(table));
+    }
+    triggers
+}
+
+/// A DELETE fires those of the table that it names alone, which see the rows of all that is below it. A TRUNCATE fires
+/// those of each table that it empties: before, while the rows are there, and when all of them are gone.
+fn recording_triggers(table: &Table) -> Vec<Trigger<'_>> {
+    let trigger = |name, time, events| Trigger {
+        name,
+        table,
+        time,
+        events,
+        level: "STATEMENT",
+        columns: Vec::new(),
+        reads: Vec::new(),
+        condition: None,
+        is_deferrable: false,
+        function: "record_deleted_usage",
+        argument: None,
+        sees_deleted_rows: events == "DELETE",
+    };
+    let mut triggers = vec![trigger(DELETED_USAGE, "AFTER", "DELETE")];
+    // One that is partitioned has no rows of its own.
+    if !table.is_partitioned() {
+        triggers.push(trigger(TRUNCATING_USAGE, "BEFORE", "TRUNCATE"));
+        triggers.push(trigger(TRUNCATED_USAGE, "AFTER", "TRUNCATE"));
+    }
     triggers
 }
 
@@ -206,6 +257,7 @@ fn on_users<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> 
         is_deferrable: false,
         function: "record_balance_change",
         argument: None,
+        sees_deleted_rows: false,
     }];
     triggers.extend(keeping_trigger(table, bindings));
     triggers.push(truncating_trigger(table));
@@ -242,6 +294,7 @@ fn keeping_trigger<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Option<Tri
         is_deferrable: false,
         function: "keep_balance",
         argument: None,
+        sees_deleted_rows: false,
     })
 }
 
@@ -259,6 +312,7 @@ fn truncating_trigger(table: &Table) -> Trigger<'_> {
         is_deferrable: false,
         function: "warn_of_truncate",
         argument: None,
+        sees_deleted_rows: false,
     }
 }
 
@@ -291,6 +345,7 @@ fn completion_triggers<'a>(
         is_deferrable: true,
         function: "settle_on_completion",
         argument: None,
+        sees_deleted_rows: false,
     };
     let mut triggers = vec![trigger(COMPLETED_BY_INSERT, "INSERT", Vec::new(), None)];
     if !reads.is_empty() {

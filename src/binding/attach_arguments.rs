@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use pgrx::spi::quote_literal;
 use serde_json::{Map, Value as Json};
 
-use super::options::{BusyAccount, LateUsage, OutsideChanges};
+use super::options::{BusyAccount, DeletedUsage, LateUsage, OutsideChanges};
 use super::spec::{Relation, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
@@ -127,6 +127,7 @@ pub(crate) static ARGUMENTS: &[Argument] = &[
     argument!("balance_column", Name, balance_column, Refused, IfUnusual),
     argument!("late_usage_on", Texts, late_usage_on, Changed, IfUnusual),
     argument!("usage_id", Name, usage_id, Refused, IfUnusual),
+    argument!("deleted_usage", Text, options.deleted_usage, Changed, IfUnusual),
 ];
 
 impl Spec {
@@ -455,6 +456,7 @@ fn one_of(words: &[&str]) -> String {
 
 choice!(BusyAccount, Wait = "wait", Queue = "queue");
 choice!(LateUsage, Pending = "pending", Settle = "settle");
+choice!(DeletedUsage, Report = "report", Record = "record");
 choice!(
     OutsideChanges,
     Record = "record",

@@ -22,7 +22,7 @@ use std::rc::Rc;
 use pgrx::{PgLogLevel, pg_sys};
 
 use super::model::{Accounts, Binding};
-use super::options::LateUsage;
+use super::options::{DeletedUsage, LateUsage};
 use super::own::{self, OwnObjects};
 use super::parts::is_part_of;
 use super::resolve::wrong_type;
@@ -195,6 +195,8 @@ pub(crate) enum Which<'a> {
     OfUsageRows(pg_sys::Oid),
     /// Those that settle at once what is written there late: their usage, or a table below it.
     OfLateUsage(pg_sys::Oid),
+    /// Those that record what is deleted there: of their usage.
+    OfDeletedUsage(pg_sys::Oid),
     /// Those of these numbers.
     Numbered(&'a [i16]),
 }
@@ -222,6 +224,9 @@ impl Which<'_> {
                 Ok(source.is_some() || is_part_of(*relation, spec.usage.oid)?)
             }
             (Which::OfLateUsage(_), _) => Ok(false),
+            (Which::OfDeletedUsage(relation), _) => Ok(spec.options.deleted_usage
+                == DeletedUsage::Record
+                && is_part_of(*relation, spec.usage.oid)?),
             (Which::Numbered(numbers), _) => Ok(numbers.contains(&spec.number())),
         }
     }

@@ -31,7 +31,7 @@ pub(crate) use bound::{
 pub(crate) use faults::Parts;
 pub(crate) use late_sources::LateSource;
 pub(crate) use model::{Accounts, Binding, Completion, Key, Payer, Workflows, numeric_scale};
-pub(crate) use options::{BusyAccount, LateUsage, OutsideChanges};
+pub(crate) use options::{BusyAccount, DeletedUsage, LateUsage, OutsideChanges};
 pub(crate) use parts::is_part_of;
 pub(crate) use resolve::{check_late_sources, relation_of, source_told, wrong_type};
 pub(crate) use search_path::path_of;

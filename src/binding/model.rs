@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
 use super::late_sources::LateSource;
-use super::options::{BusyAccount, OutsideChanges};
+use super::options::{BusyAccount, DeletedUsage, OutsideChanges};
 use super::parts::is_part_of;
 use super::spec::{Ids, Spec, Spellings, of_accounts};
 use crate::error::{Error, Result};
@@ -103,6 +103,9 @@ pub(crate) struct Binding {
     pub(crate) usage_view: Option<View>,
     /// Of a view: where its usage is written, if that counts at once. What is not there any more is left out.
     pub(crate) late_sources: Vec<LateSource>,
+    /// The tables below it, on each level, where what is deleted is recorded: a statement that names one of them fires that
+    /// one's triggers alone.
+    pub(crate) usage_parts: Vec<Table>,
     pub(crate) usage_workflow: Key,
     pub(crate) usage_tokens: Vec<Column>,
     pub(crate) details: Details,
@@ -122,6 +125,11 @@ impl Binding {
             workflows: self.usage_workflow.key_type.spelling().into(),
             accounts: self.accounts.user_key.key_type.spelling().into(),
         }
+    }
+
+    /// Whether what is deleted of the usage is recorded.
+    pub(crate) fn records_deletions(&self) -> bool {
+        self.spec.options.deleted_usage == DeletedUsage::Record
     }
 
     /// The bound relations: users, usage, workflows, as people name them.

@@ -32,9 +32,20 @@ pub(crate) enum OutsideChanges {
     Refuse,
 }
 
+/// What usage that is deleted counts as.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum DeletedUsage {
+    /// What was settled of it shrank: `reconcile` says so.
+    #[default]
+    Report,
+    /// Triggers on the usage record it: what was settled stays so.
+    Record,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Options {
     pub(crate) busy_account: BusyAccount,
     pub(crate) late_usage: LateUsage,
     pub(crate) outside_changes: OutsideChanges,
+    pub(crate) deleted_usage: DeletedUsage,
 }

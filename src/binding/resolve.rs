@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use super::columns::Named;
 use super::late_sources::{self, LateSource};
 use super::model::{Accounts, Binding, Completion, Details, Key, Payer, Workflows};
-use super::options::LateUsage;
+use super::options::{DeletedUsage, LateUsage};
 use super::own::{distributed, extension_owner};
 use super::search_path::paths;
 use super::spec::{Relation, Spec};
@@ -33,6 +33,10 @@ impl Binding {
             .transpose()?;
         refuse_distributed(spec.relations())?;
         let late_sources = late_sources(&spec, &usage, usage_view.as_ref());
+        let usage_parts = match spec.options.deleted_usage {
+            DeletedUsage::Record => catalog::partitions(usage.oid)?,
+            DeletedUsage::Report => Vec::new(),
+        };
         let usage_columns = catalog::columns(usage.oid)?;
         let named = spec.named("usage_workflow", &spec.usage_workflow);
         let usage_workflow = key(&usage, &usage_columns, named)?;
@@ -83,6 +87,7 @@ impl Binding {
             usage,
             usage_view,
             late_sources,
+            usage_parts,
             details,
             usage_workflow,
             usage_tokens,

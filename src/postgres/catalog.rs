@@ -9,7 +9,7 @@ use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 use super::security::{self, NOTHING_ELSE, RunAs};
 use super::snapshot::Snapshot;
 use super::spi::{self, Outcome};
-use super::value::Arg;
+use super::value::{Arg, Row};
 use crate::error::{Error, Result};
 
 /// As the catalogs are now: DDL is not held off by a transaction that keeps an old snapshot, and what
@@ -120,15 +120,31 @@ impl Column {
 }
 
 pub(crate) fn table(oid: pg_sys::Oid) -> Result<Option<Table>> {
+    let one = "c.oid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid)";
+    Ok(tables(one, oid)?.into_iter().next())
+}
+
+/// The tables below a partitioned one, on each level.
+pub(crate) fn partitions(table: pg_sys::Oid) -> Result<Vec<Table>> {
+    let below = "c.oid OPERATOR(pg_catalog.=) ANY (SELECT p.relid::pg_catalog.oid \
+                 FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) AS p \
+                 WHERE p.level OPERATOR(pg_catalog.>) 0)";
+    tables(below, table)
+}
+
+/// The tables `c` for which the condition on $1 holds.
+fn tables(condition: &str, of: pg_sys::Oid) -> Result<Vec<Table>> {
     let outcome = query(
-        "SELECT c.oid, n.nspname, c.relname, c.relowner, c.relkind, c.relpersistence, \
-         c.relrowsecurity \
-         FROM pg_catalog.pg_class AS c \
-         JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
-         WHERE c.oid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid)",
-        &[Arg::Int8(oid.to_u32().into())],
+        &format!(
+            "SELECT c.oid, n.nspname, c.relname, c.relowner, c.relkind, c.relpersistence, \
+             c.relrowsecurity \
+             FROM pg_catalog.pg_class AS c \
+             JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+             WHERE {condition} ORDER BY c.oid"
+        ),
+        &[Arg::Int8(of.to_u32().into())],
     )?;
-    Ok(outcome.rows.first().map(|row| Table {
+    let table = |row: &Row| Table {
         oid: row.oid(0),
         sql: quote_qualified_identifier(row.text(1), row.text(2)),
         schema: row.text(1).into(),
@@ -136,7 +152,8 @@ pub(crate) fn table(oid: pg_sys::Oid) -> Result<Option<Table>> {
         kind: row.text(4).into(),
         persistence: row.text(5).into(),
         has_policies: row.is_true(6),
-    }))
+    };
+    Ok(outcome.rows.iter().map(table).collect())
 }
 
 /// Whether it has a row now, whatever the transaction's snapshot and whoever asks.

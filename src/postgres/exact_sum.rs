@@ -46,6 +46,21 @@ impl ExactSum {
         }
     }
 
+    pub(crate) fn is_below(&self, other: &Self) -> bool {
+        match (self, other) {
+            (ExactSum::Whole(one), ExactSum::Whole(other)) => one < other,
+            (one, other) => one.numeric() < other.numeric(),
+        }
+    }
+
+    pub(crate) fn smaller(self, other: Self) -> Self {
+        if other.is_below(&self) { other } else { self }
+    }
+
+    pub(crate) fn larger(self, other: Self) -> Self {
+        if self.is_below(&other) { other } else { self }
+    }
+
     pub(crate) fn is_zero(&self) -> bool {
         match self {
             ExactSum::Whole(sum) => *sum == 0,

@@ -45,6 +45,34 @@ impl FreshSnapshot {
     }
 }
 
+/// While this value lives, [`Snapshot::Caller`] is the one that was pushed last, but for what this transaction has done
+/// since a statement began: what that has deleted is there, and what it has written is not.
+pub(crate) struct BeforeStatement(());
+
+impl BeforeStatement {
+    pub(crate) fn push(_fresh: &FreshSnapshot, command: pg_sys::CommandId) -> Self {
+        // SAFETY: the fresh snapshot is active; its copy is ours to change, and popped by Drop.
+        unsafe {
+            pg_sys::PushCopiedSnapshot(pg_sys::GetActiveSnapshot());
+            (*pg_sys::GetActiveSnapshot()).curcid = command;
+        }
+        BeforeStatement(())
+    }
+}
+
+impl Drop for BeforeStatement {
+    fn drop(&mut self) {
+        // SAFETY: as of FreshSnapshot.
+        unless_unwinding(|| unsafe { pg_sys::PopActiveSnapshot() });
+    }
+}
+
+/// The command of the statement that fires a trigger, before the trigger has run one.
+pub(crate) fn firing_command() -> pg_sys::CommandId {
+    // SAFETY: the server has a snapshot active while it fires a trigger.
+    unsafe { (*pg_sys::GetActiveSnapshot()).curcid }
+}
+
 impl Drop for FreshSnapshot {
     fn drop(&mut self) {
         // SAFETY: pushed by `push`, and what was pushed after it was popped.

@@ -313,6 +313,22 @@ pub(crate) fn query_of(
     Ok(outcome)
 }
 
+/// Run a query once in a trigger, of the rows that its statement has changed. `relations` as with [`query_of`].
+pub(super) fn query_in_trigger(
+    data: &pg_sys::TriggerData,
+    relations: &[pg_sys::Oid],
+    sql: &str,
+) -> Result<Outcome> {
+    let _connection = Connection::open()?;
+    // SAFETY: SPI is connected; the trigger's data outlives the connection, and the server reads it alone.
+    check(unsafe { pg_sys::SPI_register_trigger_data(std::ptr::from_ref(data).cast_mut()) })?;
+    let plan = prepare(&c_string(sql), &[], 0)?;
+    let outcome = execute(plan, &[], Snapshot::Statement)?;
+    // SAFETY: the plan was just made, of one statement.
+    check_relations(unsafe { relations_of_plan(plan) }, relations)?;
+    Ok(outcome)
+}
+
 /// How the server would run a query if it could do without sequential scans: a line per step.
 pub(crate) fn plan_without_scans(sql: &str) -> Result<Vec<String>> {
     explain_without_scans("COSTS OFF", sql)

@@ -6,13 +6,14 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
-use pgrx::spi::quote_qualified_identifier;
+use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 use pgrx::trigger_support::{
     called_as_trigger, trigger_fired_after, trigger_fired_before, trigger_fired_by_delete,
     trigger_fired_by_insert, trigger_fired_by_update, trigger_fired_for_row,
 };
 
 use super::descriptor::column_number;
+use super::spi::{self, Outcome};
 use super::stored_row::{RowPlace, is_stored_alike, text_of};
 use crate::error::{Error, Result};
 
@@ -125,6 +126,41 @@ impl<'a> TriggerCall<'a> {
         }
     }
 
+    /// When a trigger for each statement fires; error 39P01 for any other.
+    pub(crate) fn time(&self, wanted: &'static str) -> Result<Time> {
+        let event = self.data.tg_event;
+        match (trigger_fired_for_row(event), trigger_fired_before(event)) {
+            (false, true) => Ok(Time::Before),
+            (false, false) => Ok(Time::After),
+            (true, _) => Err(Error::TriggerProtocol {
+                function: self.function,
+                wanted,
+            }),
+        }
+    }
+
+    /// The name under which a query finds the rows that the statement has deleted, of a trigger that sees them.
+    pub(crate) fn deleted_rows(&self) -> Option<String> {
+        // SAFETY: the server gives the trigger's definition with the call; the name is a C string or null.
+        unsafe {
+            let name = (*self.data.tg_trigger).tgoldtable;
+            let is_there = !name.is_null() && !self.data.tg_oldtable.is_null();
+            is_there.then(|| quote_identifier(CStr::from_ptr(name).to_string_lossy()))
+        }
+    }
+
+    /// Whether there is any.
+    pub(crate) fn has_deleted_rows(&self) -> bool {
+        let rows = self.data.tg_oldtable;
+        // SAFETY: a tuplestore that lives as long as the trigger's call.
+        !rows.is_null() && unsafe { pg_sys::tuplestore_tuple_count(rows) } > 0
+    }
+
+    /// Run a query of these rows.
+    pub(crate) fn query(&self, sql: &str) -> Result<Outcome> {
+        spi::query_in_trigger(self.data, &[self.relation()], sql)
+    }
+
     /// The row of a BEFORE UPDATE trigger for each row; error 39P01 for any other.
     pub(crate) fn row_before_update(&self) -> Result<TriggerRow<'a>> {
         let event = self.data.tg_event;
@@ -161,6 +197,13 @@ impl<'a> TriggerCall<'a> {
             wanted: "AFTER INSERT OR UPDATE FOR EACH ROW",
         })
     }
+}
+
+/// When a trigger fires for a statement.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Time {
+    Before,
+    After,
 }
 
 /// Old and new version of a row.

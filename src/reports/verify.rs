@@ -6,7 +6,7 @@ use pgrx::spi::{quote_identifier, quote_literal};
 use super::check::Check;
 use super::usage_view;
 use crate::attach::wanted_triggers::{Trigger, triggers};
-use crate::attach::{overdraft, plausible};
+use crate::attach::{deletions, overdraft, plausible};
 use crate::binding::own::extension_schema;
 use crate::binding::search_path::{Untrusted, Who};
 use crate::binding::{Binding, Completion, Payer, Spec, Stored, Workflows, usable_names};
@@ -106,6 +106,7 @@ fn of_binding(binding: &Binding, attached: &[Binding]) -> Result<Vec<Check>> {
     checks.push(index(binding)?);
     checks.extend(summary_index(binding)?);
     checks.extend(overdraft(binding)?);
+    checks.extend(deletions(binding)?);
     checks.extend(usage_view::definition(binding));
     checks.extend(usage_view::late_usage(binding)?);
     checks.extend(children(binding)?);
@@ -119,6 +120,15 @@ fn overdraft(binding: &Binding) -> Result<Option<Check>> {
     let forbidden = overdraft::forbidden(binding)?;
     Ok(forbidden.map(|error| Check {
         name: format!("overdraft of {}", binding.accounts.users.sql),
+        ..broken(error)
+    }))
+}
+
+/// Attach refuses it; it may have come later.
+fn deletions(binding: &Binding) -> Result<Option<Check>> {
+    let unrecordable = deletions::unrecordable(binding)?;
+    Ok(unrecordable.map(|error| Check {
+        name: format!("deletions from {}", binding.usage.sql),
         ..broken(error)
     }))
 }
@@ -238,10 +248,23 @@ pub(crate) fn verify_triggers(binding: &Binding, attached: &[Binding]) -> Result
         .filter(|other| other.spec.name != binding.spec.name)
         .cloned()
         .collect();
+    let is_on_part = |trigger: &Trigger| {
+        let mut bindings = others.iter().chain([binding]);
+        bindings.any(|it| {
+            it.usage_parts
+                .iter()
+                .any(|part| part.oid == trigger.table.oid)
+        })
+    };
     let mut checks = Vec::new();
     for trigger in &triggers(binding, &others) {
-        if trigger.is_known()? {
-            checks.push(of_trigger(trigger, binding)?);
+        if !trigger.is_known()? {
+            continue;
+        }
+        let check = of_trigger(trigger, binding)?;
+        // Of partitions, which may be very many, only what is wrong is told.
+        if !check.ok || !is_on_part(trigger) {
+            checks.push(check);
         }
     }
     Ok(checks)

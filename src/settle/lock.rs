@@ -154,6 +154,11 @@ pub(crate) fn lock_out_all(bindings: &[&Binding]) {
     }
 }
 
+/// Whether a transaction may lock so many workflows one by one, with those that it holds.
+pub(crate) fn has_room_for(workflows: usize) -> bool {
+    taken() + workflows <= MAX_LOCKS
+}
+
 /// Lock all workflows, so that all others that settle or write late usage wait: whether this
 /// transaction now has that lock.
 ///

@@ -13,6 +13,7 @@ pub(crate) mod exempt;
 pub(crate) mod lock;
 pub(crate) mod occasion;
 pub(crate) mod old_usage;
+pub(crate) mod over;
 pub(crate) mod refund;
 pub(crate) mod rename;
 pub(crate) mod retention;
@@ -22,6 +23,7 @@ pub(crate) mod sweep;
 pub(crate) mod usage;
 pub(crate) mod work;
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -169,6 +171,7 @@ fn guess(
     } = work;
     let is_possible = matches!(bound.binding.payer, Payer::Usage(_))
         && !bound.binding.is_view_replaced()
+        && !matches!(occasion, Occasion::Deletion)
         && claim::inserts(bound);
     let looks = LOOKS.get();
     if !is_possible || looks > 0 {
@@ -235,7 +238,11 @@ fn look_and_claim(
             occasion.warn(bound, error)?;
         }
         let comparable = usage.as_ref().filter(|_| !is_of_another);
-        if let Some(usage) = comparable {
+        let comparable = comparable.map(|usage| match occasion {
+            Occasion::Deletion => Cow::Owned(usage.with(settled.keys())),
+            _ => Cow::Borrowed(usage),
+        });
+        if let Some(usage) = &comparable {
             warn_of_uncounted(bound, workflow, occasion, usage, &mut accounts)?;
             for (account, tokens) in
                 outstanding(bound, workflow, occasion, usage, settled, &mut accounts)?
@@ -307,7 +314,7 @@ fn payer(bound: &Bound, workflow: &str, occasion: &Occasion, tokens: i128) -> Re
             .flatten()
             .into_iter()
             .collect(),
-        Occasion::Caller | Occasion::Sweep => usage::payers(bound, workflow)?,
+        Occasion::Caller | Occasion::Sweep | Occasion::Deletion => usage::payers(bound, workflow)?,
     };
     let workflow = workflow.to_owned();
     match &candidates[..] {

@@ -19,6 +19,9 @@ pub(crate) enum Occasion {
     },
     /// A sweep over many workflows, which one bad charge must not stop.
     Sweep,
+    /// Usage of runs that are over was deleted, and counts as archived. It is charged also where no row is left, and a bad
+    /// charge does not keep it.
+    Deletion,
 }
 
 impl Occasion {

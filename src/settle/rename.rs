@@ -214,11 +214,22 @@ struct Changed<'a> {
     pairs: BTreeMap<String, String>,
 }
 
+/// What there is of the usage of each of these workflows.
+type ReadUsage<'a> = &'a dyn Fn(&Bound, &[String]) -> Result<Vec<Usage>>;
+
 /// Move the settlements of workflows whose id this transaction has changed, as far as their usage has followed. All that
 /// settles calls it first, and so does a refund.
 ///
 /// Locks are taken as a settlement takes them: workflows, settlements; the aliases come last.
 pub(crate) fn follow<'a>(bounds: impl Iterator<Item = &'a Bound>) -> Result<()> {
+    follow_by(bounds, &usage::read)
+}
+
+/// The same, by the usage that `read` gives: of what a statement has just deleted the sums tell as if it were there.
+pub(super) fn follow_by<'a>(
+    bounds: impl Iterator<Item = &'a Bound>,
+    read: ReadUsage,
+) -> Result<()> {
     if !is_any_noted() {
         return Ok(());
     }
@@ -243,7 +254,7 @@ pub(crate) fn follow<'a>(bounds: impl Iterator<Item = &'a Bound>) -> Result<()> 
         pairs,
     } in changed
     {
-        let followed = followed(bound, &pairs)?;
+        let followed = followed(bound, &pairs, read)?;
         move_settlements(bound, &followed)?;
         let done = (bound.binding.spec.number(), current_subtransaction());
         NOTED.with_borrow_mut(|noted| {
@@ -283,7 +294,11 @@ fn changed(bound: &Bound) -> Result<Option<Changed<'_>>> {
 }
 
 /// Those of `pairs`, from old ids to new ones, whose usage is where the new id is.
-fn followed(bound: &Bound, pairs: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+fn followed(
+    bound: &Bound,
+    pairs: &BTreeMap<String, String>,
+    read: ReadUsage,
+) -> Result<BTreeMap<String, String>> {
     let Some(workflows) = &bound.binding.workflows else {
         return Ok(BTreeMap::new());
     };
@@ -291,8 +306,8 @@ fn followed(bound: &Bound, pairs: &BTreeMap<String, String>) -> Result<BTreeMap<
     let usage_key = &bound.binding.usage_workflow.column.name;
     let cascades = catalog::cascades_to(table, key, bound.binding.usage.oid, usage_key)?;
     match cascades {
-        true => followed_by_cascade(bound, pairs),
-        false => followed_by_sums(bound, pairs, catalog::is_unique(table, key)?),
+        true => followed_by_cascade(bound, pairs, read),
+        false => followed_by_sums(bound, pairs, catalog::is_unique(table, key)?, read),
     }
 }
 
@@ -300,10 +315,11 @@ fn followed(bound: &Bound, pairs: &BTreeMap<String, String>) -> Result<BTreeMap<
 fn followed_by_cascade(
     bound: &Bound,
     pairs: &BTreeMap<String, String>,
+    read: ReadUsage,
 ) -> Result<BTreeMap<String, String>> {
     let targets: BTreeSet<_> = pairs.values().collect();
     let olds: Vec<_> = pairs.keys().cloned().collect();
-    let left = usage::read(bound, &olds)?;
+    let left = read(bound, &olds)?;
     let mut followed = BTreeMap::new();
     for ((old, new), left) in pairs.iter().zip(&left) {
         if left.is_empty() || targets.contains(old) || usage::workflow_exists(bound, old)? {
@@ -319,10 +335,11 @@ fn followed_by_sums(
     bound: &Bound,
     pairs: &BTreeMap<String, String>,
     is_unique: bool,
+    read: ReadUsage,
 ) -> Result<BTreeMap<String, String>> {
     let ids: BTreeSet<_> = pairs.iter().flat_map(|(old, new)| [old, new]).collect();
     let ids: Vec<_> = ids.into_iter().cloned().collect();
-    let used = usage::read(bound, &ids)?;
+    let used = read(bound, &ids)?;
     let used: HashMap<_, _> = ids.iter().zip(&used).collect();
     let settled = read_settled(bound, &ids)?;
     let settled: HashMap<_, _> = ids.iter().zip(&settled).collect();

@@ -163,9 +163,9 @@ pub(crate) fn usage_groups_sql(binding: &Binding, conditions: &[String]) -> Stri
     groups_sql(binding, &binding.usage.sql, conditions)
 }
 
-/// The same of a table that has the usage's columns, and how many rows each group has: `(workflow_id, user_id, tokens,
+/// The same of other rows with its columns, and how many rows each group has: `(workflow_id, user_id, tokens,
 /// row_count)`.
-pub(crate) fn groups_sql(binding: &Binding, table: &str, conditions: &[String]) -> String {
+pub(crate) fn groups_sql(binding: &Binding, rows: &str, conditions: &[String]) -> String {
     let workflow = format!("u.{}", binding.usage_workflow.sql());
     let account = match &binding.payer {
         Payer::Usage(_) => binding.account_sql("u"),
@@ -178,7 +178,7 @@ pub(crate) fn groups_sql(binding: &Binding, table: &str, conditions: &[String]) 
     all.extend_from_slice(conditions);
     format!(
         "SELECT {workflow}::pg_catalog.text AS workflow_id, {account} AS user_id, \
-         {tokens} AS tokens, pg_catalog.count(*) AS row_count FROM {table} AS u WHERE {conditions} GROUP BY 1, 2",
+         {tokens} AS tokens, pg_catalog.count(*) AS row_count FROM {rows} AS u WHERE {conditions} GROUP BY 1, 2",
         tokens = binding.tokens_sql("u"),
         conditions = all.join(" AND "),
     )
@@ -227,6 +227,18 @@ impl Usage {
         let mut all = ExactSum::default();
         sums.for_each(|(_, tokens)| all.add(tokens));
         all
+    }
+
+    /// The same, with these accounts, also where they have no row.
+    pub(super) fn with<'a>(&self, accounts: impl Iterator<Item = &'a String>) -> Self {
+        let mut usage = self.clone();
+        for account in accounts {
+            let is_there = |(one, _): &(Option<String>, ExactSum)| one.as_ref() == Some(account);
+            if !self.sums.iter().any(is_there) {
+                usage.add(Some(account.clone()), Some(ExactSum::default()));
+            }
+        }
+        usage
     }
 
     /// Add what SQL says of an account.

@@ -18,13 +18,13 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use pgrx::PgLogLevel;
-use pgrx::pg_sys::{self, TEXTARRAYOID, TEXTOID};
+use pgrx::pg_sys::{self, TEXTARRAYOID};
 use pgrx::prelude::*;
 
 use super::notes::{Row, is_done, note, read_noted, remember_done, take_noted};
 use crate::binding::{
     Binding, Bound, Kept, LateSource, Spec, Which, bindings, bindings_and_workflows_locked,
-    bindings_locked, bindings_unlocked, completed, is_part_of,
+    bindings_locked, bindings_unlocked, is_part_of,
 };
 use crate::error::{Error, Result};
 use crate::postgres::lock::is_written;
@@ -37,14 +37,13 @@ use crate::postgres::value::{Arg, texts};
 use crate::settle::lock::lock_written;
 use crate::settle::occasion::Occasion;
 use crate::settle::old_usage::tell_of_old_usage;
+use crate::settle::over::is_over;
 use crate::settle::rename;
 use crate::settle::settle;
-use crate::settle::settlement::was_settled_sql;
 use crate::settle::usage::shown_sql;
 use crate::settle::work::Work;
 
 struct Statements {
-    is_over: Statement,
     /// The workflows of rows, where the usage is a view: one for each table whose rows it shows.
     shown: Vec<Statement>,
 }
@@ -52,10 +51,7 @@ struct Statements {
 impl Kept<Bound> for Statements {
     fn of(bound: &Bound) -> Self {
         let binding = &bound.binding;
-        let workflows = binding.workflows.iter();
-        let relations: Vec<_> = workflows.map(|workflows| workflows.table.oid).collect();
         Statements {
-            is_over: Statement::new(&is_over_sql(binding), &[TEXTOID]).of(&relations),
             shown: binding
                 .late_sources
                 .iter()
@@ -65,24 +61,6 @@ impl Kept<Bound> for Statements {
                 })
                 .collect(),
         }
-    }
-}
-
-/// Whether usage of workflow $1 is late: a row of the workflow table says that it is completed.
-/// Where there is none, that it was settled once says it.
-fn is_over_sql(binding: &Binding) -> String {
-    match &binding.workflows {
-        Some(workflows) => format!(
-            "SELECT 1 FROM {} AS w WHERE {} AND {} LIMIT 1",
-            workflows.table.sql,
-            workflows.key.key_type.equals_sql(
-                &format!("w.{}", workflows.key.sql()),
-                binding.usage_workflow.key_type,
-                "$1"
-            ),
-            completed::sql(binding, "w")
-        ),
-        None => format!("SELECT 1 WHERE {}", was_settled_sql(binding, "$1")),
     }
 }
 
@@ -389,17 +367,4 @@ fn partition_over(bound: &Bound, workflows: Vec<String>) -> Result<(Vec<String>,
         }
     }
     Ok((over, open))
-}
-
-fn is_over(bound: &Bound, workflow: &str) -> Result<bool> {
-    let owner = match &bound.binding.workflows {
-        Some(workflows) => workflows.table.owner,
-        None => bound.binding.accounts.extension_owner,
-    };
-    let _owner = bound.run_as(owner);
-    let outcome = bound
-        .kept::<Statements>()
-        .is_over
-        .run(&[Arg::Text(workflow)], Snapshot::Latest)?;
-    Ok(outcome.processed == 1)
 }

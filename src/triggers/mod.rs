@@ -2,6 +2,7 @@
 
 mod balance;
 mod completion;
+mod deleted_usage;
 mod guards;
 mod late_usage;
 pub(crate) mod notes;

@@ -922,7 +922,7 @@ const ON_PATH: &[OnPath] = &[
     Trapped(
         "SELECT token_balance.attach('public.users'::pg_catalog.regclass, \
          'public.token_usage'::pg_catalog.regclass, 'public.workflows'::pg_catalog.regclass, \
-         busy_account => 'queue', late_usage => 'settle')",
+         busy_account => 'queue', late_usage => 'settle', deleted_usage => 'record')",
         ""),
     Usual(Do(BOSS, "INSERT INTO users (id) VALUES ('cid')")),
     Trapped("INSERT INTO public.token_usage VALUES ('w3', 'cid', 3) RETURNING 1", "1"),
@@ -957,6 +957,12 @@ const ON_PATH: &[OnPath] = &[
     Trapped("SELECT token_balance.credit('cyd', 1) IS NULL", "f"),
     Trapped("SELECT q.tokens FROM token_balance.queue AS q", ""),
     Trapped("SELECT token_balance.settle_pending() IS NULL", "f"),
+    Trapped(
+        "BEGIN; DELETE FROM public.token_usage; SELECT pg_catalog.count(*) FROM public.token_usage; ROLLBACK",
+        "0"),
+    Trapped(
+        "BEGIN; TRUNCATE public.token_usage; SELECT pg_catalog.count(*) FROM public.token_usage; ROLLBACK",
+        "0"),
     Trapped(
         "BEGIN; TRUNCATE public.users, public.token_usage CASCADE; \
          SELECT token_balance.reset() IS NULL; ROLLBACK",

@@ -7,6 +7,7 @@
 //! ([`lock_workflows`](super::lock::lock_workflows) with the intention on the whole).
 
 pub(crate) mod accepted;
+pub(crate) mod deletions;
 pub(crate) mod entries;
 mod old;
 pub(crate) mod partition;
