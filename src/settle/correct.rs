@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
-use super::lock::lock_workflows;
+use super::lock::lock_taken_away;
 use super::rename;
 use super::settlement::archived_usage_sql;
 use super::shares::{OfBinding, Share, give_all};
@@ -91,8 +91,10 @@ pub(crate) fn correct(of: &[OfBinding]) -> Result<Option<Corrected>> {
     }
     rename::follow(of.iter().map(|one| &*one.bound))?;
     let ids: Vec<_> = of.iter().map(OfBinding::ids).collect::<Result<_>>()?;
-    // Always with the intention on the whole: a settlement that goes without locks would not see what is taken out.
-    lock_workflows(ids.iter().flatten(), true);
+    // A settlement that goes without locks would not see what is taken out.
+    let all: Vec<_> = ids.iter().flatten().cloned().collect();
+    let bindings: Vec<_> = of.iter().map(|one| &one.bound.binding).collect();
+    lock_taken_away(&all, &bindings);
     let mut found = Vec::new();
     for (one, ids) in of.iter().zip(&ids) {
         found.extend(Workflow::find(&one.bound, ids)?);

@@ -123,10 +123,8 @@ pub(crate) fn try_lock_workflows<'a>(workflows: impl Iterator<Item = &'a mut Vec
 /// id would not find what has moved, so those that go without locks are kept out, and where there are very many ids,
 /// all settlements are.
 pub(crate) fn lock_renamed(workflows: &[String], bindings: &[&Binding]) {
-    if workflows.len() > MAX_LOCKS {
-        for binding in bindings {
-            lock_out_settlements(binding.accounts.users.oid);
-        }
+    if !has_room_for(workflows.len()) {
+        lock_out_all(bindings);
     }
     let is_needed = bindings.iter().any(|binding| needs_locks(binding));
     if !is_needed {
@@ -135,13 +133,13 @@ pub(crate) fn lock_renamed(workflows: &[String], bindings: &[&Binding]) {
     lock_workflows(workflows.iter(), is_needed);
 }
 
-/// The locks of who takes settlements away, or brings them back. Settlements that go without locks are kept out, and where
-/// there are more workflows than are locked singly, all settlements are: no lock of a workflow is needed then.
-pub(crate) fn lock_ending(workflows: &[String], bindings: &[&Binding]) {
-    if taken() + workflows.len() > MAX_LOCKS {
-        lock_out_all(bindings);
-    } else {
-        lock_workflows(workflows.iter(), true);
+/// The locks of who takes usage or settlements away, or brings them back. Settlements that go without locks are kept out, and
+/// where there are more workflows than are locked singly, all settlements are, by the users tables: a settlement of few has no
+/// lock on the whole. No lock of a workflow is needed then.
+pub(crate) fn lock_taken_away(workflows: &[String], bindings: &[&Binding]) {
+    match has_room_for(workflows.len()) {
+        true => lock_workflows(workflows.iter(), true),
+        false => lock_out_all(bindings),
     }
 }
 

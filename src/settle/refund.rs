@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
-use super::lock::{lock_ending, lock_workflows, needs_locks};
+use super::lock::{lock_taken_away, lock_workflows, needs_locks};
 use super::rename;
 use super::retention::returned::{bring_back, family};
 use super::shares::{OfBinding, Share, account_order, give_all};
@@ -112,7 +112,7 @@ fn lock(of: &[OfBinding], ids: &[Vec<String>], brings_back: bool) -> Result<()> 
         all.extend(family(&one.bound, ids)?);
     }
     let bindings: Vec<_> = of.iter().map(|one| &one.bound.binding).collect();
-    lock_ending(&all, &bindings);
+    lock_taken_away(&all, &bindings);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use pgrx::pg_sys::TimestampTz;
 
 use super::old::{is_older_sql, time_of};
 use super::record::{self, Kind, Left, TakenAway};
-use crate::binding::{Binding, Bound, Payer, Which, bindings_locked, bound, lock_out_settlements};
+use crate::binding::{Binding, Bound, Payer, Which, bindings_locked, bound};
 use crate::error::{Error, Result};
 use crate::ledger::change::actor;
 use crate::postgres::cursor::{Cursor, Life};
@@ -17,7 +17,7 @@ use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, Row};
 use crate::settle::claim::{Accounted, read_settled, unaccounted};
-use crate::settle::lock::lock_workflows;
+use crate::settle::lock::{has_room_for, lock_out_all, lock_taken_away};
 use crate::settle::rename;
 use crate::settle::settlement::archived_usage_sql;
 use crate::settle::usage::{self, Usage, usage_groups_sql};
@@ -40,7 +40,7 @@ pub(crate) struct Accepted {
 /// Note of each workflow what is missing of its usage from before `before`, by the usage's own time: as if it had been
 /// archived. With `is_dry_run` nothing is written.
 ///
-/// Of up to 1,000 workflows each is locked, as a settlement locks it. Of more, all settlements of these accounts wait until
+/// Of up to 1,024 workflows, with those that the transaction has locked, each is locked. Of more, all settlements of these accounts wait until
 /// the transaction ends.
 ///
 /// Errors: 22023 where the usage has no time, 55000 for a view that was replaced, 40001 to be retried.
@@ -59,15 +59,16 @@ pub(crate) fn accept_deletions(
         }
         return Ok(accepted);
     }
-    if workflows.len() > BATCH {
-        lock_out_settlements(found.binding.accounts.users.oid);
+    if !has_room_for(workflows.len()) {
+        // Before this transaction locks the table as a settlement does.
+        lock_out_all(&[&found.binding]);
     }
     let mut bounds = bindings_locked(Which::Named(Some(&name)))?.all()?;
     let Some(bound) = bounds.pop() else {
         return Err(Error::NotAttached);
     };
     rename::follow(std::iter::once(&*bound))?;
-    lock_workflows(workflows.iter(), true);
+    lock_taken_away(&workflows, &[&bound.binding]);
     for workflows in workflows.chunks(BATCH) {
         accept(&bound, before, workflows, false, &mut accepted)?;
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::deletions::Collected;
 use super::record::TakenAway;
 use crate::binding::{Binding, Bound, Payer, Which, bindings_unlocked};
 use crate::error::{Error, Result};
@@ -59,6 +60,8 @@ pub(super) fn is_owned_sql(binding: &Binding) -> String {
 pub(super) struct Taken {
     pub(super) taken: Vec<TakenAway>,
     pub(super) rows: usize,
+    /// What triggers have seen of it, where deletions are recorded.
+    pub(super) deleted: Option<Collected>,
     /// Workflows whose rows stay.
     pub(super) unsettled: usize,
 }

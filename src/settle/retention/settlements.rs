@@ -22,7 +22,7 @@ use crate::postgres::security::current_user;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Statement};
 use crate::postgres::value::{Arg, Row, texts};
-use crate::settle::lock::{lock_ending, lock_out_all};
+use crate::settle::lock::{lock_out_all, lock_taken_away};
 use crate::settle::occasion::Occasion;
 use crate::settle::settlement::{archive_sql, archived_columns, json_sql};
 use crate::settle::sweep::in_memory_of_its_own;
@@ -306,7 +306,7 @@ pub(crate) fn archive_settlements(
         let bindings: Vec<_> = all.iter().map(|it| &it.bound.binding).collect();
         match goes_on {
             true => lock_out_all(&bindings),
-            false => lock_ending(&ids, &bindings),
+            false => lock_taken_away(&ids, &bindings),
         }
     }
     for mut candidates in all {
@@ -484,6 +484,6 @@ fn end_batch(
     bound.binding.refuse_replaced_view()?;
     let archive = archive.map(archive_table).transpose()?;
     let families = without_usage(&bound, families(&bound, names)?)?;
-    lock_ending(&all_ids(&families), &[&bound.binding]);
+    lock_taken_away(&all_ids(&families), &[&bound.binding]);
     end(&bound, before, archive.as_ref(), &families, ended)
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys::{TEXTARRAYOID, TIMESTAMPTZOID, TimestampTz};
 
+use super::deletions::collect_deletions;
 use super::old::{Taken, is_older_sql, is_owned_sql, partition_settled};
 use super::record::TakenAway;
 use super::usage_archive::UsageArchive;
@@ -49,14 +50,15 @@ impl TableRows {
         if workflows.is_empty() {
             return Ok(found);
         }
-        let outcome = {
+        let (outcome, deleted) = collect_deletions(|| {
             let _owner = bound.run_as(bound.binding.usage.owner);
             let args = [
                 Arg::TextArray(&workflows),
                 Arg::OptionalTimestamp(Some(before)),
             ];
-            self.statement.run(&args, Snapshot::Latest)?
-        };
+            self.statement.run(&args, Snapshot::Latest)
+        })?;
+        found.deleted = Some(deleted);
         let mut kept = 0;
         for row in &outcome.rows {
             let workflow = row.text(0).to_owned();

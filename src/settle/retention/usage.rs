@@ -11,9 +11,7 @@ use super::steps::Steps;
 use super::table::TableRows;
 use super::usage_archive::UsageArchive;
 use super::view::RowsBelow;
-use crate::binding::{
-    Binding, Bound, LateSource, Which, bindings_locked, bound, lock_out_settlements, source_told,
-};
+use crate::binding::{Binding, Bound, LateSource, Which, bindings_locked, bound, source_told};
 use crate::error::{Error, Result};
 use crate::ledger::change::actor;
 use crate::postgres::commit::MayCommit;
@@ -22,7 +20,7 @@ use crate::postgres::exact_sum::ExactSum;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::value::{Arg, texts};
 use crate::settle::claim::read_settled;
-use crate::settle::lock::lock_workflows;
+use crate::settle::lock::{has_room_for, lock_out_all, lock_taken_away};
 use crate::settle::rename;
 use crate::settle::sweep::in_memory_of_its_own;
 
@@ -49,7 +47,7 @@ pub(crate) struct Archived {
 /// Move the rows that are older than `before`, by the usage's own time, of workflows that are settled to the last token,
 /// to the table `archive`, or delete them. In this transaction; at most those of `max_workflows`.
 ///
-/// Of up to 1,000 workflows each is locked, as a settlement locks it. Of more, all settlements of these accounts wait until
+/// Of up to 1,024 workflows, with those that the transaction has locked, each is locked. Of more, all settlements of these accounts wait until
 /// the transaction ends.
 ///
 /// Errors: 22023 where the usage has no time, 0A000 where it is a view; 42P01, 42809, 42P16 and 42501 for an archive that
@@ -89,8 +87,9 @@ pub(crate) fn archive_usage(
     }
     archived.more = workflows.len() >= most && !old.fetch(1)?.is_empty();
     old.close()?;
-    if workflows.len() > BATCH {
-        lock_out_settlements(found.binding.accounts.users.oid);
+    if !has_room_for(workflows.len()) {
+        // Before this transaction locks the table as a settlement does.
+        lock_out_all(&[&found.binding]);
     }
     let mut bounds = bindings_locked(Which::Named(Some(&name)))?.all()?;
     let Some(bound) = bounds.pop() else {
@@ -99,7 +98,7 @@ pub(crate) fn archive_usage(
     let leaving = Leaving::new(&bound, request)?;
     rename::follow(std::iter::once(&*bound))?;
     let workflows: Vec<_> = workflows.into_iter().collect();
-    lock_workflows(workflows.iter(), true);
+    lock_taken_away(&workflows, &[&bound.binding]);
     for workflows in workflows.chunks(BATCH) {
         leaving.take(workflows, &mut archived)?;
     }
@@ -160,15 +159,15 @@ fn archive_batch(
         return Ok(());
     }
     workflows.sort_unstable();
-    if workflows.len() > BATCH {
-        lock_out_settlements(bound(Some(name))?.binding.accounts.users.oid);
+    if !has_room_for(workflows.len()) {
+        lock_out_all(&[&bound(Some(name))?.binding]);
     }
     let mut bounds = bindings_locked(Which::Named(Some(name)))?.all()?;
     let Some(bound) = bounds.pop() else {
         return Ok(());
     };
     let leaving = Leaving::new(&bound, request)?;
-    lock_workflows(workflows.iter(), true);
+    lock_taken_away(&workflows, &[&bound.binding]);
     let mut of_batch = Archived::default();
     leaving.take(&workflows, &mut of_batch)?;
     leaving.remember(&of_batch)?;
@@ -275,6 +274,9 @@ impl<'a> Leaving<'a> {
         let with_settled = found.taken.iter();
         let with_settled = with_settled.map(|taken| (taken, settled[&taken.workflow]));
         record::add_to_settlements(bound, with_settled)?;
+        if let Some(deleted) = found.deleted {
+            deleted.record_but(bound.binding.spec.number(), &found.taken)?;
+        }
         let mut left: Vec<_> = found.taken.iter().map(|taken| &taken.workflow).collect();
         left.sort_unstable();
         left.dedup();
