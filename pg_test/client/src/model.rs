@@ -180,10 +180,10 @@ impl Model {
         }
         self.begin(session)?;
         let (name, outcome) = match choice {
-            10..205 => ("usage", self.use_tokens(session)),
-            205..220 => ("usage deleted", self.delete_usage(session)),
-            220..238 => ("usage archived", self.archive_usage(session)),
-            238..250 => ("deletions accepted", self.accept_deletions(session)),
+            10..190 => ("usage", self.use_tokens(session)),
+            190..205 => ("usage deleted", self.delete_usage(session)),
+            205..235 => ("usage archived", self.archive_usage(session)),
+            235..250 => ("deletions accepted", self.accept_deletions(session)),
             250..300 => ("usage changed", self.change_usage(session)),
             300..400 => ("completion", self.complete(session)),
             400..450 => ("bulk completion", self.complete_several(session)),

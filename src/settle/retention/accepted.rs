@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::TimestampTz;
 
+use super::follow_renamed;
 use super::record::{self, Kind, Left, TakenAway};
 use crate::binding::{Binding, Bound, Payer, Which, bindings_locked, bound, lock_out_settlements};
 use crate::error::{Error, Result};
@@ -17,7 +18,6 @@ use crate::postgres::spi;
 use crate::postgres::value::{Arg, Row};
 use crate::settle::claim::{Accounted, read_settled, unaccounted};
 use crate::settle::lock::lock_workflows;
-use crate::settle::rename;
 use crate::settle::settlement::archived_usage_sql;
 use crate::settle::usage::{self, Usage, usage_groups_sql};
 
@@ -50,6 +50,7 @@ pub(crate) fn accept_deletions(
 ) -> Result<Accepted> {
     let found = bound(name)?;
     let name = found.name().to_owned();
+    follow_renamed(&name)?;
     let mut accepted = Accepted::default();
     let workflows = candidates(&found, before, &mut accepted)?;
     if is_dry_run {
@@ -65,7 +66,6 @@ pub(crate) fn accept_deletions(
     let Some(bound) = bounds.pop() else {
         return Err(Error::NotAttached);
     };
-    rename::follow(std::iter::once(&*bound))?;
     lock_workflows(workflows.iter(), true);
     for workflows in workflows.chunks(BATCH) {
         accept(&bound, before, workflows, false, &mut accepted)?;

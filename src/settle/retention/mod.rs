@@ -11,3 +11,17 @@ mod archive_table;
 pub(crate) mod partition;
 pub(crate) mod record;
 pub(crate) mod usage;
+
+use crate::binding::{Which, bindings_locked};
+use crate::error::Result;
+use crate::settle::rename;
+
+/// Where this transaction has changed ids of workflows, what is known of them goes along before anything is looked for:
+/// their usage is under the new ids.
+fn follow_renamed(name: &str) -> Result<()> {
+    if !rename::is_any_noted() {
+        return Ok(());
+    }
+    let bounds = bindings_locked(Which::Named(Some(name)))?.all()?;
+    rename::follow(bounds.iter().map(|bound| &**bound))
+}

@@ -8,6 +8,7 @@ use std::time::Instant;
 use pgrx::pg_sys::{self, TEXTARRAYOID, TIMESTAMPTZOID, TimestampTz};
 
 use super::archive_table::ArchiveTable;
+use super::follow_renamed;
 use super::record::{self, Kind, Left, TakenAway};
 use crate::binding::{
     Binding, Bound, Payer, Which, bindings_locked, bindings_unlocked, bound, lock_out_settlements,
@@ -24,7 +25,6 @@ use crate::postgres::spi::Statement;
 use crate::postgres::value::{Arg, texts};
 use crate::settle::claim::{Accounted, read_settled, unaccounted};
 use crate::settle::lock::lock_workflows;
-use crate::settle::rename;
 use crate::settle::usage::{self, Usage};
 
 /// Workflows whose rows leave at a time. A transaction with so many holds a lock on each of them.
@@ -63,6 +63,7 @@ pub(crate) fn archive_usage(
 ) -> Result<Archived> {
     let found = bound(name)?;
     let name = found.name().to_owned();
+    follow_renamed(&name)?;
     let time = time_of(&found)?;
     let mut archived = Archived::default();
     let old = Old::open(&found, &time, before, Life::Transaction)?;
@@ -87,7 +88,6 @@ pub(crate) fn archive_usage(
         return Err(Error::NotAttached);
     };
     let leaving = Leaving::new(&bound, before, archive)?;
-    rename::follow(std::iter::once(&*bound))?;
     let workflows: Vec<_> = workflows.into_iter().collect();
     lock_workflows(workflows.iter(), true);
     for workflows in workflows.chunks(BATCH) {

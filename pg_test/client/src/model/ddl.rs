@@ -40,9 +40,13 @@ impl Model {
             _ => true,
         };
         let wanted: Vec<_> = CHANGES.into_iter().filter(is_wanted).collect();
-        let Some(change) = self.rng.choice(wanted) else {
+        let Some(mut change) = self.rng.choice(wanted) else {
             return Ok(());
         };
+        // A partition leaves rarely, where most of what it has is of open runs.
+        if !self.schema.partitions.is_empty() && self.rng.u32(..4) == 0 {
+            change = Change::PartitionArchived;
+        }
         for session in 0..self.sessions.len() {
             let commits = self.rng.u32(..4) > 0;
             match self.end(session, commits) {
