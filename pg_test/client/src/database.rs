@@ -96,7 +96,8 @@ WHERE coalesce(s.charged_tokens, 0) <> coalesce(c.charged, 0)
 UNION ALL
 SELECT 'I3 ' || g.workflow_id FROM used AS g JOIN workflows AS w ON w.id = g.workflow_id
 LEFT JOIN token_balance.settlement AS s ON s.workflow_id = g.workflow_id AND s.user_id = g.user_id
-WHERE w.status = 'completed' AND $2::boolean AND g.tokens <> coalesce(s.usage_tokens, 0)
+WHERE w.status = 'completed' AND $2::boolean
+    AND g.tokens <> coalesce(s.usage_tokens - s.archived_usage_tokens, 0)
 UNION ALL
 SELECT 'I4 entry ' || gone.entry_id FROM (TABLE seen_ledger EXCEPT TABLE token_balance.ledger) AS gone
 UNION ALL

@@ -7,6 +7,10 @@
 //! balances), and rows are as the last one has written them, so a session's work is an overlay that a commit adds to
 //! the committed state. Now and then all transactions end, and an administrator changes tables, ids and the binding.
 //!
+//! Usage leaves, too: it is deleted, archived, or lost with a partition, and what was deleted is accepted. A row of the
+//! usage has a time: that of a day that is long past, or the time when it was written. The model's clock counts what
+//! was done, and moments of the server's clock are read at some of its counts.
+//!
 //! `--bindings 2` attaches a second binding, `teams`, which is charged for the same usage. `--rename-columns` renames
 //! bound columns, too. `--stale-names` makes usage anew after it was renamed without an attach.
 
@@ -14,6 +18,7 @@ mod compare;
 mod ddl;
 mod operations;
 mod oracle;
+mod retention;
 mod schema;
 
 use std::collections::BTreeMap;
@@ -22,7 +27,7 @@ use fastrand::Rng;
 use postgres::Client;
 
 use crate::database::{Result, connect, describe, is_retried, see_ledger};
-use oracle::{MAX_BINDINGS, State};
+use oracle::{MAX_BINDINGS, State, Time};
 use schema::Schema;
 
 const WORKFLOWS: usize = 30;
@@ -78,6 +83,10 @@ struct Model {
     is_settling: bool,
     /// The id of the next usage row.
     next_row: i64,
+    /// The model's clock: what it says next.
+    next_time: Time,
+    /// When the model's clock said this, the server's said that.
+    moments: Vec<(Time, String)>,
     counts: BTreeMap<&'static str, u64>,
 }
 
@@ -106,7 +115,7 @@ impl Model {
     fn prepare(seed: u64) -> Result<Self> {
         let flags = Flags::of_command_line()?;
         let mut rng = Rng::with_seed(seed);
-        let schema = Schema::new(flags.bindings, rng.bool(), rng.bool());
+        let schema = Schema::new(flags.bindings, rng.bool(), rng.bool(), rng.bool());
         let mut admin = connect()?;
         admin.batch_execute(&schema.create_sql())?;
         let mut sessions = Vec::new();
@@ -129,11 +138,13 @@ impl Model {
             admin,
             is_settling: false,
             next_row: 0,
+            next_time: 0,
+            moments: Vec::new(),
             counts: BTreeMap::new(),
         };
         model.fill()?;
         model.committed.exempt();
-        model.attach()?;
+        model.attach_anew()?;
         model.is_settling = true;
         see_ledger(&mut model.admin)?;
         model.compare()?;
@@ -169,7 +180,10 @@ impl Model {
         }
         self.begin(session)?;
         let (name, outcome) = match choice {
-            10..250 => ("usage", self.use_tokens(session)),
+            10..190 => ("usage", self.use_tokens(session)),
+            190..205 => ("usage deleted", self.delete_usage(session)),
+            205..235 => ("usage archived", self.archive_usage(session)),
+            235..250 => ("deletions accepted", self.accept_deletions(session)),
             250..300 => ("usage changed", self.change_usage(session)),
             300..400 => ("completion", self.complete(session)),
             400..450 => ("bulk completion", self.complete_several(session)),
@@ -207,6 +221,12 @@ impl Model {
             },
             Ok(()) => Ok(()),
         }
+    }
+
+    /// What the model's clock says. It never says the same twice.
+    fn now(&mut self) -> Time {
+        self.next_time += 1;
+        self.next_time - 1
     }
 
     /// What the session sees: all that is committed and its own work.

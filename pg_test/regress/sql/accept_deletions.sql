@@ -80,6 +80,17 @@ DELETE FROM users WHERE id = 'cid';
 TABLE problems;
 SELECT token_balance.accept_deletions(clock_timestamp());
 TABLE problems;
+-- in the transaction that has changed a workflow's id
+INSERT INTO token_usage VALUES ('moved', 'bob', 50), ('moved', 'bob', 7);
+INSERT INTO workflows VALUES ('moved', 'bob', 'completed');
+DELETE FROM token_usage WHERE workflow_id = 'moved' AND total_tokens = 50;
+BEGIN;
+UPDATE token_usage SET workflow_id = 'moved on' WHERE workflow_id = 'moved';
+UPDATE workflows SET id = 'moved on' WHERE id = 'moved';
+SELECT token_balance.accept_deletions(clock_timestamp(), true);
+SELECT token_balance.accept_deletions(clock_timestamp());
+COMMIT;
+SELECT * FROM settled WHERE workflow_id LIKE 'moved%';
 -- more workflows than a transaction has locks for; a correction comes too late for what was accepted
 INSERT INTO token_usage SELECT 'n' || n, 'bob', 1 FROM generate_series(1, 2100) AS n;
 SELECT count(*) FROM token_balance.settle_workflows(ARRAY(SELECT 'n' || n FROM generate_series(1, 2100) AS n));

@@ -109,6 +109,23 @@ UPDATE workflows SET id = 'w4b' WHERE id = 'w4';
 INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('w4b', 'eve', 2);
 SELECT settle_workflow('w4b') ->> 'tokens_used' AS tokens_used;
 TABLE problems;
+-- the id of one whose run was deleted: what is archived of both is added up
+INSERT INTO token_usage (workflow_id, user_id, total_tokens, created_at) VALUES ('w9', 'eve', 30, '2026-01-01Z'), ('w10', 'eve', 4, '2026-01-01Z');
+INSERT INTO workflows VALUES ('w9', 'eve', 'completed'), ('w10', 'eve', 'completed');
+SELECT token_balance.archive_usage('2026-02-01Z') ->> 'tokens' AS tokens;
+DELETE FROM workflows WHERE id = 'w9';
+UPDATE workflows SET id = 'w9' WHERE id = 'w10';
+SELECT * FROM settled WHERE workflow_id IN ('w9', 'w10');
+-- in the transaction that has changed the id
+INSERT INTO token_usage (workflow_id, user_id, total_tokens, created_at) VALUES ('w8', 'eve', 70, '2026-01-01Z');
+INSERT INTO workflows VALUES ('w8', 'eve', 'completed');
+BEGIN;
+UPDATE token_usage SET workflow_id = 'w8b' WHERE workflow_id = 'w8';
+UPDATE workflows SET id = 'w8b' WHERE id = 'w8';
+SELECT token_balance.archive_usage('2026-02-01Z') ->> 'tokens' AS tokens;
+COMMIT;
+SELECT * FROM settled WHERE workflow_id LIKE 'w8%';
+TABLE law;
 
 -- tokens below zero are no settlement, and count all the same
 INSERT INTO token_usage (workflow_id, user_id, total_tokens, created_at) VALUES ('w5', 'bob', -20, '2026-01-01Z');

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::TimestampTz;
 
-use super::old::{is_older_sql, time_of};
+use super::old::{follow_renamed, is_older_sql, time_of};
 use super::record::{self, Kind, Left, TakenAway};
 use crate::binding::{Binding, Bound, Payer, Which, bindings_locked, bound};
 use crate::error::{Error, Result};
@@ -18,7 +18,6 @@ use crate::postgres::spi;
 use crate::postgres::value::{Arg, Row};
 use crate::settle::claim::{Accounted, read_settled, unaccounted};
 use crate::settle::lock::{has_room_for, lock_out_all, lock_taken_away};
-use crate::settle::rename;
 use crate::settle::settlement::archived_usage_sql;
 use crate::settle::usage::{self, Usage, usage_groups_sql};
 
@@ -51,6 +50,7 @@ pub(crate) fn accept_deletions(
 ) -> Result<Accepted> {
     let found = bound(name)?;
     let name = found.name().to_owned();
+    follow_renamed(&name)?;
     let mut accepted = Accepted::default();
     let workflows = candidates(&found, before, &mut accepted)?;
     if is_dry_run {
@@ -67,7 +67,6 @@ pub(crate) fn accept_deletions(
     let Some(bound) = bounds.pop() else {
         return Err(Error::NotAttached);
     };
-    rename::follow(std::iter::once(&*bound))?;
     lock_taken_away(&workflows, &[&bound.binding]);
     for workflows in workflows.chunks(BATCH) {
         accept(&bound, before, workflows, false, &mut accepted)?;

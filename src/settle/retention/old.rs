@@ -4,12 +4,23 @@ use std::collections::HashMap;
 
 use super::deletions::Collected;
 use super::record::TakenAway;
-use crate::binding::{Binding, Bound, Payer, Which, bindings_unlocked};
+use crate::binding::{Binding, Bound, Payer, Which, bindings_locked, bindings_unlocked};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{Column, Table};
 use crate::postgres::exact_sum::ExactSum;
 use crate::settle::claim::{Accounted, read_settled, unaccounted};
+use crate::settle::rename;
 use crate::settle::usage::{self, Usage};
+
+/// Where this transaction has changed ids of workflows, what is known of them goes along before anything is looked for:
+/// their usage is under the new ids.
+pub(super) fn follow_renamed(name: &str) -> Result<()> {
+    if !rename::is_any_noted() {
+        return Ok(());
+    }
+    let bounds = bindings_locked(Which::Named(Some(name)))?.all()?;
+    rename::follow(bounds.iter().map(|bound| &**bound))
+}
 
 /// Error 0A000 for rows that are the usage of several bindings: what leaves would have to be noted in all of them.
 pub(super) fn refuse_shared(table: &Table) -> Result<()> {

@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::{self, TimestampTz};
 
-use super::old::{is_older_sql, is_owned_sql, partition_settled, refuse_shared, time_of};
+use super::old::{
+    follow_renamed, is_older_sql, is_owned_sql, partition_settled, refuse_shared, time_of,
+};
 use super::record::{self, Kind, Left};
 use super::steps::Steps;
 use super::table::TableRows;
@@ -21,7 +23,6 @@ use crate::postgres::snapshot::Snapshot;
 use crate::postgres::value::{Arg, texts};
 use crate::settle::claim::read_settled;
 use crate::settle::lock::{has_room_for, lock_out_all, lock_taken_away};
-use crate::settle::rename;
 use crate::settle::sweep::in_memory_of_its_own;
 
 /// Workflows whose rows leave at a time. A transaction with so many holds a lock on each of them.
@@ -59,6 +60,7 @@ pub(crate) fn archive_usage(
 ) -> Result<Archived> {
     let found = bound(name)?;
     let name = found.name().to_owned();
+    follow_renamed(&name)?;
     source_of(&found, request.below)?;
     let mut archived = Archived::default();
     found.follow();
@@ -96,7 +98,6 @@ pub(crate) fn archive_usage(
         return Err(Error::NotAttached);
     };
     let leaving = Leaving::new(&bound, request)?;
-    rename::follow(std::iter::once(&*bound))?;
     let workflows: Vec<_> = workflows.into_iter().collect();
     lock_taken_away(&workflows, &[&bound.binding]);
     for workflows in workflows.chunks(BATCH) {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::oracle::{Key, Part, SHRUNK};
+use super::oracle::{ARCHIVED, Key, Part, SHRUNK, Usage};
+use super::schema::ARCHIVE;
 use super::{Model, same, workflow_id};
 use crate::database::{OPENING, Result, see_ledger};
 
@@ -59,13 +60,14 @@ impl Model {
             self.compare_settlements(binding)?;
             self.compare_states(binding)?;
         }
+        self.compare_archived()?;
         if is_thorough {
             self.compare_thoroughly()?;
         }
         Ok(())
     }
 
-    /// The ledger, and `reconcile()`, which scan all that there is.
+    /// Each row of the usage and of the archive, the ledger, and `reconcile()`, which scan all that there is.
     pub(super) fn compare_thoroughly(&mut self) -> Result<()> {
         if let Some(row) = self.admin.query(LEDGER, &[])?.first() {
             return Err(row.get::<_, String>(0).into());
@@ -77,7 +79,50 @@ impl Model {
             Some(is_whole),
             Some(true),
         )?;
+        let usage = self.schema.usage.now();
+        let expected = self.committed.rows_with_ids();
+        self.compare_rows(usage, expected)?;
+        let expected = self.committed.archive.iter();
+        let expected = expected.map(|(id, row)| (*id, *row)).collect();
+        self.compare_rows(ARCHIVE, expected)?;
         self.compare_problems()
+    }
+
+    /// What the rows of the usage or of the archive are.
+    fn compare_rows(&mut self, table: &str, expected: Vec<(i64, Usage)>) -> Result<()> {
+        let columns = self.schema.usage_columns();
+        let rows = self
+            .admin
+            .query(&format!("SELECT {columns} FROM {table}"), &[])?;
+        let count = self.schema.accounts.len();
+        let row = |row: &postgres::Row| {
+            let accounts = (0..count).map(|at| row.get(3 + at));
+            let accounts: Vec<Option<String>> = accounts.collect();
+            let values: (Option<String>, i32, _) = (row.get(1), row.get(2), accounts);
+            (row.get::<_, i64>(0), values)
+        };
+        let got = rows.iter().map(row).collect();
+        let expected = expected.iter().map(|(id, row)| (*id, self.values_of(row)));
+        same_maps(table, &got, &expected.collect())
+    }
+
+    /// What the table `archived` says.
+    fn compare_archived(&mut self) -> Result<()> {
+        let rows = self.admin.query(
+            "SELECT b.name::text, a.kind, sum(a.row_count)::bigint, sum(a.tokens)::bigint \
+             FROM token_balance.archived AS a JOIN token_balance.binding AS b USING (binding_id) GROUP BY 1, 2",
+            &[],
+        )?;
+        let row = |row: &postgres::Row| -> ((String, String), (i64, i64)) {
+            ((row.get(0), row.get(1)), (row.get(2), row.get(3)))
+        };
+        let got = rows.iter().map(row).collect();
+        let books = self.schema.accounts.iter().zip(&self.committed.books);
+        let left = books.flat_map(|(accounts, books)| {
+            let left = books.left.iter().filter(|(_, (rows, _))| *rows > 0);
+            left.map(|(kind, left)| ((accounts.binding.to_owned(), kind.name().to_owned()), *left))
+        });
+        same_maps("rows and tokens that left", &got, &left.collect())
     }
 
     /// What the accounts have left: the column less what waits in the queue.
@@ -98,18 +143,19 @@ impl Model {
         same_maps::<String, i64>("balance", &got, &expected.collect())
     }
 
-    /// What is accounted for, charged, refunded and corrected.
+    /// What is accounted for, charged, refunded, corrected and archived.
     fn compare_settlements(&mut self, binding: usize) -> Result<()> {
         let rows = self.admin.query(
             "SELECT s.workflow_id, s.user_id, s.usage_tokens, s.charged_tokens, s.refunded_tokens, \
-             s.corrected_tokens \
+             s.corrected_tokens, s.archived_usage_tokens::bigint \
              FROM token_balance.settlement AS s JOIN token_balance.binding AS b USING (binding_id) \
-             WHERE b.name = $1 AND (s.usage_tokens, s.charged_tokens, s.corrected_tokens) <> (0, 0, 0)",
+             WHERE b.name = $1 AND (s.usage_tokens, s.charged_tokens, s.corrected_tokens, s.archived_usage_tokens) \
+             <> (0, 0, 0, 0)",
             &[&self.schema.accounts[binding].binding],
         )?;
         let row = |row: &postgres::Row| {
             let key: (String, String) = (row.get(0), row.get(1));
-            let figures: [i64; 4] = [row.get(2), row.get(3), row.get(4), row.get(5)];
+            let figures: [i64; 5] = std::array::from_fn(|at| row.get(2 + at));
             (key, figures)
         };
         let got = rows.iter().map(row).collect();
@@ -122,14 +168,16 @@ impl Model {
                 &books.charged,
                 &books.refunded,
                 &books.corrected,
+                &books.archived,
             ];
             ((workflow_id(key.0), accounts.id(key.1)), maps.map(of))
         };
         let known = books.accounted.iter().chain(&books.corrected);
+        let known = known.chain(&books.archived);
         let known = known.filter(|(_, tokens)| **tokens != 0);
         let expected = known.map(|(key, _)| expected(key)).collect();
         same_maps(
-            "usage, charged, refunded and corrected tokens",
+            "usage, charged, refunded, corrected and archived tokens",
             &got,
             &expected,
         )
@@ -163,7 +211,8 @@ impl Model {
         let got: BTreeMap<_, _> = rows.iter().map(row).collect();
         same_maps("workflows, rows and tokens", &got, &expected)?;
         let signed = |((state, _), (_, _, tokens)): (&(String, _), &(_, _, i64))| {
-            if state == SHRUNK.0 { -tokens } else { *tokens }
+            let is_gone = [SHRUNK.0, ARCHIVED.0].contains(&state.as_str());
+            if is_gone { -tokens } else { *tokens }
         };
         let sums = got.iter().map(signed).sum();
         let used: i64 = self

@@ -2,6 +2,7 @@
 //! and columns are dropped and made anew, the binding is detached and attached.
 
 use super::Model;
+use super::schema::ARCHIVE;
 use crate::database::{Result, describe, is_retried, sqlstate};
 
 /// What an administrator does.
@@ -15,9 +16,10 @@ enum Change {
     WorkflowsAnew,
     UsageAnew,
     BalancesAnew,
+    PartitionArchived,
 }
 
-const CHANGES: [Change; 8] = [
+const CHANGES: [Change; 9] = [
     Change::AttachAgain,
     Change::Detach,
     Change::RenameTable,
@@ -26,6 +28,7 @@ const CHANGES: [Change; 8] = [
     Change::WorkflowsAnew,
     Change::UsageAnew,
     Change::BalancesAnew,
+    Change::PartitionArchived,
 ];
 
 impl Model {
@@ -33,12 +36,17 @@ impl Model {
     pub(super) fn change_schema(&mut self) -> Result<()> {
         let is_wanted = |change: &Change| match change {
             Change::RenameColumn => self.flags.renames_columns,
+            Change::PartitionArchived => !self.schema.partitions.is_empty(),
             _ => true,
         };
         let wanted: Vec<_> = CHANGES.into_iter().filter(is_wanted).collect();
-        let Some(change) = self.rng.choice(wanted) else {
+        let Some(mut change) = self.rng.choice(wanted) else {
             return Ok(());
         };
+        // A partition leaves rarely, where most of what it has is of open runs.
+        if !self.schema.partitions.is_empty() && self.rng.u32(..4) == 0 {
+            change = Change::PartitionArchived;
+        }
         for session in 0..self.sessions.len() {
             let commits = self.rng.u32(..4) > 0;
             match self.end(session, commits) {
@@ -73,16 +81,17 @@ impl Model {
             Change::WorkflowsAnew => self.make_workflows_anew(),
             Change::UsageAnew => self.make_usage_anew(),
             Change::BalancesAnew => self.make_balances_anew(),
+            Change::PartitionArchived => self.archive_partition(),
         }
     }
 
-    fn execute(&mut self, sql: &str) -> Result<()> {
+    pub(super) fn execute(&mut self, sql: &str) -> Result<()> {
         let done = self.admin.batch_execute(sql);
         done.map_err(|error| format!("{sql}: {}", describe(&error)).into())
     }
 
     /// The statements as one transaction, that fails with this error.
-    fn fails(&mut self, sql: &str, codes: &[&str]) -> Result<()> {
+    pub(super) fn fails(&mut self, sql: &str, codes: &[&str]) -> Result<()> {
         match self.admin.batch_execute(sql) {
             Ok(()) => Err(format!("{sql}: succeeds").into()),
             Err(error) if codes.contains(&sqlstate(&error).as_str()) => Ok(()),
@@ -92,6 +101,15 @@ impl Model {
 
     pub(super) fn attach(&mut self) -> Result<()> {
         self.attach_with("")
+    }
+
+    /// The same where nothing is attached, or a table is another one: what is exempt was there by then.
+    pub(super) fn attach_anew(&mut self) -> Result<()> {
+        let now = self.now();
+        for books in &mut self.committed.books {
+            books.attached = now;
+        }
+        self.attach()
     }
 
     /// Each binding, with more arguments.
@@ -121,15 +139,16 @@ impl Model {
             }
         }
         self.is_settling = true;
-        self.attach()
+        self.attach_anew()
     }
 
     /// A transaction that settles nothing, of a session of its own.
     fn work_meanwhile(&mut self) -> Result<()> {
         let session = self.rng.usize(..self.sessions.len());
         self.begin(session)?;
-        match self.rng.u32(..5) {
+        match self.rng.u32(..6) {
             0 => self.change_usage(session)?,
+            5 => self.delete_usage(session)?,
             1 => self.complete(session)?,
             2 => self.adjust(session)?,
             3 => self.insert_or_delete_account(session)?,
@@ -155,25 +174,32 @@ impl Model {
 
     fn rename_column(&mut self) -> Result<()> {
         let count = self.schema.accounts.len();
-        let which = self.rng.usize(..4 + 2 * count);
+        let which = self.rng.usize(..5 + 2 * count);
         let schema = &mut self.schema;
         let (table, column) = match which {
             0 => (schema.usage, &mut schema.run),
             1 => (schema.usage, &mut schema.tokens),
-            2 => (schema.workflows, &mut schema.workflow_key),
-            3 => (schema.workflows, &mut schema.status),
+            2 => (schema.usage, &mut schema.time),
+            3 => (schema.workflows, &mut schema.workflow_key),
+            4 => (schema.workflows, &mut schema.status),
             _ if which.is_multiple_of(2) => {
-                (schema.usage, &mut schema.accounts[(which - 4) / 2].payer)
+                (schema.usage, &mut schema.accounts[(which - 5) / 2].payer)
             }
             _ => {
-                let accounts = &mut schema.accounts[(which - 4) / 2];
+                let accounts = &mut schema.accounts[(which - 5) / 2];
                 (accounts.table, &mut accounts.key)
             }
         };
         let before = *column;
         column.change();
-        let rename = format!("ALTER TABLE {table} RENAME {before} TO {}", *column);
-        self.execute(&rename)
+        let now = *column;
+        // The archive goes along: its columns are found by name.
+        let is_of_usage = table.now() == self.schema.usage.now();
+        let tables = [table.now(), ARCHIVE].into_iter();
+        let tables = tables.take(1 + usize::from(is_of_usage));
+        let renames = tables.map(|table| format!("ALTER TABLE {table} RENAME {before} TO {now};"));
+        let renames: String = renames.collect();
+        self.execute(&renames)
     }
 
     /// Dropped, and made anew with the same rows. While it is gone nothing is settled and nothing is refused.
@@ -200,7 +226,7 @@ impl Model {
             "CREATE TABLE {table} (LIKE kept, PRIMARY KEY ({key})); INSERT INTO {table} TABLE kept; \
              DROP TABLE kept; {reference}"
         ))?;
-        self.attach()
+        self.attach_anew()
     }
 
     /// A new table with the same rows, in place of the old one, which is dropped or has another name then.
@@ -212,7 +238,10 @@ impl Model {
             self.attach()?;
         }
         let usage = self.schema.usage;
-        let columns = self.schema.usage_columns();
+        let columns = self.schema.all_usage_columns();
+        if !self.schema.partitions.is_empty() {
+            self.schema.name_partitions();
+        }
         let create = self.schema.create_usage_sql("anew");
         let is_dropped_first = self.rng.bool();
         let (before, after) = match is_dropped_first {
@@ -227,7 +256,9 @@ impl Model {
             "BEGIN; {create} INSERT INTO anew ({columns}) SELECT {columns} FROM {usage}; {before}; \
              ALTER TABLE anew RENAME TO {usage}; {references} COMMIT"
         ))?;
+        let now = self.now();
         for binding in 0..self.schema.accounts.len() {
+            self.committed.books[binding].attached = now;
             let is_known = self.committed.is_known_again(binding);
             if !is_known {
                 // Not the same to the last row: the caller says what its ids mean.
@@ -283,5 +314,6 @@ fn name_of(change: Change) -> &'static str {
         Change::WorkflowsAnew => "workflows made anew",
         Change::UsageAnew => "usage made anew",
         Change::BalancesAnew => "balances made anew",
+        Change::PartitionArchived => "a partition to be archived",
     }
 }

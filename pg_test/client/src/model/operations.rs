@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use postgres::types::ToSql;
 use serde_json::Value;
 
-use super::oracle::{Charged, MAX_BINDINGS, SHRUNK, State, Usage, of};
-use super::schema::Name;
+use super::oracle::{Charged, MAX_BINDINGS, SHRUNK, State, Time, Usage, of};
+use super::schema::{FIRST_DAY, Name, day_sql};
 use super::{Model, same, workflow_id, workflow_ids};
 use crate::database::{Result, attach_options, settles_late_usage, sqlstate};
 
 /// How many workflows there may be: those that are there at first, and ids that are not in use.
-const WORKFLOW_IDS: usize = super::WORKFLOWS + 5;
+pub(super) const WORKFLOW_IDS: usize = super::WORKFLOWS + 5;
 /// Ids of accounts that are not in use at first.
 const MORE_ACCOUNTS: usize = 3;
 
@@ -42,7 +42,7 @@ impl Model {
             .unwrap_or_default()
     }
 
-    fn any_binding(&mut self) -> usize {
+    pub(super) fn any_binding(&mut self) -> usize {
         self.rng.usize(..self.schema.accounts.len())
     }
 
@@ -86,17 +86,23 @@ impl Model {
             workflow: self.workflow_of_usage(&seen),
             accounts: self.accounts_of_usage(&seen),
             tokens: self.rng.i64(0..5_000),
+            time: self.time_of_usage(),
         };
         let id = self.next_row;
         self.next_row += 1;
         let values = self.values_of(&row);
         let insert = format!(
-            "INSERT INTO {} ({}) VALUES ($1, $2, $3{})",
+            "INSERT INTO {} ({}, {}) VALUES ($1, $2, $3{}, {})",
             self.schema.usage,
             self.schema.usage_columns(),
+            self.schema.time,
             (0..seen.books.len())
                 .map(|at| format!(", ${}", at + 4))
-                .collect::<String>()
+                .collect::<String>(),
+            match row.time {
+                ..0 => format!("'{}'", day_sql(row.time)),
+                0.. => "clock_timestamp()".to_owned(),
+            }
         );
         self.write_usage(session, &insert, id, &row, &values)?;
         self.overlay(session).usage.insert(id, Some(row));
@@ -110,8 +116,16 @@ impl Model {
         Ok(())
     }
 
-    /// A row as the database has it.
-    fn values_of(&self, row: &Usage) -> (Option<String>, i32, Vec<Option<String>>) {
+    /// Of a row: mostly a day that is long past.
+    fn time_of_usage(&mut self) -> Time {
+        match self.rng.u32(..3) {
+            0 => self.now(),
+            _ => self.rng.i64(FIRST_DAY..0),
+        }
+    }
+
+    /// A row as the database has it, but for its id and its time.
+    pub(super) fn values_of(&self, row: &Usage) -> (Option<String>, i32, Vec<Option<String>>) {
         let accounts = self.schema.accounts.iter().zip(row.accounts);
         let accounts = accounts.map(|(accounts, account)| account.map(|id| accounts.id(id)));
         (
@@ -159,7 +173,8 @@ impl Model {
                 for workflow in before.workflow.into_iter().chain(now.workflow) {
                     let seen = self.seen(session);
                     if seen.is_completed(workflow) {
-                        let (added, _) = seen.charge_in(binding..binding + 1, workflow);
+                        let now = self.now();
+                        let (added, _) = seen.charge_in(binding..binding + 1, workflow, now);
                         self.overlay(session).add(&added);
                     }
                 }
@@ -167,28 +182,17 @@ impl Model {
         }
     }
 
-    /// Usage that is there grows, shrinks, moves or goes: it is late, if it is more, and reported, if it is less.
+    /// Usage that is there grows, shrinks or moves: it is late, if it is more, and reported, if it is less.
     pub(super) fn change_usage(&mut self, session: usize) -> Result<()> {
         let seen = self.seen(session);
-        let rows: Vec<_> = seen
-            .usage
-            .iter()
-            .filter_map(|(id, row)| Some((*id, (*row)?)))
-            .collect();
-        let Some((id, mut row)) = self.rng.choice(rows) else {
+        let Some((id, mut row)) = self.rng.choice(seen.rows_with_ids()) else {
             return Ok(());
         };
-        match self.rng.u32(..6) {
+        match self.rng.u32(..5) {
             0 | 1 => row.tokens += self.rng.i64(1..2_000),
             2 => row.tokens = self.rng.i64(0..=row.tokens),
             3 => row.workflow = self.workflow_of_usage(&seen),
-            4 => row.accounts = self.accounts_of_usage(&seen),
-            _ => {
-                let delete = format!("DELETE FROM {} WHERE id = $1", self.schema.usage);
-                let deleted = self.sessions[session].client.execute(&delete, &[&id])?;
-                self.overlay(session).usage.insert(id, None);
-                return same("rows deleted", Some(deleted), Some(1));
-            }
+            _ => row.accounts = self.accounts_of_usage(&seen),
         }
         let update = format!(
             "UPDATE {} SET ({}) = ROW ($1, $2, $3{}) WHERE id = $1",
@@ -240,6 +244,10 @@ impl Model {
     /// Several runs in one statement; those that were completed before are not completed again.
     pub(super) fn complete_several(&mut self, session: usize) -> Result<()> {
         let workflows = self.several_workflows(WORKFLOW_IDS);
+        self.complete_these(session, workflows)
+    }
+
+    pub(super) fn complete_these(&mut self, session: usize, workflows: Vec<usize>) -> Result<()> {
         self.sessions[session].client.execute(
             &format!(
                 "UPDATE {} SET {} = 'completed' WHERE {} = ANY ($1)",
@@ -295,11 +303,7 @@ impl Model {
         let seen = self.seen(session);
         let known = &seen.books[binding];
         if !known.has_account(account) {
-            let insert = format!("INSERT INTO {table} ({key}) VALUES ($1)");
-            self.sessions[session].client.execute(&insert, &[&id])?;
-            self.overlay(session).books[binding]
-                .accounts
-                .insert(account, true);
+            self.insert_account(session, binding, account)?;
         } else if self.may_delete_accounts() && account.is_multiple_of(4) {
             let delete = format!("DELETE FROM {table} WHERE {key} = $1");
             self.sessions[session].client.execute(&delete, &[&id])?;
@@ -308,6 +312,24 @@ impl Model {
             // Who comes with this id begins anew.
             *books.balance.entry(account).or_default() -= of(&known.balance, &account);
         }
+        Ok(())
+    }
+
+    pub(super) fn insert_account(
+        &mut self,
+        session: usize,
+        binding: usize,
+        account: usize,
+    ) -> Result<()> {
+        let accounts = self.schema.accounts[binding];
+        let insert = format!(
+            "INSERT INTO {} ({}) VALUES ($1)",
+            accounts.table, accounts.key
+        );
+        let id = accounts.id(account);
+        self.sessions[session].client.execute(&insert, &[&id])?;
+        let books = &mut self.overlay(session).books[binding];
+        books.accounts.insert(account, true);
         Ok(())
     }
 
@@ -420,7 +442,8 @@ impl Model {
             return Charged::default();
         }
         self.follow(session);
-        let (added, charged) = self.seen(session).charge(workflow);
+        let now = self.now();
+        let (added, charged) = self.seen(session).charge(workflow, now);
         self.overlay(session).add(&added);
         charged
     }
@@ -444,6 +467,10 @@ impl Model {
 
     pub(super) fn settle(&mut self, session: usize) -> Result<()> {
         let workflow = self.any_workflow();
+        self.settle_this(session, workflow)
+    }
+
+    pub(super) fn settle_this(&mut self, session: usize, workflow: usize) -> Result<()> {
         let refusal = self.refusal(session, &[workflow]);
         let call = "settle_workflow($1)";
         let Some(answer) = self.call(session, call, &workflow_id(workflow), refusal)? else {
@@ -693,7 +720,7 @@ impl Model {
     }
 
     /// The rows; None if it fails with `refusal` as it should. Then the transaction goes on.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         session: usize,
         sql: &str,

@@ -3,7 +3,7 @@
 //! An id is a number: `w3`, `a3`. A workflow or an account that gets another id is under another number then, and so
 //! is all that goes with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// Workflow and account.
@@ -19,7 +19,14 @@ pub struct Usage {
     /// By binding: the account that the row names.
     pub accounts: [Option<usize>; MAX_BINDINGS],
     pub tokens: i64,
+    pub time: Time,
 }
+
+/// A moment: below 0 a day that is long past, from 0 on what the model's clock has said. What is smaller was earlier.
+pub type Time = i64;
+
+/// When a settlement was made that has no time, since all of it is exempt.
+const NEVER_CHARGED: Time = Time::MIN;
 
 /// What one binding knows; or what a transaction adds to it.
 #[derive(Clone, Default)]
@@ -29,6 +36,14 @@ pub struct Books {
     /// Less what each account began with.
     pub balance: BTreeMap<usize, i64>,
     pub accounted: BTreeMap<Key, i64>,
+    /// What is not there any more of what was used, and counts as if it were.
+    pub archived: BTreeMap<Key, i64>,
+    /// When the pair was charged last; None where it has no settlement any more.
+    pub settled: BTreeMap<Key, Option<Time>>,
+    /// When the tables were bound: what is exempt was there by then.
+    pub attached: Time,
+    /// Rows that have left the usage, or pairs of which deletions were accepted, and their tokens.
+    pub left: BTreeMap<Left, (i64, i64)>,
     pub charged: BTreeMap<Key, i64>,
     pub refunded: BTreeMap<Key, i64>,
     /// What corrections have taken out of what was accounted for.
@@ -39,12 +54,30 @@ pub struct Books {
     pub became: BTreeMap<usize, Option<usize>>,
 }
 
+/// How tokens have become archived, as the table `archived` says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Left {
+    Usage,
+    Deletion,
+}
+
+impl Left {
+    pub fn name(self) -> &'static str {
+        match self {
+            Left::Usage => "usage",
+            Left::Deletion => "deletion",
+        }
+    }
+}
+
 /// What is true, or what a transaction adds to it: amounts are additions; rows, runs and accounts are as they are
 /// after it.
 #[derive(Clone)]
 pub struct State {
     /// By the row's id; None where it was deleted.
     pub usage: BTreeMap<i64, Option<Usage>>,
+    /// The rows that have left for the archive, as they left.
+    pub archive: BTreeMap<i64, Usage>,
     /// Whether the run is completed; None where its row was deleted.
     pub runs: BTreeMap<usize, Option<bool>>,
     /// Workflows whose id a transaction has changed, from old to new, and of which what is known has not followed yet.
@@ -58,6 +91,7 @@ pub type Fate = (&'static str, Option<&'static str>);
 pub const CHARGED: Fate = ("charged", None);
 pub const EXEMPT: Fate = ("exempt", None);
 pub const UNOWNED: Fate = ("unowned", None);
+pub const ARCHIVED: Fate = ("archived", None);
 pub const SHRUNK: Fate = ("shrunk", None);
 pub const OPEN: Fate = ("waiting", Some("the run is open"));
 pub const NOT_SETTLED: Fate = ("waiting", Some("completed and not settled"));
@@ -82,12 +116,26 @@ pub struct Charged {
     pub tokens: i64,
 }
 
+/// What of the usage was accepted as deleted.
+#[derive(Clone, Copy, Default, Debug, PartialEq)]
+pub struct Accepted {
+    pub workflows: i64,
+    pub pairs: i64,
+    pub tokens: i64,
+    /// Workflows of which some is missing, and which were charged since.
+    pub settled_since: i64,
+}
+
 impl Charged {
     pub fn add(&mut self, other: Charged) {
         self.workflows += other.workflows;
         self.charges += other.charges;
         self.tokens += other.tokens;
     }
+}
+
+fn pairs_of(workflow: usize) -> Range<Key> {
+    (workflow, 0)..(workflow + 1, 0)
 }
 
 fn add<K: Ord + Copy>(to: &mut BTreeMap<K, i64>, from: &BTreeMap<K, i64>) {
@@ -105,6 +153,13 @@ impl Books {
         self.accounts.extend(&other.accounts);
         add(&mut self.balance, &other.balance);
         add(&mut self.accounted, &other.accounted);
+        add(&mut self.archived, &other.archived);
+        self.settled.extend(&other.settled);
+        self.attached = self.attached.max(other.attached);
+        for (kind, (rows, tokens)) in &other.left {
+            let left = self.left.entry(*kind).or_default();
+            *left = (left.0 + rows, left.1 + tokens);
+        }
         add(&mut self.charged, &other.charged);
         add(&mut self.refunded, &other.refunded);
         add(&mut self.corrected, &other.corrected);
@@ -114,7 +169,7 @@ impl Books {
 
     fn knows(&self, workflow: usize) -> bool {
         let of_workflow = |map: &BTreeMap<Key, i64>| {
-            let mut of_workflow = map.range((workflow, 0)..(workflow + 1, 0));
+            let mut of_workflow = map.range(pairs_of(workflow));
             of_workflow.any(|(_, tokens)| *tokens > 0)
         };
         of_workflow(&self.accounted) || of_workflow(&self.corrected)
@@ -129,11 +184,23 @@ impl Books {
         there.map(|(account, _)| *account)
     }
 
+    /// The pairs of the workflow that have a settlement.
+    fn settled_of(&self, workflow: usize) -> impl Iterator<Item = (Key, Time)> {
+        let of_workflow = self.settled.range(pairs_of(workflow));
+        of_workflow.filter_map(|(key, at)| Some((*key, (*at)?)))
+    }
+
+    /// What of `used` tokens is not accounted for; below 0 where some is missing.
+    fn due(&self, key: &Key, used: i64) -> i64 {
+        used + of(&self.archived, key) - of(&self.accounted, key)
+    }
+
     /// Move amounts from the keys that `rename` changes to those that it gives, as additions.
     fn moved(&self, rename: impl Fn(Key) -> Key) -> Books {
         let mut moved = Books::default();
         let maps = [
             (&self.accounted, &mut moved.accounted),
+            (&self.archived, &mut moved.archived),
             (&self.charged, &mut moved.charged),
             (&self.refunded, &mut moved.refunded),
             (&self.corrected, &mut moved.corrected),
@@ -143,6 +210,12 @@ impl Books {
                 *to.entry(*key).or_default() -= amount;
                 *to.entry(rename(*key)).or_default() += amount;
             }
+        }
+        let settled = self.settled.iter();
+        for (key, at) in settled.filter(|(key, at)| at.is_some() && rename(**key) != **key) {
+            let there = self.settled.get(&rename(*key)).copied().flatten();
+            moved.settled.insert(rename(*key), there.max(*at));
+            moved.settled.insert(*key, None);
         }
         moved
     }
@@ -168,6 +241,7 @@ impl State {
     pub fn new(bindings: usize) -> Self {
         State {
             usage: BTreeMap::new(),
+            archive: BTreeMap::new(),
             runs: BTreeMap::new(),
             renamed: Vec::new(),
             books: vec![Books::default(); bindings],
@@ -176,6 +250,7 @@ impl State {
 
     pub fn add(&mut self, other: &State) {
         self.usage.extend(&other.usage);
+        self.archive.extend(&other.archive);
         self.runs.extend(&other.runs);
         self.renamed.extend(&other.renamed);
         for (books, other) in self.books.iter_mut().zip(&other.books) {
@@ -208,14 +283,24 @@ impl State {
         pairs.filter(|(before, now)| before != now).collect()
     }
 
+    pub fn rows_with_ids(&self) -> Vec<(i64, Usage)> {
+        let rows = self.usage.iter();
+        rows.filter_map(|(id, row)| Some((*id, (*row)?))).collect()
+    }
+
     pub fn rows(&self) -> impl Iterator<Item = Usage> {
         self.usage.values().filter_map(|row| *row)
     }
 
     /// The usage that names both, by pair.
     fn used(&self, binding: usize) -> BTreeMap<Key, i64> {
+        self.used_before(binding, Time::MAX)
+    }
+
+    /// The same of the rows that are older than this.
+    fn used_before(&self, binding: usize, before: Time) -> BTreeMap<Key, i64> {
         let mut used = BTreeMap::new();
-        for row in self.rows() {
+        for row in self.rows().filter(|row| row.time < before) {
             if let (Some(workflow), Some(account)) = (row.workflow, row.accounts[binding]) {
                 *used.entry((workflow, account)).or_default() += row.tokens;
             }
@@ -234,7 +319,7 @@ impl State {
         }
         let rest = used
             .into_iter()
-            .map(|(key, used)| (key, used - of(&books.accounted, &key)));
+            .map(|(key, used)| (key, books.due(&key, used)));
         rest.filter(|(_, tokens)| *tokens > 0).collect()
     }
 
@@ -247,13 +332,13 @@ impl State {
         })
     }
 
-    /// What a settlement must do, as an addition. Usage of an account that is not there stays.
-    pub fn charge(&self, workflow: usize) -> (State, Charged) {
-        self.charge_in(0..self.books.len(), workflow)
+    /// What a settlement must do at that time, as an addition. Usage of an account that is not there stays.
+    pub fn charge(&self, workflow: usize, at: Time) -> (State, Charged) {
+        self.charge_in(0..self.books.len(), workflow, at)
     }
 
     /// The same in some of the bindings.
-    pub fn charge_in(&self, bindings: Range<usize>, workflow: usize) -> (State, Charged) {
+    pub fn charge_in(&self, bindings: Range<usize>, workflow: usize, at: Time) -> (State, Charged) {
         let mut added = State::new(self.books.len());
         let mut sum = Charged::default();
         for binding in bindings {
@@ -263,6 +348,7 @@ impl State {
                 }
                 let books = &mut added.books[binding];
                 books.accounted.insert(key, tokens);
+                books.settled.insert(key, Some(at));
                 books.charged.insert(key, tokens);
                 *books.balance.entry(key.1).or_default() -= tokens;
                 sum.charges += 1;
@@ -279,14 +365,14 @@ impl State {
         let mut added = State::new(self.books.len());
         let mut given = BTreeMap::new();
         let (known, used) = (&self.books[binding], self.used(binding));
-        let of_workflow = known.accounted.range((workflow, 0)..(workflow + 1, 0));
-        for (key, accounted) in of_workflow {
+        for (key, accounted) in known.accounted.range(pairs_of(workflow)) {
             let charged = of(&known.charged, key);
             let least = match known.has_account(key.1) {
                 true => of(&known.refunded, key),
                 false => charged,
             };
-            let left = of(&used, key).min(*accounted).max(least);
+            let there = of(&used, key) + of(&known.archived, key);
+            let left = there.min(*accounted).max(least);
             let back = charged - charged.min(left);
             let books = &mut added.books[binding];
             books.accounted.insert(*key, left - accounted);
@@ -316,8 +402,88 @@ impl State {
     pub fn exempt(&mut self) {
         for binding in 0..self.books.len() {
             let used = self.used(binding).into_iter();
-            self.books[binding].accounted = used.filter(|(_, tokens)| *tokens > 0).collect();
+            let used = used.filter(|(_, tokens)| *tokens > 0);
+            let books = &mut self.books[binding];
+            books.accounted = used.collect();
+            let exempt = books.accounted.keys();
+            books.settled = exempt.map(|key| (*key, Some(NEVER_CHARGED))).collect();
         }
+    }
+
+    /// Whether nothing of the workflow waits, and nothing is missing.
+    pub fn is_settled(&self, binding: usize, workflow: usize) -> bool {
+        let (books, used) = (&self.books[binding], self.used(binding));
+        let of_usage = used.range(pairs_of(workflow)).map(|(key, _)| *key);
+        let mut pairs = of_usage.chain(books.settled_of(workflow).map(|(key, _)| key));
+        pairs.all(|key| books.due(&key, of(&used, &key)) == 0)
+    }
+
+    /// The rows that are older than this and of somebody, by workflow, with their ids.
+    pub fn old_rows(&self, binding: usize, before: Time) -> BTreeMap<usize, Vec<(i64, Usage)>> {
+        let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (id, row) in &self.usage {
+            if let Some(row) = row.filter(|row| row.time < before)
+                && let Some(workflow) = row.workflow
+                && row.accounts[binding].is_some()
+            {
+                found.entry(workflow).or_default().push((*id, row));
+            }
+        }
+        found
+    }
+
+    /// Rows leave the usage and count as if they were there, as an addition.
+    pub fn archive(&self, binding: usize, rows: &[(i64, Usage)], is_kept: bool) -> State {
+        let mut added = State::new(self.books.len());
+        let books = &mut added.books[binding];
+        let (count, tokens) = books.left.entry(Left::Usage).or_default();
+        for (id, row) in rows {
+            *count += 1;
+            if let (Some(workflow), Some(account)) = (row.workflow, row.accounts[binding]) {
+                *books.archived.entry((workflow, account)).or_default() += row.tokens;
+                *tokens += row.tokens;
+            }
+            added.usage.insert(*id, None);
+            if is_kept {
+                added.archive.insert(*id, *row);
+            }
+        }
+        added
+    }
+
+    /// What is missing of the usage from before that moment counts as if it were there, as an addition: of workflows of
+    /// which nothing was charged since.
+    pub fn accept_deletions(&self, binding: usize, before: Time) -> (State, Accepted) {
+        let mut added = State::new(self.books.len());
+        let mut accepted = Accepted::default();
+        let books = &self.books[binding];
+        let (used, old) = (self.used(binding), self.used_before(binding, before));
+        let workflows: BTreeSet<_> = books.settled.keys().map(|key| key.0).collect();
+        for workflow in workflows {
+            let missing_of = |used: &BTreeMap<Key, i64>| -> Vec<(Key, i64)> {
+                let pairs = books.settled_of(workflow);
+                let due = pairs.map(|(key, _)| (key, books.due(&key, of(used, &key))));
+                due.filter(|(_, due)| *due < 0).collect()
+            };
+            let mut times = books.settled_of(workflow).map(|(_, at)| match at {
+                NEVER_CHARGED => books.attached,
+                at => at,
+            });
+            if !times.all(|at| at < before) {
+                accepted.settled_since += i64::from(!missing_of(&used).is_empty());
+                continue;
+            }
+            let missing = missing_of(&old);
+            accepted.workflows += i64::from(!missing.is_empty());
+            for (key, due) in missing {
+                accepted.pairs += 1;
+                accepted.tokens -= due;
+                added.books[binding].archived.insert(key, -due);
+            }
+        }
+        let left = (accepted.pairs, accepted.tokens);
+        added.books[binding].left.insert(Left::Deletion, left);
+        (added, accepted)
     }
 
     /// A workflow gets another id, and its usage with it, as an addition. What is known of it follows later.
@@ -400,8 +566,8 @@ impl State {
             *rows += 1;
             *tokens += row.tokens;
         }
-        let accounted = books.accounted.iter().filter(|(_, tokens)| **tokens != 0);
-        for ((workflow, account), _) in accounted {
+        let known = books.accounted.iter().chain(&books.archived);
+        for ((workflow, account), _) in known.filter(|(_, tokens)| **tokens != 0) {
             pairs.entry((Some(*workflow), Some(*account))).or_default();
         }
         let pairs = pairs.into_iter();
@@ -434,7 +600,7 @@ impl State {
     ) -> Vec<(Fate, i64, i64)> {
         let books = &self.books[binding];
         let (accounted, charged) = (of(&books.accounted, &key), of(&books.charged, &key));
-        let rest = tokens - accounted;
+        let rest = books.due(&key, tokens);
         let mut parts = vec![(CHARGED, 0, charged), (EXEMPT, 0, accounted - charged)];
         if rest > 0 {
             parts.push((self.why_it_waits(binding, key), 0, rest));
@@ -445,6 +611,10 @@ impl State {
         }
         if let Some((_, last, _)) = parts.last_mut() {
             *last = rows;
+        }
+        let archived = of(&books.archived, &key);
+        if archived != 0 {
+            parts.push((ARCHIVED, 0, archived));
         }
         if rest < 0 {
             parts.push((SHRUNK, 0, -rest));
@@ -476,16 +646,18 @@ impl State {
     }
 
     /// Whether usage that was made anew, with all its rows, is taken for the same without a word: no pair has less than
-    /// was accounted for, and at least half of them have just that.
+    /// was accounted for and is not archived, and at least half of them have just that.
     pub fn is_known_again(&self, binding: usize) -> bool {
         let used = self.used(binding);
-        let accounted = self.books[binding].accounted.iter();
-        let known: Vec<_> = accounted.filter(|(_, tokens)| **tokens > 0).collect();
-        let there = |(key, tokens): &(&Key, &i64)| used.get(key).map(|used| used.cmp(tokens));
+        let books = &self.books[binding];
+        let accounted = books.accounted.iter();
+        let known = accounted.map(|(key, tokens)| (key, tokens - of(&books.archived, key)));
+        let known: Vec<_> = known.filter(|(_, tokens)| *tokens > 0).collect();
+        let there = |(key, tokens): &(&Key, i64)| used.get(key).map(|used| used.cmp(tokens));
         let agree = known
             .iter()
             .filter(|one| there(one) == Some(std::cmp::Ordering::Equal));
-        let differs = |one: &(&Key, &i64)| {
+        let differs = |one: &(&Key, i64)| {
             there(one) == Some(std::cmp::Ordering::Less)
                 && used.get(one.0).is_some_and(|used| *used > 0)
         };

@@ -1,6 +1,6 @@
 //! The tables of the model, by what they and their columns are called at the moment.
 
-use super::oracle::MAX_BINDINGS;
+use super::oracle::{MAX_BINDINGS, Time};
 use crate::database::attach_options;
 
 /// The two names that something may have.
@@ -86,6 +86,7 @@ pub struct Schema {
     pub usage: Name,
     pub run: Name,
     pub tokens: Name,
+    pub time: Name,
     pub workflows: Name,
     pub workflow_key: Name,
     pub status: Name,
@@ -93,6 +94,32 @@ pub struct Schema {
     /// From the usage, ON UPDATE CASCADE. Where there is none, usage may name what is not there.
     pub workflows_are_referenced: bool,
     pub accounts_are_referenced: bool,
+    /// The partitions of the usage, by time; empty where it is a plain table.
+    pub partitions: Vec<Partition>,
+    /// How many partitions there have been.
+    partitions_made: usize,
+}
+
+/// A partition of the usage: its rows are not older than `from`, and older than `to`.
+#[derive(Clone, Debug)]
+pub struct Partition {
+    pub name: String,
+    pub from: Option<Time>,
+    pub to: Option<Time>,
+}
+
+/// Where one partition ends and the next one begins.
+const BOUNDS: [Time; 4] = [-8, -6, -4, -2];
+
+/// What takes usage that leaves.
+pub const ARCHIVE: &str = "old_usage";
+
+/// The first of the long past days of the model. All of them are in one month.
+pub const FIRST_DAY: Time = -10;
+
+/// SQL for one of those days.
+pub fn day_sql(day: Time) -> String {
+    format!("2020-01-{:02} 00:00Z", 1 + day - FIRST_DAY)
 }
 
 impl Schema {
@@ -100,19 +127,47 @@ impl Schema {
         bindings: usize,
         workflows_are_referenced: bool,
         accounts_are_referenced: bool,
+        is_partitioned: bool,
     ) -> Self {
-        Schema {
+        let mut schema = Schema {
             schema: Name::new(SCHEMAS),
             usage: Name::new(["token_usage", "calls"]),
             run: Name::new(["workflow_id", "run"]),
             tokens: Name::new(["total_tokens", "amount"]),
+            time: Name::new(["created_at", "called_at"]),
             workflows: Name::new(["workflows", "runs"]),
             workflow_key: Name::new(["id", "run_id"]),
             status: Name::new(["status", "state"]),
             accounts: ACCOUNTS[..bindings].to_vec(),
             workflows_are_referenced,
             accounts_are_referenced,
+            partitions: Vec::new(),
+            partitions_made: 0,
+        };
+        if is_partitioned {
+            schema.name_partitions();
         }
+        schema
+    }
+
+    /// Other names for the partitions of the usage, which is to be made anew.
+    pub fn name_partitions(&mut self) {
+        let bounds = BOUNDS.map(Some);
+        let from = [None].into_iter().chain(bounds);
+        let to = bounds.into_iter().chain([None]);
+        self.partitions = from
+            .zip(to)
+            .map(|(from, to)| {
+                let name = self.next_partition();
+                Partition { name, from, to }
+            })
+            .collect();
+    }
+
+    /// A name for a partition.
+    pub fn next_partition(&mut self) -> String {
+        self.partitions_made += 1;
+        format!("part{}", self.partitions_made)
     }
 
     /// For each session: the schema has another name now and then.
@@ -147,18 +202,34 @@ impl Schema {
                 accounts.table, accounts.key
             );
         }
-        sql += &self.create_usage_sql(self.usage.now());
+        let usage = self.usage;
+        sql += &self.create_usage_sql(usage.now());
+        sql += &format!("CREATE TABLE {ARCHIVE} (LIKE {usage}, PRIMARY KEY (id));");
         sql + &self.reference_sql()
     }
 
     /// A usage table of this name, without its foreign keys.
     pub fn create_usage_sql(&self, table: &str) -> String {
-        let Schema { run, tokens, .. } = self;
+        let Schema {
+            run, tokens, time, ..
+        } = self;
         let payers = self.payers();
+        let (key, partitioned) = match self.partitions.is_empty() {
+            true => ("id".to_owned(), String::new()),
+            false => (
+                format!("id, {time}"),
+                format!(" PARTITION BY RANGE ({time})"),
+            ),
+        };
+        let partitions = self.partitions.iter();
+        let partitions = partitions.map(|partition| partition.create_sql(table));
         format!(
-            "CREATE TABLE {table} (id bigint PRIMARY KEY, {run} text, {} text, {tokens} integer NOT NULL);
+            "CREATE TABLE {table} (id bigint, {run} text, {} text, {tokens} integer NOT NULL,
+                                   {time} timestamptz NOT NULL, PRIMARY KEY ({key})){partitioned};
+             {}
              CREATE INDEX ON {table} ({run}) INCLUDE ({}, {tokens});",
             payers.join(" text, "),
+            partitions.collect::<String>(),
             payers.join(", ")
         )
     }
@@ -195,10 +266,15 @@ impl Schema {
         payers.collect()
     }
 
-    /// All columns of the usage, in the order in which the model writes them.
+    /// The columns of the usage but for its time, in the order in which the model writes them.
     pub fn usage_columns(&self) -> String {
         let Schema { run, tokens, .. } = self;
         format!("id, {run}, {tokens}, {}", self.payers().join(", "))
+    }
+
+    /// All of them.
+    pub fn all_usage_columns(&self) -> String {
+        format!("{}, {}", self.usage_columns(), self.time)
     }
 
     /// Attach one binding; `more` are arguments.
@@ -207,6 +283,7 @@ impl Schema {
             usage,
             run,
             tokens,
+            time,
             workflows,
             workflow_key,
             status,
@@ -221,7 +298,7 @@ impl Schema {
         format!(
             "SELECT token_balance.attach('{}', '{usage}', '{workflows}', user_key => '{}', usage_user => '{}', \
              usage_workflow => '{run}', usage_tokens => '{{{tokens}}}', workflow_key => '{workflow_key}', \
-             workflow_status => '{status}', balance_type => 'bigint'{name}{more}{options})",
+             workflow_status => '{status}', usage_created_at => '{time}', balance_type => 'bigint'{name}{more}{options})",
             accounts.table, accounts.key, accounts.payer
         )
     }
@@ -232,5 +309,26 @@ impl Schema {
             1 => String::new(),
             _ => format!(", binding => '{}'", self.accounts[binding].binding),
         }
+    }
+}
+
+impl Partition {
+    /// Empty, of this table.
+    pub fn create_sql(&self, of: &str) -> String {
+        let bound = |day: Option<Time>, none: &str| match day {
+            Some(day) => format!("'{}'", day_sql(day)),
+            None => none.to_owned(),
+        };
+        format!(
+            "CREATE TABLE {} PARTITION OF {of} FOR VALUES FROM ({}) TO ({});",
+            self.name,
+            bound(self.from, "MINVALUE"),
+            bound(self.to, "MAXVALUE")
+        )
+    }
+
+    /// Whether a row of that time is in it.
+    pub fn has(&self, time: Time) -> bool {
+        self.from.is_none_or(|from| from <= time) && self.to.is_none_or(|to| time < to)
     }
 }
