@@ -95,8 +95,8 @@ done <"$WORK/order"
 [ "$ran" -ge 14 ] && [ "$compared" -ge 4 ] || { echo "only $ran blocks run, $compared outputs compared"; exit 1; }
 
 # What the page says beside its commands.
-is 'late usage is charged after the usage was summed up' "$(value "INSERT INTO app.token_usage (workflow_id, user_id, total_tokens) VALUES ('old1', 'bob', 3); SELECT settle_workflow('old1') -> 'tokens_used'")" 3
-is 'sums are what the rows were' "$(value "SELECT sum(total_tokens) FROM app.part_usage")" 11
+is 'late usage is charged after the usage was archived' "$(value "INSERT INTO app.token_usage (workflow_id, user_id, total_tokens) VALUES ('old1', 'bob', 3); SELECT settle_workflow('old1') -> 'tokens_used'")" 3
+is 'a partition that is gone is noted' "$(value "SELECT row_count, tokens FROM token_balance.archived WHERE archive = 'app.part_usage_2024'")" '2|11'
 is 'the restored database agrees with its ledger' "$(psql -At -d shop_restored -c 'SELECT count(*) FROM token_balance.reconcile()')" 0
 is 'a dump carries no storage settings of the extension' "$(psql -At -d shop_restored -c "SELECT count(*) FROM pg_class WHERE relnamespace = 'token_balance'::regnamespace AND reloptions IS NOT NULL")" 0
 is 'but those of users' "$(psql -At -d shop_restored -c "SELECT reloptions FROM pg_class WHERE oid = 'app.users'::regclass")" '{fillfactor=90,autovacuum_vacuum_scale_factor=0.05}'
