@@ -95,7 +95,7 @@ fn candidates(
     let owner = bound.binding.accounts.extension_owner;
     bound.follow();
     let args = [Arg::OptionalTimestamp(Some(before))];
-    let sql = settled_sql(bound);
+    let sql = settled_sql(bound, "");
     let cursor = Cursor::open(
         owner,
         &[],
@@ -110,35 +110,44 @@ fn candidates(
         if rows.is_empty() {
             break;
         }
-        let is_old = |row: &&Row| row.is_true(1);
-        let (olds, since): (Vec<_>, Vec<_>) = rows.iter().partition(is_old);
-        let ids = |rows: &[&Row]| {
-            let mut ids: Vec<_> = rows.iter().map(|row| row.text(0).to_owned()).collect();
-            ids.sort_unstable();
-            ids
-        };
-        let olds = ids(&olds);
+        let (olds, since) = by_time(&rows);
         for (workflow, missing) in olds.iter().zip(old.missing(&olds)?) {
             if !missing.is_empty() {
                 found.push(workflow.clone());
             }
         }
-        let since = ids(&since);
-        let used = usage::read(bound, &since)?;
-        let settled = read_settled(bound, &since)?;
-        for (used, settled) in used.iter().zip(&settled) {
-            let is_short = !missing(&bound.binding, used, settled)?.is_empty();
-            accepted.settled_since += usize::from(is_short);
-        }
+        accepted.settled_since += count_short(bound, &since)?;
     }
     cursor.close()?;
     found.sort_unstable();
     Ok(found)
 }
 
+/// What [`settled_sql`] finds: the workflows of which none was settled since, and those of which some was; sorted.
+fn by_time(rows: &[Row]) -> (Vec<String>, Vec<String>) {
+    let (olds, since): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.is_true(1));
+    let [olds, since] = [olds, since].map(|rows| {
+        let mut ids: Vec<_> = rows.iter().map(|row| row.text(0).to_owned()).collect();
+        ids.sort_unstable();
+        ids
+    });
+    (olds, since)
+}
+
+/// Of how many of these workflows some usage is missing, of whatever time.
+fn count_short(bound: &Bound, workflows: &[String]) -> Result<usize> {
+    let used = usage::read(bound, workflows)?;
+    let settled = read_settled(bound, workflows)?;
+    let mut count = 0;
+    for (used, settled) in used.iter().zip(&settled) {
+        count += usize::from(!missing(&bound.binding, used, settled)?.is_empty());
+    }
+    Ok(count)
+}
+
 /// The workflows of which some is accounted for that is not archived, and whether none of it was accounted for since $1.
-/// What was exempted has no time of its own.
-fn settled_sql(bound: &Bound) -> String {
+/// What was exempted has no time of its own. `condition` is on the settlement `s`, and ends with AND.
+fn settled_sql(bound: &Bound, condition: &str) -> String {
     let own = bound.binding.own("s");
     format!(
         "SELECT s.workflow_id, pg_catalog.bool_and(COALESCE(s.last_settled_at, e.at) \
@@ -147,14 +156,15 @@ fn settled_sql(bound: &Bound) -> String {
          WHERE b.binding_id OPERATOR(pg_catalog.=) {number}), \
          (SELECT pg_catalog.max(x.exempted_at) FROM token_balance.exemption AS x \
          WHERE x.binding_id OPERATOR(pg_catalog.=) {number}))) AS e (at) \
-         WHERE {own} true GROUP BY s.workflow_id HAVING pg_catalog.sum(s.usage_tokens) \
+         WHERE {own} {condition} true GROUP BY s.workflow_id HAVING pg_catalog.sum(s.usage_tokens) \
          OPERATOR(pg_catalog.>) pg_catalog.round(pg_catalog.sum({archived}))",
         number = bound.binding.spec.number(),
         archived = archived_usage_sql(bound.binding.spec.ids, "s"),
     )
 }
 
-/// Accept what is missing of these workflows, which are sorted.
+/// Accept what is missing of these workflows, which are sorted. Of one that was settled while its lock was waited for, what
+/// came since is accounted for, too, and would look as if it were missing.
 fn accept(
     bound: &Rc<Bound>,
     before: TimestampTz,
@@ -163,8 +173,19 @@ fn accept(
     accepted: &mut Accepted,
 ) -> Result<()> {
     let old = OldUsage::of(bound, before)?;
-    let missing = old.missing(workflows)?;
-    let settled = read_settled(bound, workflows)?;
+    let (workflows, since) = {
+        let is_one_of_them = "s.workflow_id OPERATOR(pg_catalog.=) ANY ($2) AND";
+        let args = [
+            Arg::OptionalTimestamp(Some(before)),
+            Arg::TextArray(workflows),
+        ];
+        let _owner = bound.run_as_extension();
+        let sql = settled_sql(bound, is_one_of_them);
+        by_time(&spi::query_as_of(&sql, &args, Snapshot::Latest)?.rows)
+    };
+    accepted.settled_since += count_short(bound, &since)?;
+    let missing = old.missing(&workflows)?;
+    let settled = read_settled(bound, &workflows)?;
     let mut taken = Vec::new();
     for ((workflow, missing), settled) in workflows.iter().zip(missing).zip(&settled) {
         accepted.workflows += usize::from(!missing.is_empty());
