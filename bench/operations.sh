@@ -107,16 +107,25 @@ SQL
     psql -d "$db" -c 'VACUUM ANALYZE' -o /dev/null -c 'CREATE SEQUENCE next' -c "SELECT setval('next', $runs)"
     echo "UPDATE workflows SET status = 'done' WHERE n = (SELECT nextval('next'))" >"$db.pgbench"
     local beside
-    for beside in nothing archive nothing archive; do
+    for beside in nothing statement archive nothing statement archive; do
         psql -d "$db" -c 'VACUUM' -c CHECKPOINT
         local archiver=
-        if [ "$beside" = archive ]; then
-            psql -d "$db" -c "UPDATE token_usage SET created_at = '2026-01-01Z' WHERE created_at < '2026-06-01Z'" -c 'VACUUM token_usage'
-            psql -d "$db" -c "CALL token_balance.archive(now() - '2026-06-01Z', 'old', batch_size => ${BATCH:-1000})" 2>/dev/null &
+        # shellcheck disable=SC2016
+        case $beside in
+        archive) go="CALL token_balance.archive(now() - '2026-06-01Z', 'old', batch_size => ${BATCH:-1000})" ;;
+        statement) go='DO $$ DECLARE i integer; BEGIN FOR i IN 0 .. 99 LOOP WITH gone AS (DELETE FROM token_usage
+            WHERE workflow_id = ANY (ARRAY(SELECT id FROM workflows WHERE n > i * '"$((runs / 100))"' AND n <= (i + 1) * '"$((runs / 100))"'))
+            RETURNING *) INSERT INTO old SELECT * FROM gone; COMMIT; END LOOP; END $$' ;;
+        esac
+        if [ "$beside" != nothing ]; then
+            psql -d "$db" -c "$go" 2>/dev/null &
             archiver=$!
         fi
         PGUSER=postgres "$PG_BIN/pgbench" -n -c 1 -t $((SETTLEMENTS / 10)) -l --log-prefix="$db" -f "$db.pgbench" "$db" >/dev/null 2>&1
-        if [ -n "$archiver" ]; then kill -0 "$archiver" 2>/dev/null && echo 'the archiver was at work to the end'; wait "$archiver"; fi
+        if [ -n "$archiver" ]; then
+            ! kill -0 "$archiver" 2>/dev/null || echo 'it was at work to the end'
+            wait "$archiver"
+        fi
         sort -n -k 3 "$db".*[0-9] | awk -v what="$beside" '{ t[NR] = $3; sum += $3 }
             END { printf "beside %s: mean %d, median %d, p99 %d, longest %d microseconds\n", what, sum / NR, t[int(NR / 2)], t[int(NR * 0.99)], t[NR] }'
         rm -f "$db".*[0-9]

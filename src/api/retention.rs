@@ -126,8 +126,7 @@ struct Accepted {
 /// `token_balance.accept_deletions(timestamptz, boolean, name) → jsonb`: what is missing of the usage from before a moment was
 /// rightly deleted. It is noted as archived, so that usage which came since is charged.
 ///
-/// Errors: 22004 for nulls, 22023 for a time that is to come, for usage without a time, or where several bindings are attached
-/// and none is named; 40001 and 40P01 to be retried, 25006 in a read-only transaction, 55000 if nothing is attached or the usage
+/// Errors: 22004 for nulls, 22023 for a time that is to come, or where several bindings are attached and none is named; 40001 and 40P01 to be retried, 25006 in a read-only transaction, 55000 if nothing is attached or the usage
 /// is a view that was replaced.
 #[pg_extern(sql = false)]
 fn accept_deletions(

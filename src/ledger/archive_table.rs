@@ -29,7 +29,8 @@ impl ArchiveTable {
         of: &'static str,
         columns: impl Iterator<Item = (&'static str, pg_sys::Oid)>,
     ) -> Result<Self> {
-        let table = suitable(oid, of, || is_of(oid, of))?;
+        let is_own = || Ok(catalog::are_kin(oid, oid_of(of)?)?.then_some(OWN));
+        let table = suitable(oid, of, is_own)?;
         let present = catalog::columns(oid)?;
         let mut flaws = columns.filter_map(|(name, type_oid)| flaw(&present, name, type_oid));
         if let Some(detail) = flaws.next() {
@@ -58,14 +59,17 @@ impl ArchiveTable {
     }
 }
 
-/// A table that the caller may archive rows of the table `of` to, locked as an INSERT locks it. Whether it `is_own`, the
-/// table whose rows move or a part of it, is asked when it is locked.
+/// A table whose rows are to move, or a part of it.
+pub(crate) const OWN: &str = "its own table";
+
+/// A table that the caller may archive rows of the table `of` to, locked as an INSERT locks it. Which `kind` of table it is,
+/// of those that would still show the rows, is asked when it is locked.
 ///
 /// Errors: 42P01, 42809, 42501.
 pub(crate) fn suitable(
     oid: pg_sys::Oid,
     of: &str,
-    is_own: impl FnOnce() -> Result<bool>,
+    kind: impl FnOnce() -> Result<Option<&'static str>>,
 ) -> Result<Table> {
     // SAFETY: locks an OID; whether it is there is looked at afterwards.
     unsafe { pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as i32) };
@@ -86,8 +90,8 @@ pub(crate) fn suitable(
     if !table.is_logged() {
         return unsuitable("unlogged table");
     }
-    if is_own()? {
-        return unsuitable("its own table");
+    if let Some(kind) = kind()? {
+        return unsuitable(kind);
     }
     if !catalog::acts_for(security::current_user(), table.owner) {
         return Err(Error::NotArchiveOwner {
@@ -109,16 +113,16 @@ pub(crate) fn all(of: &'static str, done: usize, given: usize, relation: &str) -
     })
 }
 
-/// Whether it is the table whose rows move, or a child of it, whose rows that would still show.
-fn is_of(archive: pg_sys::Oid, table: &str) -> Result<bool> {
-    catalog::exists(
-        "SELECT 1 FROM pg_catalog.pg_class AS l \
-         LEFT JOIN pg_catalog.pg_inherits AS i ON i.inhparent OPERATOR(pg_catalog.=) l.oid \
-         AND i.inhrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
-         WHERE l.oid OPERATOR(pg_catalog.=) $2::pg_catalog.regclass::pg_catalog.oid \
-         AND (l.oid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) OR i.inhrelid IS NOT NULL)",
-        &[Arg::Int8(archive.to_u32().into()), Arg::Text(table)],
-    )
+/// One of the extension's own tables.
+fn oid_of(table: &str) -> Result<pg_sys::Oid> {
+    let outcome = catalog::query(
+        "SELECT $1::pg_catalog.regclass::pg_catalog.oid",
+        &[Arg::Text(table)],
+    )?;
+    Ok(outcome
+        .rows
+        .first()
+        .map_or(pg_sys::InvalidOid, |row| row.oid(0)))
 }
 
 /// What keeps a column of the archive from holding the rows' column `name`.

@@ -405,6 +405,23 @@ fn has_index_on_stored(relation: pg_sys::Oid, column: &str) -> Result<bool> {
     )
 }
 
+/// Whether one is the other, or shows its rows: a partition or an inheritance child, at whatever level.
+pub(crate) fn are_kin(one: pg_sys::Oid, other: pg_sys::Oid) -> Result<bool> {
+    let oids = [one, other].map(|oid| Arg::Int8(oid.to_u32().into()));
+    Ok(one == other
+        || exists(
+            "WITH RECURSIVE below (top, oid) AS (\
+             SELECT i.inhparent, i.inhrelid FROM pg_catalog.pg_inherits AS i \
+             WHERE i.inhparent OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+             OR i.inhparent OPERATOR(pg_catalog.=) ($2::pg_catalog.oid) \
+             UNION SELECT b.top, i.inhrelid FROM below AS b \
+             JOIN pg_catalog.pg_inherits AS i ON i.inhparent OPERATOR(pg_catalog.=) b.oid) \
+             SELECT 1 FROM below AS b WHERE b.oid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+             OR b.oid OPERATOR(pg_catalog.=) ($2::pg_catalog.oid)",
+            &oids,
+        )?)
+}
+
 /// The tables that `relation` is a partition of, itself included.
 pub(crate) fn partition_ancestors(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     let outcome = query(

@@ -105,8 +105,18 @@ pub(crate) fn texts(rows: &[Row], column: usize) -> Vec<String> {
 /// SQL for a timestamp with time zone in the server's own count, which [`Row::number`] reads whatever
 /// the session's DateStyle.
 pub(crate) fn moment_sql(timestamp: &str) -> String {
+    let is = |infinity: &str| {
+        format!("{timestamp} OPERATOR(pg_catalog.=) '{infinity}'::timestamp with time zone")
+    };
+    // As `DT_NOEND` and `DT_NOBEGIN` are in the server's count.
     format!(
-        "((EXTRACT(epoch FROM {timestamp}) OPERATOR(pg_catalog.-) 946684800) \
-         OPERATOR(pg_catalog.*) 1000000)::bigint"
+        "CASE WHEN pg_catalog.isfinite({timestamp}) \
+         THEN ((EXTRACT(epoch FROM {timestamp}) OPERATOR(pg_catalog.-) 946684800) \
+         OPERATOR(pg_catalog.*) 1000000)::bigint \
+         WHEN {} THEN {} WHEN {} THEN '{}'::bigint END",
+        is("infinity"),
+        i64::MAX,
+        is("-infinity"),
+        i64::MIN
     )
 }

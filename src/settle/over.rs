@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use pgrx::pg_sys::{TEXTARRAYOID, TEXTOID};
+use pgrx::pg_sys::{self, TEXTARRAYOID, TEXTOID};
 
 use super::settlement::was_settled_sql;
 use crate::binding::{Binding, Bound, Kept, Workflows, completed};
 use crate::error::Result;
 use crate::postgres::security::RunAs;
-use crate::postgres::snapshot::Snapshot;
+use crate::postgres::snapshot::{BeforeStatement, FreshSnapshot, Snapshot};
 use crate::postgres::spi::Statement;
 use crate::postgres::value::{Arg, texts};
 
@@ -90,26 +90,44 @@ pub(crate) fn is_over(bound: &Bound, workflow: &str) -> Result<bool> {
     Ok(outcome.processed == 1)
 }
 
-/// Those of the workflows that are over, or were settled and are no more in the workflow table: no completion comes that
-/// their usage could wait for.
+/// Those of the workflows that are over, or were when this transaction took them out of the workflow table; or that are no
+/// more there and were settled: no completion comes that their usage could wait for.
 pub(crate) fn over_or_gone(bound: &Bound, workflows: &[String]) -> Result<HashSet<String>> {
     let statements = bound.kept::<Statements>();
-    let args = [Arg::TextArray(workflows)];
-    let found = |statement: &Statement| -> Result<HashSet<String>> {
-        let outcome = statement.run(&args, Snapshot::Latest)?;
+    let found = |statement: &Statement, snapshot| -> Result<HashSet<String>> {
+        let outcome = statement.run(&[Arg::TextArray(workflows)], snapshot)?;
         Ok(texts(&outcome.rows, 0).into_iter().collect())
     };
-    let (mut over, known) = {
+    let over_and_known = |snapshot| -> Result<(HashSet<String>, HashSet<String>)> {
         let _owner = run_as_owner(bound);
-        let known = statements.known.as_ref().map(found).transpose()?;
-        (found(&statements.over)?, known)
+        let known = statements.known.as_ref();
+        let known = known.map_or_else(
+            || Ok(workflows.iter().cloned().collect()),
+            |known| found(known, snapshot),
+        )?;
+        Ok((found(&statements.over, snapshot)?, known))
     };
-    if let Some(known) = known
-        && known.len() < workflows.len()
-    {
-        let _owner = bound.run_as_extension();
-        let settled = found(&statements.settled)?;
-        over.extend(settled.into_iter().filter(|id| !known.contains(id)));
+    let (mut over, known) = over_and_known(Snapshot::Latest)?;
+    if known.len() == workflows.len() {
+        return Ok(over);
     }
+    // A cascade from the workflow table has taken the row first: what it was when the transaction began, counts.
+    let (over_before, known_before) = {
+        let fresh = FreshSnapshot::push();
+        let _before = BeforeStatement::push(&fresh, pg_sys::FirstCommandId);
+        over_and_known(Snapshot::Caller)?
+    };
+    let settled = {
+        let _owner = bound.run_as_extension();
+        found(&statements.settled, Snapshot::Latest)?
+    };
+    let gone = workflows.iter().filter(|id| !known.contains(*id));
+    over.extend(
+        gone.filter(|id| match known_before.contains(*id) {
+            true => over_before.contains(*id),
+            false => settled.contains(*id),
+        })
+        .cloned(),
+    );
     Ok(over)
 }

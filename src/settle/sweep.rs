@@ -574,10 +574,11 @@ fn include_exempted(bound: &Bound, batch_size: usize, commits: MayCommit) -> Res
             ),
             None => ("$1 IS NULL AND $2 IS NULL", None, None),
         };
-        // What is there no more is not charged after all: nobody would find it.
+        // What is there no more is not charged after all: nobody would find it. Whether it was exempt nobody knows: it
+        // counts as if it had been, as far as anything was.
         let kept = format!(
             "GREATEST(s.charged_tokens, LEAST(s.usage_tokens::pg_catalog.numeric, \
-             pg_catalog.round({})))::bigint",
+             s.charged_tokens OPERATOR(pg_catalog.+) pg_catalog.round({})))::bigint",
             archived_usage_sql(bound.binding.spec.ids, "s")
         );
         let changed = {

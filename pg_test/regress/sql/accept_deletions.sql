@@ -108,6 +108,17 @@ BEGIN READ ONLY;
 CALL pg_temp.try($$SELECT token_balance.accept_deletions(now())$$);
 SELECT token_balance.accept_deletions(now(), true) ->> 'pairs' AS pairs;
 ROLLBACK;
+-- usage without a time: all that is there is from before
+SELECT count(*) FROM token_balance.detach();
+CREATE TABLE plain (workflow_id text, user_id text, total_tokens integer);
+SELECT count(*) FROM token_balance.attach('users', 'plain', 'workflows', name => 'plain');
+INSERT INTO plain VALUES ('p1', 'ann', 10), ('p1', 'ann', 5);
+SELECT settle_workflow('p1') ->> 'tokens_used' AS tokens_used;
+DELETE FROM plain WHERE total_tokens = 10;
+SELECT token_balance.accept_deletions(now());
+INSERT INTO plain VALUES ('p1', 'ann', 3);
+SELECT settle_workflow('p1') ->> 'tokens_used' AS tokens_used;
+TABLE problems;
 -- usage from a view: the application prunes the tables below
 SELECT count(*) FROM token_balance.detach();
 CREATE TABLE calls (run text, who text, input integer, output integer, at timestamptz);

@@ -101,7 +101,7 @@ ALTER TABLE plain ADD at timestamptz;
 CREATE VIEW shown AS SELECT run, tokens, at FROM plain;
 SELECT count(*) FROM token_balance.attach('users', 'plain', 'workflows', name => 'plain', usage_user => NULL, usage_workflow => 'run', usage_tokens => '{tokens}');
 CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-03-01Z', binding => 'plain')$$);
-CALL pg_temp.try($$SELECT token_balance.accept_deletions('2026-03-01Z', binding => 'plain')$$);
+CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-03-01Z', NULL, 'plain')$$);
 SELECT count(*) FROM token_balance.attach('users', 'shown', 'workflows', name => 'shown', usage_user => NULL, usage_workflow => 'run', usage_tokens => '{tokens}', usage_created_at => 'at');
 CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-03-01Z', binding => 'shown')$$);
 CALL pg_temp.try($$SELECT token_balance.archive_usage(partition => 'plain', binding => 'shown')$$);

@@ -143,6 +143,19 @@ CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-02-01Z', partition =
 CALL pg_temp.try($$SELECT token_balance.archive_usage(partition => 'old_usage')$$);
 CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-02-01Z', 'token_usage')$$);
 CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-02-01Z', 'settled')$$);
+-- what the usage would still show: a child of it, at whatever level, and a table of other usage
+CREATE TABLE child () INHERITS (token_usage);
+CREATE TABLE grandchild () INHERITS (child);
+CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-02-01Z', 'child')$$);
+CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-02-01Z', 'grandchild')$$);
+DROP TABLE child CASCADE;
+CREATE TABLE whole (LIKE token_usage) PARTITION BY LIST (workflow_id);
+CREATE TABLE part PARTITION OF whole DEFAULT;
+SELECT count(*) FROM token_balance.attach('users', 'part', NULL, name => 'part');
+CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-02-01Z', 'part', 'default')$$);
+CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-02-01Z', 'whole', 'part')$$);
+SELECT count(*) FROM token_balance.detach(name => 'part');
+DROP TABLE whole;
 CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-02-01Z', 4294967295)$$);
 CREATE TABLE narrow (LIKE old_usage);
 ALTER TABLE narrow DROP created_at;
@@ -171,6 +184,22 @@ SELECT token_balance.archive_usage('2026-02-01Z', 'old_usage');
 DROP TRIGGER stays ON token_usage;
 SELECT token_balance.archive_usage('2026-02-01Z', 'old_usage') ->> 'usage_rows' AS usage_rows;
 TABLE law;
+
+-- half of an exemption is archived: the other half is charged after all, once
+INSERT INTO token_usage (workflow_id, user_id, total_tokens, created_at) VALUES ('e1', 'bob', 100, '2026-01-01Z'), ('e1', 'bob', 20, '2026-02-02Z');
+INSERT INTO workflows VALUES ('e1', 'bob', 'running');
+SELECT token_balance.exempt_pending() ->> 'tokens_exempt' AS tokens_exempt;
+INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('e1', 'bob', 5);
+UPDATE workflows SET status = 'completed' WHERE id = 'e1';
+SELECT * FROM settled WHERE workflow_id = 'e1';
+SELECT token_balance.archive_usage('2026-02-01Z') ->> 'tokens' AS tokens;
+CALL token_balance.settle_backlog(existing => true);
+SELECT * FROM settled WHERE workflow_id = 'e1';
+CALL token_balance.settle_backlog(existing => true);
+CALL token_balance.settle_backlog(existing => true);
+SELECT * FROM settled WHERE workflow_id = 'e1';
+TABLE law;
+TABLE problems;
 
 -- rights: it is granted, and the archive is the usage's owner's
 CREATE ROLE regress_tb_au_owner;

@@ -205,6 +205,26 @@ SELECT * FROM settled('w8');
 SELECT * FROM settled('w9');
 SELECT * FROM law;
 SELECT token_balance.settle_pending() ->> 'tokens_used' AS tokens_used;
+-- one that was over, and nobody has settled; one that was open, of which somebody has settled a part; and one whose row has gone before
+INSERT INTO workflows VALUES ('late', 'ann', 'completed'), ('partly', 'ann', 'running'), ('before', 'ann', 'running');
+INSERT INTO token_usage VALUES ('late', 'ann', 20), ('partly', 'ann', 20), ('before', 'ann', 20);
+SELECT settle_workflow('partly') ->> 'tokens_used' AS tokens_used, settle_workflow('before') ->> 'tokens_used' AS before;
+INSERT INTO token_usage VALUES ('partly', 'ann', 30), ('before', 'ann', 30);
+SELECT * FROM spent;
+DELETE FROM workflows WHERE id IN ('late', 'partly');
+SELECT * FROM spent;
+SELECT * FROM settled('late');
+SELECT * FROM settled('partly');
+BEGIN;
+ALTER TABLE token_usage DISABLE TRIGGER ALL;
+ALTER TABLE workflows DISABLE TRIGGER ALL;
+DELETE FROM workflows WHERE id = 'before';
+ALTER TABLE token_usage ENABLE TRIGGER ALL;
+ALTER TABLE workflows ENABLE TRIGGER ALL;
+COMMIT;
+DELETE FROM token_usage WHERE workflow_id = 'before';
+SELECT * FROM settled('before');
+SELECT * FROM law;
 DELETE FROM users WHERE id = 'bob';
 SELECT * FROM law;
 -- by itself

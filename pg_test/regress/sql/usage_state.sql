@@ -53,6 +53,12 @@ SELECT settle_workflow('s1') ->> 'tokens_used' AS tokens_used;
 INSERT INTO token_usage VALUES ('s1', 'ann', 5);
 SELECT * FROM token_balance.usage_state() WHERE state = 'waiting';
 TABLE law;
+-- a time that never comes, and one that never was
+INSERT INTO token_usage VALUES ('s2', 'bob', 7, 'infinity'), ('s2', 'bob', 8, '-infinity');
+SELECT * FROM token_balance.usage_state() WHERE state = 'waiting';
+SELECT count(*) FROM token_balance.reconcile();
+SELECT token_balance.summary('bob', 36500) #> '{summary,total_tokens}' AS total_tokens;
+TABLE law;
 
 -- the account of the workflow pays
 SELECT token_balance.detach();

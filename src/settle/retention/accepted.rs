@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::TimestampTz;
 
-use super::old::{follow_renamed, is_older_sql, time_of};
+use super::old::{follow_renamed, is_older_sql};
 use super::record::{self, Kind, Left, TakenAway};
 use crate::binding::{Binding, Bound, Payer, Which, bindings_locked, bound};
 use crate::error::{Error, Result};
@@ -42,7 +42,7 @@ pub(crate) struct Accepted {
 /// Of up to 1,024 workflows, with those that the transaction has locked, each is locked. Of more, all settlements of these accounts wait until
 /// the transaction ends.
 ///
-/// Errors: 22023 where the usage has no time, 55000 for a view that was replaced, 40001 to be retried.
+/// Errors: 55000 for a view that was replaced, 40001 to be retried.
 pub(crate) fn accept_deletions(
     name: Option<&str>,
     before: TimestampTz,
@@ -244,19 +244,23 @@ struct OldUsage<'a> {
 }
 
 impl<'a> OldUsage<'a> {
-    /// Errors: 22023 where the usage has no time, 55000 for a view that was replaced.
+    /// Error 55000 for a view that was replaced.
     fn of(bound: &'a Bound, before: TimestampTz) -> Result<Self> {
         let binding = &bound.binding;
         binding.refuse_replaced_view()?;
-        let time = time_of(binding)?;
         let is_one_of_them = format!(
             "u.{} OPERATOR(pg_catalog.=) ANY ($2::{}[])",
             binding.usage_workflow.sql(),
             binding.usage_workflow.key_type.sql()
         );
         // What has no time is nothing that came since.
-        let is_older = is_older_sql(&time, "$1");
-        let is_older = format!("({is_older} OR u.{} IS NULL)", time.sql());
+        let is_older = match &binding.details.created_at {
+            Some(time) => {
+                let is_older = is_older_sql(time, "$1");
+                format!("({is_older} OR u.{} IS NULL)", time.sql())
+            }
+            None => "$1 IS NOT NULL".into(),
+        };
         Ok(OldUsage {
             bound,
             before,

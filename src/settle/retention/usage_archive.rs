@@ -2,9 +2,9 @@
 
 use pgrx::pg_sys;
 
-use crate::binding::is_part_of;
+use crate::binding::{Which, bindings_unlocked};
 use crate::error::{Error, Result};
-use crate::ledger::archive_table::suitable;
+use crate::ledger::archive_table::{OWN, suitable};
 use crate::postgres::catalog::{self, Table};
 
 /// A table that takes what leaves another one.
@@ -22,7 +22,13 @@ impl UsageArchive {
     /// that of the usage's owner.
     pub(super) fn of(archive: pg_sys::Oid, usage: &Table) -> Result<Self> {
         let of = &usage.sql;
-        let table = suitable(archive, of, || is_part_of(archive, usage.oid))?;
+        let table = suitable(archive, of, || {
+            if catalog::are_kin(archive, usage.oid)? {
+                return Ok(Some(OWN));
+            }
+            let of_bindings = bindings_unlocked(Which::OfUsageRows(archive))?;
+            Ok((!of_bindings.is_empty()).then_some("bound usage table"))
+        })?;
         if table.owner != usage.owner {
             return Err(Error::ArchiveOfAnotherOwner {
                 relation: table.sql,
