@@ -2,7 +2,7 @@
 # Many sessions against one server, and a random history against an oracle: the programs of
 # pg_test/client, each with a seed that it prints. In a soak with the programs' own sizes: 10,000
 # operations, 200 rounds, 60 seconds, 20,000 settlements, 2 times 100 rounds, 60 seconds of chaos,
-# 4 sweeps of 8,000 runs, 5 rounds of late usage, 24 meetings in one run, 300 layouts of tables.
+# 4 sweeps of 8,000 runs, 5 rounds of late usage, 60 seconds of retention, 24 meetings in one run, 300 layouts of tables.
 # (DESIGN B7, B9, B10, C7, E1, E2, E3, H7, I1, J2, L4, P2, P8, R1, V30, V34, V35, W3, Y1, Y2, Y3)
 set -euo pipefail
 
@@ -23,6 +23,7 @@ run bulk 20
 run chaos 12
 run sweep 4000
 run late 1
+run retention 5
 run speculative 1
 run layout 20
 # The same money with the options that change who waits for whom.
@@ -35,5 +36,6 @@ run mixed 5
 run bulk 8
 run chaos 8
 run sweep 2000
+run retention 4
 run layout 5
 dropdb client

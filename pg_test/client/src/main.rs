@@ -18,6 +18,7 @@ mod hostile_names;
 mod layout;
 mod model;
 mod race;
+mod retention;
 mod shapes;
 mod speculative;
 mod sweep;
@@ -41,7 +42,7 @@ enum Program {
 
 use Program::{Cases, Random, Sized};
 
-const PROGRAMS: [(&str, Program); 15] = [
+const PROGRAMS: [(&str, Program); 16] = [
     ("model", Random(model::run, 10_000)),
     ("one-workflow", Sized(race::one_workflow, 200)),
     ("mixed", Random(race::mixed, 60)),
@@ -50,6 +51,7 @@ const PROGRAMS: [(&str, Program); 15] = [
     ("chaos", Random(chaos::run, 60)),
     ("sweep", Random(sweep::sweep, 8_000)),
     ("late", Random(sweep::late, 5)),
+    ("retention", Random(retention::run, 60)),
     ("speculative", Sized(speculative::run, 3)),
     ("layout", Random(layout::run, 300)),
     ("attackers", Cases(attackers::run)),
