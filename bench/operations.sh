@@ -134,8 +134,10 @@ SQL
     rm "$db.pgbench"
 }
 
-# A year of a platform, compressed: YEAR_RUNS runs in 365 days that follow one another at once, each archived with a retention
-# of 30 of them. Every tenth day a line: day, runs so far, then megabytes of each table and its indexes, dead rows.
+# A year of a platform, compressed: YEAR_RUNS runs in 365 days that follow one another at once, with a retention of 30 of them.
+# Each day ends with the archiving of what is older, and a VACUUM, for autovacuum has no time in between: in a day of 24 hours
+# it comes for as many dead rows by itself, with the settings that are made here. Every tenth day a line: day, runs so far,
+# megabytes of each table and of its indexes after the VACUUM, the dead rows before it, and how long archiving took.
 year() {
     local runs=${YEAR_RUNS:-10000000} per_day day
     per_day=$((runs / 365))
@@ -153,9 +155,9 @@ CREATE EXTENSION token_balance;
 ALTER TABLE token_balance.ledger SET (autovacuum_vacuum_scale_factor = 0.02);
 ALTER TABLE token_balance.settlement SET (autovacuum_vacuum_scale_factor = 0.02);
 CREATE TABLE old_ledger (LIKE token_balance.ledger);
-CREATE TABLE days (day integer PRIMARY KEY, began timestamptz, archived interval);
+CREATE TABLE days (day integer PRIMARY KEY, began timestamptz, archived interval, dead text);
 SQL
-    echo 'day runs settlement+indexes ledger+indexes archived+alias users+indexes usage dead_settlement dead_ledger seconds_to_archive'
+    echo 'day runs settlement+indexes ledger+indexes archived+alias users+indexes usage+indexes dead_settlements+entries seconds_to_archive'
     for day in $(seq 365); do
         psql -d "$db" <<SQL
 INSERT INTO days VALUES ($day, clock_timestamp());
@@ -173,12 +175,15 @@ UPDATE days SET archived = clock_timestamp() - :'began' WHERE day = $day;
 TRUNCATE old_ledger;
 SQL
         fi
+        psql -d "$db" -c "UPDATE days SET dead = (SELECT pg_stat_get_dead_tuples('token_balance.settlement'::regclass) || '+' ||
+            pg_stat_get_dead_tuples('token_balance.ledger'::regclass)) WHERE day = $day" \
+            -c 'VACUUM token_balance.settlement, token_balance.ledger, users, token_usage, workflows'
         if [ $((day % 10)) = 0 ] || [ "$day" = 365 ]; then
             psql -d "$db" -F ' ' <<SQL
 SELECT $day, $day * $per_day, s.mb, l.mb, round((pg_total_relation_size('token_balance.archived') + pg_total_relation_size('token_balance.workflow_alias')) / 1e6, 1),
-  u.mb, t.mb, s.dead, l.dead, (SELECT round(extract(epoch FROM archived), 1) FROM days WHERE day = $day)
-FROM (SELECT round(pg_table_size('token_balance.settlement') / 1e6) || '+' || round(pg_indexes_size('token_balance.settlement') / 1e6) AS mb, pg_stat_get_dead_tuples('token_balance.settlement'::regclass) AS dead) s,
-  (SELECT round(pg_table_size('token_balance.ledger') / 1e6) || '+' || round(pg_indexes_size('token_balance.ledger') / 1e6) AS mb, pg_stat_get_dead_tuples('token_balance.ledger'::regclass) AS dead) l,
+  u.mb, t.mb, (SELECT dead || ' ' || round(extract(epoch FROM archived), 1) FROM days WHERE day = $day)
+FROM (SELECT round(pg_table_size('token_balance.settlement') / 1e6) || '+' || round(pg_indexes_size('token_balance.settlement') / 1e6) AS mb) s,
+  (SELECT round(pg_table_size('token_balance.ledger') / 1e6) || '+' || round(pg_indexes_size('token_balance.ledger') / 1e6) AS mb) l,
   (SELECT round(pg_table_size('users') / 1e6) || '+' || round(pg_indexes_size('users') / 1e6) AS mb) u,
   (SELECT round(pg_table_size('token_usage') / 1e6) || '+' || round(pg_indexes_size('token_usage') / 1e6) AS mb) t
 SQL
