@@ -321,6 +321,8 @@ pub(crate) enum Error {
         workflow: String,
         amount: i128,
         left: i128,
+        /// Where an earlier settlement of it may be.
+        archives: Vec<String>,
     },
     ReferenceUsed {
         account: String,
@@ -1276,16 +1278,29 @@ impl From<Error> for Report {
                 workflow,
                 amount,
                 left,
-            } => new_report(
-                ERRCODE_INVALID_PARAMETER_VALUE,
-                format!(
-                    "a refund of {amount} tokens is more than workflow \"{workflow}\" was charged"
-                ),
-            )
-            .set_detail(format!(
-                "Tokens that were charged and not refunded yet: {left}."
-            ))
-            .set_hint("Refund less, or leave the amount out to refund what is left."),
+                archives,
+            } => {
+                let report = new_report(
+                    ERRCODE_INVALID_PARAMETER_VALUE,
+                    format!(
+                        "a refund of {amount} tokens is more than workflow \"{workflow}\" was charged"
+                    ),
+                );
+                let detail = format!("Tokens that were charged and not refunded yet: {left}.");
+                match &archives[..] {
+                    [] => report.set_detail(detail).set_hint(
+                        "Refund less, or leave the amount out to refund what is left.",
+                    ),
+                    [first, ..] => report
+                        .set_detail(format!(
+                            "{detail} What it was charged before may be in {}.",
+                            archives.join(", ")
+                        ))
+                        .set_hint(format!(
+                            "Refund less, or name the archive: archive => '{first}'."
+                        )),
+                }
+            }
             Error::ReferenceUsed {
                 account,
                 reference,

@@ -212,7 +212,22 @@ pub(super) fn refund_workflow(
     let archive = archive
         .map(|archive| returned::archive_of(&of, archive))
         .transpose()?;
-    let outcome = refund::refund(&of, amount, &remarks, archive.as_ref())?;
+    let outcome = refund::refund(&of, amount, &remarks, archive.as_ref());
+    let outcome = outcome.map_err(|error| match error {
+        Error::RefundTooLarge {
+            workflow,
+            amount,
+            left,
+            ..
+        } => Error::RefundTooLarge {
+            workflow,
+            amount,
+            left,
+            // It may have been settled again since it left.
+            archives: other_archives(&of, archive.as_ref()).unwrap_or_default(),
+        },
+        error => error,
+    })?;
     let (given, replayed) = match outcome {
         Some(outcome) => (outcome.given, outcome.replayed),
         None => {
@@ -229,6 +244,7 @@ pub(super) fn refund_workflow(
             workflow,
             amount,
             left: 0,
+            archives: Vec::new(),
         }
         .into());
     }
@@ -251,6 +267,16 @@ pub(super) fn refund_workflow(
     })?)
 }
 
+/// Where settlements of these bindings went, but for the archive that was looked into.
+fn other_archives(
+    of: &[OfBinding],
+    looked_into: Option<&ArchiveTable>,
+) -> Result<Vec<String>, Error> {
+    let mut archives = returned::archives(of)?;
+    archives.retain(|archive| looked_into.is_none_or(|it| it.table.sql != *archive));
+    Ok(archives)
+}
+
 /// A workflow without a settlement may have had one that is archived: a warning; or an error where an amount was asked for or
 /// an archive named, or where nobody knows the workflow.
 fn tell_of_archives(
@@ -258,9 +284,8 @@ fn tell_of_archives(
     amount: Option<i64>,
     looked_into: Option<&ArchiveTable>,
 ) -> Result<(), Error> {
+    let archives = other_archives(of, looked_into)?;
     let looked_into = looked_into.map(|archive| archive.table.sql.clone());
-    let mut archives = returned::archives(of)?;
-    archives.retain(|archive| looked_into.as_ref() != Some(archive));
     if archives.is_empty() && looked_into.is_none() {
         return Ok(());
     }

@@ -257,6 +257,7 @@ impl<'a> Paid<'a> {
                 workflow: self.workflow.to_owned(),
                 amount,
                 left,
+                archives: Vec::new(),
             });
         }
         let mut given = Vec::new();

@@ -146,6 +146,8 @@ CALL pg_temp.try($$SELECT token_balance.refund_workflow('w1', 12, 'ticket-1')$$)
 CALL pg_temp.try($$SELECT token_balance.credit('ann', 11, 'ticket-1')$$);
 -- it has paid, and nobody knows it any more: the archive is named
 CALL pg_temp.try($$SELECT token_balance.refund_workflow('w2', 7)$$);
+-- charged again since: more than that may have been paid before
+CALL pg_temp.try($$SELECT token_balance.refund_workflow('w1', 50)$$);
 CALL pg_temp.try($$SELECT token_balance.refund_workflow('unheard', 7)$$);
 CALL pg_temp.try($$SELECT token_balance.refund_workflow('unheard')$$);
 SELECT token_balance.refund_workflow('w2') -> 'refunds' AS nothing;

@@ -19,6 +19,7 @@ use crate::settle::usage;
 
 /// How old rows leave a usage table.
 pub(super) struct TableRows {
+    lock: Statement,
     statement: Statement,
 }
 
@@ -27,9 +28,30 @@ impl TableRows {
         let archives = archive.iter().map(|archive| archive.table.oid);
         let tables: Vec<_> = std::iter::once(binding.usage.oid).chain(archives).collect();
         let sql = leave_sql(binding, time, archive);
+        let lock = format!(
+            "SELECT 1 FROM {} AS u WHERE {} FOR UPDATE OF u",
+            binding.usage.sql,
+            is_leaving_sql(binding, time)
+        );
         TableRows {
+            lock: Statement::new(&lock, &[TEXTARRAYOID, TIMESTAMPTZOID]).of(&[binding.usage.oid]),
             statement: Statement::new(&sql, &[TEXTARRAYOID, TIMESTAMPTZOID]).of(&tables),
         }
+    }
+
+    /// Lock the old rows of workflows.
+    pub(super) fn lock(
+        &self,
+        bound: &Bound,
+        before: TimestampTz,
+        workflows: &[String],
+    ) -> Result<()> {
+        let _owner = bound.run_as(bound.binding.usage.owner);
+        let args = [
+            Arg::TextArray(workflows),
+            Arg::OptionalTimestamp(Some(before)),
+        ];
+        self.lock.run(&args, Snapshot::Latest).map(drop)
     }
 
     /// Take away the old rows of locked workflows, which are sorted, as far as they are settled.
@@ -110,6 +132,17 @@ fn refuse_unsettled(
     Ok(())
 }
 
+/// SQL for "the usage row u is an old one of the workflows $1", before $2.
+fn is_leaving_sql(binding: &Binding, time: &Column) -> String {
+    format!(
+        "u.{} OPERATOR(pg_catalog.=) ANY ($1::{}[]) AND {} AND {}",
+        binding.usage_workflow.sql(),
+        binding.usage_workflow.key_type.sql(),
+        is_owned_sql(binding),
+        is_older_sql(time, "$2")
+    )
+}
+
 /// One row per workflow and account of what left: (workflow, account, tokens, rows, rows that the archive took in all).
 ///
 /// ```sql
@@ -124,16 +157,12 @@ fn leave_sql(binding: &Binding, time: &Column, archive: Option<&UsageArchive>) -
     };
     let (kept, count_kept) = UsageArchive::keep_sql(archive);
     format!(
-        "WITH gone AS (DELETE FROM {usage} AS u \
-         WHERE u.{workflow} OPERATOR(pg_catalog.=) ANY ($1::{key_type}[]) AND {is_owned} AND {is_older} \
-         RETURNING u.*){kept} \
+        "WITH gone AS (DELETE FROM {usage} AS u WHERE {is_leaving} RETURNING u.*){kept} \
          SELECT u.{workflow}::pg_catalog.text, {account}, {tokens}, pg_catalog.count(*), {count_kept} \
          FROM gone AS u GROUP BY 1, 2",
         usage = binding.usage.sql,
         workflow = binding.usage_workflow.sql(),
-        key_type = binding.usage_workflow.key_type.sql(),
-        is_owned = is_owned_sql(binding),
-        is_older = is_older_sql(time, "$2"),
+        is_leaving = is_leaving_sql(binding, time),
         tokens = binding.tokens_sql("u"),
     )
 }

@@ -13,7 +13,9 @@ use super::steps::Steps;
 use super::table::TableRows;
 use super::usage_archive::UsageArchive;
 use super::view::RowsBelow;
-use crate::binding::{Binding, Bound, LateSource, Which, bindings_locked, bound, source_told};
+use crate::binding::{
+    Binding, Bound, DeletedUsage, LateSource, LateUsage, Which, bindings_locked, bound, source_told,
+};
 use crate::error::{Error, Result};
 use crate::ledger::change::actor;
 use crate::postgres::commit::MayCommit;
@@ -99,6 +101,7 @@ pub(crate) fn archive_usage(
     };
     let leaving = Leaving::new(&bound, request)?;
     let workflows: Vec<_> = workflows.into_iter().collect();
+    leaving.lock_rows(&workflows)?;
     lock_taken_away(&workflows, &[&bound.binding]);
     for workflows in workflows.chunks(BATCH) {
         leaving.take(workflows, &mut archived)?;
@@ -168,6 +171,7 @@ fn archive_batch(
         return Ok(());
     };
     let leaving = Leaving::new(&bound, request)?;
+    leaving.lock_rows(&workflows)?;
     lock_taken_away(&workflows, &[&bound.binding]);
     let mut of_batch = Archived::default();
     leaving.take(&workflows, &mut of_batch)?;
@@ -261,6 +265,20 @@ impl<'a> Leaving<'a> {
         self.archive
             .as_ref()
             .map_or("", |archive| &archive.table.sql)
+    }
+
+    /// Whoever changes a row, and settles by it at once, has the row before he locks the workflow: so do we then.
+    fn lock_rows(&self, workflows: &[String]) -> Result<()> {
+        let options = &self.bound.binding.spec.options;
+        let is_watched = options.late_usage == LateUsage::Settle
+            || options.deleted_usage == DeletedUsage::Record;
+        for workflows in workflows.chunks(BATCH).filter(|_| is_watched) {
+            match &self.way {
+                Way::Table(rows) => rows.lock(self.bound, self.before, workflows)?,
+                Way::View(rows) => rows.lock_old(self.bound, self.before, workflows)?,
+            }
+        }
+        Ok(())
     }
 
     /// Take away the old rows of locked workflows, which are sorted, as far as they are settled.

@@ -28,6 +28,17 @@ pub(super) struct RowsBelow {
 }
 
 impl RowsBelow {
+    /// Lock the rows that the view shows as old ones of these workflows.
+    pub(super) fn lock_old(
+        &self,
+        bound: &Bound,
+        before: TimestampTz,
+        workflows: &[String],
+    ) -> Result<()> {
+        let keys = self.keys(bound, before, workflows, None, Snapshot::Latest)?;
+        self.lock(bound, &keys).map(drop)
+    }
+
     /// Take away the rows that the view shows as old ones of these locked workflows, as far as they are settled.
     ///
     /// They are locked before they are looked at: a row that somebody else changes meanwhile would be shown as it was.
