@@ -1469,7 +1469,7 @@ impl From<Error> for Report {
                 ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
                 format!("rows of {of} were not moved: {relation} kept them back"),
             )
-            .set_detail(format!("Rows that it did not take: {missing}."))
+            .set_detail(format!("Rows that were kept back: {missing}."))
             .set_hint("A trigger, rule or policy on the table suppressed the change."),
             Error::NotArchivedThere { relation, archives } => new_report(
                 ERRCODE_INVALID_PARAMETER_VALUE,

@@ -118,6 +118,8 @@ struct Accepted {
     pairs: usize,
     /// What was missing.
     tokens: ExactSum,
+    /// Tokens of usage that came since, and is to be charged now.
+    due: i128,
     /// Workflows of which usage is missing and some was settled since: they stay as they are.
     settled_since: usize,
     dry_run: bool,
@@ -146,6 +148,7 @@ fn accept_deletions(
         workflows: accepted.workflows,
         pairs: accepted.pairs,
         tokens: accepted.tokens,
+        due: accepted.due,
         settled_since: accepted.settled_since,
         dry_run,
     })?)

@@ -141,6 +141,12 @@ fn fitting(
             shown_as,
             key_type,
         }),
+        None if key.type_name == shown_as.type_name => Err(format!(
+            "Column {} of {} is of type {}, which no key has.",
+            key.sql(),
+            table.sql,
+            key.type_name
+        )),
         _ => Err(format!(
             "Column {} of {} is of type {}, and {} of the view of type {}.",
             key.sql(),

@@ -446,7 +446,7 @@ fn problem_of(bound: &Bound, pair: &Pair, shrunk: &mut Shrunk) -> Result<Option<
         }
         (_, Ordering::Less) if is_gone(bound, account)? => (
             "usage of an account that is gone",
-            "The account was deleted, and usage with it. There is nothing to do.",
+            "The account was deleted, and usage with it. There is nothing to do: token_balance.accept_deletions() ends this row.",
             found,
             expected,
         ),

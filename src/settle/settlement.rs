@@ -366,6 +366,12 @@ pub(crate) fn forget(bound: &Bound) -> Result<u64> {
         &[],
         Snapshot::Latest,
     )?;
+    let own = bound.binding.own("a");
+    spi::query_as_of(
+        &format!("DELETE FROM token_balance.archived AS a WHERE {own} true"),
+        &[],
+        Snapshot::Latest,
+    )?;
     spi::query_as_of(
         &format!(
             "UPDATE token_balance.settlement AS s SET archived_charged_tokens = s.charged_tokens, \

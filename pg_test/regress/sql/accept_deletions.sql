@@ -108,6 +108,12 @@ BEGIN READ ONLY;
 CALL pg_temp.try($$SELECT token_balance.accept_deletions(now())$$);
 SELECT token_balance.accept_deletions(now(), true) ->> 'pairs' AS pairs;
 ROLLBACK;
+-- the application's clock goes ahead: what comes later than now is nothing that came since
+INSERT INTO token_usage VALUES ('ahead', 'bob', 100, now() - interval '2 days'), ('ahead', 'bob', 50, now() + interval '9 hours');
+SELECT settle_workflow('ahead') ->> 'tokens_used' AS tokens_used;
+DELETE FROM token_usage WHERE total_tokens = 100;
+SELECT token_balance.accept_deletions(clock_timestamp());
+SELECT token_balance.settle_pending() ->> 'tokens_used' AS tokens_used, settle_workflow('ahead') ->> 'status' AS status;
 -- usage without a time: all that is there is from before
 SELECT count(*) FROM token_balance.detach();
 CREATE TABLE plain (workflow_id text, user_id text, total_tokens integer);

@@ -31,6 +31,8 @@ pub(crate) struct Accepted {
     /// Pairs of workflow and account.
     pub(crate) pairs: usize,
     pub(crate) tokens: ExactSum,
+    /// Tokens of usage that came since, and is to be charged by it.
+    pub(crate) due: i128,
     /// Workflows of which usage is missing, and some was settled since `before`: nobody knows what is missing of the older
     /// part.
     pub(crate) settled_since: usize,
@@ -186,12 +188,16 @@ fn accept(
     accepted.settled_since += count_short(bound, &since)?;
     let missing = old.missing(&workflows)?;
     let settled = read_settled(bound, &workflows)?;
+    let used = usage::read(bound, &workflows)?;
     let mut taken = Vec::new();
-    for ((workflow, missing), settled) in workflows.iter().zip(missing).zip(&settled) {
+    let all = workflows.iter().zip(missing).zip(&settled).zip(&used);
+    for (((workflow, missing), settled), used) in all {
         accepted.workflows += usize::from(!missing.is_empty());
         for (account, tokens) in missing {
             accepted.pairs += 1;
             accepted.tokens.add(&tokens);
+            let in_all = used.of(account.as_deref()).plus(&tokens);
+            accepted.due += unaccounted(&in_all, settled, account.as_deref())?.max(0);
             let away = TakenAway {
                 workflow: workflow.clone(),
                 account,
@@ -253,11 +259,15 @@ impl<'a> OldUsage<'a> {
             binding.usage_workflow.sql(),
             binding.usage_workflow.key_type.sql()
         );
-        // What has no time is nothing that came since.
+        // What has no time is nothing that came since; nor is what comes later than now, by a clock that goes ahead.
         let is_older = match &binding.details.created_at {
             Some(time) => {
                 let is_older = is_older_sql(time, "$1");
-                format!("({is_older} OR u.{} IS NULL)", time.sql())
+                let (column, type_name) = (time.sql(), time.time_type_sql());
+                format!(
+                    "({is_older} OR u.{column} IS NULL OR u.{column} OPERATOR(pg_catalog.>) \
+                     pg_catalog.clock_timestamp()::{type_name})"
+                )
             }
             None => "$1 IS NOT NULL".into(),
         };
