@@ -109,7 +109,8 @@ const KEEP_LEDGER: &str =
     "CREATE TEMPORARY TABLE IF NOT EXISTS seen_ledger (LIKE token_balance.ledger)";
 const SEE_LEDGER: &str = "
 INSERT INTO seen_ledger SELECT l.* FROM token_balance.ledger AS l
-WHERE NOT EXISTS (SELECT FROM seen_ledger AS s WHERE s.entry_id = l.entry_id)";
+WHERE NOT EXISTS (SELECT FROM seen_ledger AS s WHERE s.accounts_id = l.accounts_id AND s.user_id = l.user_id
+                  AND s.entry_id = l.entry_id)";
 
 /// Err with what is broken. `all_settled` is whether late usage would be a fault.
 pub fn check_invariants(client: &mut Client, all_settled: bool) -> Result<()> {

@@ -7,8 +7,9 @@
 //! balances), and rows are as the last one has written them, so a session's work is an overlay that a commit adds to
 //! the committed state. Now and then all transactions end, and an administrator changes tables, ids and the binding.
 //!
-//! Usage leaves, too: it is deleted, archived, or lost with a partition, and what was deleted is accepted. A row of the
-//! usage has a time: that of a day that is long past, or the time when it was written. The model's clock counts what
+//! Usage leaves, too: it is deleted or truncated, with record or without, archived, or lost with a partition, and what was
+//! deleted is accepted. So do entries of the ledger, and settlements of which nothing is left. A row of the usage has a
+//! time: that of a day that is long past, or the time when it was written. The model's clock counts what
 //! was done, and moments of the server's clock are read at some of its counts.
 //!
 //! `--bindings 2` attaches a second binding, `teams`, which is charged for the same usage. `--rename-columns` renames
@@ -16,6 +17,8 @@
 
 mod compare;
 mod ddl;
+mod deletions;
+mod ended;
 mod operations;
 mod oracle;
 mod retention;
@@ -115,7 +118,10 @@ impl Model {
     fn prepare(seed: u64) -> Result<Self> {
         let flags = Flags::of_command_line()?;
         let mut rng = Rng::with_seed(seed);
-        let schema = Schema::new(flags.bindings, rng.bool(), rng.bool(), rng.bool());
+        let mut schema = Schema::new(flags.bindings, rng.bool(), rng.bool(), rng.bool());
+        for accounts in &mut schema.accounts {
+            accounts.records_deletions = rng.bool();
+        }
         let mut admin = connect()?;
         admin.batch_execute(&schema.create_sql())?;
         let mut sessions = Vec::new();
@@ -182,12 +188,14 @@ impl Model {
         let (name, outcome) = match choice {
             10..190 => ("usage", self.use_tokens(session)),
             190..205 => ("usage deleted", self.delete_usage(session)),
-            205..235 => ("usage archived", self.archive_usage(session)),
+            205..231 => ("usage archived", self.archive_usage(session)),
+            231..235 => ("ledger archived", self.archive_ledger(session)),
             235..250 => ("deletions accepted", self.accept_deletions(session)),
             250..300 => ("usage changed", self.change_usage(session)),
             300..400 => ("completion", self.complete(session)),
             400..450 => ("bulk completion", self.complete_several(session)),
-            450..540 => ("settle", self.settle(session)),
+            450..530 => ("settle", self.settle(session)),
+            530..540 => ("settlements archived", self.archive_settlements(session)),
             540..590 => ("batch", self.settle_batch(session)),
             590..605 => ("sweep", self.sweep(session)),
             605..655 => ("credit", self.credit(session)),

@@ -399,6 +399,21 @@ SELECT two('parts');
 SELECT user_id, usage_tokens, archived_usage_tokens FROM ended WHERE workflow_id = 'half' ORDER BY 1;
 SELECT token_balance.detach(name => 'parts');
 
+-- usage is looked for under the ids of each workflow, of which one may be behind those of others (V41)
+INSERT INTO token_usage VALUES ('v1', 'bob', 1), ('v2', 'bob', 1);
+INSERT INTO workflows VALUES ('v1', 'bob', 'done'), ('v2', 'bob', 'done');
+BEGIN;
+UPDATE workflows SET id = 'v3' WHERE id = 'v1';
+UPDATE token_usage SET workflow_id = 'v3' WHERE workflow_id = 'v1';
+COMMIT;
+CALL ledger();
+CALL prune('{v2,v3}');
+INSERT INTO token_usage VALUES ('v2', NULL, 5);
+SELECT archive() -> 'workflows' AS renamed;
+SELECT workflow_id FROM settled WHERE workflow_id LIKE 'v_';
+DELETE FROM token_usage WHERE workflow_id = 'v2';
+SELECT archive() -> 'workflows' AS other;
+
 -- more than are locked singly, in any isolation level; the aliases of none
 INSERT INTO token_usage SELECT 'm' || n, 'cid', 1 FROM generate_series(1, 1500) n;
 INSERT INTO workflows SELECT 'm' || n, 'cid', 'done' FROM generate_series(1, 1500) n;

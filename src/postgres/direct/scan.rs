@@ -73,6 +73,7 @@ impl Reader {
     /// Call `each` with the rows of keys, which are given by canonical text and sorted: with the place
     /// of the row's key among them. The rows of one key come one after the other.
     pub(crate) fn read(&mut self, keys: &[String], mut each: impl FnMut(usize, &FoundRow)) {
+        debug_assert!(keys.is_sorted(), "rows are found by a search among keys");
         let path = self.path.clone();
         let argument = Argument::of(path.key_type, keys);
         let mut at = 0;

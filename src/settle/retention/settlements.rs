@@ -4,7 +4,7 @@
 //! What a settlement is for is told by what is there: usage that it accounts for, entries of the ledger that it stands
 //! for. When both are gone, and all of the usage is recorded as gone, nothing would be charged again without it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use pgrx::pg_sys::{self, TEXTARRAYOID, TIMESTAMPTZOID, TimestampTz};
@@ -206,18 +206,17 @@ fn all_ids(families: &[Family]) -> Vec<String> {
 }
 
 /// Those of which no usage is there. What cannot be read is told, and is there.
-fn without_usage(bound: &Bound, families: Vec<Family>) -> Result<Vec<Family>> {
-    let usage = usage::read_or_warn(bound, &all_ids(&families), &Occasion::Sweep)?;
-    let mut usage = usage.iter();
-    let is_there = |usage: &&Option<Usage>| !usage.as_ref().is_some_and(Usage::is_empty);
-    let mut without = Vec::with_capacity(families.len());
-    for family in families {
-        let of_family = usage.by_ref().take(family.ids.len());
-        if of_family.filter(is_there).count() == 0 {
-            without.push(family);
-        }
-    }
-    Ok(without)
+fn without_usage(bound: &Bound, mut families: Vec<Family>) -> Result<Vec<Family>> {
+    // Sorted over all families, as they are read.
+    let mut ids = all_ids(&families);
+    ids.sort_unstable();
+    let usage = usage::read_or_warn(bound, &ids, &Occasion::Sweep)?;
+    let is_there = |usage: &Option<Usage>| !usage.as_ref().is_some_and(Usage::is_empty);
+    let used = ids.iter().zip(&usage);
+    let used = used.filter(|(_, usage)| is_there(usage));
+    let used: HashSet<_> = used.map(|(id, _)| id).collect();
+    families.retain(|family| !family.ids.iter().any(|id| used.contains(id)));
+    Ok(families)
 }
 
 /// Settlements of one binding that may have ended, found a batch at a time.

@@ -17,9 +17,11 @@ enum Change {
     UsageAnew,
     BalancesAnew,
     PartitionArchived,
+    UsageTruncated,
+    AllArchived,
 }
 
-const CHANGES: [Change; 9] = [
+const CHANGES: [Change; 11] = [
     Change::AttachAgain,
     Change::Detach,
     Change::RenameTable,
@@ -29,6 +31,8 @@ const CHANGES: [Change; 9] = [
     Change::UsageAnew,
     Change::BalancesAnew,
     Change::PartitionArchived,
+    Change::UsageTruncated,
+    Change::AllArchived,
 ];
 
 impl Model {
@@ -68,7 +72,14 @@ impl Model {
 
     fn make(&mut self, change: Change) -> Result<()> {
         match change {
-            Change::AttachAgain => self.attach(),
+            Change::AttachAgain => {
+                if self.rng.u32(..4) == 0 {
+                    let binding = self.any_binding();
+                    let records = &mut self.schema.accounts[binding].records_deletions;
+                    *records = !*records;
+                }
+                self.attach()
+            }
             Change::Detach => self.detach_for_a_while(),
             Change::RenameTable => self.rename_table(),
             Change::RenameSchema => {
@@ -82,6 +93,8 @@ impl Model {
             Change::UsageAnew => self.make_usage_anew(),
             Change::BalancesAnew => self.make_balances_anew(),
             Change::PartitionArchived => self.archive_partition(),
+            Change::UsageTruncated => self.truncate_usage(),
+            Change::AllArchived => self.archive_all(),
         }
     }
 
@@ -118,7 +131,13 @@ impl Model {
             let attach = self.schema.attach_sql(binding, more);
             self.execute(&attach)?;
         }
+        self.know_partitions();
         Ok(())
+    }
+
+    fn know_partitions(&mut self) {
+        let partitions = self.schema.partitions.iter_mut();
+        partitions.for_each(|partition| partition.is_known = true);
     }
 
     /// Nothing is charged meanwhile, and nothing is forgotten: what has completed waits for the sweep.
@@ -213,10 +232,11 @@ impl Model {
         self.fails("SELECT token_balance.settle_pending()", &["42P01"])?;
         let session = self.rng.usize(..self.sessions.len());
         self.begin(session)?;
-        match self.rng.u32(..4) {
+        match self.rng.u32(..5) {
             0 => self.change_usage(session)?,
             1 => self.adjust(session)?,
             2 => self.credit(session)?,
+            3 => self.delete_usage(session)?,
             _ => self.use_tokens(session)?,
         }
         self.end_without_comparison(session, true)?;
@@ -273,6 +293,7 @@ impl Model {
             let attach = self.schema.attach_sql(binding, more);
             self.execute(&attach)?;
         }
+        self.know_partitions();
         self.execute(&after)
     }
 
@@ -315,5 +336,7 @@ fn name_of(change: Change) -> &'static str {
         Change::UsageAnew => "usage made anew",
         Change::BalancesAnew => "balances made anew",
         Change::PartitionArchived => "a partition to be archived",
+        Change::UsageTruncated => "usage truncated",
+        Change::AllArchived => "archived by the policy",
     }
 }

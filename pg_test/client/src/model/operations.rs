@@ -677,8 +677,12 @@ impl Model {
     pub(super) fn adjust(&mut self, session: usize) -> Result<()> {
         let binding = self.any_binding();
         let account = self.account_that_is_there(session, binding);
-        let amount = self.rng.i64(-3_000..3_000);
         let accounts = self.schema.accounts[binding];
+        let mut amount = self.rng.i64(-3_000..3_000);
+        // Not by chance back to what the balance once was: that would be a stale save, which reconcile() tells of.
+        while self.was_balance(session, binding, account, amount)? {
+            amount += 1;
+        }
         self.sessions[session].client.execute(
             &format!(
                 "UPDATE {} SET token_balance = token_balance + $2 WHERE {} = $1",
@@ -689,6 +693,26 @@ impl Model {
         let balance = &mut self.overlay(session).books[binding].balance;
         *balance.entry(account).or_default() += amount;
         Ok(())
+    }
+
+    /// Whether the account's balance, and this more, is what it was before an entry of its ledger.
+    fn was_balance(
+        &mut self,
+        session: usize,
+        binding: usize,
+        account: usize,
+        more: i64,
+    ) -> Result<bool> {
+        let accounts = self.schema.accounts[binding];
+        let sql = format!(
+            "SELECT 1 FROM {} AS u JOIN token_balance.ledger AS l ON l.user_id = u.{key} \
+             WHERE u.{key} = $1 AND u.token_balance + $2 = l.previous_balance",
+            accounts.table,
+            key = accounts.key
+        );
+        let client = &mut self.sessions[session].client;
+        let rows = client.query(&sql, &[&accounts.id(account), &more])?;
+        Ok(!rows.is_empty())
     }
 
     pub(super) fn savepoint(&mut self, session: usize) -> Result<()> {

@@ -22,11 +22,15 @@ pub struct Usage {
     pub time: Time,
 }
 
+/// What a settlement is made of: usage, charged, refunded, corrected, archived, and what of charged and refunded has left
+/// the ledger.
+pub type Figures = [i64; 7];
+
 /// A moment: below 0 a day that is long past, from 0 on what the model's clock has said. What is smaller was earlier.
 pub type Time = i64;
 
 /// When a settlement was made that has no time, since all of it is exempt.
-const NEVER_CHARGED: Time = Time::MIN;
+pub(super) const NEVER_CHARGED: Time = Time::MIN;
 
 /// What one binding knows; or what a transaction adds to it.
 #[derive(Clone, Default)]
@@ -38,7 +42,7 @@ pub struct Books {
     pub accounted: BTreeMap<Key, i64>,
     /// What is not there any more of what was used, and counts as if it were.
     pub archived: BTreeMap<Key, i64>,
-    /// When the pair was charged last; None where it has no settlement any more.
+    /// The pairs that have a settlement, and when they were charged last; None where there is none any more.
     pub settled: BTreeMap<Key, Option<Time>>,
     /// When the tables were bound: what is exempt was there by then.
     pub attached: Time,
@@ -46,12 +50,19 @@ pub struct Books {
     pub left: BTreeMap<Left, (i64, i64)>,
     pub charged: BTreeMap<Key, i64>,
     pub refunded: BTreeMap<Key, i64>,
+    /// What of both has left the ledger, by the account that had it then.
+    pub archived_charged: BTreeMap<Key, i64>,
+    pub archived_refunded: BTreeMap<Key, i64>,
     /// What corrections have taken out of what was accounted for.
     pub corrected: BTreeMap<Key, i64>,
     /// Amounts of credits, by account and reference; None where it is forgotten.
     pub references: BTreeMap<(usize, u64), Option<i64>>,
     /// What an id of a workflow has become; None where it is used again.
     pub became: BTreeMap<usize, Option<usize>>,
+    /// Two ids of one workflow; false where they are forgotten.
+    pub renames: BTreeMap<Key, bool>,
+    /// Settlements that have ended and are in the archive: their figures.
+    pub ended: BTreeMap<Key, Figures>,
 }
 
 /// How tokens have become archived, as the table `archived` says it.
@@ -59,6 +70,7 @@ pub struct Books {
 pub enum Left {
     Usage,
     Deletion,
+    Settlement,
 }
 
 impl Left {
@@ -66,6 +78,7 @@ impl Left {
         match self {
             Left::Usage => "usage",
             Left::Deletion => "deletion",
+            Left::Settlement => "settlement",
         }
     }
 }
@@ -82,6 +95,8 @@ pub struct State {
     pub runs: BTreeMap<usize, Option<bool>>,
     /// Workflows whose id a transaction has changed, from old to new, and of which what is known has not followed yet.
     pub renamed: Vec<Key>,
+    /// How many entries have left the ledger.
+    pub entries_left: i64,
     pub books: Vec<Books>,
 }
 
@@ -134,7 +149,7 @@ impl Charged {
     }
 }
 
-fn pairs_of(workflow: usize) -> Range<Key> {
+pub(super) fn pairs_of(workflow: usize) -> Range<Key> {
     (workflow, 0)..(workflow + 1, 0)
 }
 
@@ -162,9 +177,52 @@ impl Books {
         }
         add(&mut self.charged, &other.charged);
         add(&mut self.refunded, &other.refunded);
+        add(&mut self.archived_charged, &other.archived_charged);
+        add(&mut self.archived_refunded, &other.archived_refunded);
         add(&mut self.corrected, &other.corrected);
         self.references.extend(&other.references);
         self.became.extend(&other.became);
+        self.renames.extend(&other.renames);
+        for (key, figures) in &other.ended {
+            let ended = self.ended.entry(*key).or_default();
+            *ended = std::array::from_fn(|at| ended[at] + figures[at]);
+        }
+    }
+
+    fn maps(&self) -> [&BTreeMap<Key, i64>; 7] {
+        [
+            &self.accounted,
+            &self.charged,
+            &self.refunded,
+            &self.corrected,
+            &self.archived,
+            &self.archived_charged,
+            &self.archived_refunded,
+        ]
+    }
+
+    fn maps_mut(&mut self) -> [&mut BTreeMap<Key, i64>; 7] {
+        [
+            &mut self.accounted,
+            &mut self.charged,
+            &mut self.refunded,
+            &mut self.corrected,
+            &mut self.archived,
+            &mut self.archived_charged,
+            &mut self.archived_refunded,
+        ]
+    }
+
+    /// What the settlement of the pair says.
+    pub fn figures(&self, key: &Key) -> Figures {
+        self.maps().map(|map| of(map, key))
+    }
+
+    /// Add these, times `factor`.
+    pub fn add_figures(&mut self, key: Key, figures: &Figures, factor: i64) {
+        for (map, figure) in self.maps_mut().into_iter().zip(figures) {
+            *map.entry(key).or_default() += factor * figure;
+        }
     }
 
     fn knows(&self, workflow: usize) -> bool {
@@ -185,26 +243,20 @@ impl Books {
     }
 
     /// The pairs of the workflow that have a settlement.
-    fn settled_of(&self, workflow: usize) -> impl Iterator<Item = (Key, Time)> {
+    pub fn settled_of(&self, workflow: usize) -> impl Iterator<Item = (Key, Time)> {
         let of_workflow = self.settled.range(pairs_of(workflow));
         of_workflow.filter_map(|(key, at)| Some((*key, (*at)?)))
     }
 
     /// What of `used` tokens is not accounted for; below 0 where some is missing.
-    fn due(&self, key: &Key, used: i64) -> i64 {
+    pub fn due(&self, key: &Key, used: i64) -> i64 {
         used + of(&self.archived, key) - of(&self.accounted, key)
     }
 
     /// Move amounts from the keys that `rename` changes to those that it gives, as additions.
     fn moved(&self, rename: impl Fn(Key) -> Key) -> Books {
         let mut moved = Books::default();
-        let maps = [
-            (&self.accounted, &mut moved.accounted),
-            (&self.archived, &mut moved.archived),
-            (&self.charged, &mut moved.charged),
-            (&self.refunded, &mut moved.refunded),
-            (&self.corrected, &mut moved.corrected),
-        ];
+        let maps = self.maps().into_iter().zip(moved.maps_mut());
         for (from, to) in maps {
             for (key, amount) in from.iter().filter(|(key, _)| rename(**key) != **key) {
                 *to.entry(*key).or_default() -= amount;
@@ -244,6 +296,7 @@ impl State {
             archive: BTreeMap::new(),
             runs: BTreeMap::new(),
             renamed: Vec::new(),
+            entries_left: 0,
             books: vec![Books::default(); bindings],
         }
     }
@@ -253,6 +306,7 @@ impl State {
         self.archive.extend(&other.archive);
         self.runs.extend(&other.runs);
         self.renamed.extend(&other.renamed);
+        self.entries_left += other.entries_left;
         for (books, other) in self.books.iter_mut().zip(&other.books) {
             books.add(other);
         }
@@ -293,7 +347,7 @@ impl State {
     }
 
     /// The usage that names both, by pair.
-    fn used(&self, binding: usize) -> BTreeMap<Key, i64> {
+    pub fn used(&self, binding: usize) -> BTreeMap<Key, i64> {
         self.used_before(binding, Time::MAX)
     }
 
@@ -311,7 +365,8 @@ impl State {
     /// What a settlement of the workflow would charge, if all of its accounts are there.
     fn outstanding(&self, binding: usize, workflow: usize) -> Vec<(Key, i64)> {
         let books = &self.books[binding];
-        let mut used: BTreeMap<Key, i64> = BTreeMap::new();
+        let archived = books.archived.range(pairs_of(workflow));
+        let mut used: BTreeMap<Key, i64> = archived.map(|(key, _)| (*key, 0)).collect();
         for row in self.rows().filter(|row| row.workflow == Some(workflow)) {
             if let Some(account) = row.accounts[binding] {
                 *used.entry((workflow, account)).or_default() += row.tokens;
@@ -509,6 +564,7 @@ impl State {
             if books.knows(old) {
                 *added = books.moved(rename);
                 added.became.extend([(old, Some(new)), (new, None)]);
+                added.renames.insert((old, new), true);
             }
         }
         added

@@ -1,4 +1,4 @@
-//! Usage that leaves: deleted, archived, with a partition; and deletions that are accepted.
+//! Usage that leaves: archived, with a partition; and deletions that are accepted.
 
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ impl Archived {
 
 impl Model {
     /// The server's clock at this moment of the model's, as SQL.
-    fn read_clock(&mut self) -> Result<(Time, String)> {
+    pub(super) fn read_clock(&mut self) -> Result<(Time, String)> {
         let now = self.now();
         let row = self
             .admin
@@ -46,7 +46,7 @@ impl Model {
     }
 
     /// A moment that usage may be older than: one of the long past days, one in the middle of the history, or now.
-    fn any_moment(&mut self, days: u32) -> Result<(Time, String)> {
+    pub(super) fn any_moment(&mut self, days: u32) -> Result<(Time, String)> {
         if self.rng.u32(..100) < days {
             let day = self.rng.i64(FIRST_DAY + 1..=0);
             return Ok((day, day_sql(day)));
@@ -56,20 +56,6 @@ impl Model {
             Some(moment) => Ok(moment),
             None => self.read_clock(),
         }
-    }
-
-    /// Rows go, and nobody says so. What was charged for them stays, and is shrunk.
-    pub(super) fn delete_usage(&mut self, session: usize) -> Result<()> {
-        let rows = self.seen(session).rows_with_ids().into_iter();
-        let count = self.rng.usize(1..5);
-        let ids = self.rng.choose_multiple(rows.map(|(id, _)| id), count);
-        let delete = format!("DELETE FROM {} WHERE id = ANY ($1)", self.schema.usage);
-        let client = &mut self.sessions[session].client;
-        let deleted = client.execute(&delete, &[&ids])?;
-        same("rows deleted", Some(deleted), Some(ids.len() as u64))?;
-        let deleted = ids.into_iter().map(|id| (id, None));
-        self.overlay(session).usage.extend(deleted);
-        Ok(())
     }
 
     /// Old rows of workflows that are settled to the last token leave, for the archive or for good.
@@ -244,6 +230,7 @@ impl Model {
         };
         let next = Partition {
             name: self.schema.next_partition(),
+            is_known: false,
             ..partition.clone()
         };
         let create = next.create_sql(usage.now());
@@ -254,7 +241,7 @@ impl Model {
 
     /// As before the books of a month are closed: there are all accounts, all runs are over, all usage is charged, and what
     /// is missing was rightly deleted.
-    fn settle_all(&mut self) -> Result<()> {
+    pub(super) fn settle_all(&mut self) -> Result<()> {
         let session = 0;
         self.begin(session)?;
         for binding in 0..self.schema.accounts.len() {

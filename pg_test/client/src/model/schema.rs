@@ -52,6 +52,8 @@ pub struct Accounts {
     pub letter: char,
     /// How many there are at first.
     pub count: usize,
+    /// Whether the binding records what is deleted of the usage.
+    pub records_deletions: bool,
 }
 
 const ACCOUNTS: [Accounts; MAX_BINDINGS] = [
@@ -62,6 +64,7 @@ const ACCOUNTS: [Accounts; MAX_BINDINGS] = [
         payer: Name::new(["user_id", "person"]),
         letter: 'a',
         count: 12,
+        records_deletions: false,
     },
     Accounts {
         binding: "teams",
@@ -70,6 +73,7 @@ const ACCOUNTS: [Accounts; MAX_BINDINGS] = [
         payer: Name::new(["team_id", "group_id"]),
         letter: 't',
         count: 5,
+        records_deletions: false,
     },
 ];
 
@@ -106,6 +110,8 @@ pub struct Partition {
     pub name: String,
     pub from: Option<Time>,
     pub to: Option<Time>,
+    /// Whether an attach has seen it: until then nobody is told when it is truncated.
+    pub is_known: bool,
 }
 
 /// Where one partition ends and the next one begins.
@@ -113,6 +119,10 @@ const BOUNDS: [Time; 4] = [-8, -6, -4, -2];
 
 /// What takes usage that leaves.
 pub const ARCHIVE: &str = "old_usage";
+/// What takes entries of the ledger that leave.
+pub const LEDGER_ARCHIVE: &str = "old_entries";
+/// What takes settlements that have ended.
+pub const SETTLEMENT_ARCHIVE: &str = "old_settlements";
 
 /// The first of the long past days of the model. All of them are in one month.
 pub const FIRST_DAY: Time = -10;
@@ -159,7 +169,12 @@ impl Schema {
             .zip(to)
             .map(|(from, to)| {
                 let name = self.next_partition();
-                Partition { name, from, to }
+                Partition {
+                    name,
+                    from,
+                    to,
+                    is_known: false,
+                }
             })
             .collect();
     }
@@ -204,7 +219,11 @@ impl Schema {
         }
         let usage = self.usage;
         sql += &self.create_usage_sql(usage.now());
-        sql += &format!("CREATE TABLE {ARCHIVE} (LIKE {usage}, PRIMARY KEY (id));");
+        sql += &format!(
+            "CREATE TABLE {ARCHIVE} (LIKE {usage}, PRIMARY KEY (id));
+             CREATE TABLE {LEDGER_ARCHIVE} (LIKE token_balance.ledger);
+             CREATE TABLE {SETTLEMENT_ARCHIVE} (LIKE token_balance.settlement);"
+        );
         sql + &self.reference_sql()
     }
 
@@ -294,11 +313,16 @@ impl Schema {
             0 => String::new(),
             _ => format!(", name => '{}'", accounts.binding),
         };
+        let deleted = match accounts.records_deletions {
+            true => "record",
+            false => "report",
+        };
         let options = attach_options().map_or(String::new(), |options| format!(", {options}"));
         format!(
             "SELECT token_balance.attach('{}', '{usage}', '{workflows}', user_key => '{}', usage_user => '{}', \
              usage_workflow => '{run}', usage_tokens => '{{{tokens}}}', workflow_key => '{workflow_key}', \
-             workflow_status => '{status}', usage_created_at => '{time}', balance_type => 'bigint'{name}{more}{options})",
+             workflow_status => '{status}', usage_created_at => '{time}', balance_type => 'bigint', \
+             deleted_usage => '{deleted}'{name}{more}{options})",
             accounts.table, accounts.key, accounts.payer
         )
     }
