@@ -3,7 +3,7 @@
 # pg_test/client, each with a seed that it prints. In a soak with the programs' own sizes: 10,000
 # operations, 200 rounds, 60 seconds, 20,000 settlements, 2 times 100 rounds, 60 seconds of chaos,
 # 4 sweeps of 8,000 runs, 5 rounds of late usage, 60 seconds of retention, 24 meetings in one run, 300 layouts of tables.
-# (DESIGN B7, B9, B10, C7, E1, E2, E3, H7, I1, J2, L4, P2, P8, R1, V21, V22, V23, V26, V28, V30, V34, V35, V39, V40, V41, V43, V50, W3, Y1, Y2, Y3)
+# (DESIGN B7, B9, B10, C7, E1, E2, E3, H7, I1, J2, L4, P2, P8, R1, V21, V22, V23, V26, V28, V30, V34, V35, V39, V40, V41, V43, V47, V50, W3, Y1, Y2, Y3)
 set -euo pipefail
 
 client="$PROJECT/client"

@@ -186,8 +186,8 @@ impl Model {
         }
         self.begin(session)?;
         let (name, outcome) = match choice {
-            10..190 => ("usage", self.use_tokens(session)),
-            190..205 => ("usage deleted", self.delete_usage(session)),
+            10..175 => ("usage", self.use_tokens(session)),
+            175..205 => ("usage deleted", self.delete_usage(session)),
             205..231 => ("usage archived", self.archive_usage(session)),
             231..235 => ("ledger archived", self.archive_ledger(session)),
             235..250 => ("deletions accepted", self.accept_deletions(session)),

@@ -202,6 +202,8 @@ SELECT archive(archive => NULL);
 TABLE settled ORDER BY 1, 2;
 SELECT kind, archive, row_count, tokens FROM token_balance.archived WHERE kind = 'settlement' ORDER BY archive;
 CALL pg_temp.try($$SELECT token_balance.refund_workflow('w3', 4)$$);
+-- an archive that is named has to have it, whatever amount is asked for
+CALL pg_temp.try($$SELECT token_balance.refund_workflow('w3', archive => 'ase.ended')$$);
 BEGIN;
 DELETE FROM token_balance.archived WHERE archive <> '';
 CALL pg_temp.try($$SELECT token_balance.refund_workflow('w3', 4)$$);

@@ -168,7 +168,8 @@ impl Model {
         let id = |key: &Key| (workflow_id(key.0), accounts.id(key.1));
         let there = books.settled.iter().filter(|(_, at)| at.is_some());
         let there = there.map(|(key, _)| (id(key), books.figures(key)));
-        let ended = books.ended.iter().map(|(key, figures)| (id(key), *figures));
+        let ended = books.ended_at.iter().filter(|(_, at)| at.is_some());
+        let ended = ended.map(|(key, _)| (id(key), books.ended[key]));
         let expected = [
             ("token_balance.settlement", there.collect()),
             (SETTLEMENT_ARCHIVE, ended.collect()),

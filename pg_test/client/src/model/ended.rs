@@ -303,6 +303,27 @@ impl State {
         settlements.into_values().filter(has_ended).collect()
     }
 
+    /// The settlements of the workflow come back from the archive, as an addition: all of its ids'.
+    pub fn bring_back(&self, binding: usize, workflow: usize) -> State {
+        let mut added = State::new(self.books.len());
+        let known = &self.books[binding];
+        let families = known.families();
+        let ended = known.ended_at.iter();
+        for (key, at) in ended.filter(|(key, _)| families[&key.0] == families[&workflow]) {
+            if at.is_none() {
+                continue;
+            }
+            let figures = known.ended[key];
+            let books = &mut added.books[binding];
+            books.add_figures(*key, &figures, 1);
+            let there = known.settled.get(key).copied().flatten();
+            books.settled.insert(*key, there.max(*at));
+            books.ended.insert(*key, figures.map(|figure| -figure));
+            books.ended_at.insert(*key, None);
+        }
+        added
+    }
+
     /// These settlements of one workflow end, as an addition. If they are not kept, its ids are forgotten, but where one of
     /// them is `named`.
     fn end(
@@ -326,6 +347,10 @@ impl State {
             books.settled.insert(*key, None);
             if is_kept {
                 books.ended.insert(*key, figures);
+                // One that ended before is added to it.
+                let before = known.ended_at.get(key).copied().flatten();
+                let at = before.max(known.settled[key]);
+                books.ended_at.insert(*key, at);
             }
         }
         let families = known.families();

@@ -6,7 +6,7 @@ use postgres::types::ToSql;
 use serde_json::Value;
 
 use super::oracle::{Charged, MAX_BINDINGS, SHRUNK, State, Time, Usage, of};
-use super::schema::{FIRST_DAY, Name, day_sql};
+use super::schema::{FIRST_DAY, Name, SETTLEMENT_ARCHIVE, day_sql};
 use super::{Model, same, workflow_id, workflow_ids};
 use crate::database::{Result, attach_options, settles_late_usage, sqlstate};
 
@@ -16,6 +16,8 @@ pub(super) const WORKFLOW_IDS: usize = super::WORKFLOWS + 5;
 const MORE_ACCOUNTS: usize = 3;
 
 const UNKNOWN_WORKFLOW: &str = "P0002";
+/// Of an archive that is named and has nothing of the workflow.
+const NOTHING_THERE: &str = "22023";
 const UNKNOWN_ACCOUNT: &str = "23503";
 
 /// Whether a charge may wait in the queue for its account.
@@ -582,6 +584,14 @@ impl Model {
         let asked = self.any_workflow();
         let before = self.overlay(session).clone();
         self.follow(session);
+        // What has ended comes back, if the archive is named.
+        let names_archive = self.rng.bool();
+        if names_archive {
+            let back = self.seen(session).bring_back(binding, asked);
+            let back_count = back.books[binding].settled.len() as u64;
+            *self.counts.entry("settlements back").or_default() += back_count;
+            self.overlay(session).add(&back);
+        }
         let seen = self.seen(session);
         let books = &seen.books[binding];
         // By an id that it has had before, too.
@@ -600,11 +610,20 @@ impl Model {
         let is_known = workflow.is_some() || seen.has_run(asked) || seen.is_used(asked);
         let argument = amount.map_or("NULL".to_owned(), |amount| amount.to_string());
         let call = format!(
-            "token_balance.refund_workflow($1, {argument}{})",
+            "token_balance.refund_workflow($1, {argument}{}{})",
+            match names_archive {
+                true => format!(", archive => '{SETTLEMENT_ARCHIVE}'"),
+                false => String::new(),
+            },
             self.schema.binding_argument(binding)
         );
         // A payer that is gone is unknown, with the same code.
-        let refusal = (!is_known || !has_payers).then_some(UNKNOWN_WORKFLOW);
+        let refusal = match (is_known, workflow.is_some()) {
+            (true, true) if has_payers => None,
+            (true, false) if names_archive => Some(NOTHING_THERE),
+            (true, false) => None,
+            _ => Some(UNKNOWN_WORKFLOW),
+        };
         let Some(answer) = self.call(session, &call, &workflow_id(asked), refusal)? else {
             *self.overlay(session) = before;
             return Ok(());

@@ -61,8 +61,10 @@ pub struct Books {
     pub became: BTreeMap<usize, Option<usize>>,
     /// Two ids of one workflow; false where they are forgotten.
     pub renames: BTreeMap<Key, bool>,
-    /// Settlements that have ended and are in the archive: their figures.
+    /// Settlements that have ended and are in the archive: their figures, added up.
     pub ended: BTreeMap<Key, Figures>,
+    /// When they were charged last; None where they came back.
+    pub ended_at: BTreeMap<Key, Option<Time>>,
 }
 
 /// How tokens have become archived, as the table `archived` says it.
@@ -187,6 +189,7 @@ impl Books {
             let ended = self.ended.entry(*key).or_default();
             *ended = std::array::from_fn(|at| ended[at] + figures[at]);
         }
+        self.ended_at.extend(&other.ended_at);
     }
 
     fn maps(&self) -> [&BTreeMap<Key, i64>; 7] {
