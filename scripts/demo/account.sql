@@ -7,7 +7,7 @@
 CREATE ROLE billing;
 GRANT USAGE ON SCHEMA token_balance TO billing;
 GRANT EXECUTE ON FUNCTION token_balance.credit(text, numeric, text, text, name),
-    token_balance.refund_workflow(text, numeric, text, text, name), token_balance.settle_pending, token_balance.reconcile TO billing;
+    token_balance.refund_workflow(text, numeric, text, text, name, regclass), token_balance.settle_pending, token_balance.reconcile TO billing;
 
 -- The same account as in the report: in overdraft if there is one.
 SELECT id AS account, email, token_balance AS balance FROM users
