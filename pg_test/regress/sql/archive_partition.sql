@@ -95,6 +95,18 @@ CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-03-01Z', binding => 
 CALL pg_temp.try($$SELECT token_balance.archive_usage(partition => 'runs_02', binding => 'runs')$$);
 CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-03-01Z')$$);
 SELECT count(*) FROM token_balance.detach(name => 'teams');
+-- more pairs of workflow and account than are read at a time: no workflow is taken in two parts
+SELECT count(*) FROM token_balance.detach();
+CREATE TABLE many (run text, account text, tokens integer, at timestamptz) PARTITION BY RANGE (at);
+CREATE TABLE many_01 PARTITION OF many FOR VALUES FROM ('2026-01-01Z') TO ('2026-02-01Z');
+INSERT INTO users VALUES ('cat');
+INSERT INTO many SELECT 'm' || run, account, 2, '2026-01-05Z' FROM generate_series(1, 3400) AS run, unnest('{ann,bob,cat}'::text[]) AS account;
+CREATE INDEX ON many (run);
+SELECT count(*) FROM token_balance.attach('users', 'many', 'workflows', name => 'many', usage_user => 'account', usage_workflow => 'run', usage_tokens => '{tokens}', usage_created_at => 'at', existing_usage => 'charge');
+INSERT INTO workflows SELECT 'm' || run, 'ann', 'completed' FROM generate_series(1, 3400) AS run;
+SELECT token_balance.archive_usage(partition => 'many_01', binding => 'many');
+SELECT count(*), sum(charged_tokens) AS charged, sum(archived_usage_tokens) AS archived FROM token_balance.settlement WHERE workflow_id ~ '^m[0-9]';
+TABLE problems;
 -- usage without a time, and from a view
 CREATE TABLE plain (run text, tokens integer);
 ALTER TABLE plain ADD at timestamptz;

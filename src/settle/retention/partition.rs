@@ -14,7 +14,8 @@ use crate::postgres::catalog::{self, Table};
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
-use crate::settle::claim::read_settled;
+use crate::postgres::value::{Row, texts};
+use crate::settle::claim::{Accounted, read_settled};
 use crate::settle::rename;
 use crate::settle::usage::{self, groups_sql};
 
@@ -105,7 +106,11 @@ fn parent_of(bound: &Bound, partition: pg_sys::Oid) -> Result<(Table, Table)> {
 /// Note what the partition has in the settlements. Error 55000 if that is not settled.
 fn take(bound: &Rc<Bound>, partition: &Table, archived: &mut Archived) -> Result<()> {
     let binding = &bound.binding;
-    let sql = format!("{} ORDER BY 1", groups_sql(binding, &partition.sql, &[]));
+    // In the order in which settlements are locked.
+    let sql = format!(
+        "SELECT g.* FROM ({}) AS g ORDER BY g.workflow_id COLLATE pg_catalog.\"C\"",
+        groups_sql(binding, &partition.sql, &[])
+    );
     let cursor = Cursor::open(
         binding.usage.owner,
         &[partition.oid],
@@ -115,17 +120,22 @@ fn take(bound: &Rc<Bound>, partition: &Table, archived: &mut Archived) -> Result
         Life::Transaction,
     )?;
     let mut unsettled = Unsettled::default();
+    let mut next = Vec::new();
     loop {
-        let groups = cursor.fetch(BATCH)?;
-        if groups.is_empty() {
-            break;
-        }
-        let mut workflows: Vec<_> = groups
-            .iter()
-            .map(|group| group.text(0).to_owned())
-            .collect();
-        workflows.dedup();
-        workflows.sort_unstable();
+        let mut groups = next;
+        let read = cursor.fetch(BATCH)?;
+        let is_at_end = read.is_empty();
+        groups.extend(read);
+        // All of a workflow at once: what is noted of one of its accounts would look unsettled with the next.
+        next = match groups.last().filter(|_| !is_at_end) {
+            Some(last) => {
+                let last = last.text(0);
+                let start = groups.partition_point(|group| group.text(0) < last);
+                groups.split_off(start)
+            }
+            None => Vec::new(),
+        };
+        let mut workflows = texts(&groups, 0);
         workflows.dedup();
         let settled = read_settled(bound, &workflows)?;
         let used = usage::read(bound, &workflows)?;
@@ -135,25 +145,12 @@ fn take(bound: &Rc<Bound>, partition: &Table, archived: &mut Archived) -> Result
             }
         }
         archived.workflows += workflows.len();
-        if unsettled.workflows > 0 {
-            continue;
+        if unsettled.workflows == 0 {
+            note(bound, &groups, &workflows, &settled, archived)?;
         }
-        let mut taken = Vec::with_capacity(groups.len());
-        for group in &groups {
-            let place = workflows.binary_search_by(|workflow| workflow.as_str().cmp(group.text(0)));
-            let settled = &settled[place.unwrap_or_default()]; // it is one of them
-            archived.rows += group.amount::<usize>(3)?;
-            // What cannot be counted is not settled.
-            let tokens = group.counted(2)?.unwrap_or_default();
-            archived.tokens.add(&tokens);
-            let away = TakenAway {
-                workflow: group.text(0).to_owned(),
-                account: group.owned(1),
-                tokens,
-            };
-            taken.push((away, settled));
+        if is_at_end {
+            break;
         }
-        record::add_to_settlements(bound, taken.iter().map(|(taken, of)| (taken, *of)))?;
     }
     cursor.close()?;
     unsettled.refuse(&partition.sql)?;
@@ -167,6 +164,32 @@ fn take(bound: &Rc<Bound>, partition: &Table, archived: &mut Archived) -> Result
     archived.unowned = all - archived.rows;
     archived.rows = all;
     Ok(())
+}
+
+/// Add the usage of these groups to what has left of their settlements.
+fn note(
+    bound: &Rc<Bound>,
+    groups: &[Row],
+    workflows: &[String],
+    settled: &[Accounted],
+    archived: &mut Archived,
+) -> Result<()> {
+    let mut taken = Vec::with_capacity(groups.len());
+    for group in groups {
+        let place = workflows.binary_search_by(|workflow| workflow.as_str().cmp(group.text(0)));
+        let settled = &settled[place.unwrap_or_default()]; // it is one of them
+        archived.rows += group.amount::<usize>(3)?;
+        // What cannot be counted is not settled.
+        let tokens = group.counted(2)?.unwrap_or_default();
+        archived.tokens.add(&tokens);
+        let away = TakenAway {
+            workflow: group.text(0).to_owned(),
+            account: group.owned(1),
+            tokens,
+        };
+        taken.push((away, settled));
+    }
+    record::add_to_settlements(bound, taken.iter().map(|(taken, of)| (taken, *of)))
 }
 
 /// Workflows that have usage in the partition, and are not settled to the last token.
