@@ -158,19 +158,22 @@ pub(crate) fn take_truncated() -> Vec<Deleted> {
     noted.flat_map(|noted| noted.deleted).collect()
 }
 
-/// While this value lives, what is deleted is collected.
-struct Collecting;
+/// While this value lives, what is deleted is collected; afterwards whoever had collected before goes on.
+struct Collecting {
+    before: Option<Vec<Noted>>,
+}
 
 impl Collecting {
     fn start() -> Self {
-        COLLECTED.set(Some(Vec::new()));
-        Collecting
+        Collecting {
+            before: COLLECTED.replace(Some(Vec::new())),
+        }
     }
 }
 
 impl Drop for Collecting {
     fn drop(&mut self) {
-        COLLECTED.set(None);
+        COLLECTED.set(self.before.take());
     }
 }
 
