@@ -30,6 +30,11 @@ BEGIN
   PERFORM token_balance.accept_deletions(clock_timestamp(), binding => (SELECT min(name) FROM token_balance.binding WHERE usage = 'ase.token_usage'::regclass AND detached_at IS NULL));
 END $$;
 CREATE PROCEDURE ledger() LANGUAGE plpgsql AS $$BEGIN PERFORM token_balance.archive_ledger(clock_timestamp(), 'ase.old_ledger'); END$$;
+CREATE PROCEDURE rename(old text, new text) LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE ase.workflows SET id = new WHERE id = old;
+  UPDATE ase.token_usage SET workflow_id = new WHERE workflow_id = old;
+END $$;
 CREATE FUNCTION archive(max_workflows integer DEFAULT NULL, archive regclass DEFAULT 'ase.ended') RETURNS jsonb LANGUAGE sql AS
   'SELECT token_balance.archive_settlements(clock_timestamp(), archive, max_workflows => max_workflows)';
 
@@ -37,6 +42,18 @@ INSERT INTO token_usage VALUES ('w1', 'ann', 100), ('w1', 'bob', 10), ('w2', 'an
 INSERT INTO workflows VALUES ('w1', 'ann', 'done'), ('w2', 'ann', 'done'), ('w3', 'bob', 'done');
 SELECT token_balance.refund_workflow('w1', 11, 'ticket-1') ->> 'amount' AS refunded;
 SELECT clock_timestamp() AS settled_by \gset
+
+-- for good: nothing is kept of the ids of a workflow that was renamed
+BEGIN;
+INSERT INTO token_usage VALUES ('r0', 'bob', 30);
+INSERT INTO workflows VALUES ('r0', 'bob', 'done');
+CALL rename('r0', 'r9');
+CALL ledger();
+CALL prune('{r9}');
+SELECT workflow_id, family FROM token_balance.workflow_alias ORDER BY 1;
+SELECT archive(archive => NULL) -> 'workflows' AS ended;
+SELECT count(*) AS aliases FROM token_balance.workflow_alias;
+ROLLBACK;
 
 -- refused: nulls, a time that is to come, numbers that make no sense, tables that cannot take settlements
 CALL pg_temp.try($$SELECT token_balance.archive_settlements(NULL)$$);
@@ -255,21 +272,29 @@ SELECT token_balance.refund_workflow('r2', 1, 'ticket-5') -> 'replayed' AS by_th
 SELECT token_balance.refund_workflow('r1', 4, archive => 'ended') -> 'amount' AS by_the_old;
 SELECT * FROM settled WHERE workflow_id LIKE 'r_' ORDER BY 1;
 TABLE problems;
--- for good the aliases go too, unless an entry or a reference has one of the ids
+-- for good the aliases stay where an entry or a reference has one of the ids
 CALL ledger();
 SELECT archive(archive => NULL) -> 'workflows' AS ended;
 SELECT count(*) AS aliases FROM token_balance.workflow_alias;
+-- and unless an archive may have settlements of one: once more for good, and then they come back, of both ids
+BEGIN;
 INSERT INTO token_usage VALUES ('r3', 'bob', 30);
 INSERT INTO workflows VALUES ('r3', 'bob', 'done');
-BEGIN;
-UPDATE workflows SET id = 'r4' WHERE id = 'r3';
-UPDATE token_usage SET workflow_id = 'r4' WHERE workflow_id = 'r3';
-COMMIT;
+CALL rename('r3', 'r4');
+SELECT token_balance.refund_workflow('r4', 7) ->> 'amount' AS refunded;
 CALL ledger();
 CALL prune('{r4}');
-SELECT archive(archive => NULL) -> 'workflows' AS ended;
-SELECT workflow_id FROM token_balance.workflow_alias ORDER BY 1;
+SELECT archive() -> 'workflows' AS kept;
+INSERT INTO token_usage VALUES ('r4', 'cid', 2);
+SELECT settle_workflow('r4') ->> 'status' AS status;
+CALL ledger();
+CALL prune('{r4}');
+SELECT archive(archive => NULL) -> 'workflows' AS for_good;
+SELECT workflow_id FROM token_balance.workflow_alias WHERE workflow_id IN ('r3', 'r4') ORDER BY 1;
+SELECT token_balance.refund_workflow('r4', 3, archive => 'ended') ->> 'amount' AS refunded;
+SELECT * FROM settled WHERE workflow_id IN ('r3', 'r4') ORDER BY 1, 2;
 TABLE problems;
+ROLLBACK;
 
 -- an archive that does not take all, or gives and keeps
 INSERT INTO token_usage VALUES ('s1', 'cid', 1), ('s2', 'bob', 2);

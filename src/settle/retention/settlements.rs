@@ -107,11 +107,16 @@ impl Kept<Bound> for Statements {
                 ),
                 &[TEXTARRAYOID],
             ),
-            // Entries and references keep the ids that they were made with.
+            // Entries and references keep the ids that they were made with, and so do settlements in an archive, which
+            // come back with those of all ids.
             drop_aliases: Statement::new(
                 &format!(
                     "DELETE FROM token_balance.workflow_alias AS a \
                      WHERE {} a.family OPERATOR(pg_catalog.=) ANY ($1) \
+                     AND NOT EXISTS (SELECT 1 FROM token_balance.archived AS k \
+                     WHERE k.binding_id OPERATOR(pg_catalog.=) {number} \
+                     AND k.kind OPERATOR(pg_catalog.=) 'settlement' \
+                     AND k.archive OPERATOR(pg_catalog.<>) '') \
                      AND a.family OPERATOR(pg_catalog.<>) ALL (SELECT i.family \
                      FROM token_balance.workflow_alias AS i \
                      WHERE {} i.family OPERATOR(pg_catalog.=) ANY ($1) AND ({} OR {} OR {}))",

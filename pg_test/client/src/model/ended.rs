@@ -324,8 +324,8 @@ impl State {
         added
     }
 
-    /// These settlements of one workflow end, as an addition. If they are not kept, its ids are forgotten, but where one of
-    /// them is `named`.
+    /// These settlements of one workflow end, as an addition. If none was ever kept, its ids are forgotten, but where one
+    /// of them is `named`.
     fn end(
         &self,
         binding: usize,
@@ -358,7 +358,8 @@ impl State {
         let ids = families.iter();
         let ids = ids.filter(|(_, family)| of_workflow.contains(family));
         let ids: BTreeSet<_> = ids.map(|(id, _)| *id).collect();
-        if !is_kept && ids.is_disjoint(named) {
+        let is_any_kept = is_kept || !known.ended_at.is_empty();
+        if !is_any_kept && ids.is_disjoint(named) {
             books.became.extend(ids.iter().map(|id| (*id, None)));
             let renames = known.renames.keys().filter(|(old, _)| ids.contains(old));
             books.renames.extend(renames.map(|pair| (*pair, false)));
