@@ -658,7 +658,7 @@ impl Model {
         let before = self.overlay(session).clone();
         self.follow(session);
         let seen = self.seen(session);
-        let workflow = seen.books[binding].refundable(asked);
+        let workflow = seen.books[binding].correctable(asked);
         let is_known = workflow.is_some() || seen.has_run(asked) || seen.is_used(asked);
         let call = format!(
             "token_balance.correct_workflow($1{})",

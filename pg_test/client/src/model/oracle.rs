@@ -280,15 +280,31 @@ impl Books {
         of(&self.charged, key) - of(&self.refunded, key)
     }
 
-    /// Under which id a refund or a correction finds the workflow: this one, or the first that it has had later and that is known.
+    /// Under which id a correction finds the workflow: this one, or the first that it has had later and that is known.
+    pub fn correctable(&self, workflow: usize) -> Option<usize> {
+        let ids = self.ids_since(workflow);
+        ids.into_iter().find(|id| self.knows(*id))
+    }
+
+    /// Under which id a refund finds it: the first of which something was charged; if nothing was, as a correction.
     pub fn refundable(&self, workflow: usize) -> Option<usize> {
+        let is_charged = |id: &usize| {
+            let mut of_workflow = self.charged.range(pairs_of(*id));
+            of_workflow.any(|(_, tokens)| *tokens > 0)
+        };
+        let charged = self.ids_since(workflow).into_iter().find(is_charged);
+        charged.or_else(|| self.correctable(workflow))
+    }
+
+    /// This id of a workflow, and those that it has had later.
+    fn ids_since(&self, workflow: usize) -> Vec<usize> {
         let mut ids = vec![workflow];
         while let Some(Some(next)) = self.became.get(&ids[ids.len() - 1])
             && !ids.contains(next)
         {
             ids.push(*next);
         }
-        ids.into_iter().find(|id| self.knows(*id))
+        ids
     }
 }
 
