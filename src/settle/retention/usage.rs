@@ -64,7 +64,6 @@ pub(crate) fn archive_usage(
     let name = found.name().to_owned();
     follow_renamed(&name)?;
     source_of(&found, request.below)?;
-    let mut archived = Archived::default();
     found.follow();
     let old = Cursor::open(
         found.binding.usage.owner,
@@ -74,7 +73,7 @@ pub(crate) fn archive_usage(
         Snapshot::Statement,
         Life::Transaction,
     )?;
-    let mut workflows = BTreeSet::new();
+    let (mut workflows, mut unsettled) = (BTreeSet::new(), 0);
     let most = max_workflows.unwrap_or(usize::MAX);
     while workflows.len() < most {
         let some = texts(&old.fetch(BATCH.min(most - workflows.len()))?, 0);
@@ -82,33 +81,45 @@ pub(crate) fn archive_usage(
             break;
         }
         // Those that stay do not count, or they would stand in the way for ever.
-        let (settled, unsettled) = match max_workflows {
+        let (settled, others) = match max_workflows {
             Some(_) => partition_settled(&found, some)?,
             None => (some, 0),
         };
-        archived.unsettled += unsettled;
+        unsettled += others;
         workflows.extend(settled);
     }
-    archived.more = workflows.len() >= most && !old.fetch(1)?.is_empty();
+    let is_more = workflows.len() >= most && !old.fetch(1)?.is_empty();
     old.close()?;
+    let workflows: Vec<_> = workflows.into_iter().collect();
+    let left = leave(&name, request, &workflows)?.ok_or(Error::NotAttached)?;
+    Ok(Archived {
+        unsettled: unsettled + left.unsettled,
+        more: is_more,
+        ..left
+    })
+}
+
+/// Lock these workflows of a binding, which are sorted, and take their old rows away, as far as they are settled. None where
+/// the binding is detached by now.
+fn leave(name: &str, request: Request, workflows: &[String]) -> Result<Option<Archived>> {
     if !has_room_for(workflows.len()) {
         // Before this transaction locks the table as a settlement does.
-        lock_out_all(&[&found.binding]);
+        lock_out_all(&[&bound(Some(name))?.binding]);
     }
-    let mut bounds = bindings_locked(Which::Named(Some(&name)))?.all()?;
+    let mut bounds = bindings_locked(Which::Named(Some(name)))?.all()?;
     let Some(bound) = bounds.pop() else {
-        return Err(Error::NotAttached);
+        return Ok(None);
     };
     let leaving = Leaving::new(&bound, request)?;
-    let workflows: Vec<_> = workflows.into_iter().collect();
-    leaving.lock_rows(&workflows)?;
-    lock_taken_away(&workflows, &[&bound.binding]);
+    leaving.lock_rows(workflows)?;
+    lock_taken_away(workflows, &[&bound.binding]);
+    let mut archived = Archived::default();
     for workflows in workflows.chunks(BATCH) {
         leaving.take(workflows, &mut archived)?;
     }
     leaving.remember(&archived)?;
     archived.archive = leaving.archive_name().to_owned();
-    Ok(archived)
+    Ok(Some(archived))
 }
 
 /// The same of one binding, with a commit after each `batch_size` workflows. It may be stopped and called again: what is
@@ -163,23 +174,12 @@ fn archive_batch(
         return Ok(());
     }
     workflows.sort_unstable();
-    if !has_room_for(workflows.len()) {
-        lock_out_all(&[&bound(Some(name))?.binding]);
+    if let Some(left) = leave(name, request, &workflows)? {
+        archived.workflows += left.workflows;
+        archived.rows += left.rows;
+        archived.tokens.add(&left.tokens);
+        archived.unsettled += left.unsettled;
     }
-    let mut bounds = bindings_locked(Which::Named(Some(name)))?.all()?;
-    let Some(bound) = bounds.pop() else {
-        return Ok(());
-    };
-    let leaving = Leaving::new(&bound, request)?;
-    leaving.lock_rows(&workflows)?;
-    lock_taken_away(&workflows, &[&bound.binding]);
-    let mut of_batch = Archived::default();
-    leaving.take(&workflows, &mut of_batch)?;
-    leaving.remember(&of_batch)?;
-    archived.workflows += of_batch.workflows;
-    archived.rows += of_batch.rows;
-    archived.tokens.add(&of_batch.tokens);
-    archived.unsettled += of_batch.unsettled;
     Ok(())
 }
 
