@@ -3,17 +3,15 @@
 use std::ffi::CStr;
 
 use pgrx::datum::Interval;
-use pgrx::pg_sys::TimestampTz;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, pg_sys};
 use serde::Serialize;
 
 use super::common::{
-    at_least_one, binding_at, refuse_read_only, required, some_time_before_now, to_json,
+    at_least_one, binding_at, past, refuse_read_only, required, some_time_before_now, to_json,
 };
 use crate::error::Error;
-use crate::postgres::clock::now;
 use crate::postgres::commit::MayCommit;
 use crate::settle::retention::policy::{self, Policy};
 use crate::settle::retention::{entries, settlements};
@@ -42,8 +40,7 @@ fn archive_ledger(
     let function = "token_balance.archive_ledger";
     let before = required(function, "before", before)?;
     let archive = required(function, "archive", archive)?;
-    let before = TimestampTz::from(before);
-    refuse_future(before, "Entries")?;
+    let before = past("before", before, "Entries")?;
     refuse_read_only(c"token_balance.archive_ledger()");
     let archived = entries::archive_ledger(before, archive)?;
     Ok(to_json(&Archived {
@@ -51,20 +48,6 @@ fn archive_ledger(
         entries: archived.entries,
         archive: archived.archive,
     })?)
-}
-
-/// Error 22023 for a time that is to come.
-fn refuse_future(before: TimestampTz, rows: &str) -> Result<(), Error> {
-    if before <= now() {
-        return Ok(());
-    }
-    Err(Error::InvalidArgument {
-        message: "before is in the future".into(),
-        detail: None,
-        hint: Some(format!(
-            "{rows} are still to come that would be older: use a time that is past."
-        )),
-    })
 }
 
 /// The answer of `archive_settlements`.
@@ -92,8 +75,11 @@ fn archive_settlements(
     max_workflows: Option<i32>,
 ) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.archive_settlements";
-    let before = TimestampTz::from(required(function, "before", before)?);
-    refuse_future(before, "Settlements")?;
+    let before = past(
+        "before",
+        required(function, "before", before)?,
+        "Settlements",
+    )?;
     let max_workflows = max_workflows
         .map(|count| at_least_one("max_workflows", count))
         .transpose()?;

@@ -6,7 +6,7 @@
 use std::ffi::CStr;
 use std::rc::Rc;
 
-use pgrx::datum::Interval;
+use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::TimestampTz;
 use pgrx::{AnyNumeric, JsonB, pg_sys};
 use serde::Serialize;
@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::binding::Bound;
 use crate::error::{Error, Result};
 use crate::postgres::call;
+use crate::postgres::clock::now;
 use crate::postgres::datum::whole_part;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, moment_sql};
@@ -132,6 +133,25 @@ fn whole_tokens(
     whole.parse().map_err(|_| Error::TokensOutOfRange {
         argument,
         amount: text.clone(),
+    })
+}
+
+/// Error 22023 for a time that is to come: `rows` are still to be written that would be older.
+pub(super) fn past(
+    argument: &'static str,
+    time: TimestampWithTimeZone,
+    rows: &str,
+) -> Result<TimestampTz> {
+    let time = TimestampTz::from(time);
+    if time <= now() {
+        return Ok(time);
+    }
+    Err(Error::InvalidArgument {
+        message: format!("{argument} is in the future"),
+        detail: None,
+        hint: Some(format!(
+            "{rows} are still to come that would be older: use a time that is past."
+        )),
     })
 }
 

@@ -2,15 +2,13 @@
 
 use std::ffi::CStr;
 
-use pgrx::pg_sys::TimestampTz;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, pg_sys};
 use serde::Serialize;
 
-use super::common::{at_least_one, binding_at, refuse_read_only, required, to_json};
+use super::common::{at_least_one, binding_at, past, refuse_read_only, required, to_json};
 use crate::error::{Error, Result};
-use crate::postgres::clock::now;
 use crate::postgres::exact_sum::ExactSum;
 use crate::settle::retention::accepted;
 use crate::settle::retention::partition::archive_partition;
@@ -73,7 +71,7 @@ fn archive_usage(
         refuse_read_only(c"token_balance.archive_usage()");
         return Ok(answer(archive_partition(name.as_deref(), partition)?)?);
     }
-    let before = past("before", required(function, "before", before)?)?;
+    let before = past("before", required(function, "before", before)?, "Rows")?;
     refuse_read_only(c"token_balance.archive_usage()");
     let request = Request {
         before,
@@ -94,21 +92,6 @@ fn answer(archived: Archived) -> Result<JsonB> {
         archive: Some(archived.archive).filter(|archive| !archive.is_empty()),
         more: archived.more,
     })
-}
-
-/// Error 22023 for a time that is to come: rows are still to be written that would be older.
-pub(super) fn past(argument: &'static str, time: TimestampWithTimeZone) -> Result<TimestampTz> {
-    let time = TimestampTz::from(time);
-    match time > now() {
-        true => Err(Error::InvalidArgument {
-            message: format!("{argument} is in the future"),
-            detail: None,
-            hint: Some(
-                "Rows are still to come that would be older: use a time that is past.".into(),
-            ),
-        }),
-        false => Ok(time),
-    }
 }
 
 /// The answer of `accept_deletions`.
@@ -137,7 +120,7 @@ fn accept_deletions(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<JsonB, ErrorReport> {
     let function = "token_balance.accept_deletions";
-    let before = past("before", required(function, "before", before)?)?;
+    let before = past("before", required(function, "before", before)?, "Rows")?;
     let dry_run = required(function, "dry_run", dry_run)?;
     if !dry_run {
         refuse_read_only(c"token_balance.accept_deletions()");

@@ -10,10 +10,10 @@ use super::steps::Steps;
 use crate::binding::own;
 use crate::error::Result;
 use crate::ledger::archive::{self, Account, Archived, leaving_accounts_sql};
-use crate::postgres::catalog;
+use crate::ledger::change::actor;
 use crate::postgres::commit::MayCommit;
 use crate::postgres::exact_sum::ExactSum;
-use crate::postgres::security::{RunAs, current_user};
+use crate::postgres::security::RunAs;
 use crate::postgres::value::Arg;
 use crate::settle::sweep::in_memory_of_its_own;
 
@@ -25,7 +25,7 @@ pub(crate) fn archive_ledger(before: TimestampTz, archive: pg_sys::Oid) -> Resul
 }
 
 fn remember(before: TimestampTz, archived: &Archived) -> Result<()> {
-    let actor = catalog::role_name(current_user());
+    let actor = actor();
     let _owner = RunAs::owner(own::extension_owner()?);
     Left {
         binding: 0,

@@ -14,11 +14,10 @@ use super::steps::Steps;
 use crate::binding::{Binding, Bound, Kept, Payer, Which, bindings_locked, own};
 use crate::error::{Error, Result};
 use crate::ledger::archive_table::{ArchiveTable, all, take_turns};
-use crate::postgres::catalog;
+use crate::ledger::change::actor;
 use crate::postgres::commit::MayCommit;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::exact_sum::ExactSum;
-use crate::postgres::security::current_user;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Statement};
 use crate::postgres::value::{Arg, Row, texts};
@@ -368,7 +367,7 @@ fn end(
     for row in &left {
         tokens += row.amount::<i128>(1)?;
     }
-    let actor = catalog::role_name(current_user());
+    let actor = actor();
     let _owner = bound.run_as_extension();
     if archive.is_none() {
         let names: Vec<_> = families.iter().map(|family| family.name.clone()).collect();
