@@ -114,7 +114,7 @@ impl Model {
         // Which of those that have ended leave first is open.
         let mut left: Vec<(usize, BTreeSet<Key>)> = Vec::new();
         let mut count = 0;
-        for binding in bindings {
+        for binding in bindings.clone() {
             let ended = seen.ended(binding, before);
             count += ended.len();
             let is_gone = |key: &Key| !there.contains(&(binding, *key));
@@ -145,10 +145,16 @@ impl Model {
             self.overlay(session).add(&added);
             *self.counts.entry("settlements that ended").or_default() += keys.len() as u64;
         }
+        // Of another binding, what is renamed follows later.
+        let of_these = |all: BTreeSet<(usize, Key)>| -> BTreeSet<_> {
+            let all = all.into_iter();
+            all.filter(|(binding, _)| bindings.contains(binding))
+                .collect()
+        };
         same(
             "settlements that stay",
-            Some(there),
-            Some(self.seen(session).settlements()),
+            Some(of_these(there)),
+            Some(of_these(self.seen(session).settlements())),
         )
     }
 
