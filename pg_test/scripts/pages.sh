@@ -52,4 +52,72 @@ for page in "${pages[@]}"; do
     [ "$compared" -ge 2 ] || { echo "FAILED: only $compared outputs found in $page"; failed=1; }
     echo "$page: $ran SQL blocks run, $compared outputs compared"
 done
+
+# The reference has each function, procedure and view as the catalog has it. `id` stands for text, bigint and uuid, where a
+# function is there for all three.
+clean
+psql -d "$maintenance" -c "CREATE DATABASE $db"
+psql -d "$db" -c 'CREATE EXTENSION token_balance' 2>/dev/null
+psql -At -d "$db" >"$WORK/signatures.catalog" <<'SQL'
+WITH member AS (
+  SELECT d.classid, d.objid FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+  WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'token_balance'
+), callable AS (
+  SELECT p.oid, CASE p.prokind WHEN 'p' THEN 'CALL ' ELSE '' END
+      || CASE n.nspname WHEN 'token_balance' THEN 'token_balance.' ELSE '' END || p.proname AS name,
+    regexp_replace(regexp_replace(pg_get_function_arguments(p.oid), '::[a-z ]+(\[\])?', '', 'g'), '\mIN ', '', 'g') AS arguments,
+    coalesce(' -> ' || pg_get_function_result(p.oid), '') AS result
+  FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+  JOIN member AS m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
+), by_id AS (
+  SELECT name, regexp_replace(arguments, '^(workflow_id|user_id) (text|bigint|uuid)\M', '\1 id') AS arguments, result, count(*) AS count
+  FROM callable GROUP BY 1, 2, 3
+), signature AS (
+  SELECT format('%s(%s)%s', name, arguments, result) AS line FROM by_id WHERE count IN (1, 3)
+  UNION ALL
+  SELECT format('not for text, bigint and uuid: %s(%s)', name, arguments) FROM by_id
+  WHERE count <> CASE WHEN arguments ~ '^(workflow_id|user_id) id' THEN 3 ELSE 1 END
+  UNION ALL
+  SELECT format('VIEW token_balance.%s(%s)', c.relname,
+    (SELECT string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', ' ORDER BY a.attnum)
+     FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
+  FROM pg_class AS c JOIN member AS m ON m.classid = 'pg_class'::regclass AND m.objid = c.oid WHERE c.relkind = 'v'
+)
+SELECT replace(line, 'timestamp with time zone', 'timestamptz') FROM signature
+SQL
+awk '/^```signature$/ { inside = 1; next } /^```/ { inside = 0 } inside' "$PROJECT/docs/reference.md" >"$WORK/signatures.page"
+if diff -u --label reference.md --label catalog <(LC_ALL=C sort "$WORK/signatures.page") <(LC_ALL=C sort "$WORK/signatures.catalog"); then
+    echo "reference.md: $(wc -l <"$WORK/signatures.page") signatures are those of the catalog"
+else
+    echo 'FAILED: the signatures of reference.md are not those of the catalog'
+    failed=1
+fi
+tables=$(psql -At -d "$db" -c "SELECT 'token_balance.' || relname FROM pg_class
+    WHERE relnamespace = 'token_balance'::regnamespace AND relkind = 'r' ORDER BY relname COLLATE \"C\"")
+# shellcheck disable=SC2016 # the page has backticks
+if ! diff -u --label reference.md --label catalog \
+    <(sed -nE '/^## Tables/,/^## /s/^\| `(token_balance\.[a-z_]+)` \|.*/\1/p' "$PROJECT/docs/reference.md" | LC_ALL=C sort) <(echo "$tables"); then
+    echo 'FAILED: the tables of reference.md are not those of the catalog'
+    failed=1
+fi
+
+# Each SQLSTATE of the reference is that of the name beside it. (scripts/check_docs.py compares the names with the source.)
+states=0
+while read -r code name; do
+    states=$((states + 1))
+    case $name in
+    # Not an error: no exception can be raised by its name.
+    warning) expected=01000 got=$code ;;
+    *)
+        expected=$code
+        got=$(psql -d "$db" -c '\set VERBOSITY sqlstate' -c "DO 'BEGIN RAISE $name; END'" 2>&1 | sed -nE 's/^ERROR: +([0-9A-Z]{5})$/\1/p') || true
+        ;;
+    esac
+    if [ "$got" != "$expected" ]; then
+        echo "FAILED: $name is '$got', not $code"
+        failed=1
+    fi
+done < <(sed -nE 's/^\| ([0-9A-Z]{5}) \| `([a-z_]+)` \|.*/\1 \2/p' "$PROJECT/docs/reference.md")
+[ "$states" -ge 20 ] || { echo "FAILED: only $states SQLSTATEs found in reference.md"; failed=1; }
+echo "reference.md: $states SQLSTATEs are those of their names"
 exit "$failed"
