@@ -93,8 +93,9 @@ def check_sqlstates(root):
 
 
 def prose_of(text):
-    lines = (line for _, line in without_fences(text))
-    return "\n".join(line for line in lines if line.startswith("**Errors:**"))
+    """The paragraphs that are about errors."""
+    paragraphs = "\n".join(line for _, line in without_fences(text)).split("\n\n")
+    return "\n".join(paragraph for paragraph in paragraphs if paragraph.lstrip().startswith(("**Errors:**", "[Errors]")))
 
 
 class Page(HTMLParser):

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the SQL of README.md, of the tutorial, of binding.md and of reference.md, block after block, each page in a
 # database of its own. An error fails. Where a ```text block follows a ```sql block, the output of the statements must be
-# what it shows. (A ```postgresql block is only to be read.) Pages that are there in Chinese, too, have the same
+# what it shows, and where a ```notice block does, what is told besides must be that. (A ```postgresql block is only to
+# be read.) Pages that are there in Chinese, too, have the same
 # commands and outputs there.
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
@@ -42,6 +43,13 @@ for page in "${pages[@]}"; do
             exit 1
         fi
         ran=$((ran + 1))
+        if [ -e "${sql%.sql}.notice" ]; then
+            compared=$((compared + 1))
+            if ! diff -u --label "$page" --label psql "${sql%.sql}.notice" <(sed -E 's/^psql:[^ ]*: //' "${sql%.sql}.err" | sed '/^$/d'); then
+                echo "FAILED: what $(basename "$sql") is told is not what $page shows"
+                failed=1
+            fi
+        fi
         [ -e "$text" ] || continue
         compared=$((compared + 1))
         if ! diff -u --label "$page" --label psql <(tidy <"$text") <(without_empty_answers <"$out" | tidy); then
