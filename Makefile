@@ -6,7 +6,7 @@
 #   ROWS="B1 B3"      bench: only these rows; RUNS=5 QUICK=1 FULL=1 PGLEDGER=folder SHARED_BUFFERS=1GB: see scripts/bench.sh
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all soak demo dashboard psql bench package fmt lint clean distclean
+.PHONY: help setup test test-all soak demo dashboard psql bench docs package fmt lint clean distclean
 
 # The scripts read them from the environment.
 export PG PG_CONFIG TRACE ROWS RUNS QUICK FULL RATE PGLEDGER SHARED_BUFFERS
@@ -42,6 +42,9 @@ bench:         ## how fast it is against other ways, in a private cluster
 
 package:       ## .debs and a tar.gz for machines without Rust (PG=16)
 	@scripts/package.sh $(PG)
+
+docs:          ## the documentation as a site, in target/docs
+	@scripts/docs.sh
 
 fmt:           ## format the Rust code
 	@cargo fmt

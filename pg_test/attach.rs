@@ -64,17 +64,17 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_each_argument_of_attach() {
-        for readme in ["README.md", "README.zh-CN.md"] {
-            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(readme);
-            let text = std::fs::read_to_string(path).expect("the README can be read");
+    fn the_documentation_has_each_argument_of_attach() {
+        for page in ["docs/binding.md", "docs/binding.zh-CN.md"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+            let text = std::fs::read_to_string(path).expect("the page can be read");
             let rows: String = text
                 .lines()
                 .filter(|line| line.starts_with("| `"))
                 .collect();
             for argument in ARGUMENTS {
                 let name = format!("`{}`", argument.name);
-                assert!(rows.contains(&name), "{readme} has no row with {name}");
+                assert!(rows.contains(&name), "{page} has no row with {name}");
             }
         }
     }

@@ -12,6 +12,8 @@ remove_fetched_servers() {
     for version in "${SUPPORTED_VERSIONS[@]}"; do
         rm -rf "$(dirname "$(dirname "$(fetched_pg_config "$version")")")"
     done
+    rm -rf "$DEV_HOME/bin/mdbook" "$DEV_HOME"/.crates*
+    rmdir "$DEV_HOME/bin" 2>/dev/null || true
     rm -rf "$DEV_HOME"/postgresql-*-assert "$DEV_HOME"/.fetch-* "$DEV_HOME"/.lock-*
     rmdir "$DEV_HOME" 2>/dev/null || true
 }

@@ -245,6 +245,9 @@ stacks_venv() {
 # It is whole, and the Python that it was made with is still there.
 has_stacks() { [ -e "$(stacks_venv)/complete" ] && "$(stacks_venv)/bin/python" -c '' 2>/dev/null; }
 
+# One that the user has, else that of setup.sh --docs.
+mdbook_program() { command -v mdbook || { [ ! -x "$DEV_HOME/bin/mdbook" ] || echo "$DEV_HOME/bin/mdbook"; }; }
+
 # Debian has it where only root looks.
 pgbouncer_program() { PATH="$PATH:/usr/sbin" command -v pgbouncer; }
 has_pgbouncer() { pgbouncer_program >/dev/null; }

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs, and only what is missing:
 #   setup.sh [--packaging] [--browser] [--stacks] [--assert] [VERSION...]
+#   setup.sh --docs
 # default: the newest PostgreSQL that is installed
 # --packaging and --browser: also what packages, and looking at the dashboard's page, need.
 # --stacks: also the Python packages of pg_test/stacks, and PgBouncer where it can be installed.
+# --docs: mdBook, which makes a site of the documentation, and nothing else.
 # --assert: also the servers that check their own assertions, where they can be built.
 # As root or with sudo that asks no password it installs system packages;
 # otherwise it lists them and stops.
@@ -11,6 +13,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 MISSING=()
+MDBOOK_VERSION=0.5.4
 APT_UPDATED=
 FOR_PACKAGING=
 FOR_BROWSER=
@@ -328,11 +331,20 @@ register_servers() {
     cargo pgrx init "${arguments[@]}" >/dev/null
 }
 
+# Only what a site needs: no server that reloads it.
+install_mdbook() {
+    check_cargo
+    make_dev_home
+    say "building mdBook $MDBOOK_VERSION (some minutes)"
+    cargo install --quiet --locked mdbook --version "$MDBOOK_VERSION" --no-default-features --features search --root "$DEV_HOME"
+}
+
 # Building cargo-pgrx is the long part: the servers arrive meanwhile, and are built beside it.
 main() {
     local versions version fetching building
     while [[ "${1:-}" == --* ]]; do
         case $1 in
+        --docs) install_mdbook && return ;;
         --packaging) FOR_PACKAGING=yes ;;
         --browser) FOR_BROWSER=yes ;;
         --stacks) FOR_STACKS=yes ;;

@@ -130,7 +130,7 @@ is_not_there() {
     in_server_env "$PG_BIN/psql" -X -q -c 'CREATE EXTENSION token_balance' 2>&1 | grep -cE 'is not available|could not open extension control file'
 }
 
-# What the program answers to ann, set up as the README says it.
+# What the program answers to ann, set up as the tutorial says it.
 balance_by() { # PROGRAM
     local log="$PRIVATE_DIR/dashboard.log" url
     { reader_grants && echo 'CREATE ROLE token_dashboard LOGIN IN ROLE token_reader'; } |

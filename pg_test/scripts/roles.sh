@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The README's GRANT block, applied as it stands; then one login per role, and what each may and may not do.
+# The GRANT block of docs/privileges.md, applied as it stands; then one login per role, and what each may and may not do.
 # (DESIGN O9, O10)
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
@@ -22,8 +22,8 @@ psql -d "$maintenance" -c "CREATE DATABASE $db"
 
 # The block is the one that says so in its first line.
 awk '/^```sql$/ { inside = 1; text = ""; next } /^```/ { if (inside && text ~ /^-- roles:/) printf "%s", text; inside = 0; next }
-     inside { text = text $0 "\n" }' "$PROJECT/README.md" >"$WORK/grants.sql"
-is 'the README has one GRANT block' "$(grep -c '^-- roles:' "$WORK/grants.sql")" 1
+     inside { text = text $0 "\n" }' "$PROJECT/docs/privileges.md" >"$WORK/grants.sql"
+is 'the page has one GRANT block' "$(grep -c '^-- roles:' "$WORK/grants.sql")" 1
 
 psql -d "$db" 2>/dev/null <<'SQL'
 CREATE ROLE tb_login_owner LOGIN;

@@ -21,11 +21,11 @@ start_dashboard() {
     set +m
 }
 
-# The README's block of roles: the first line says that it is that.
+# The block of roles of docs/privileges.md: the first line says that it is that.
 reader_grants() {
     awk '/^```sql$/ { inside = 1; text = ""; next }
         /^```/ { if (inside && text ~ /^-- roles:/) printf "%s", text; inside = 0; next }
-        inside { text = text $0 "\n" }' "$ROOT/README.md"
+        inside { text = text $0 "\n" }' "$ROOT/docs/privileges.md"
 }
 
 new_secret() { head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }

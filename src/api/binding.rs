@@ -15,7 +15,7 @@ use crate::postgres::call::{self, Given};
 use crate::reports::usage_state::State;
 use crate::reports::{reconcile, suggest, usage_state, verify};
 
-/// `token_balance.attach(…) → void`; the arguments are described in the README.
+/// `token_balance.attach(…) → void`; the arguments are described in `docs/binding.md`.
 ///
 /// Errors: 22004, 22023 for arguments that make no sense; 42P01, 42809, 42703, 42804, 42830, 42611
 /// for tables and columns that cannot be bound; 3F000 for a schema that does not exist; 42501 for a

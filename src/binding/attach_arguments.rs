@@ -1,7 +1,7 @@
 //! The arguments of `attach`, each in one place: its name and type, where the spec has it, whether another
 //! value is another binding, and when a hint names it. How a call is read, how the row of
 //! `token_balance.binding` is read and written, and how two specs are compared is made from the list. The
-//! declaration in `sql/functions.sql` and the table in the README are held to it by tests.
+//! declaration in `sql/functions.sql` and the table in `docs/binding.md` are held to it by tests.
 
 use pgrx::pg_sys;
 use pgrx::spi::quote_literal;

@@ -226,7 +226,7 @@ impl OwnersCode<'_> {
             ],
             "t",
         )?;
-        // Before 18 the server forgets which role queued it (see the README).
+        // Before 18 the server forgets which role queued it (see docs/privileges.md).
         if self.stage.version()? >= 18 {
             self.stage.run(
                 EVE,

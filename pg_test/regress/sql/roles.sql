@@ -1,4 +1,4 @@
--- The README's three roles, logged in as each: what they may call, and what they are denied (DESIGN O9, O10).
+-- The three roles of docs/privileges.md, logged in as each: what they may call, and what they are denied (DESIGN O9, O10).
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_min_messages = warning;
@@ -83,7 +83,7 @@ SELECT r.rolname, p.proname, pg_get_function_identity_arguments(p.oid) AS argume
 SELECT rolname, has_schema_privilege(oid, 'token_balance', 'USAGE') AS usage, has_table_privilege(oid, 'token_balance.ledger', 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE') AS ledger,
   has_table_privilege(oid, 'token_balance.overdrawn', 'SELECT') AS overdrawn FROM pg_roles WHERE rolname LIKE 'regress_tb_%' ORDER BY 1;
 
--- the GRANT block of the README
+-- the GRANT block of docs/privileges.md
 GRANT USAGE ON SCHEMA token_balance TO regress_tb_app, regress_tb_billing, regress_tb_reader;
 DO $$
 DECLARE
