@@ -2,8 +2,9 @@
 # Packs a release for one PostgreSQL, for machines without Rust:
 #   package.sh [VERSION]     default: the newest PostgreSQL that is installed
 # Makes in target/package/pgNN a .deb for Debian's and Ubuntu's servers with its debug
-# symbols in a second one, a .deb of the dashboard, and a tar.gz of both for any other
-# server of that version on this kind of machine. The same commit gives the same bytes.
+# symbols in a second one, a .deb of the dashboard, an .rpm for the servers of PostgreSQL's
+# yum repository, and a tar.gz for any other server of that version on this kind of machine;
+# what crates are in them (CycloneDX), and SHA256SUMS. The same commit gives the same bytes.
 # DEBFULLNAME and DEBEMAIL name the maintainer, if it is not the commit's author.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -38,7 +39,7 @@ lay_out() {
     install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --sharedir)"/extension/token_balance* "$TREE/extension"
     install -m 755 "$DASHBOARD_TARGET/release/token_balance_dashboard" "$TREE/dashboard"
     install -m 644 examples/dashboard/README.md "$TREE/dashboard"
-    cp -R README*.md CHANGELOG.md LICENSE docs packaging/debian "$TREE"
+    cp -R README*.md CHANGELOG.md SECURITY.md LICENSE docs packaging/debian "$TREE"
     find "$TREE/docs" -name '*.md' -exec chmod 644 {} +
 }
 
@@ -50,6 +51,18 @@ maintainer() {
     else
         git log -1 --format='%an <%ae>'
     fi
+}
+
+# Of both programs, beside the packages and in them.
+write_bills_of_materials() {
+    local platform
+    platform=$(rustc -vV | sed -n 's/^host: //p')
+    python3 scripts/sbom.py Cargo.toml --no-default-features --features "pg$PG_VERSION" \
+        --filter-platform "$platform" >"$TREE/token_balance.cdx.json"
+    python3 scripts/sbom.py examples/dashboard/Cargo.toml \
+        --filter-platform "$platform" >"$TREE/token_balance_dashboard.cdx.json"
+    cp "$TREE/token_balance.cdx.json" "$OUT/$NAME.cdx.json"
+    cp "$TREE/token_balance_dashboard.cdx.json" "$OUT"
 }
 
 # crates CARGO_ARGUMENT...: those in a program with their licences, as a paragraph of a control file.
@@ -100,12 +113,32 @@ pack_tars() {
     cp "$TREE/debian/token-balance-dashboard/usr/bin/token_balance_dashboard" "$dir/bin"
     cp -d "$TREE/debian/$DEB_NAME/usr/lib/postgresql/$PG_VERSION/lib"/* "$dir/lib"
     cp -R "$TREE/extension" "$dir/share"
-    cp -R "$TREE"/{README*.md,CHANGELOG.md,LICENSE,docs} "$OUT/crates" "$OUT/dashboard-crates" "$dir"
+    cp -R "$TREE"/{README*.md,CHANGELOG.md,SECURITY.md,LICENSE,docs} "$TREE"/*.cdx.json "$OUT/crates" "$OUT/dashboard-crates" "$dir"
     pack_tar "$NAME.tar.gz" "$NAME"
     # debug/.build-id/…, as debuggers look for it under /usr/lib
     mkdir "$OUT/$NAME-dbgsym"
     cp -R "$TREE/debian/.debhelper/$DEB_NAME/dbgsym-root/usr/lib/debug" "$OUT/$NAME-dbgsym"
     pack_tar "$NAME-dbgsym.tar.gz" "$NAME-dbgsym"
+}
+
+# --- the .rpm -------------------------------------------------------------------
+
+# The same library and SQL as in the .deb. Its debug symbols are in the tar.gz of them.
+pack_rpm() {
+    local staged="$OUT/rpm/staged"
+    say "packing token_balance_$PG_VERSION-$VERSION.rpm"
+    mkdir -p "$staged/share" "$staged/doc"
+    cp -a "$OUT/$NAME/lib" "$staged"
+    cp -R "$OUT/$NAME/share/extension" "$staged/share"
+    cp -R "$TREE"/{README*.md,CHANGELOG.md,SECURITY.md,LICENSE,docs} "$TREE/token_balance.cdx.json" "$OUT/crates" "$staged/doc"
+    chmod -R go-w "$staged"
+    run_logged "$OUT/rpm.log" rpmbuild -bb --define "_topdir $OUT/rpm" --define "_rpmdir $OUT" \
+        --define '_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' --define '_buildhost reproducible' \
+        --define 'use_source_date_epoch_as_buildtime 1' --define 'clamp_mtime_to_source_date_epoch 1' \
+        --define 'debug_package %{nil}' --define '__os_install_post %{nil}' --define '_build_id_links none' \
+        --define "pg $PG_VERSION" --define "release_version $VERSION" --define "staged $staged" \
+        --define "maintainer $(maintainer)" packaging/rpm/token_balance.spec >/dev/null ||
+        { tail -n 30 "$OUT/rpm.log" >&2 && die "rpmbuild failed"; }
 }
 
 main() {
@@ -127,10 +160,13 @@ main() {
     # Only now: build scripts would run again for another time.
     export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
     lay_out
+    write_bills_of_materials
     pack_deb
     pack_tars
+    pack_rpm
+    (cd "$OUT" && sha256sum -- *.deb *.rpm *.tar.gz *.cdx.json >SHA256SUMS)
     say "packages:"
-    ls -1 "$OUT"/*.deb "$OUT"/*.tar.gz
+    ls -1 "$OUT"/*.deb "$OUT"/*.rpm "$OUT"/*.tar.gz
 }
 
 main "$@"

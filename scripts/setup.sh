@@ -64,6 +64,7 @@ find_missing_packages() {
     fi
     if [ -n "$FOR_PACKAGING" ]; then
         have dh || want debhelper
+        have rpmbuild || want rpm
         have python3 || want python3
     fi
     if [ -n "$FOR_BROWSER" ]; then find_missing_browser; fi

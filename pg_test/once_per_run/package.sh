@@ -97,6 +97,46 @@ is 'and of axum, in the dashboard' "$(grep -cE '^ axum v[0-9.]+: MIT$' "$WORK/da
 is 'tar.gz: the same dashboard' "$(cmp "$WORK/tar/bin/token_balance_dashboard" "$WORK/dashboard/usr/bin/token_balance_dashboard" && echo same)" same
 is 'tar.gz: the same SQL' "$(diff -r "$WORK/tar/share/extension" "$WORK/deb/$extension" && echo same)" same
 
+# --- the .rpm ------------------------------------------------------------------------
+
+# The dependency on the server's package is left out where there is none: no repository of such packages is here.
+rpm=$(ls "$packages"/*.rpm)
+is 'rpm: name' "$(rpm -qp --queryformat '%{NAME}-%{VERSION}.%{ARCH}' "$rpm")" "token_balance_$PG_VERSION-$version.$(uname -m)"
+is 'rpm: the server is a dependency' "$(rpm -qp --requires "$rpm" | grep -cx "postgresql$PG_VERSION-server")" 1
+is 'rpm: and the C library of the version that the .deb asks for' \
+    "$(rpm -qp --requires "$rpm" | sed -nE 's/^libc\.so\.6\(GLIBC_([0-9.]+)\)\(64bit\)$/\1/p' | sort -V | tail -n 1)" \
+    "$(field Depends | sed -nE 's/.*libc6 \(>= ([0-9.]+)\).*/\1/p')"
+mkdir "$WORK/rpm"
+if is_root; then
+    rpm --root "$WORK/rpm" --dbpath /rpmdb --nodeps --install "$rpm" 2>&1
+    is 'rpm: nothing has changed since it was installed' "$(rpm --root "$WORK/rpm" --dbpath /rpmdb --nodeps --verify "token_balance_$PG_VERSION")" ''
+else
+    (cd "$WORK/rpm" && rpm2cpio "$rpm" | cpio --quiet -idm)
+fi
+rpm_libraries="usr/pgsql-$PG_VERSION/lib"
+rpm_extension="usr/pgsql-$PG_VERSION/share/extension"
+is 'rpm: the same library, by both names' \
+    "$(cmp "$WORK/rpm/$rpm_libraries/$(library_file)" "$WORK/deb/$library" && [ "$WORK/rpm/$rpm_libraries/$(library_file)" -ef "$WORK/rpm/$rpm_libraries/token_balance.so" ] && echo same)" same
+is 'rpm: the same SQL' "$(diff -r "$WORK/rpm/$rpm_extension" "$WORK/deb/$extension" && echo same)" same
+is 'rpm: nothing else' "$(rpm -qpl "$rpm" | grep -vcE "^/($rpm_libraries|$rpm_extension|usr/share/doc/token_balance_$PG_VERSION)(/|\$)")" 0
+
+# --- what is in them -------------------------------------------------------------------
+
+is 'SHA256SUMS' "$(cd "$packages" && sha256sum --quiet -c SHA256SUMS 2>&1)" ''
+is 'SHA256SUMS has all of them' "$(wc -l <"$packages/SHA256SUMS")" "$(find "$packages" -maxdepth 1 -regex '.*[.]\(deb\|rpm\|gz\|json\)' | wc -l)"
+# The crates that cargo says are in the program, but for its own.
+names_of_bill() { python3 -c 'import json, sys
+for it in json.load(open(sys.argv[1]))["components"]: print(it["name"], "v" + it["version"])' "$1" | sort -u; }
+bill=$(ls "$packages/token_balance-$version"*.cdx.json)
+is 'the bill of materials has the crates of the program' "$(names_of_bill "$bill")" \
+    "$(cd "$ROOT" && cargo tree --locked -e normal,no-proc-macro --prefix none --format '{p}' --no-default-features --features "pg$PG_VERSION" |
+        sed '1d; s/ (.*//' | sort -u)"
+is 'with their checksums' "$(python3 -c 'import json, sys
+print(sum("hashes" not in it or "licenses" not in it for it in json.load(open(sys.argv[1]))["components"]))' "$bill")" 0
+for dir in "deb/usr/share/doc/$name" tar rpm/usr/share/doc/token_balance_"$PG_VERSION"; do
+    is "$dir: the bill of materials" "$({ zcat "$WORK/$dir"/token_balance.cdx.json.gz || cat "$WORK/$dir/token_balance.cdx.json"; } 2>/dev/null | cmp - "$bill" && echo same)" same
+done
+
 # --- the library ---------------------------------------------------------------------
 
 build_id() { readelf -n "$1" 2>/dev/null | sed -n 's/^ *Build ID: //p'; }
@@ -110,13 +150,13 @@ is 'lines of the sources are in them' "$(grep -qaF 'charge.rs' "$WORK/dbgsym/pla
 
 find "$WORK/deb" "$WORK/dashboard" "$WORK/tar" -name '*.gz' -exec gunzip {} +
 for path in "$ROOT/" "$target/" "$DEV_HOME/" "$HOME/" "${CARGO_HOME:-$HOME/.cargo}/" "$WORK/"; do
-    is "no file names $path" "$(grep -rlaF "$path" "$WORK/deb" "$WORK/dashboard" "$WORK/tar" "$WORK/control" "$WORK/dbgsym/plain")" ''
+    is "no file names $path" "$(grep -rlaF "$path" "$WORK/deb" "$WORK/dashboard" "$WORK/tar" "$WORK/rpm/usr" "$bill" "$WORK/control" "$WORK/dbgsym/plain")" ''
 done
 
 # --- the same bytes again ------------------------------------------------------------
 
 mkdir "$WORK/first"
-cp "$packages"/*.deb "$packages"/*.tar.gz "$WORK/first"
+cp "$packages"/*.deb "$packages"/*.rpm "$packages"/*.tar.gz "$packages"/*.cdx.json "$packages/SHA256SUMS" "$WORK/first"
 "$ROOT/scripts/package.sh" "$PG_VERSION" >/dev/null
 for file in "$WORK"/first/*; do
     is "${file##*/}: the same bytes again" "$(cmp "$file" "$packages/${file##*/}" && echo same)" same
@@ -184,5 +224,6 @@ $version"
     stop_cluster "$PRIVATE_DIR/data"
 }
 settles deb "$libraries" "$extension" "$WORK/dashboard/usr/bin/token_balance_dashboard"
+settles rpm "$rpm_libraries" "$rpm_extension" "$WORK/dashboard/usr/bin/token_balance_dashboard"
 settles tar lib share/extension "$WORK/tar/bin/token_balance_dashboard"
 exit "$failed"
