@@ -235,15 +235,20 @@ lock_server() {
     fi
 }
 
-# --- the Python of pg_test/stacks ----------------------------------------------
+# --- Python packages: pg_test/stacks, scripts/lint.sh -----------------------------
 
-# The folder with the packages that are pinned there; other pins are another folder.
-stacks_venv() {
-    echo "$DEV_HOME/stacks-$(sha256sum <"$ROOT/pg_test/stacks/requirements.txt" | cut -c 1-12)"
+# venv_of NAME: the folder with the packages that its file pins; other pins are another folder.
+venv_of() { echo "$DEV_HOME/$1-$(sha256sum <"$(requirements_of "$1")" | cut -c 1-12)"; }
+
+requirements_of() {
+    case $1 in
+    stacks) echo "$ROOT/pg_test/stacks/requirements.txt" ;;
+    lint) echo "$ROOT/scripts/lint.requirements.txt" ;;
+    esac
 }
 
-# It is whole, and the Python that it was made with is still there.
-has_stacks() { [ -e "$(stacks_venv)/complete" ] && "$(stacks_venv)/bin/python" -c '' 2>/dev/null; }
+# has_venv NAME: it is whole, and the Python that it was made with is still there.
+has_venv() { [ -e "$(venv_of "$1")/complete" ] && "$(venv_of "$1")/bin/python" -c '' 2>/dev/null; }
 
 # One that the user has, else that of setup.sh --docs.
 mdbook_program() { command -v mdbook || { [ ! -x "$DEV_HOME/bin/mdbook" ] || echo "$DEV_HOME/bin/mdbook"; }; }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Formatting and clippy on the default features, as a change must pass them.
+# Formatting and clippy on the default features, the licences of all crates, and the YAML for others to run, as a change
+# must pass them.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
@@ -21,4 +22,15 @@ say "the same for the dashboard"
 cargo fmt --manifest-path examples/dashboard/Cargo.toml --check || status=1
 cargo clippy --quiet --locked --all-targets --manifest-path examples/dashboard/Cargo.toml \
     --target-dir "${CARGO_TARGET_DIR:-$ROOT/target}/dashboard/build" -- -D warnings || status=1
+say "licences and sources of crates"
+python3 scripts/check_crates.py deny.toml Cargo.toml pg_test/client/Cargo.toml examples/dashboard/Cargo.toml || status=1
+say "the workflow and the examples in YAML"
+if "$ROOT/scripts/setup.sh" --lint; then
+    PATH=$(venv_of lint)/bin:$PATH
+    check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml || status=1
+    check-jsonschema --quiet --builtin-schema vendor.compose-spec examples/compose/compose.yaml || status=1
+    zizmor --offline --quiet .github/workflows || status=1
+else
+    status=1
+fi
 exit "$status"

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs, and only what is missing:
 #   setup.sh [--packaging] [--browser] [--stacks] [--assert] [VERSION...]
-#   setup.sh --docs
+#   setup.sh --docs | --lint
 # default: the newest PostgreSQL that is installed
 # --packaging and --browser: also what packages, and looking at the dashboard's page, need.
 # --stacks: also the Python packages of pg_test/stacks, and PgBouncer where it can be installed.
 # --docs: mdBook, which makes a site of the documentation, and nothing else.
+# --lint: the Python packages that look at YAML, and nothing else.
 # --assert: also the servers that check their own assertions, where they can be built.
 # As root or with sudo that asks no password it installs system packages;
 # otherwise it lists them and stops.
@@ -133,7 +134,7 @@ find_missing_browser() {
 }
 
 find_missing_for_stacks() {
-    if has_stacks; then return 0; fi
+    if has_venv stacks; then return 0; fi
     python3 -c 'import ensurepip, venv' 2>/dev/null || want python3-venv
 }
 
@@ -265,7 +266,7 @@ build_assert_servers() {
 install_stacks() {
     [ -n "$FOR_STACKS" ] || return 0
     install_pgbouncer || warn "PgBouncer cannot be installed; the suite does without it"
-    install_python_packages
+    install_python_packages stacks
 }
 
 install_pgbouncer() {
@@ -288,20 +289,25 @@ without_services() {
     return "$status"
 }
 
-# Made where it stays, as its programs name their folder; a file says that it is whole.
+# install_python_packages NAME: made where it stays, as its programs name their folder; a file says that it is whole.
 install_python_packages() {
     local venv
-    venv=$(stacks_venv)
+    venv=$(venv_of "$1")
     (
         flock 8
-        ! has_stacks || exit 0
-        say "installing the Python packages of pg_test/stacks"
+        ! has_venv "$1" || exit 0
+        say "installing the Python packages of $1"
         rm -rf "$venv"
         python3 -m venv "$venv" &&
-            timeout 300 "$venv/bin/pip" install --quiet --no-deps --only-binary=:all: \
-                -r "$ROOT/pg_test/stacks/requirements.txt" &&
+            timeout 300 "$venv/bin/pip" install --quiet --no-deps --only-binary=:all: -r "$(requirements_of "$1")" &&
             touch "$venv/complete"
-    ) 8>"$DEV_HOME/.lock-stacks"
+    ) 8>"$DEV_HOME/.lock-$1"
+}
+
+install_lint() {
+    make_dev_home
+    python3 -c 'import ensurepip, venv' 2>/dev/null || { apt_update_once && apt_install python3-venv; }
+    install_python_packages lint
 }
 
 check_cargo() {
@@ -346,6 +352,7 @@ main() {
     while [[ "${1:-}" == --* ]]; do
         case $1 in
         --docs) install_mdbook && return ;;
+        --lint) install_lint && return ;;
         --packaging) FOR_PACKAGING=yes ;;
         --browser) FOR_BROWSER=yes ;;
         --stacks) FOR_STACKS=yes ;;

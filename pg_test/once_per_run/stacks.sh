@@ -13,7 +13,7 @@ failed=0 skipped=
 psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
 
 "$ROOT/scripts/setup.sh" --stacks "$PG_VERSION" || true
-if ! has_stacks; then
+if ! has_venv stacks; then
     echo 'the Python packages of pg_test/stacks/requirements.txt are not here and cannot be installed'
     exit 77
 fi
@@ -38,7 +38,7 @@ in_stack() {
     [ "$status" = 0 ] || { echo "FAILED: $name, exit $status" && failed=1; }
     echo "$name took $((SECONDS - begun)) s"
 }
-PATH=$(stacks_venv)/bin:$PATH
+PATH=$(venv_of stacks)/bin:$PATH
 
 in_stack with_sqlalchemy python test.py
 in_stack with_alembic python test.py
