@@ -9,38 +9,42 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
 import uuid
 
 
+def output(*command):
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 def metadata(manifest, arguments):
-    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--manifest-path", manifest, *arguments]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    host = re.search("^host: (.*)$", output("rustc", "-vV"), re.MULTILINE)[1]
+    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", host]
+    return json.loads(output(*command, "--manifest-path", manifest, *arguments))
 
 
-def is_run_by_the_compiler(package):
-    return any("proc-macro" in target["kind"] for target in package["targets"])
+def linked(manifest, arguments):
+    """Name and version of each crate that is in the program. Only cargo-tree knows: metadata has what features of tests ask for."""
+    command = ["cargo", "tree", "--locked", "--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}"]
+    lines = output(*command, "--manifest-path", manifest, *arguments).splitlines()
+    return {(name, version.removeprefix("v")) for name, version, *_ in map(str.split, filter(None, lines))}
 
 
-def in_the_program(data):
-    """The ids of the packages that are linked, each with those that it uses, root first."""
-    packages = {package["id"]: package for package in data["packages"]}
-    nodes = {node["id"]: node for node in data["resolve"]["nodes"]}
-    uses, to_do = {}, [data["resolve"]["root"]]
-    while to_do:
-        place = to_do.pop()
-        if place in uses:
-            continue
-        linked = [
+def in_the_program(data, linked):
+    """The packages that are linked by their ids, and those that each of them uses."""
+    packages = {it["id"]: it for it in data["packages"] if (it["name"], it["version"]) in linked}
+    uses = {
+        node["id"]: sorted(
             dependency["pkg"]
-            for dependency in nodes[place]["deps"]
-            if any(kind["kind"] is None for kind in dependency["dep_kinds"])
-            and not is_run_by_the_compiler(packages[dependency["pkg"]])
-        ]
-        uses[place] = sorted(linked)
-        to_do.extend(linked)
+            for dependency in node["deps"]
+            if dependency["pkg"] in packages and any(kind["kind"] is None for kind in dependency["dep_kinds"])
+        )
+        for node in data["resolve"]["nodes"]
+        if node["id"] in packages
+    }
     return packages, uses
 
 
@@ -77,7 +81,7 @@ def component(package, checksum, kind):
 
 def bill(manifest, arguments):
     data = metadata(manifest, arguments)
-    packages, uses = in_the_program(data)
+    packages, uses = in_the_program(data, linked(manifest, arguments))
     known, lock = checksums(manifest)
     root = packages[data["resolve"]["root"]]
     time = datetime.datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), datetime.timezone.utc)
