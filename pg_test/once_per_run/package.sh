@@ -167,7 +167,7 @@ done
 copy_server "$WORK/server"
 # Refused with `extension "token_balance" is not available`, or the test would be of the old files.
 is_not_there() {
-    in_server_env "$PG_BIN/psql" -X -q -c 'CREATE EXTENSION token_balance' 2>&1 | grep -cE 'is not available|could not open extension control file'
+    in_server_env "$PG_BIN/psql" -X -q -d template1 -c 'BEGIN; CREATE EXTENSION token_balance' 2>&1 | grep -cE 'is not available|could not open extension control file'
 }
 
 # What the program answers to ann, set up as the tutorial says it.
@@ -189,6 +189,29 @@ print(r.urlopen(r.Request(sys.argv[1], headers={"Authorization": "Bearer " + sys
     stop_child
 }
 
+# As docs/installing.md says it: the files go to the server's, or its settings name the folder that was unpacked, in which
+# the server can write nothing.
+put_there() { # WHAT LIBRARY SCRIPTS
+    if [ "$1" != mounted ]; then
+        cp -d --remove-destination "$WORK/$1/$2"/* "$pkglib"
+        cp -R "$WORK/$1/$3/." "$share/extension"
+        return
+    fi
+    mkdir "$PRIVATE_DIR/mounted"
+    tar -xzf "$archive" -C "$PRIVATE_DIR/mounted" --strip-components=1
+    chmod -R a+rX,a-w "$PRIVATE_DIR/mounted"
+    in_server_env "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 <<SQL
+ALTER SYSTEM SET extension_control_path = '$PRIVATE_DIR/mounted/share:\$system';
+ALTER SYSTEM SET dynamic_library_path = '$PRIVATE_DIR/mounted/lib:\$libdir';
+SELECT pg_reload_conf() \g /dev/null
+SQL
+    # The reload reaches a session that begins after the postmaster has read it.
+    for _ in {1..100}; do
+        [ "$(is_not_there)" = 1 ] || break
+        sleep 0.1
+    done
+}
+
 settles() { # WHAT LIBRARY SCRIPTS DASHBOARD
     make_private_dir
     CLUSTER_HOME=$PRIVATE_DIR
@@ -196,8 +219,7 @@ settles() { # WHAT LIBRARY SCRIPTS DASHBOARD
     start_cluster "$PRIVATE_DIR/data" "$PRIVATE_DIR" fsync=off
     remove_extension
     is "$1: not there before" "$(is_not_there)" 1
-    cp -d --remove-destination "$WORK/$1/$2"/* "$pkglib"
-    cp -R "$WORK/$1/$3/." "$share/extension"
+    put_there "$1" "$2" "$3"
     is "$1: settles" "$(in_server_env "$PG_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 2>&1 <<'SQL'
 SET client_min_messages = error;
 CREATE TABLE users (id text PRIMARY KEY);
@@ -226,4 +248,5 @@ $version"
 settles deb "$libraries" "$extension" "$WORK/dashboard/usr/bin/token_balance_dashboard"
 settles rpm "$rpm_libraries" "$rpm_extension" "$WORK/dashboard/usr/bin/token_balance_dashboard"
 settles tar lib share/extension "$WORK/tar/bin/token_balance_dashboard"
+if [ "$PG_VERSION" -ge 18 ]; then settles mounted '' '' "$WORK/tar/bin/token_balance_dashboard"; fi
 exit "$failed"
