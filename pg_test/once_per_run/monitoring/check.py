@@ -58,14 +58,15 @@ def selectors(expression):
 
 
 def is_exported(expression, metrics):
-    """What an expression selects that the exporter never says; of labels that are equal to something, their values, too."""
+    """What an expression selects that the exporter never says; of labels that are equal to something, their values, too (but
+    the scope, which is another one before PostgreSQL 17)."""
     for name, matchers in selectors(expression):
         of_name = [labels for metric, labels, _ in metrics if metric == name]
         for label, operator, value in matchers:
             of_name = [
                 labels
                 for labels in of_name
-                if label in labels and (operator == "!=" or value.startswith("$") or labels[label] == value)
+                if label in labels and (operator == "!=" or value.startswith("$") or label == "scope" or labels[label] == value)
             ]
         if not of_name:
             return f"{name} {matchers}"
@@ -137,6 +138,8 @@ def check_expressions(metrics):
     dashboard = json.loads((FOLDER / "grafana.json").read_text())
     targets = [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
     rules = yaml.safe_load((FOLDER / "prometheus_rules.yml").read_text())
+    others = [rule for group in rules["groups"] for rule in group["rules"] if set(rule["annotations"]) != {"summary"}]
+    check("each alarm has a summary, and no more", not others, others)
     rules = [(rule["alert"], rule["expr"]) for group in rules["groups"] for rule in group["rules"]]
     check("the dashboard has panels, and there are alarms", len(targets) > 10 and len(rules) > 5, (len(targets), len(rules)))
     for title, expression in targets + rules:
