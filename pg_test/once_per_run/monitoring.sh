@@ -14,7 +14,11 @@ clean_up_on_exit
 make_private_dir
 export CLUSTER_HOME=$PRIVATE_DIR SOCKET=$PRIVATE_DIR DATA=$PRIVATE_DIR/data
 init_cluster "$DATA"
-start_cluster "$DATA" "$SOCKET" fsync=off
+settings=(fsync=off)
+if [ -e "$("$PG_CONFIG_PATH" --pkglibdir)/pg_stat_statements.so" ]; then
+    settings+=(shared_preload_libraries=pg_stat_statements pg_stat_statements.track=all)
+fi
+start_cluster "$DATA" "$SOCKET" "${settings[@]}"
 export PGHOST=$SOCKET PGPORT=5432 PG_BIN PYTHONDONTWRITEBYTECODE=1
 # Not in place of this shell, which has to clean up.
 python3 "$ROOT/pg_test/once_per_run/monitoring/check.py" "$ROOT/examples/monitoring"

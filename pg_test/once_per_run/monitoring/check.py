@@ -170,6 +170,58 @@ def check_pgwatch(columns):
     check("its preset is of its metrics", presets == set(pgwatch["metrics"]), presets)
 
 
+# What docs/monitoring.md says of the server's own tools. What is here is done as in the page.
+OWN_TOOLS = """
+SET client_min_messages = log; SET track_functions = 'all';
+LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on;
+SET auto_explain.log_analyze = on; SET auto_explain.log_triggers = on; SET auto_explain.log_timing = off;
+\\echo usual
+UPDATE workflows SET status = 'completed' WHERE id = 'e1';
+\\echo by SQL
+SET token_balance.direct = off;
+UPDATE workflows SET status = 'completed' WHERE id = 'e2';
+BEGIN; UPDATE workflows SET status = 'completed' WHERE id = 'e3'; ROLLBACK;
+"""
+
+
+def check_own_tools(page):
+    psql("-c", "SELECT token_balance.attach('users', 'token_usage', 'workflows', usage_created_at => 'created_at', busy_account => 'wait')")
+    psql("-c", "INSERT INTO workflows SELECT 'e' || n, 'ann', 'running' FROM generate_series(1, 4) AS n")
+    psql("-c", "INSERT INTO token_usage SELECT 'e' || n, 'ann', 1 FROM generate_series(1, 4) AS n")
+    # A session reads the bindings first.
+    begin = "BEGIN; UPDATE workflows SET status = 'completed' WHERE id = 'e4'; ROLLBACK;\n"
+    command = [Path(os.environ["PG_BIN"]) / "psql", "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-d", "shop", "-U", "postgres"]
+    done = subprocess.run(command, input=begin + OWN_TOOLS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    check("auto_explain and track_functions can be had", done.returncode == 0, done.stdout)
+    _, _, shown = done.stdout.partition("usual\n")
+    usual, _, by_sql = shown.partition("by SQL\n")
+    texts = re.findall(r"Query Text: (\S+ \S+ \S+)", usual)
+    check("a settlement the usual way has no statements", texts == ["UPDATE workflows SET"], texts)
+    check("its trigger is shown", "Trigger for constraint token_balance_completed_update: calls=1" in usual, usual)
+    of_page = blocks(page, "text")[1].split("Query Text: ")[1:]
+    missing = [text for text in of_page if text.splitlines()[0].split(" …")[0] not in by_sql.replace("'e2'", "'w12'")]
+    check("by SQL the statements of the page are shown", len(of_page) == 7 and not missing, missing)
+    for _ in range(50):
+        # Whose session has ended, of those is known what it has counted.
+        functions = psql("-c", "SELECT funcname || ' ' || calls FROM pg_stat_user_functions ORDER BY 1").splitlines()
+        if functions:
+            break
+        time.sleep(0.1)
+    expected = ["note_usual_status 3", "record_balance_change 2", "refuse_foreign_write 6", "settle_on_completion 3"]
+    check("functions are counted, and what is rolled back, too", functions == expected, functions)
+    if psql("-c", "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_stat_statements'") != "1" or (
+        "pg_stat_statements" not in psql("-c", "SHOW shared_preload_libraries")
+    ):
+        print("pg_stat_statements is not loaded: what it shows is not looked at")
+        return
+    psql("-c", "CREATE EXTENSION pg_stat_statements")
+    statements = psql("-c", "SELECT toplevel || ' ' || regexp_replace(query, '\\s+', ' ', 'g') FROM pg_stat_statements").splitlines()
+    rows = [line.split("|", 2) for line in blocks(page, "text")[2].splitlines()[2:]]
+    wanted = [("true " if row[1].strip() == "t" else "false ") + row[2].split("…")[0].strip() for row in rows if "settle_" not in row[2] and "AS g" not in row[2]]
+    missing = [row for row in wanted if not any(statement.startswith(row) for statement in statements)]
+    check("pg_stat_statements has what the page shows", len(wanted) >= 4 and not missing, missing)
+
+
 def main():
     psql("-c", "CREATE DATABASE shop", database="postgres")
     psql("-f", HERE / "fixture.sql")
@@ -184,6 +236,7 @@ def main():
             metrics = scrape(program, folder)
         check_exporter(metrics, columns)
         check_expressions(metrics)
+    check_own_tools((FOLDER.parent.parent / "docs" / "monitoring.md").read_text())
     if failures:
         sys.exit(1)
     if program is None:
