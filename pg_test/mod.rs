@@ -9,6 +9,7 @@ mod binding;
 mod completed;
 mod completion;
 mod convention;
+mod counters;
 mod direct;
 mod fixture;
 mod history;

@@ -257,6 +257,8 @@ mdbook_program() { command -v mdbook || { [ ! -x "$DEV_HOME/bin/mdbook" ] || ech
 pgbouncer_program() { PATH="$PATH:/usr/sbin" command -v pgbouncer; }
 has_pgbouncer() { pgbouncer_program >/dev/null; }
 
+has_sql_exporter() { have prometheus-sql-exporter; }
+
 # --- who runs what ---------------------------------------------------------
 
 as_db_user() {

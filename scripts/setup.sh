@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs, and only what is missing:
-#   setup.sh [--packaging] [--browser] [--stacks] [--assert] [VERSION...]
+#   setup.sh [--packaging] [--browser] [--stacks] [--monitoring] [--assert] [VERSION...]
 #   setup.sh --docs | --lint
 # default: the newest PostgreSQL that is installed
 # --packaging and --browser: also what packages, and looking at the dashboard's page, need.
 # --stacks: also the Python packages of pg_test/stacks, and PgBouncer where it can be installed.
+# --monitoring: also what examples/monitoring is tested with: prometheus-sql-exporter, and Python to read YAML.
 # --docs: mdBook, which makes a site of the documentation, and nothing else.
 # --lint: the Python packages that look at YAML, and nothing else.
 # --assert: also the servers that check their own assertions, where they can be built.
@@ -19,6 +20,7 @@ APT_UPDATED=
 FOR_PACKAGING=
 FOR_BROWSER=
 FOR_STACKS=
+FOR_MONITORING=
 FOR_ASSERT=
 
 can_install() { have apt-get && { is_root || sudo -n true 2>/dev/null; }; }
@@ -70,6 +72,7 @@ find_missing_packages() {
     fi
     if [ -n "$FOR_BROWSER" ]; then find_missing_browser; fi
     if [ -n "$FOR_STACKS" ]; then find_missing_for_stacks; fi
+    if [ -n "$FOR_MONITORING" ]; then find_missing_for_monitoring; fi
     if [ -n "$FOR_ASSERT" ]; then find_missing_for_assert; fi
     if ! all_installed "$@"; then find_missing_for_fetch; fi
 }
@@ -136,6 +139,11 @@ find_missing_browser() {
 find_missing_for_stacks() {
     if has_venv stacks; then return 0; fi
     python3 -c 'import ensurepip, venv' 2>/dev/null || want python3-venv
+}
+
+find_missing_for_monitoring() {
+    have python3 || want python3
+    python3 -c 'import yaml' 2>/dev/null || want python3-yaml
 }
 
 # What building a server from Debian's source takes. Without these servers the suite does without
@@ -275,7 +283,14 @@ install_pgbouncer() {
     ! has_candidate pgbouncer || without_services apt_install pgbouncer
 }
 
-# Debian's package starts a service. Nobody asked for one here.
+install_sql_exporter() {
+    [ -n "$FOR_MONITORING" ] || return 0
+    if has_sql_exporter || ! can_install; then return 0; fi
+    has_candidate prometheus-sql-exporter || apt_update_once
+    if has_candidate prometheus-sql-exporter; then without_services apt_install prometheus-sql-exporter; fi
+}
+
+# Debian's packages start a service. Nobody asked for one here.
 without_services() {
     local file=/usr/sbin/policy-rc.d status=0
     if [ -e "$file" ]; then
@@ -356,6 +371,7 @@ main() {
         --packaging) FOR_PACKAGING=yes ;;
         --browser) FOR_BROWSER=yes ;;
         --stacks) FOR_STACKS=yes ;;
+        --monitoring) FOR_MONITORING=yes ;;
         --assert) FOR_ASSERT=yes ;;
         *) die "there is no option $1" ;;
         esac
@@ -384,6 +400,7 @@ main() {
     wait "$building" || exit 1
     register_servers "${versions[@]}"
     install_stacks
+    install_sql_exporter || warn "prometheus-sql-exporter cannot be installed; the suite does without it"
 }
 
 main "$@"

@@ -313,6 +313,48 @@ CREATE VIEW token_balance.unsettled AS
 SELECT u.binding, u.workflow_id, u.user_id, u.state, u.reason, u.usage_rows, u.tokens, u.oldest, u.newest
 FROM token_balance.unsettled_usage() AS u;
 
+CREATE FUNCTION token_balance.counters()
+RETURNS TABLE (
+    since timestamp with time zone,
+    scope pg_catalog.text,
+    settled_by_trigger bigint,
+    settled_by_function bigint,
+    settled_by_batch bigint,
+    settled_by_sweep bigint,
+    settled_late bigint,
+    settled_on_deletion bigint,
+    charges bigint,
+    tokens_charged bigint,
+    bad_charges bigint,
+    overdrafts bigint,
+    charges_queued bigint,
+    charges_applied bigint,
+    balances_direct bigint,
+    balances_by_sql bigint,
+    settlements_direct bigint,
+    settlements_by_sql bigint,
+    binding_reads bigint,
+    sweeps bigint,
+    last_sweep timestamp with time zone)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'counters_wrapper';
+
+-- Cheap enough for a look every few seconds: the queue is short, and the tables' rows are the planner's estimate.
+CREATE VIEW token_balance.stat AS
+SELECT c.since, c.scope, c.settled_by_trigger, c.settled_by_function, c.settled_by_batch, c.settled_by_sweep,
+    c.settled_late, c.settled_on_deletion, c.charges, c.tokens_charged, c.bad_charges, c.overdrafts, c.charges_queued,
+    c.charges_applied, c.balances_direct, c.balances_by_sql, c.settlements_direct, c.settlements_by_sql,
+    c.binding_reads, c.sweeps, c.last_sweep,
+    q.queued_charges, q.queued_tokens, q.oldest_queued,
+    (SELECT pg_catalog.max(a.last_at) FROM token_balance.archived AS a) AS last_archive,
+    (SELECT pg_catalog.count(*) FROM token_balance.binding AS b WHERE b.detached_at IS NULL) AS bindings,
+    (SELECT CASE WHEN r.reltuples OPERATOR(pg_catalog.>=) 0 THEN r.reltuples::bigint END FROM pg_catalog.pg_class AS r
+        WHERE r.oid OPERATOR(pg_catalog.=) 'token_balance.settlement'::pg_catalog.regclass) AS settlement_rows,
+    (SELECT CASE WHEN r.reltuples OPERATOR(pg_catalog.>=) 0 THEN r.reltuples::bigint END FROM pg_catalog.pg_class AS r
+        WHERE r.oid OPERATOR(pg_catalog.=) 'token_balance.ledger'::pg_catalog.regclass) AS ledger_rows
+FROM token_balance.counters() AS c
+CROSS JOIN (SELECT pg_catalog.count(*) AS queued_charges, COALESCE(pg_catalog.sum(w.tokens), 0) AS queued_tokens,
+    pg_catalog.min(w.queued_at) AS oldest_queued FROM token_balance.queue AS w) AS q;
+
 CREATE FUNCTION token_balance.archive_usage(
     before timestamp with time zone DEFAULT NULL,
     archive pg_catalog.regclass DEFAULT NULL,
@@ -489,6 +531,7 @@ REVOKE ALL ON FUNCTION
     token_balance.accept_deletions(timestamp with time zone, boolean, pg_catalog.name),
     token_balance.usage_state(pg_catalog.name),
     token_balance.unsettled_usage(pg_catalog.name),
+    token_balance.counters(),
     token_balance.reconcile(pg_catalog.name)
 FROM PUBLIC;
 
@@ -497,3 +540,8 @@ REVOKE ALL ON PROCEDURE
     token_balance.archive(
         interval, pg_catalog.regclass, pg_catalog.regclass, pg_catalog.regclass, integer, pg_catalog.name)
 FROM PUBLIC;
+
+-- Numbers alone, and no names: what monitoring reads.
+GRANT USAGE ON SCHEMA token_balance TO pg_monitor;
+GRANT EXECUTE ON FUNCTION token_balance.counters() TO pg_monitor;
+GRANT SELECT ON token_balance.stat TO pg_monitor;

@@ -849,6 +849,56 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
 ALTER TABLE token_balance.archived ENABLE ALWAYS TRIGGER owner_only;
 
+-- Numbers to watch.
+CREATE FUNCTION token_balance.counters()
+RETURNS TABLE (
+    since timestamp with time zone,
+    scope pg_catalog.text,
+    settled_by_trigger bigint,
+    settled_by_function bigint,
+    settled_by_batch bigint,
+    settled_by_sweep bigint,
+    settled_late bigint,
+    settled_on_deletion bigint,
+    charges bigint,
+    tokens_charged bigint,
+    bad_charges bigint,
+    overdrafts bigint,
+    charges_queued bigint,
+    charges_applied bigint,
+    balances_direct bigint,
+    balances_by_sql bigint,
+    settlements_direct bigint,
+    settlements_by_sql bigint,
+    binding_reads bigint,
+    sweeps bigint,
+    last_sweep timestamp with time zone)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'counters_wrapper';
+
+-- Cheap enough for a look every few seconds: the queue is short, and the tables' rows are the planner's estimate.
+CREATE VIEW token_balance.stat AS
+SELECT c.since, c.scope, c.settled_by_trigger, c.settled_by_function, c.settled_by_batch, c.settled_by_sweep,
+    c.settled_late, c.settled_on_deletion, c.charges, c.tokens_charged, c.bad_charges, c.overdrafts, c.charges_queued,
+    c.charges_applied, c.balances_direct, c.balances_by_sql, c.settlements_direct, c.settlements_by_sql,
+    c.binding_reads, c.sweeps, c.last_sweep,
+    q.queued_charges, q.queued_tokens, q.oldest_queued,
+    (SELECT pg_catalog.max(a.last_at) FROM token_balance.archived AS a) AS last_archive,
+    (SELECT pg_catalog.count(*) FROM token_balance.binding AS b WHERE b.detached_at IS NULL) AS bindings,
+    (SELECT CASE WHEN r.reltuples OPERATOR(pg_catalog.>=) 0 THEN r.reltuples::bigint END FROM pg_catalog.pg_class AS r
+        WHERE r.oid OPERATOR(pg_catalog.=) 'token_balance.settlement'::pg_catalog.regclass) AS settlement_rows,
+    (SELECT CASE WHEN r.reltuples OPERATOR(pg_catalog.>=) 0 THEN r.reltuples::bigint END FROM pg_catalog.pg_class AS r
+        WHERE r.oid OPERATOR(pg_catalog.=) 'token_balance.ledger'::pg_catalog.regclass) AS ledger_rows
+FROM token_balance.counters() AS c
+CROSS JOIN (SELECT pg_catalog.count(*) AS queued_charges, COALESCE(pg_catalog.sum(w.tokens), 0) AS queued_tokens,
+    pg_catalog.min(w.queued_at) AS oldest_queued FROM token_balance.queue AS w) AS q;
+
+REVOKE ALL ON FUNCTION token_balance.counters() FROM PUBLIC;
+
+-- Numbers alone, and no names: what monitoring reads.
+GRANT USAGE ON SCHEMA token_balance TO pg_monitor;
+GRANT EXECUTE ON FUNCTION token_balance.counters() TO pg_monitor;
+GRANT SELECT ON token_balance.stat TO pg_monitor;
+
 -- The numbers of the bound columns. upgrade_binding() below stores them for what is attached.
 CREATE TABLE token_balance.bound_column (
     binding_id smallint NOT NULL,
@@ -979,6 +1029,36 @@ COMMENT ON COLUMN token_balance.bound_column.number IS 'Its number, pg_attribute
 COMMENT ON COLUMN token_balance.bound_column.told IS 'The name that attach was told.';
 COMMENT ON COLUMN token_balance.binding.search_path IS 'Schemas in which triggers on the bound tables find names that they do not qualify, while they run as the tables'' owner; between pg_catalog and pg_temp. Null: the bound tables'' schemas.';
 COMMENT ON COLUMN token_balance.binding.outside_changes IS 'What a statement that is not the extension''s may do to a balance: record (change it, with an adjustment in the ledger), keep (nothing) or refuse (it is an error).';
+COMMENT ON FUNCTION token_balance.counters() IS 'What the extension has done since the server started; see the view stat.';
+COMMENT ON VIEW token_balance.stat IS 'Numbers to watch, in one row: what was done since the server started, and what waits. What is rolled back is not counted. Cheap: it reads no usage and no users.';
+COMMENT ON COLUMN token_balance.stat.since IS 'When the counters began, at zero: with the first session after the server started; of one session, when that began.';
+COMMENT ON COLUMN token_balance.stat.scope IS 'server: the counters are of all sessions of the database. session: of this one alone, before PostgreSQL 17 or where the server has no room.';
+COMMENT ON COLUMN token_balance.stat.settled_by_trigger IS 'Workflows that completion triggers have settled, also those with nothing to charge.';
+COMMENT ON COLUMN token_balance.stat.settled_by_function IS 'Workflows that settle_workflow() has settled.';
+COMMENT ON COLUMN token_balance.stat.settled_by_batch IS 'Workflows that settle_workflows() has settled.';
+COMMENT ON COLUMN token_balance.stat.settled_by_sweep IS 'Workflows that settle_pending() and settle_backlog() have settled.';
+COMMENT ON COLUMN token_balance.stat.settled_late IS 'Workflows that late usage has settled at once.';
+COMMENT ON COLUMN token_balance.stat.settled_on_deletion IS 'Workflows that were settled as their usage was deleted.';
+COMMENT ON COLUMN token_balance.stat.charges IS 'Charges that balances have paid.';
+COMMENT ON COLUMN token_balance.stat.tokens_charged IS 'Tokens of these charges; it stays at the largest bigint.';
+COMMENT ON COLUMN token_balance.stat.bad_charges IS 'Charges that could not be made, each with a warning, and stay unsettled; a sweep that meets one again counts it again.';
+COMMENT ON COLUMN token_balance.stat.overdrafts IS 'How often an account went below zero.';
+COMMENT ON COLUMN token_balance.stat.charges_queued IS 'Charges that were left in the queue of a busy account.';
+COMMENT ON COLUMN token_balance.stat.charges_applied IS 'Charges of the queue that balances have paid.';
+COMMENT ON COLUMN token_balance.stat.balances_direct IS 'Balances changed without SQL, which is the fast way.';
+COMMENT ON COLUMN token_balance.stat.balances_by_sql IS 'Balances changed by an UPDATE, where the users table has what only SQL can do.';
+COMMENT ON COLUMN token_balance.stat.settlements_direct IS 'Settlement rows written without SQL.';
+COMMENT ON COLUMN token_balance.stat.settlements_by_sql IS 'Settlement rows written by SQL: late usage, and where the fast way is not possible.';
+COMMENT ON COLUMN token_balance.stat.binding_reads IS 'How often sessions have read the bindings: each once, and after DDL on bound tables.';
+COMMENT ON COLUMN token_balance.stat.sweeps IS 'Calls of settle_pending() and settle_backlog() that came to their end.';
+COMMENT ON COLUMN token_balance.stat.last_sweep IS 'When the last of these was; null if none was since the counters began.';
+COMMENT ON COLUMN token_balance.stat.queued_charges IS 'Charges that wait in the queue now.';
+COMMENT ON COLUMN token_balance.stat.queued_tokens IS 'Tokens of these.';
+COMMENT ON COLUMN token_balance.stat.oldest_queued IS 'When the oldest of these was queued.';
+COMMENT ON COLUMN token_balance.stat.last_archive IS 'When rows were archived last, or deletions accepted; null if never.';
+COMMENT ON COLUMN token_balance.stat.bindings IS 'Bindings that are attached.';
+COMMENT ON COLUMN token_balance.stat.settlement_rows IS 'Estimate of the rows of token_balance.settlement; null before its first ANALYZE.';
+COMMENT ON COLUMN token_balance.stat.ledger_rows IS 'Estimate of the rows of token_balance.ledger; null before its first ANALYZE.';
 COMMENT ON VIEW token_balance.unsettled IS 'Usage that waits to be charged, with the reason, and usage that names no workflow or no account; by workflow and account.';
 COMMENT ON COLUMN token_balance.unsettled.binding IS 'Name of the binding.';
 COMMENT ON COLUMN token_balance.unsettled.workflow_id IS 'Workflow id, as text; null where the usage names none.';

@@ -7,6 +7,7 @@
 mod api;
 mod attach;
 mod binding;
+mod counters;
 mod error;
 mod ledger;
 mod postgres;
@@ -42,6 +43,7 @@ pub extern "C-unwind" fn _PG_init() {
     postgres::direct::init();
     postgres::invalidation::init();
     postgres::transaction::init();
+    counters::init();
     settle::lock::init();
     settle::rename::init();
     settle::retention::deletions::init();

@@ -10,6 +10,7 @@ mod binding;
 mod by_key;
 mod common;
 mod correcting;
+mod counting;
 mod numbers;
 mod retention;
 mod settling;

@@ -10,6 +10,7 @@ use super::common::{
     at_least_one, before_now, binding_at, canonical_workflow, refuse_read_only, required, to_json,
 };
 use crate::binding::{Which, bindings_locked, is_one_of_several};
+use crate::counters::Counter;
 use crate::error::{Error, Result};
 use crate::ledger::account;
 use crate::postgres::clock::now;
@@ -116,13 +117,14 @@ fn settle_one(id: Option<&str>, fcinfo: pg_sys::FunctionCallInfo) -> Result<Json
     let function = "settle_workflow";
     let id = required(function, "workflow_id", id)?;
     refuse_read_only(c"settle_workflow()");
-    let done = settle_ids(&[id.to_owned()], binding_at(fcinfo, 1).as_deref())?;
+    let name = binding_at(fcinfo, 1);
+    let done = settle_ids(&[id.to_owned()], name.as_deref(), Counter::ByFunction)?;
     Ok(answer(id, done)?.to_jsonb())
 }
 
 /// Settle workflows in the binding of this name, or in all that know them. One that is broken is left out with a WARNING
 /// where another knows them all. Error P0002 for an id that nobody knows.
-fn settle_ids(ids: &[String], name: Option<&str>) -> Result<Vec<Settled>> {
+fn settle_ids(ids: &[String], name: Option<&str>, by: Counter) -> Result<Vec<Settled>> {
     let found = bindings_locked(Which::Named(name))?;
     if found.whole.is_empty() {
         found.all()?;
@@ -137,7 +139,7 @@ fn settle_ids(ids: &[String], name: Option<&str>) -> Result<Vec<Settled>> {
         bound,
         occasion: Occasion::Caller,
     });
-    let settled = settle(works.collect())?;
+    let settled = settle(works.collect(), by)?;
     let mut broken = found.broken.into_iter();
     if let Some(workflow) = unknown(ids, &settled, is_only)? {
         // It may be of one that is broken.
@@ -248,12 +250,13 @@ fn settle_workflows(
         .collect::<Option<_>>()
         .ok_or(Error::NullInside { function, argument })?;
     refuse_read_only(c"token_balance.settle_workflows()");
+    let name = binding_at(fcinfo, 1);
     let mut charges = Vec::new();
     for Settled {
         bound,
         charges: of_binding,
         ..
-    } in settle_ids(&ids, binding_at(fcinfo, 1).as_deref())?
+    } in settle_ids(&ids, name.as_deref(), Counter::ByBatch)?
     {
         let of_binding = of_binding.into_iter();
         charges.extend(of_binding.map(|charge| (charge, bound.name().to_owned())));

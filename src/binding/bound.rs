@@ -29,6 +29,7 @@ use super::resolve::wrong_type;
 use super::spec::Spec;
 use super::stored::Stored;
 use super::tokens::BALANCE_TYPES;
+use crate::counters::{self, Counter};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
 use crate::postgres::datum::c_string;
@@ -577,6 +578,9 @@ fn present() -> Result<Present> {
 
 /// Read the bindings anew. What was kept stays if it is of what is the same still.
 fn read() -> Result<Present> {
+    // Whoever counts anything has come here before.
+    counters::join();
+    counters::count_now(Counter::BindingReads);
     let reading = Reading::begin();
     let mut resolved = Vec::new();
     for spec in Stored::attached()? {

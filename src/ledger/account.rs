@@ -12,6 +12,7 @@ use super::change::{Announcement, Change, Changed};
 use super::crossing::notify_crossing;
 use super::{entries, queue};
 use crate::binding::{Book, Kept};
+use crate::counters::{Counter, count};
 use crate::error::{Error, Result};
 use crate::postgres::direct::{Added, Adder, Addition, Changeable, Holds, Lookup, Wanted};
 use crate::postgres::snapshot::{FreshSnapshot, Snapshot, uses_transaction_snapshot};
@@ -146,6 +147,7 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
         statements.adder.add(&addition)
     };
     if let Some(Added { previous, new }) = added {
+        count(Counter::BalancesDirect, 1);
         notify_crossing(book, &change.account, previous, new)?;
         entries::record(book, &change, previous)?;
         return Ok(Ok(Changed { previous, new }));
@@ -167,6 +169,9 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
             statement.run(&args, Snapshot::Statement)?
         };
         let is_made = outcome.processed == 1;
+        if is_made {
+            count(Counter::BalancesBySql, 1);
+        }
         if is_made && let Some(changed) = announcement.changed() {
             return Ok(Ok(changed));
         }

@@ -7,6 +7,7 @@ use super::account::{self, Refusal};
 use super::change::{Change, Line};
 use super::queue::{self, Queued};
 use crate::binding::{Book, Kept};
+use crate::counters::{Counter, count, count_tokens};
 use crate::error::Result;
 use crate::postgres::snapshot::{Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi::Statement;
@@ -67,7 +68,9 @@ pub(crate) fn leave(book: &Book, account: &str, lines: &[Line]) -> Result<Result
     if i128::from(balance) + amount < i128::from(book.accounts.smallest_balance()) {
         return Ok(Err(Refusal::OutOfRange));
     }
-    queue::add(book, account, lines).map(Ok)
+    queue::add(book, account, lines)?;
+    count(Counter::Queued, lines.len());
+    Ok(Ok(()))
 }
 
 /// Apply what the queue has for an account whose row is held, in one UPDATE. How many charges that
@@ -97,7 +100,13 @@ fn deduct(book: &Book, account: &str, queued: &[Queued]) -> Result<bool> {
         actor: queued.actor.as_str().into(),
     });
     let change = Change::settlement(account, lines.collect());
-    Ok(account::change(book, change)?.is_ok())
+    let is_paid = account::change(book, change)?.is_ok();
+    if is_paid {
+        count(Counter::Applied, queued.len());
+        count(Counter::Charges, queued.len());
+        queued.iter().for_each(|queued| count_tokens(queued.tokens));
+    }
+    Ok(is_paid)
 }
 
 /// Wait for the account's row and apply what the queue has for it. How many charges that were.

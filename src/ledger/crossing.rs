@@ -4,6 +4,7 @@ use pgrx::pg_sys::TEXTOID;
 use serde::Serialize;
 
 use crate::binding::{Book, Kept, is_one_of_several};
+use crate::counters::{Counter, count};
 use crate::error::Result;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
@@ -46,6 +47,9 @@ pub(crate) fn notify_crossing(book: &Book, account: &str, previous: i64, new: i6
         return Ok(());
     }
     let is_overdraft = new < 0;
+    if is_overdraft {
+        count(Counter::Overdrafts, 1);
+    }
     let binding = is_one_of_several()?.then_some(book.accounts.binding.as_str());
     let payload = |user_id| {
         serde_json::to_string(&Crossing {

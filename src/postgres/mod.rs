@@ -21,6 +21,7 @@ pub(crate) mod notice;
 pub(crate) mod patience;
 mod raw;
 pub(crate) mod security;
+pub(crate) mod shared;
 pub(crate) mod snapshot;
 pub(crate) mod spi;
 pub(crate) mod stored_row;

@@ -47,6 +47,11 @@ pub(crate) fn attempt<T>(
     run(End::RolledBack, is_of_the_statement, read).ok()?.ok()
 }
 
+/// What `work` gives; None where it fails, and everything is as it was before. An end that was asked for is raised.
+pub(crate) fn unless_it_fails<T>(work: impl FnOnce() -> Result<T>) -> Option<T> {
+    run(End::Kept, is_no_end, work).ok()?.ok()
+}
+
 /// What `work` gives, or an error that the caller tolerates; any other one is raised.
 ///
 /// From `exec_stmt_block` in pl_exec.c.
@@ -112,6 +117,20 @@ fn is_of_data(error: &CaughtError) -> bool {
 /// The first two of a code's five characters, each in six bits. From `ERRCODE_TO_CATEGORY` in elog.h.
 fn class(code: PgSqlErrorCode) -> i32 {
     code as i32 & ((1 << 12) - 1)
+}
+
+/// Whether it is not that the query was cancelled or the session ended.
+fn is_no_end(error: &CaughtError) -> bool {
+    let CaughtError::PostgresError(report) = error else {
+        return false;
+    };
+    !matches!(
+        report.sql_error_code(),
+        PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+            | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
+            | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
+            | PgSqlErrorCode::ERRCODE_IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+    )
 }
 
 fn is_of_the_statement(error: &CaughtError) -> bool {

@@ -23,8 +23,18 @@ pub(crate) struct AtEnd {
 /// application's deferred triggers have run.
 type BeforeCommit = fn() -> Result<()>;
 
+/// What a room does when what it keeps for a transaction has come to stay. It may not fail.
+#[derive(Clone, Copy)]
+pub(crate) struct AtCommit {
+    /// The transaction was committed, or prepared. [`AtEnd`] comes afterwards.
+    pub(crate) of_transaction: fn(),
+    /// A subtransaction has become part of its parent: their ids, in this order.
+    pub(crate) of_subtransaction: fn(pg_sys::SubTransactionId, pg_sys::SubTransactionId),
+}
+
 thread_local! {
     static ROOMS: RefCell<Vec<AtEnd>> = const { RefCell::new(Vec::new()) };
+    static COMMITTED: RefCell<Vec<AtCommit>> = const { RefCell::new(Vec::new()) };
     static BEFORE_COMMIT: RefCell<Vec<BeforeCommit>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -40,6 +50,11 @@ pub(crate) fn init() {
 /// From now on, call this room.
 pub(crate) fn at_end(room: AtEnd) {
     ROOMS.with_borrow_mut(|rooms| rooms.push(room));
+}
+
+/// From now on, call this room at a commit.
+pub(crate) fn at_commit(room: AtCommit) {
+    COMMITTED.with_borrow_mut(|rooms| rooms.push(room));
 }
 
 /// From now on, call this room before a commit.
@@ -59,6 +74,9 @@ unsafe extern "C-unwind" fn at_transaction_end(
             error.raise();
         }
     }
+    if matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_PREPARE) {
+        COMMITTED.with_borrow(|rooms| rooms.iter().for_each(|room| (room.of_transaction)()));
+    }
     if matches!(
         event,
         XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE
@@ -71,9 +89,16 @@ unsafe extern "C-unwind" fn at_transaction_end(
 unsafe extern "C-unwind" fn at_subtransaction_end(
     event: pg_sys::SubXactEvent::Type,
     subtransaction: pg_sys::SubTransactionId,
-    _parent: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
     _argument: *mut c_void,
 ) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB {
+        COMMITTED.with_borrow(|rooms| {
+            rooms
+                .iter()
+                .for_each(|room| (room.of_subtransaction)(subtransaction, parent));
+        });
+    }
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         ROOMS.with_borrow(|rooms| {
             rooms

@@ -249,3 +249,34 @@ pub(super) fn setting(name: &std::ffi::CStr) -> *mut pg_sys::config_generic {
             .unwrap_or(std::ptr::null_mut())
     }
 }
+
+/// Whether a session can name memory that others find by that name, at any time and without preloading.
+pub(super) const NAMES_SHARED_MEMORY: bool = cfg!(any(feature = "pg17", feature = "pg18"));
+
+/// Shared memory by its name, which `begin` fills if nobody has before.
+///
+/// # Safety
+/// Errors of the server are caught in a subtransaction; `begin` raises none.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub(super) unsafe fn named_memory(
+    name: &std::ffi::CStr,
+    size: usize,
+    begin: unsafe extern "C-unwind" fn(*mut std::ffi::c_void),
+) -> *mut std::ffi::c_void {
+    let mut is_found = false;
+    // SAFETY: as the caller promises; the server copies the name.
+    unsafe { pg_sys::GetNamedDSMSegment(name.as_ptr(), size, Some(begin), &mut is_found) }
+}
+
+/// There is none before 17.
+///
+/// # Safety
+/// None is needed.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+pub(super) unsafe fn named_memory(
+    _name: &std::ffi::CStr,
+    _size: usize,
+    _begin: unsafe extern "C-unwind" fn(*mut std::ffi::c_void),
+) -> *mut std::ffi::c_void {
+    std::ptr::null_mut()
+}

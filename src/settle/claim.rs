@@ -7,6 +7,7 @@ use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 
 use super::settlement::{self, ARCHIVED_USAGE, FirstClaim, archived_usage_sql};
 use crate::binding::{Bound, Ids, Kept};
+use crate::counters::{Counter, count};
 use crate::error::{Error, Result};
 use crate::postgres::direct::{Conflict, Holds, Lookup, Wanted, is_used as is_direct};
 use crate::postgres::exact_sum::ExactSum;
@@ -291,13 +292,18 @@ pub(crate) fn write(bound: &Bound, claims: Vec<Claim>) -> Result<(Vec<Claim>, Ve
             is_written.extend(rest[..inserted].iter().map(|_| true));
             rest = &rest[inserted..];
             // After rows that were inserted comes one that somebody else has, it seems.
-            let count = if inserted > 0 {
+            let some = if inserted > 0 {
                 rest.len().min(1)
             } else {
                 rest.len()
             };
-            is_written.extend(upsert(bound, &rest[..count])?);
-            rest = &rest[count..];
+            let by_sql = upsert(bound, &rest[..some])?;
+            count(
+                Counter::SettlementsBySql,
+                by_sql.iter().filter(|is_written| **is_written).count(),
+            );
+            is_written.extend(by_sql);
+            rest = &rest[some..];
         }
     }
     let mut is_written = is_written.into_iter();
@@ -322,7 +328,9 @@ pub(crate) fn insert(bound: &Bound, claims: &[Claim]) -> usize {
         .iter()
         .map(|claim| FirstClaim::new(ids, &claim.workflow, &claim.account, claim.tokens).values())
         .collect();
-    table.insert(&rows, Conflict::Stop)
+    let written = table.insert(&rows, Conflict::Stop);
+    count(Counter::SettlementsDirect, written);
+    written
 }
 
 /// Write claims with SQL, in their order: whether each was.

@@ -36,6 +36,7 @@ use usage::Usage;
 use work::Work;
 
 use crate::binding::{Bound, Payer};
+use crate::counters::{Counter, count};
 use crate::error::{Error, Result};
 use crate::postgres::snapshot::uses_transaction_snapshot;
 
@@ -62,11 +63,11 @@ pub(crate) struct Workflow {
 }
 
 /// Settle workflows. Everything that they have used and that was not charged yet is charged. What was done of each
-/// binding, in the order of `works`, which is that of the bindings' numbers.
+/// binding, in the order of `works`, which is that of the bindings' numbers. `by` counts them for who watches.
 ///
 /// Locks are taken in one order by everybody: workflows, settlements, accounts; workflows by
 /// the hash of their id, settlements by binding and id, accounts by table and id.
-pub(crate) fn settle(mut works: Vec<Work>) -> Result<Vec<Settled>> {
+pub(crate) fn settle(mut works: Vec<Work>, by: Counter) -> Result<Vec<Settled>> {
     rename::follow(works.iter().map(|work| &*work.bound))?;
     for work in &mut works {
         work.workflows.sort_unstable();
@@ -86,6 +87,7 @@ pub(crate) fn settle(mut works: Vec<Work>) -> Result<Vec<Settled>> {
         found.push(workflows);
     }
     let mut charges = charge::charge(&works, claims)?;
+    count(by, found.iter().map(Vec::len).sum());
     // One binding alone is mostly all that there is.
     let is_of_several = works.len() > 1;
     let works = works.into_iter().zip(found).enumerate();

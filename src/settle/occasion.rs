@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use pgrx::PgLogLevel;
 
 use crate::binding::{Bound, is_one_of_several};
+use crate::counters::{Counter, count};
 use crate::error::{Error, Result};
 
 /// On what occasion workflows are settled.
@@ -49,6 +50,7 @@ impl Occasion {
             return Err(error);
         }
         error.report(PgLogLevel::WARNING);
+        count(Counter::BadCharges, 1);
         Ok(())
     }
 }

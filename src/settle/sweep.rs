@@ -20,6 +20,7 @@ use super::settlement::{archived_usage_sql, was_settled_sql};
 use super::usage::{Usage, read_or_warn, usage_groups_sql};
 use super::work::Work;
 use crate::binding::{Binding, Book, Bound, Which, bindings_locked, bindings_unlocked, completed};
+use crate::counters::{Counter, count_sweep};
 use crate::error::{Error, Result};
 use crate::ledger::{busy, queue};
 use crate::postgres::commit::MayCommit;
@@ -400,6 +401,7 @@ pub(crate) fn settle_pending(
     for sweep in sweeps {
         sweep.pending.cursor.into_inner().close()?;
     }
+    count_sweep();
     Ok(swept)
 }
 
@@ -481,7 +483,7 @@ impl Swept {
                 tell_of_old_usage(&work.bound, &work.workflows)?;
             }
         }
-        for settled in settle(works)? {
+        for settled in settle(works, Counter::BySweep)? {
             let charges = settled.charges;
             let mut charged: Vec<_> = charges.iter().map(|charge| &charge.workflow).collect();
             charged.sort_unstable();
@@ -517,7 +519,9 @@ pub(crate) fn settle_backlog(
     drop(bounds);
     names
         .iter()
-        .try_for_each(|name| settle_backlog_of(name, batch_size, existing, commits))
+        .try_for_each(|name| settle_backlog_of(name, batch_size, existing, commits))?;
+    count_sweep();
+    Ok(())
 }
 
 fn settle_backlog_of(

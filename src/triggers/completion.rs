@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 
 use super::notes::{Row, is_done, leave_unsettled, note, read_noted, remember_done, take_noted};
 use crate::binding::{Binding, Payer, Which, Workflows, bindings_locked, completed, is_part_of};
+use crate::counters::Counter;
 use crate::error::Result;
 use crate::postgres::stored_row::{RowPlace, Versions};
 use crate::postgres::trigger::{TriggerCall, trigger_function};
@@ -158,7 +159,7 @@ fn settle_on_completion(call: &TriggerCall) -> Result<()> {
             bound,
         });
     }
-    settle(works)?;
+    settle(works, Counter::ByTrigger)?;
     remember_done(also);
     Ok(())
 }

@@ -26,6 +26,7 @@ use crate::binding::{
     Binding, Bound, Kept, LateSource, Spec, Which, bindings, bindings_and_workflows_locked,
     bindings_locked, bindings_unlocked, is_part_of,
 };
+use crate::counters::Counter;
 use crate::error::{Error, Result};
 use crate::postgres::lock::is_written;
 use crate::postgres::snapshot::Snapshot;
@@ -353,7 +354,7 @@ fn settle_what_is_over(mut written: Vec<Written>) -> Result<()> {
             occasion: Occasion::Sweep,
         });
     }
-    settle(works).map(drop)
+    settle(works, Counter::ByLateUsage).map(drop)
 }
 
 /// Workflows that are over, and others.

@@ -820,7 +820,7 @@ JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
 WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype
 AND p.proname NOT LIKE '%\\_usage\\_sums' -- parts of an aggregate
 AND p.proname <> ALL ('{
-    accept_deletions, adjust, archive, archive_ledger, archive_settlements, archive_usage, attach, attach_again, balance, balance_at, correct_workflow, credit, detach, exact_numeric,
+    accept_deletions, adjust, archive, archive_ledger, archive_settlements, archive_usage, attach, attach_again, balance, balance_at, correct_workflow, counters, credit, detach, exact_numeric,
     exempt_pending, note_completion, note_status, note_update, note_usual_status, overdrawn_accounts, reconcile, refund_workflow, reset,
     settle_backlog, settle_pending, settle_workflow, settle_workflows, statement, suggest, suggestions, summary,
     unsettled_usage, usage_state, usage_sums, verify}')";
@@ -874,6 +874,8 @@ const ON_PATH: &[OnPath] = &[
     Trapped("SELECT v.name FROM token_balance.verify() AS v LIMIT 1", "binding"),
     Trapped("SELECT u.state FROM token_balance.usage_state() AS u LIMIT 1", "charged"),
     Trapped("SELECT u.state FROM token_balance.unsettled_usage() AS u LIMIT 1", ""),
+    Trapped("SELECT c.since IS NULL FROM token_balance.counters() AS c", "f"),
+    Trapped("SELECT s.bindings FROM token_balance.stat AS s", "1"),
     Usual(Do(BOSS, "INSERT INTO token_usage VALUES ('w3', 'ann', 1)")),
     Trapped("SELECT token_balance.exempt_pending()",
         r#"{"pairs": 1, "workflows": 1, "tokens_exempt": 1}"#),

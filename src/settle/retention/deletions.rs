@@ -17,6 +17,7 @@ use super::record::{TakenAway, add_to_settlements};
 use crate::binding::{
     Binding, Bound, Kept, Payer, Which, bindings, bindings_locked, lock_out_settlements,
 };
+use crate::counters::Counter;
 use crate::error::{Error, Result};
 use crate::postgres::exact_sum::ExactSum;
 use crate::postgres::snapshot::{BeforeStatement, FreshSnapshot, Snapshot};
@@ -314,7 +315,7 @@ fn record(mut deleted: BTreeMap<i16, Sums>) -> Result<()> {
     if works.is_empty() {
         return Ok(());
     }
-    settle(works)?;
+    settle(works, Counter::ByDeletion)?;
     charged
         .iter()
         .try_for_each(|(bound, due)| take_back_uncharged(bound, due))
