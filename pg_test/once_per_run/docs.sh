@@ -21,8 +21,8 @@ cp -R "$ROOT"/*.md "$ROOT/docs" "$WORK/right"
 cp "$ROOT/examples/dashboard/README.md" "$WORK/right/examples/dashboard"
 cp "$ROOT/src/error.rs" "$WORK/right/src"
 cp "$ROOT/pg_test/README.md" "$WORK/right/pg_test"
-# Links to the source are no matter here.
-sed -i -E 's#\]\(\.\./(src|sql|scripts|bench|pg_test)/[^)]*\)#]#' "$WORK"/right/docs/*.md
+# Links to the source and to files for other programs are no matter here.
+sed -i -E 's#\]\(\.\./(src|sql|scripts|bench|pg_test|examples/[cm])[^)]*\)#]#' "$WORK"/right/docs/*.md
 check markdown "$WORK/right" >/dev/null || { check markdown "$WORK/right"; failed=1; }
 sees 'there is no nowhere.md' markdown sed -i '$a [x](nowhere.md)' docs/tutorial.md
 sees 'there is no heading for binding.md#nowhere' markdown sed -i '$a [x](binding.md#nowhere)' docs/tutorial.md
