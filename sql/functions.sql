@@ -542,6 +542,5 @@ REVOKE ALL ON PROCEDURE
 FROM PUBLIC;
 
 -- Numbers alone, and no names: what monitoring reads.
-GRANT USAGE ON SCHEMA token_balance TO pg_monitor;
 GRANT EXECUTE ON FUNCTION token_balance.counters() TO pg_monitor;
 GRANT SELECT ON token_balance.stat TO pg_monitor;

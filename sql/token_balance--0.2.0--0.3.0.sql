@@ -895,7 +895,6 @@ CROSS JOIN (SELECT pg_catalog.count(*) AS queued_charges, COALESCE(pg_catalog.su
 REVOKE ALL ON FUNCTION token_balance.counters() FROM PUBLIC;
 
 -- Numbers alone, and no names: what monitoring reads.
-GRANT USAGE ON SCHEMA token_balance TO pg_monitor;
 GRANT EXECUTE ON FUNCTION token_balance.counters() TO pg_monitor;
 GRANT SELECT ON token_balance.stat TO pg_monitor;
 

@@ -75,7 +75,7 @@ value 'CREATE DATABASE other' >/dev/null
 psql -d other -c "$tables" 2>/dev/null
 is 'each database has its own' "$(psql -At -d other -c "$counted")" 'server|0|0|0'
 
-value 'CREATE ROLE watcher LOGIN IN ROLE pg_monitor' >/dev/null
+value 'CREATE ROLE watcher LOGIN IN ROLE pg_monitor; GRANT USAGE ON SCHEMA token_balance TO watcher' >/dev/null
 is 'pg_monitor reads it' "$(PGUSER=watcher value "$counted")" 'server|123|123|138'
 
 # A standby: its server's own counters, which nothing adds to.

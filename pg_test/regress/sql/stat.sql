@@ -129,6 +129,7 @@ SELECT binding_reads > :before AS again FROM token_balance.stat;
 
 -- who may read it: monitoring, and nobody besides; what it reads from it may not
 CREATE ROLE st_monitor IN ROLE pg_monitor;
+GRANT USAGE ON SCHEMA token_balance TO st_monitor;
 CREATE ROLE st_nobody;
 SET ROLE st_monitor;
 SELECT bindings FROM token_balance.stat;
