@@ -119,13 +119,18 @@ fn class(code: PgSqlErrorCode) -> i32 {
     code as i32 & ((1 << 12) - 1)
 }
 
-/// Whether it is not that the query was cancelled or the session ended.
-fn is_no_end(error: &CaughtError) -> bool {
-    let CaughtError::PostgresError(report) = error else {
-        return false;
-    };
-    !matches!(
-        report.sql_error_code(),
+/// The code of an error that the server has raised.
+fn code_of_the_server(error: &CaughtError) -> Option<PgSqlErrorCode> {
+    match error {
+        CaughtError::PostgresError(report) => Some(report.sql_error_code()),
+        _ => None,
+    }
+}
+
+/// That the query was cancelled, or the session ends.
+fn is_end(code: PgSqlErrorCode) -> bool {
+    matches!(
+        code,
         PgSqlErrorCode::ERRCODE_QUERY_CANCELED
             | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
             | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
@@ -133,19 +138,19 @@ fn is_no_end(error: &CaughtError) -> bool {
     )
 }
 
+fn is_no_end(error: &CaughtError) -> bool {
+    code_of_the_server(error).is_some_and(|code| !is_end(code))
+}
+
 fn is_of_the_statement(error: &CaughtError) -> bool {
-    let CaughtError::PostgresError(report) = error else {
-        return false;
-    };
-    !matches!(
-        report.sql_error_code(),
-        PgSqlErrorCode::ERRCODE_QUERY_CANCELED
-            | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
-            | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
-            | PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
-            | PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE
-            | PgSqlErrorCode::ERRCODE_IDLE_IN_TRANSACTION_SESSION_TIMEOUT
-    )
+    code_of_the_server(error).is_some_and(|code| {
+        !is_end(code)
+            && !matches!(
+                code,
+                PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
+                    | PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE
+            )
+    })
 }
 
 /// To the end of the subtransaction.
