@@ -89,31 +89,22 @@ impl Set {
 
     fn add(&self, counts: &Counts) {
         for (at, (total, count)) in self.counts.iter().zip(counts).enumerate() {
-            if *count == 0 {
-                continue;
+            if *count != 0 {
+                let add = |total| Some(together(at, total, *count));
+                // It never fails: there is always a sum.
+                let _ = total.fetch_update(Relaxed, Relaxed, add);
             }
-            match at {
-                LAST_SWEEP => total.fetch_max(*count, Relaxed),
-                // What does not fit any more: the largest amount says so, and a wrapped one would not.
-                TOKENS => total
-                    .fetch_update(Relaxed, Relaxed, |total| Some(total.saturating_add(*count)))
-                    .unwrap_or_default(),
-                _ => total.fetch_add(*count, Relaxed),
-            };
         }
     }
 }
 
 const LAST_SWEEP: usize = Counter::LastSweep as usize;
-const TOKENS: usize = Counter::Tokens as usize;
 
-/// Add counts that are one from now on.
-fn merge(into: &mut Counts, counts: &Counts) {
-    for (at, (into, count)) in into.iter_mut().zip(counts).enumerate() {
-        *into = match at {
-            LAST_SWEEP => (*into).max(*count),
-            _ => into.saturating_add(*count),
-        };
+/// Two counts at this place as one. What does not fit any more: the largest amount says so, and a wrapped one would not.
+fn together(at: usize, one: i64, other: i64) -> i64 {
+    match at {
+        LAST_SWEEP => one.max(other),
+        _ => one.saturating_add(other),
     }
 }
 
@@ -175,9 +166,10 @@ pub(crate) fn count(counter: Counter, many: usize) {
     add(counter, i64::try_from(many).unwrap_or(i64::MAX));
 }
 
-/// The same of tokens.
-pub(crate) fn count_tokens(tokens: i64) {
-    add(Counter::Tokens, tokens);
+/// Count charges that a balance has paid, by their tokens.
+pub(crate) fn count_charges(tokens: impl ExactSizeIterator<Item = i64>) {
+    count(Counter::Charges, tokens.len());
+    add(Counter::Tokens, tokens.fold(0, i64::saturating_add));
 }
 
 /// A sweep has come to its end.
@@ -200,11 +192,8 @@ fn add(counter: Counter, amount: i64) {
             });
         }
         if let Some(open) = session.open.last_mut() {
-            let count = &mut open.counts[counter as usize];
-            *count = match counter {
-                Counter::LastSweep => amount,
-                _ => count.saturating_add(amount),
-            };
+            let at = counter as usize;
+            open.counts[at] = together(at, open.counts[at], amount);
         }
     });
 }
@@ -221,18 +210,20 @@ pub(crate) fn join() {
     if SESSION.with_borrow(|session| session.has_asked) || !may_ask() {
         return;
     }
-    SESSION.with_borrow_mut(|session| session.has_asked = true);
     // SAFETY: reads a backend variable.
     let database = unsafe { pg_sys::MyDatabaseId };
     let Ok(name) = CString::new(format!("token_balance {LAYOUT} {}", database.to_u32())) else {
         return;
     };
-    let Some(set) = shared::<Set>(&name) else {
-        return;
-    };
-    let before: Counts = std::array::from_fn(|at| OWN.counts[at].swap(0, Relaxed));
-    set.add(&before);
-    SESSION.with_borrow_mut(|session| session.shared = Some(set));
+    // An end that was asked for meanwhile leaves the question open.
+    let set = shared::<Set>(&name);
+    if let Some(set) = set {
+        set.add(&std::array::from_fn(|at| OWN.counts[at].swap(0, Relaxed)));
+    }
+    SESSION.with_borrow_mut(|session| {
+        session.has_asked = true;
+        session.shared = set;
+    });
 }
 
 /// The transaction's counts stay.
@@ -253,7 +244,8 @@ fn keep_in_parent(subtransaction: pg_sys::SubTransactionId, parent: pg_sys::SubT
             [.., outer, inner]
                 if inner.subtransaction == subtransaction && outer.subtransaction == parent =>
             {
-                merge(&mut outer.counts, &inner.counts);
+                outer.counts =
+                    std::array::from_fn(|at| together(at, outer.counts[at], inner.counts[at]));
                 open.pop();
             }
             [.., inner] if inner.subtransaction == subtransaction => {

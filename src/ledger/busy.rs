@@ -7,7 +7,7 @@ use super::account::{self, Refusal};
 use super::change::{Change, Line};
 use super::queue::{self, Queued};
 use crate::binding::{Book, Kept};
-use crate::counters::{Counter, count, count_tokens};
+use crate::counters::{Counter, count, count_charges};
 use crate::error::Result;
 use crate::postgres::snapshot::{Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi::Statement;
@@ -103,8 +103,7 @@ fn deduct(book: &Book, account: &str, queued: &[Queued]) -> Result<bool> {
     let is_paid = account::change(book, change)?.is_ok();
     if is_paid {
         count(Counter::Applied, queued.len());
-        count(Counter::Charges, queued.len());
-        queued.iter().for_each(|queued| count_tokens(queued.tokens));
+        count_charges(queued.iter().map(|queued| queued.tokens));
     }
     Ok(is_paid)
 }

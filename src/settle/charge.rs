@@ -5,7 +5,7 @@ use super::claim::{self, Claim};
 use super::occasion::Occasion;
 use super::work::Work;
 use crate::binding::{Book, Bound};
-use crate::counters::{Counter, count, count_tokens};
+use crate::counters::count_charges;
 use crate::error::{Error, Result};
 use crate::ledger::account::{self, Refusal};
 use crate::ledger::change::{Change, Changed, Line, actor};
@@ -91,8 +91,7 @@ impl Due<'_> {
         }
         match self.deduct(claims)? {
             Ok(changed) => {
-                count(Counter::Charges, claims.len());
-                claims.iter().for_each(|claim| count_tokens(claim.tokens));
+                count_charges(claims.iter().map(|claim| claim.tokens));
                 charges.extend(charges_of(claims, changed));
                 Ok(())
             }
