@@ -3,26 +3,14 @@
 # writes gets the server's own error. After its promotion settling goes on, and the ledger's chain is whole.
 # (DESIGN D12)
 set -euo pipefail
-: "${PG_BIN:?}" "${WORK:?}"
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/invariants.sh"
-# A socket's path must be short.
-sockets=$(mktemp -d)
-export PGHOST=$sockets PGUSER=postgres PGDATABASE=postgres
-primary=5432 standby=5433
-psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/primary_and_standby.sh"
 value() { psql -At -p "$1" -c "$2"; }
 sqlstate() { # PORT SQL: the SQLSTATE of its error, or what it answered
     psql -At -p "$1" -v VERBOSITY=sqlstate -c "$2" 2>&1 | sed 's/^ERROR:  //'
 }
-start() { "$PG_BIN/pg_ctl" -D "$WORK/$1" -l "$WORK/$1.log" -w start >/dev/null || { cat "$WORK/$1.log"; exit 1; }; }
-stop() { "$PG_BIN/pg_ctl" -D "$WORK/$1" -m "$2" -w stop >/dev/null 2>&1 || true; }
-clean() {
-    stop standby immediate
-    stop primary immediate
-    rm -rf "$sockets" "$WORK/primary" "$WORK/standby"
-}
-trap clean EXIT
 failed=0
 is() { # WHAT GOT EXPECTED
     if [ "$2" = "$3" ]; then echo "ok: $1"; else echo "FAILED: $1: got '$2', expected '$3'"; failed=1; fi
@@ -38,17 +26,7 @@ catch_up() {
     exit 1
 }
 
-rm -rf "$WORK/primary" "$WORK/standby"
-"$PG_BIN/initdb" -D "$WORK/primary" -U postgres -A trust --locale=C --encoding=UTF8 --no-sync >/dev/null
-cat >>"$WORK/primary/postgresql.conf" <<CONF
-listen_addresses = ''
-unix_socket_directories = '$sockets'
-port = $primary
-fsync = off
-wal_level = replica
-max_wal_senders = 4
-CONF
-start primary
+start_primary 'max_wal_senders = 4'
 psql -p $primary 2>/dev/null <<'SQL'
 CREATE TABLE users (id text PRIMARY KEY);
 CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer, model text, created_at timestamptz DEFAULT now());
@@ -62,9 +40,7 @@ INSERT INTO token_usage SELECT id, user_id, 10 + length(id), 'large' FROM workfl
 UPDATE workflows SET status = 'completed' WHERE id < 'w2';
 SQL
 see_ledger -p $primary
-"$PG_BIN/pg_basebackup" -D "$WORK/standby" -p $primary -R -X stream -c fast --no-sync
-echo "port = $standby" >>"$WORK/standby/postgresql.conf"
-start standby
+start_standby
 
 echo '-- what the primary does after the copy was taken comes over'
 psql -p $primary >/dev/null <<'SQL'

@@ -2,38 +2,16 @@
 # token_balance.stat in a cluster of its own: whose counters they are, what a prepared transaction does to them, that each
 # database has its own, that they begin anew with the server and after a crash, and what a standby says. (DESIGN R7, R8, R10)
 set -euo pipefail
-: "${PG_BIN:?}" "${WORK:?}"
-# A socket's path must be short.
-sockets=$(mktemp -d)
-export PGHOST=$sockets PGPORT=5432 PGUSER=postgres PGDATABASE=postgres
-primary=5432 standby=5433
-psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/primary_and_standby.sh"
+export PGPORT=$primary
 value() { psql -At -c "$1"; }
-start() { "$PG_BIN/pg_ctl" -D "$WORK/$1" -l "$WORK/$1.log" -w start >/dev/null || { cat "$WORK/$1.log"; exit 1; }; }
-stop() { "$PG_BIN/pg_ctl" -D "$WORK/$1" -m "$2" -w stop >/dev/null 2>&1 || true; }
-clean() {
-    stop standby immediate
-    stop primary immediate
-    rm -rf "$sockets" "$WORK/primary" "$WORK/standby"
-}
-trap clean EXIT
 failed=0
 is() { # WHAT GOT EXPECTED
     if [ "$2" = "$3" ]; then echo "ok: $1"; else echo "FAILED: $1: got '$2', expected '$3'"; failed=1; fi
 }
 
-rm -rf "$WORK/primary" "$WORK/standby"
-"$PG_BIN/initdb" -D "$WORK/primary" -U postgres -A trust --locale=C --encoding=UTF8 --no-sync >/dev/null
-cat >>"$WORK/primary/postgresql.conf" <<CONF
-listen_addresses = ''
-unix_socket_directories = '$sockets'
-port = $primary
-fsync = off
-max_prepared_transactions = 2
-wal_level = replica
-restart_after_crash = on
-CONF
-start primary
+start_primary 'max_prepared_transactions = 2' 'restart_after_crash = on'
 if [ "$(value "SHOW server_version_num")" -ge 170000 ]; then is_shared=yes; else is_shared=; fi
 tables="CREATE TABLE users (id text PRIMARY KEY); CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
 CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text); CREATE INDEX ON token_usage (workflow_id);
@@ -79,9 +57,7 @@ value 'CREATE ROLE watcher LOGIN IN ROLE pg_monitor; GRANT USAGE ON SCHEMA token
 is 'pg_monitor reads it' "$(PGUSER=watcher value "$counted")" 'server|123|123|138'
 
 # A standby: its server's own counters, which nothing adds to.
-"$PG_BIN/pg_basebackup" -D "$WORK/standby" -R -c fast --no-sync
-echo "port = $standby" >>"$WORK/standby/postgresql.conf"
-start standby
+start_standby
 is 'a standby answers' "$(PGPORT=$standby value 'SELECT scope, charges, bindings FROM token_balance.stat')" 'server|0|1'
 stop standby fast
 
