@@ -91,6 +91,11 @@ pack_deb() {
         { cat "$OUT/dh.log" >&2 && die "debhelper failed"; }
 }
 
+# copy_documents FOLDER: what the extension says of itself, for a package that is no .deb.
+copy_documents() {
+    cp -R "$TREE"/{README*.md,CHANGELOG.md,SECURITY.md,LICENSE,docs} "$TREE/token_balance.cdx.json" "$OUT/crates" "$1"
+}
+
 # --- the tar.gz ----------------------------------------------------------------
 
 # pack_tar ARCHIVE FOLDER...: with the order, the owners and the times of no machine.
@@ -109,7 +114,8 @@ pack_tars() {
     cp "$TREE/debian/token-balance-dashboard/usr/bin/token_balance_dashboard" "$dir/bin"
     cp -d "$TREE/debian/$DEB_NAME/usr/lib/postgresql/$PG_VERSION/lib"/* "$dir/lib"
     cp -R "$TREE/extension" "$dir/share"
-    cp -R "$TREE"/{README*.md,CHANGELOG.md,SECURITY.md,LICENSE,docs} "$TREE"/*.cdx.json "$OUT/crates" "$OUT/dashboard-crates" "$dir"
+    copy_documents "$dir"
+    cp "$TREE/token_balance_dashboard.cdx.json" "$OUT/dashboard-crates" "$dir"
     pack_tar "$NAME.tar.gz" "$NAME"
     # debug/.build-id/…, as debuggers look for it under /usr/lib
     mkdir "$OUT/$NAME-dbgsym"
@@ -126,7 +132,7 @@ pack_rpm() {
     mkdir -p "$staged/share" "$staged/doc"
     cp -a "$OUT/$NAME/lib" "$staged"
     cp -R "$OUT/$NAME/share/extension" "$staged/share"
-    cp -R "$TREE"/{README*.md,CHANGELOG.md,SECURITY.md,LICENSE,docs} "$TREE/token_balance.cdx.json" "$OUT/crates" "$staged/doc"
+    copy_documents "$staged/doc"
     chmod -R go-w "$staged"
     run_logged "$OUT/rpm.log" rpmbuild -bb --define "_topdir $OUT/rpm" --define "_rpmdir $OUT" \
         --define '_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' --define '_buildhost reproducible' \
