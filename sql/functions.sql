@@ -372,6 +372,41 @@ CREATE FUNCTION token_balance.accept_deletions(
 RETURNS pg_catalog.jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'accept_deletions_wrapper';
 
+-- Accounts that move between databases.
+CREATE FUNCTION token_balance.export_account(
+    user_id pg_catalog.text,
+    destination pg_catalog.text,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'export_account_wrapper';
+
+CREATE FUNCTION token_balance.export_account(
+    user_id bigint,
+    destination pg_catalog.text,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'export_account_by_key_wrapper';
+
+CREATE FUNCTION token_balance.export_account(
+    user_id pg_catalog.uuid,
+    destination pg_catalog.text,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'export_account_by_key_wrapper';
+
+CREATE FUNCTION token_balance.import_account(document pg_catalog.jsonb, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'import_account_wrapper';
+
+CREATE FUNCTION token_balance.refuse_account(document pg_catalog.jsonb) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_account_wrapper';
+
+CREATE FUNCTION token_balance.confirm_export(receipt pg_catalog.jsonb) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'confirm_export_wrapper';
+
+CREATE FUNCTION token_balance.take_back_account(receipt pg_catalog.jsonb) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'take_back_account_wrapper';
+
 CREATE FUNCTION token_balance.archive_ledger(
     before timestamp with time zone,
     archive pg_catalog.regclass)
@@ -523,6 +558,13 @@ REVOKE ALL ON FUNCTION
     token_balance.summary(bigint, integer, pg_catalog.name),
     token_balance.summary(pg_catalog.uuid, integer, pg_catalog.name),
     token_balance.overdrawn_accounts(pg_catalog.name),
+    token_balance.export_account(pg_catalog.text, pg_catalog.text, pg_catalog.name),
+    token_balance.export_account(bigint, pg_catalog.text, pg_catalog.name),
+    token_balance.export_account(pg_catalog.uuid, pg_catalog.text, pg_catalog.name),
+    token_balance.import_account(pg_catalog.jsonb, pg_catalog.name),
+    token_balance.refuse_account(pg_catalog.jsonb),
+    token_balance.confirm_export(pg_catalog.jsonb),
+    token_balance.take_back_account(pg_catalog.jsonb),
     token_balance.archive_ledger(timestamp with time zone, pg_catalog.regclass),
     token_balance.archive_settlements(
         timestamp with time zone, pg_catalog.regclass, pg_catalog.name, integer),

@@ -178,6 +178,37 @@ CREATE TABLE token_balance.archived (
             ARRAY['usage', 'deletion', 'settlement', 'ledger']::pg_catalog.text[]))
 );
 
+-- Accounts that were moved between databases: a row per move, on either side. What has left stays in `document` until the
+-- receipt of the other side has come. Rows stay for good: a document opens an account once.
+CREATE TABLE token_balance.account_move (
+    token pg_catalog.uuid NOT NULL,
+    direction pg_catalog.text NOT NULL,
+    accounts_id smallint,
+    user_id pg_catalog.text NOT NULL,
+    database pg_catalog.text NOT NULL,
+    state pg_catalog.text NOT NULL,
+    lineage pg_catalog.uuid[] NOT NULL,
+    balance bigint NOT NULL,
+    actor pg_catalog.text NOT NULL,
+    moved_at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    ended_at timestamp with time zone,
+    document pg_catalog.jsonb,
+    PRIMARY KEY (token, direction),
+    CONSTRAINT account_move_state CHECK (
+        CASE direction WHEN 'out' THEN state OPERATOR(pg_catalog.=) ANY (
+            ARRAY['sent', 'confirmed', 'taken back', 'returned']::pg_catalog.text[])
+        WHEN 'in' THEN state OPERATOR(pg_catalog.=) ANY (ARRAY['imported', 'refused']::pg_catalog.text[])
+        ELSE false END),
+    CONSTRAINT account_move_document CHECK (
+        (document IS NOT NULL) OPERATOR(pg_catalog.=) (state OPERATOR(pg_catalog.=) 'sent'))
+);
+
+-- An account is in one other database at most.
+CREATE UNIQUE INDEX account_move_away ON token_balance.account_move (user_id, accounts_id)
+WHERE state OPERATOR(pg_catalog.=) ANY (ARRAY['sent', 'confirmed']::pg_catalog.text[]);
+
+CREATE INDEX account_move_of_account ON token_balance.account_move (user_id, accounts_id, moved_at);
+
 -- The numbers of the bound columns, by which they are known after a rename. Not for a dump: a restore gives columns
 -- other numbers, and there the names in the binding count.
 CREATE TABLE token_balance.bound_column (
@@ -200,5 +231,6 @@ SELECT pg_catalog.pg_extension_config_dump('token_balance.ledger_entry_id_seq', 
 SELECT pg_catalog.pg_extension_config_dump('token_balance.workflow_alias', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.exemption', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.archived', '');
+SELECT pg_catalog.pg_extension_config_dump('token_balance.account_move', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.queue', '');
 SELECT pg_catalog.pg_extension_config_dump('token_balance.queue_charge_id_seq', '');

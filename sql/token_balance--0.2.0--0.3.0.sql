@@ -898,6 +898,89 @@ REVOKE ALL ON FUNCTION token_balance.counters() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION token_balance.counters() TO pg_monitor;
 GRANT SELECT ON token_balance.stat TO pg_monitor;
 
+-- Accounts that were moved between databases: a row per move, on either side. What has left stays in `document` until the
+-- receipt of the other side has come. Rows stay for good: a document opens an account once.
+CREATE TABLE token_balance.account_move (
+    token pg_catalog.uuid NOT NULL,
+    direction pg_catalog.text NOT NULL,
+    accounts_id smallint,
+    user_id pg_catalog.text NOT NULL,
+    database pg_catalog.text NOT NULL,
+    state pg_catalog.text NOT NULL,
+    lineage pg_catalog.uuid[] NOT NULL,
+    balance bigint NOT NULL,
+    actor pg_catalog.text NOT NULL,
+    moved_at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    ended_at timestamp with time zone,
+    document pg_catalog.jsonb,
+    PRIMARY KEY (token, direction),
+    CONSTRAINT account_move_state CHECK (
+        CASE direction WHEN 'out' THEN state OPERATOR(pg_catalog.=) ANY (
+            ARRAY['sent', 'confirmed', 'taken back', 'returned']::pg_catalog.text[])
+        WHEN 'in' THEN state OPERATOR(pg_catalog.=) ANY (ARRAY['imported', 'refused']::pg_catalog.text[])
+        ELSE false END),
+    CONSTRAINT account_move_document CHECK (
+        (document IS NOT NULL) OPERATOR(pg_catalog.=) (state OPERATOR(pg_catalog.=) 'sent'))
+);
+
+-- An account is in one other database at most.
+CREATE UNIQUE INDEX account_move_away ON token_balance.account_move (user_id, accounts_id)
+WHERE state OPERATOR(pg_catalog.=) ANY (ARRAY['sent', 'confirmed']::pg_catalog.text[]);
+
+CREATE INDEX account_move_of_account ON token_balance.account_move (user_id, accounts_id, moved_at);
+
+SELECT pg_extension_config_dump('token_balance.account_move', '');
+
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.account_move
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
+ALTER TABLE token_balance.account_move ENABLE ALWAYS TRIGGER owner_only;
+
+-- Accounts that move between databases.
+CREATE FUNCTION token_balance.export_account(
+    user_id pg_catalog.text,
+    destination pg_catalog.text,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'export_account_wrapper';
+
+CREATE FUNCTION token_balance.export_account(
+    user_id bigint,
+    destination pg_catalog.text,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'export_account_by_key_wrapper';
+
+CREATE FUNCTION token_balance.export_account(
+    user_id pg_catalog.uuid,
+    destination pg_catalog.text,
+    binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'export_account_by_key_wrapper';
+
+CREATE FUNCTION token_balance.import_account(document pg_catalog.jsonb, binding pg_catalog.name DEFAULT NULL)
+RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'import_account_wrapper';
+
+CREATE FUNCTION token_balance.refuse_account(document pg_catalog.jsonb) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refuse_account_wrapper';
+
+CREATE FUNCTION token_balance.confirm_export(receipt pg_catalog.jsonb) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'confirm_export_wrapper';
+
+CREATE FUNCTION token_balance.take_back_account(receipt pg_catalog.jsonb) RETURNS pg_catalog.jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'take_back_account_wrapper';
+
+REVOKE ALL ON FUNCTION
+    token_balance.export_account(pg_catalog.text, pg_catalog.text, pg_catalog.name),
+    token_balance.export_account(bigint, pg_catalog.text, pg_catalog.name),
+    token_balance.export_account(pg_catalog.uuid, pg_catalog.text, pg_catalog.name),
+    token_balance.import_account(pg_catalog.jsonb, pg_catalog.name),
+    token_balance.refuse_account(pg_catalog.jsonb),
+    token_balance.confirm_export(pg_catalog.jsonb),
+    token_balance.take_back_account(pg_catalog.jsonb)
+FROM PUBLIC;
+
 -- The numbers of the bound columns. upgrade_binding() below stores them for what is attached.
 CREATE TABLE token_balance.bound_column (
     binding_id smallint NOT NULL,
@@ -1019,6 +1102,28 @@ COMMENT ON COLUMN token_balance.workflow_alias.family IS 'The same for all ids o
 COMMENT ON COLUMN token_balance.workflow_alias.became IS 'The id that it was changed to; null if it is the last one.';
 COMMENT ON INDEX token_balance.reference_of_refund IS 'Refunds by reference: their settlements may be archived.';
 COMMENT ON INDEX token_balance.workflow_alias_family IS 'The ids of a family.';
+COMMENT ON FUNCTION token_balance.export_account(pg_catalog.text, pg_catalog.text, pg_catalog.name) IS 'Close an account here, to be opened in another database: the document for import_account there. destination: that database''s name. Called again before the receipt has come, the same document. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.export_account(bigint, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type bigint; see export_account(text).';
+COMMENT ON FUNCTION token_balance.export_account(pg_catalog.uuid, pg_catalog.text, pg_catalog.name) IS 'The same for an id of type uuid; see export_account(text).';
+COMMENT ON FUNCTION token_balance.import_account(pg_catalog.jsonb, pg_catalog.name) IS 'Open the account of a document of export_account here, with its balance, ledger and settlements. Its row must be there. Returns the receipt for confirm_export: token, user_id, database, state and replayed. binding: NULL means the one that is attached, if it is the only one.';
+COMMENT ON FUNCTION token_balance.refuse_account(pg_catalog.jsonb) IS 'Never open the account by this document. Returns the receipt for take_back_account: token, user_id, database, state and replayed.';
+COMMENT ON FUNCTION token_balance.confirm_export(pg_catalog.jsonb) IS 'The account has arrived, as the receipt of import_account says: its document is dropped. Returns success, token, user_id and replayed.';
+COMMENT ON FUNCTION token_balance.take_back_account(pg_catalog.jsonb) IS 'The account does not arrive, as the receipt of refuse_account says: it is opened here again, as it left. Returns success, token, user_id and replayed.';
+COMMENT ON TABLE token_balance.account_move IS 'Accounts that were moved between databases: a row per move, on either side. Rows stay for good.';
+COMMENT ON COLUMN token_balance.account_move.token IS 'Id of the move, the same in both databases.';
+COMMENT ON COLUMN token_balance.account_move.direction IS 'out: the account has left; in: a document for this database.';
+COMMENT ON COLUMN token_balance.account_move.accounts_id IS 'Number of its accounts; null for a document that was refused.';
+COMMENT ON COLUMN token_balance.account_move.user_id IS 'Account, as text.';
+COMMENT ON COLUMN token_balance.account_move.database IS 'The other database.';
+COMMENT ON COLUMN token_balance.account_move.state IS 'out: sent (no receipt has come), confirmed, taken back, or returned (with a later move); in: imported or refused.';
+COMMENT ON COLUMN token_balance.account_move.lineage IS 'Tokens of the moves before it.';
+COMMENT ON COLUMN token_balance.account_move.balance IS 'Tokens with which it has moved.';
+COMMENT ON COLUMN token_balance.account_move.actor IS 'Role that called the function.';
+COMMENT ON COLUMN token_balance.account_move.moved_at IS 'When that was.';
+COMMENT ON COLUMN token_balance.account_move.ended_at IS 'When the receipt came, or the account came back.';
+COMMENT ON COLUMN token_balance.account_move.document IS 'What has left, until the receipt comes.';
+COMMENT ON INDEX token_balance.account_move_away IS 'Where an account is that is not here.';
+COMMENT ON INDEX token_balance.account_move_of_account IS 'The moves of an account.';
 COMMENT ON TABLE token_balance.bound_column IS 'The numbers of the bound columns, which stay when columns are renamed. Not in a dump: after a restore the names in token_balance.binding count, until the next attach.';
 COMMENT ON COLUMN token_balance.bound_column.binding_id IS 'Binding whose column it is.';
 COMMENT ON COLUMN token_balance.bound_column.argument IS 'Argument of token_balance.attach() that names it.';

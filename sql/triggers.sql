@@ -149,6 +149,9 @@ FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.archived
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
+CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.account_move
+FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
+
 CREATE TRIGGER owner_only BEFORE INSERT OR UPDATE OR DELETE ON token_balance.bound_column
 FOR EACH STATEMENT EXECUTE FUNCTION token_balance.refuse_foreign_write();
 
@@ -161,4 +164,5 @@ ALTER TABLE token_balance.queue ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.workflow_alias ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.exemption ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.archived ENABLE ALWAYS TRIGGER owner_only;
+ALTER TABLE token_balance.account_move ENABLE ALWAYS TRIGGER owner_only;
 ALTER TABLE token_balance.bound_column ENABLE ALWAYS TRIGGER owner_only;

@@ -96,6 +96,22 @@ pub(crate) enum Error {
         detail: String,
         hint: String,
     },
+    /// Of one that is in another database.
+    AccountMoved {
+        account: String,
+        database: String,
+    },
+    /// A document that did not leave from here.
+    UnknownMove {
+        account: String,
+        token: String,
+    },
+    /// An account cannot leave, come, or be taken back as it is asked for.
+    CannotMove {
+        message: String,
+        detail: Option<String>,
+        hint: Option<String>,
+    },
     /// A table that was bound was dropped, and another one has its name.
     MadeAnew {
         what: &'static str,
@@ -225,6 +241,12 @@ pub(crate) enum Error {
         workflow: String,
         account: String,
         tokens: i128,
+    },
+    UsageOfMovedAccount {
+        workflow: String,
+        account: String,
+        tokens: i128,
+        database: String,
     },
     /// Of which a view shows what cannot be computed.
     UnreadableUsage {
@@ -463,6 +485,7 @@ impl Error {
             self,
             Error::ChargeOf { .. }
                 | Error::UsageOfUnknownAccount { .. }
+                | Error::UsageOfMovedAccount { .. }
                 | Error::UnreadableUsage { .. }
                 | Error::ViewReplaced { .. }
                 | Error::NoPayer { .. }
@@ -1052,6 +1075,32 @@ impl From<Error> for Report {
                 format!("account \"{account}\" does not exist"),
             ),
 
+            Error::AccountMoved { account, database } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("account \"{account}\" has moved to database \"{database}\""),
+            )
+            .set_detail("Its balance, its ledger and what was settled of its runs are there.")
+            .set_hint("Call the function there."),
+            Error::UnknownMove { account, token } => new_report(
+                ERRCODE_NO_DATA_FOUND,
+                format!("account \"{account}\" has not left this database with token {token}"),
+            ),
+            Error::CannotMove {
+                message,
+                detail,
+                hint,
+            } => {
+                let report = new_report(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
+                let report = match detail {
+                    Some(detail) => report.set_detail(detail),
+                    None => report,
+                };
+                match hint {
+                    Some(hint) => report.set_hint(hint),
+                    None => report,
+                }
+            }
+
             // Charges: see `is_bad_charge`.
             Error::ChargeOf { binding, error } => {
                 let report = Report::from(*error);
@@ -1071,6 +1120,23 @@ impl From<Error> for Report {
             )
             .set_detail(unsettled(tokens))
             .set_hint(CORRECT_USAGE),
+            Error::UsageOfMovedAccount {
+                workflow,
+                account,
+                tokens,
+                database,
+            } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!(
+                    "usage of workflow \"{workflow}\" is of account \"{account}\", which has moved to database \
+                     \"{database}\""
+                ),
+            )
+            .set_detail(unsettled(tokens))
+            .set_hint(
+                "Carry the usage over to that database, which knows what of it is settled, and delete it here. \
+                 token_balance.unsettled lists what is still to be carried over.",
+            ),
             Error::UnreadableUsage {
                 usage,
                 relation,

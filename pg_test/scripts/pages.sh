@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the SQL of README.md, of the tutorial, of binding.md and of reference.md, block after block, each page in a
+# Runs the SQL of README.md, of the tutorial, of binding.md, reference.md and scaling.md, block after block, each page in a
 # database of its own. An error fails. Where a ```text block follows a ```sql block, the output of the statements must be
 # what it shows, and where a ```notice block does, what is told besides must be that. (A ```postgresql block is only to
 # be read.) Pages that are there in Chinese, too, have the same
@@ -8,12 +8,14 @@ set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
 # shellcheck source-path=SCRIPTDIR source=blocks.sh
 source "$PROJECT/pg_test/scripts/blocks.sh"
-pages=(README.md docs/tutorial.md docs/binding.md docs/reference.md)
+pages=(README.md docs/tutorial.md docs/binding.md docs/reference.md docs/scaling.md)
 in_both=(README docs/tutorial docs/binding docs/privileges)
 maintenance=${PGDATABASE:-postgres}
 db=tb_pages
 psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
-clean() { psql -d "$maintenance" -c "DROP DATABASE IF EXISTS $db" 2>/dev/null; }
+clean() {
+    psql -d "$maintenance" -c "DROP DATABASE IF EXISTS $db" -c 'DROP DATABASE IF EXISTS south' -c 'DROP DATABASE IF EXISTS north' 2>/dev/null
+}
 trap clean EXIT
 failed=0
 

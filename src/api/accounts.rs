@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::ledger::account;
 use crate::ledger::archive_table::ArchiveTable;
 use crate::ledger::credit::{self, Remarks};
+use crate::ledger::moved;
 use crate::postgres::call;
 use crate::reports::{overdrawn, statement, summary};
 use crate::settle::refund;
@@ -100,6 +101,7 @@ pub(super) fn balance(
     let id = required(function, "user_id", user_id)?;
     let book = book(binding_at(fcinfo, 1).as_deref())?;
     let account = account_id(&book, id);
+    moved::refuse(&book, &account)?;
     let balance = account::balance_of(&book, &account)?.ok_or(Error::UnknownAccount { account })?;
     Ok(to_json(&Balance {
         token_balance: balance,
@@ -353,6 +355,7 @@ pub(super) fn statement(
     }
     let book = book(binding_at(fcinfo, 3).as_deref())?;
     let account = account_id(&book, user_id);
+    moved::refuse(&book, &account)?;
     let lines = statement::statement(&book, &account, since, until)?;
     Ok(TableIterator::new(lines.into_iter().map(|line| {
         (
@@ -389,6 +392,7 @@ pub(super) fn balance_at(
     let at = required(function, "at", at)?;
     let book = book(binding_at(fcinfo, 2).as_deref())?;
     let account = account_id(&book, user_id);
+    moved::refuse(&book, &account)?;
     Ok(statement::balance_at(&book, &account, at.into())?)
 }
 
@@ -417,6 +421,7 @@ pub(super) fn summary(
     let name = binding_at(fcinfo, 2);
     let book = book(name.as_deref())?;
     let account = account_id(&book, user_id);
+    moved::refuse(&book, &account)?;
     // Without a name there is one set of accounts, and each binding charges them.
     let bounds = bindings(Which::Named(name.as_deref()))?.all()?;
     Ok(to_json(&summary::summary(&bounds, &account, days)?)?)

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::binding::Bound;
 use crate::error::{Error, Result};
+use crate::ledger::moved;
 use crate::postgres::call;
 use crate::postgres::clock::now;
 use crate::postgres::datum::whole_part;
@@ -60,8 +61,14 @@ pub(super) fn in_bindings(bounds: Vec<Rc<Bound>>, id: &str) -> Result<Vec<OfBind
     }
 }
 
-/// Error P0002 for a workflow that neither a workflow table nor usage knows.
+/// Error P0002 for a workflow that neither a workflow table nor usage knows, 55000 for one whose account has moved: what is
+/// settled of it is elsewhere.
 pub(super) fn refuse_unknown(of: &[OfBinding]) -> Result<()> {
+    for one in of.iter().filter(|one| moved::is_used(&one.bound.book)) {
+        for account in usage::accounts(&one.bound, &one.workflow)? {
+            moved::refuse(&one.bound.book, &account)?;
+        }
+    }
     for one in of {
         if usage::is_known(&one.bound, &one.workflow)? {
             return Ok(());

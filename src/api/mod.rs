@@ -11,6 +11,7 @@ mod by_key;
 mod common;
 mod correcting;
 mod counting;
+mod moving;
 mod numbers;
 mod retention;
 mod settling;

@@ -159,7 +159,7 @@ fn give_up(table: &Table, others: &[Spec], before: &[Binding], after: &[Binding]
     }
 }
 
-/// Whether there is no usage, and nothing is settled, and no entry, reference or charge in the queue is of these
+/// Whether there is no usage, and nothing is settled, and no entry, reference, charge in the queue or move is of these
 /// accounts: the next attach is then a first one, for which what was loaded meanwhile is usage from before.
 fn has_nothing_to_remember(spec: &Spec, tables: &[Table]) -> Result<bool> {
     let usage = tables.iter().find(|table| table.oid == spec.usage.oid);
@@ -183,6 +183,7 @@ fn has_nothing_to_remember(spec: &Spec, tables: &[Table]) -> Result<bool> {
         known("ledger", of_accounts()),
         known("queue", of_accounts()),
         known("reference", of_accounts()),
+        known("account_move", of_accounts()),
     ];
     let sql = format!("SELECT 1 WHERE {}", known.join(" OR "));
     Ok(spi::query_as_of(&sql, &[], Snapshot::Latest)?

@@ -200,6 +200,8 @@ pub(crate) enum Which<'a> {
     OfDeletedUsage(pg_sys::Oid),
     /// Those of these numbers.
     Numbered(&'a [i16]),
+    /// Those that charge the accounts of this number.
+    OfAccounts(i16),
 }
 
 impl Which<'_> {
@@ -229,6 +231,9 @@ impl Which<'_> {
                 == DeletedUsage::Record
                 && is_part_of(*relation, spec.usage.oid)?),
             (Which::Numbered(numbers), _) => Ok(numbers.contains(&spec.number())),
+            (Which::OfAccounts(accounts), _) => {
+                Ok(spec.ids.is_some_and(|ids| ids.accounts == *accounts))
+            }
         }
     }
 }

@@ -77,6 +77,8 @@ pub(crate) struct Accounts {
     /// The name of a binding that charges them.
     pub(crate) binding: String,
     pub(crate) is_of_older_dump: bool,
+    /// Whether one of them has ever been moved to another database.
+    pub(crate) has_moved: bool,
     /// The owner of the extension's own tables.
     pub(crate) extension_owner: pg_sys::Oid,
     pub(crate) users: Table,

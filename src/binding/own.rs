@@ -5,6 +5,9 @@ use pgrx::spi::quote_identifier;
 
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{Table, columns, query, table, table_named};
+use crate::postgres::security::RunAs;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::spi;
 use crate::postgres::value::Arg;
 
 /// The owner of the extension's tables. Error 55000 if the extension is not complete.
@@ -22,6 +25,7 @@ pub(crate) struct OwnObjects {
     pub(crate) ledger: pg_sys::Oid,
     pub(crate) queue: pg_sys::Oid,
     pub(crate) workflow_alias: pg_sys::Oid,
+    pub(crate) account_move: pg_sys::Oid,
     pub(crate) record_balance_change: pg_sys::Oid,
     pub(crate) keep_balance: pg_sys::Oid,
 }
@@ -39,7 +43,7 @@ pub(crate) fn own_objects() -> Result<OwnObjects> {
          AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\" \
          WHERE n.nspname OPERATOR(pg_catalog.=) 'token_balance'::pg_catalog.name \
          AND c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['binding', 'settlement', 'ledger', \
-         'queue', 'workflow_alias']::pg_catalog.name[]) \
+         'queue', 'workflow_alias', 'account_move']::pg_catalog.name[]) \
          UNION ALL SELECT p.proname, p.oid \
          FROM pg_catalog.pg_proc AS p \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
@@ -60,6 +64,7 @@ pub(crate) fn own_objects() -> Result<OwnObjects> {
             "settlement" => own.settlement = row.oid(1),
             "queue" => own.queue = row.oid(1),
             "workflow_alias" => own.workflow_alias = row.oid(1),
+            "account_move" => own.account_move = row.oid(1),
             "record_balance_change" => own.record_balance_change = row.oid(1),
             "keep_balance" => own.keep_balance = row.oid(1),
             _ => own.ledger = row.oid(1),
@@ -89,6 +94,25 @@ fn has_ids() -> Result<bool> {
     let table = table_named("token_balance", "settlement")?.ok_or(Error::NotAttached)?;
     let columns = columns(table.oid)?;
     Ok(columns.iter().any(|column| column.name == "binding_id"))
+}
+
+/// Whether one of the accounts of that number was ever moved to another database. Such rows stay for good, so what was
+/// true once is true in every session that has read it.
+pub(super) fn has_moved(accounts: Option<i16>) -> Result<bool> {
+    let (Some(accounts), Some(table)) = (accounts, table_named("token_balance", "account_move")?)
+    else {
+        return Ok(false);
+    };
+    let _owner = RunAs::owner(table.owner);
+    let outcome = spi::query_as_of(
+        "SELECT EXISTS (SELECT 1 FROM token_balance.account_move AS m \
+         WHERE m.accounts_id OPERATOR(pg_catalog.=) $1 \
+         AND m.direction OPERATOR(pg_catalog.=) 'out')",
+        &[Arg::OptionalInt2(Some(accounts))],
+        // With the catalogs', as the bindings are read.
+        Snapshot::Latest,
+    )?;
+    Ok(outcome.rows.first().is_some_and(|row| row.is_true(0)))
 }
 
 /// An UPDATE of the binding alone would stay unknown to sessions that have read it (`Bound`).

@@ -6,7 +6,7 @@ use super::columns::Named;
 use super::late_sources::{self, LateSource};
 use super::model::{Accounts, Binding, Completion, Details, Key, Payer, Workflows};
 use super::options::{DeletedUsage, LateUsage};
-use super::own::{distributed, extension_owner};
+use super::own::{distributed, extension_owner, has_moved};
 use super::search_path::paths;
 use super::spec::{Relation, Spec};
 use super::tokens::SUPPORTED_TOKEN_TYPES;
@@ -123,6 +123,7 @@ impl Accounts {
             id: spec.ids.map(|ids| ids.accounts),
             binding: spec.name.clone(),
             is_of_older_dump: spec.is_of_older_dump,
+            has_moved: has_moved(spec.ids.map(|ids| ids.accounts))?,
             extension_owner,
             paths: paths(spec, &tables.iter().collect::<Vec<_>>(), extension_owner)?,
             balance,

@@ -8,9 +8,9 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::{INT8OID, TEXTOID};
 
-use super::change::{Announcement, Change, Changed};
+use super::change::{Announcement, Change, Changed, Kind};
 use super::crossing::notify_crossing;
-use super::{entries, queue};
+use super::{entries, moved, queue};
 use crate::binding::{Book, Kept};
 use crate::counters::{Counter, count};
 use crate::error::{Error, Result};
@@ -25,6 +25,7 @@ pub(crate) struct Statements {
     lookup: Lookup,
     take: Statement,
     give: Statement,
+    hold: Statement,
     balance: Statement,
     row: Statement,
     /// Whether a CHECK constraint refuses what a change would leave. None where there are none.
@@ -93,6 +94,7 @@ impl Kept<Book> for Statements {
                     format!("SELECT 1 FROM {users} AS a WHERE {is_account} AND {checks} IS FALSE");
                 Statement::new(&sql, &[TEXTOID, INT8OID]).of(&[accounts.users.oid])
             }),
+            hold: Statement::new(&hold_sql(book), &[TEXTOID]).of(&[accounts.users.oid]),
             balance: Statement::new(
                 &format!("SELECT a.{balance}::bigint FROM {users} AS a WHERE {is_account}"),
                 &[TEXTOID],
@@ -117,6 +119,8 @@ pub(crate) enum Refusal {
     OutOfRange,
     /// By a CHECK constraint on the balance.
     Forbidden,
+    /// The account is in another database.
+    Moved,
 }
 
 /// How many rows that take one another's place are tried. A session that inserts and deletes an account
@@ -131,6 +135,15 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
     let Some(amount) = change.amount() else {
         return Ok(Err(Refusal::OutOfRange));
     };
+    // Who waits for the row while the account leaves must not charge what is left of it.
+    if moved::is_used(book) {
+        if uses_transaction_snapshot() || hold_unless_busy(book, &change.account) != Some(true) {
+            hold(book, &change.account)?;
+        }
+        if moved::database(book, &change.account)?.is_some() {
+            return Ok(Err(Refusal::Moved));
+        }
+    }
     let accounts = &book.accounts;
     let (smallest, largest) = (accounts.smallest_balance(), accounts.largest_balance());
     let lowest = smallest.saturating_sub(amount.min(0));
@@ -148,7 +161,9 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
     };
     if let Some(Added { previous, new }) = added {
         count(Counter::BalancesDirect, 1);
-        notify_crossing(book, &change.account, previous, new)?;
+        if change.kind != Kind::Move {
+            notify_crossing(book, &change.account, previous, new)?;
+        }
         entries::record(book, &change, previous)?;
         return Ok(Ok(Changed { previous, new }));
     }
@@ -218,6 +233,29 @@ pub(crate) fn change(book: &Book, change: Rc<Change>) -> Result<Result<Changed, 
             }
         }
     }
+}
+
+/// SQL that holds an account's row. Not FOR UPDATE: it would wait for the foreign-key checks of child rows.
+pub(super) fn hold_sql(book: &Book) -> String {
+    let accounts = &book.accounts;
+    format!(
+        "SELECT 1 FROM {} AS a WHERE a.{} OPERATOR(pg_catalog.=) $1::{} FOR NO KEY UPDATE",
+        accounts.users.sql,
+        accounts.user_key.sql(),
+        accounts.user_key.key_type.sql()
+    )
+}
+
+/// Wait for the account's row and hold it to the end of the transaction. False if there is none.
+pub(crate) fn hold(book: &Book, account: &str) -> Result<bool> {
+    run_hold(book, &book.kept::<Statements>().hold, account)
+}
+
+/// Hold the account's row by a statement: whether that was done.
+pub(super) fn run_hold(book: &Book, statement: &Statement, account: &str) -> Result<bool> {
+    let _owner = book.run_as_users_owner();
+    let outcome = statement.run(&[Arg::Text(account)], Snapshot::Statement)?;
+    Ok(outcome.processed == 1)
 }
 
 /// Hold the account's row to the end of the transaction, unless somebody else does. None if SQL must do it.

@@ -5,34 +5,25 @@ use pgrx::pg_sys::TEXTOID;
 
 use super::account::{self, Refusal};
 use super::change::{Change, Line};
+use super::moved;
 use super::queue::{self, Queued};
 use crate::binding::{Book, Kept};
 use crate::counters::{Counter, count, count_charges};
 use crate::error::Result;
 use crate::postgres::snapshot::{Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi::Statement;
-use crate::postgres::value::Arg;
 
-/// The statements on the row that is waited for.
+/// The statement on the row that is not waited for.
 struct Statements {
-    hold: Statement,
     hold_unless_busy: Statement,
 }
 
 impl Kept<Book> for Statements {
     fn of(book: &Book) -> Self {
-        let accounts = &book.accounts;
-        // Not FOR UPDATE: it would wait for the foreign-key checks of child rows.
-        let hold = format!(
-            "SELECT 1 FROM {} AS a WHERE a.{} OPERATOR(pg_catalog.=) $1::{} FOR NO KEY UPDATE",
-            accounts.users.sql,
-            accounts.user_key.sql(),
-            accounts.user_key.key_type.sql()
-        );
+        let hold = account::hold_sql(book);
         Statements {
             hold_unless_busy: Statement::new(&format!("{hold} SKIP LOCKED"), &[TEXTOID])
-                .of(&[accounts.users.oid]),
-            hold: Statement::new(&hold, &[TEXTOID]).of(&[accounts.users.oid]),
+                .of(&[book.accounts.users.oid]),
         }
     }
 }
@@ -47,20 +38,21 @@ pub(crate) fn hold_unless_busy(book: &Book, account: &str) -> Result<bool> {
     }
     match account::hold_unless_busy(book, account) {
         Some(is_held) => Ok(is_held),
-        None => run_hold(book, &book.kept::<Statements>().hold_unless_busy, account),
+        None => {
+            let statements = book.kept::<Statements>();
+            account::run_hold(book, &statements.hold_unless_busy, account)
+        }
     }
-}
-
-fn run_hold(book: &Book, statement: &Statement, account: &str) -> Result<bool> {
-    let _owner = book.run_as_users_owner();
-    let outcome = statement.run(&[Arg::Text(account)], Snapshot::Statement)?;
-    Ok(outcome.processed == 1)
 }
 
 /// Leave charges of one account to the next holder of its row. Refused as a charge would be, as far as can
 /// be told without holding the row.
 pub(crate) fn leave(book: &Book, account: &str, lines: &[Line]) -> Result<Result<(), Refusal>> {
     queue::lock_id(account);
+    // Who has waited for a move finds it made.
+    if moved::database(book, account)?.is_some() {
+        return Ok(Err(Refusal::Moved));
+    }
     let Some(balance) = account::column_now(book, account)? else {
         return Ok(Err(Refusal::UnknownAccount));
     };
@@ -118,14 +110,14 @@ pub(crate) fn drain(book: &Book, account: &str) -> Result<usize> {
 }
 
 fn drain_account(book: &Book, account: &str) -> Result<usize> {
-    match run_hold(book, &book.kept::<Statements>().hold, account)? {
+    match account::hold(book, account)? {
         true => apply_all(book, account),
         false => Ok(0),
     }
 }
 
 /// Apply all that the queue has for an account whose row is held.
-fn apply_all(book: &Book, account: &str) -> Result<usize> {
+pub(crate) fn apply_all(book: &Book, account: &str) -> Result<usize> {
     let mut applied = 0;
     loop {
         let some = apply(book, account)?;

@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Adjustment,
     /// What is left of an account's entries that were archived.
     Opening,
+    /// The account comes from another database or goes there, and its entries with it: this is none.
+    Move,
 }
 
 impl Kind {
@@ -44,6 +46,7 @@ impl Kind {
             Kind::Correction => "correction",
             Kind::Adjustment => "adjustment",
             Kind::Opening => "opening",
+            Kind::Move => "move",
         }
     }
 
@@ -241,6 +244,14 @@ impl Announced {
 /// Whether the next change of `account`, one of the accounts of that number, is one that the extension makes.
 pub(crate) fn is_announced(accounts: Option<i16>, account: &str) -> bool {
     ANNOUNCED.with_borrow(|announced| announced.is_of(accounts, account))
+}
+
+/// Whether that change is a move.
+pub(crate) fn is_move_announced(accounts: Option<i16>, account: &str) -> bool {
+    let is_move = |change: &Rc<Change>| change.kind == Kind::Move;
+    ANNOUNCED.with_borrow(|announced| {
+        announced.is_of(accounts, account) && announced.change.as_ref().is_some_and(is_move)
+    })
 }
 
 /// The announced change of `account`, once.

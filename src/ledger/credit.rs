@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::account::{self, Refusal};
 use super::busy;
 use super::change::{Change, Changed, Given, Kind, Line, actor};
-use super::reference;
+use super::{moved, reference};
 use crate::binding::Book;
 use crate::error::{Error, Result};
 
@@ -141,6 +141,12 @@ pub(crate) fn give(
         Err(Refusal::UnknownAccount) => {
             return Err(Error::UnknownAccount {
                 account: account.to_owned(),
+            });
+        }
+        Err(Refusal::Moved) => {
+            return Err(Error::AccountMoved {
+                account: account.to_owned(),
+                database: moved::database(book, account)?.unwrap_or_default(),
             });
         }
         Err(Refusal::Forbidden) => {

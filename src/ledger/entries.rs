@@ -367,6 +367,9 @@ pub(crate) fn record_change(book: &Book, account: &str, previous: i64, new: i64)
 
 /// The entries of a change that the extension has made. The balance after them. Tokens.
 pub(super) fn record(book: &Book, change: &Change, previous: i64) -> Result<i64> {
+    if change.kind == Kind::Move {
+        return Ok(previous.saturating_add(change.amount().unwrap_or(0)));
+    }
     Entries {
         accounts: book.accounts.id,
         account: &change.account,

@@ -10,5 +10,7 @@ pub(crate) mod credit;
 pub(crate) mod crossing;
 pub(crate) mod entries;
 pub(crate) mod forget;
+pub(crate) mod moved;
+pub(crate) mod moving;
 pub(crate) mod queue;
 pub(crate) mod reference;

@@ -231,6 +231,11 @@ pub(super) fn lock_id(account: &str) {
     lock(id_of(account), SHARE);
 }
 
+/// Wait for those who are just leaving a charge, and have the next ones wait.
+pub(super) fn lock_id_alone(account: &str) {
+    lock(id_of(account), EXCLUSIVE);
+}
+
 fn id_of(account: &str) -> Object {
     Object {
         space: 0x7469,
@@ -317,8 +322,8 @@ pub(crate) fn rename(book: &Book, old_account: &str, account: &str) -> Result<()
     if book.own.queue == pg_sys::InvalidOid {
         return Ok(());
     }
-    // Wait for those who are just leaving a charge, and see it, however old the transaction's snapshot is.
-    lock(id_of(old_account), EXCLUSIVE);
+    // What they leave is seen, however old the transaction's snapshot is.
+    lock_id_alone(old_account);
     loop {
         let queued = take_as_of(book, old_account, Snapshot::Latest)?;
         if queued.is_empty() {

@@ -4,12 +4,13 @@
 //! read as its owner, the settlements as the extension's.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use pgrx::pg_sys::{self, TimestampTz};
 
 use crate::binding::{Binding, Bound, Payer, completed};
 use crate::error::{Error, Result};
+use crate::ledger::moved;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::exact_sum::ExactSum;
 use crate::postgres::snapshot::Snapshot;
@@ -103,6 +104,8 @@ pub(super) struct Used {
     pub(super) payers: i64,
     /// Of the account that pays; None if there is no such account.
     pub(super) balance: Option<i64>,
+    /// Whether that account is in another database.
+    pub(super) has_moved: bool,
 }
 
 /// What is accounted for. Tokens.
@@ -155,6 +158,8 @@ pub(super) struct Pairs {
     /// The last two workflows that were read from the settlements, if they were settled once: the
     /// settlements may be a workflow ahead of the usage.
     settled_once: [Option<String>; 2],
+    /// The accounts that are in another database.
+    moved: HashSet<String>,
 }
 
 impl Pairs {
@@ -171,6 +176,7 @@ impl Pairs {
             used: None,
             accounted: None,
             settled_once: [None, None],
+            moved: moved::all(&bound.book)?,
         };
         pairs.read_usage()?;
         pairs.read_settlement()?;
@@ -193,6 +199,7 @@ impl Pairs {
             is_completed: row.is_true(8),
             payers: row.amount(9)?,
             balance: row.number(10),
+            has_moved: row.get(11).is_some_and(|payer| self.moved.contains(payer)),
         });
         Ok(())
     }
@@ -328,7 +335,7 @@ fn usage_sql(binding: &Binding) -> String {
     let user_key = &binding.accounts.user_key;
     format!(
         "SELECT g.workflow_id, COALESCE(g.user_id, ''), g.tokens, g.row_count, g.oldest, g.newest, \
-         {is_owned}, {workflow_exists}, {is_completed}, {payers}, k.balance \
+         {is_owned}, {workflow_exists}, {is_completed}, {payers}, k.balance, {payer} \
          FROM (SELECT {workflow}::pg_catalog.text AS workflow_id, {account} AS user_id, {tokens} AS tokens, \
          pg_catalog.count(*) AS row_count, {oldest} AS oldest, {newest} AS newest \
          FROM {usage} AS u GROUP BY 1, 2) AS g {workflows} \

@@ -6,6 +6,7 @@
 //! are compared, the rows of one are handed to the other's query, or both are merged here.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
@@ -21,7 +22,7 @@ use crate::binding::{Binding, Book, Bound, Payer, Which, bindings, usable_names,
 use crate::error::{Error, Result};
 use crate::ledger::change::Kind;
 use crate::ledger::entries::last_entry_sql;
-use crate::ledger::{account, queue};
+use crate::ledger::{account, moved, queue};
 use crate::postgres::security::follow;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
@@ -267,11 +268,12 @@ fn columns(book: Rc<Book>) -> Result<Problems> {
             accounts.users.sql
         ),
     )?;
+    let moved = moved::all(&book)?;
     let batches = std::iter::from_fn(move || {
         rows.fetch(BATCH)
             .and_then(|batch| match batch.is_empty() {
                 true => Ok(None),
-                false => column_problems(&book, &batch).map(Some),
+                false => column_problems(&book, &batch, &moved).map(Some),
             })
             .transpose()
     });
@@ -315,7 +317,7 @@ fn queued(book: &Book) -> Result<Problems> {
     Ok(Box::new(problems.into_iter()))
 }
 
-fn column_problems(book: &Book, accounts: &[Row]) -> Result<Vec<Problem>> {
+fn column_problems(book: &Book, accounts: &[Row], moved: &HashSet<String>) -> Result<Vec<Problem>> {
     let _owner = book.run_as_extension();
     let outcome = spi::query_as_of(
         &format!(
@@ -331,36 +333,86 @@ fn column_problems(book: &Book, accounts: &[Row]) -> Result<Vec<Problem>> {
         ],
         Snapshot::Caller,
     )?;
-    Ok(outcome
-        .rows
-        .iter()
-        .map(|row| Problem {
-            problem: "balance differs from ledger".into(),
-            account: Some(row.text(0).into()),
-            binding: Some(book.accounts.binding.clone()),
-            expected: row.number(1),
-            found: row.number(2),
-            hint: "The column was changed without an entry: set it to what is right with \
+    let left = accounts.iter().filter(|row| moved.contains(row.text(0)));
+    let left = left.filter(|row| row.number(1) != Some(0));
+    let left = left.map(|row| Problem {
+        problem: "balance of an account that has moved".into(),
+        account: Some(row.text(0).into()),
+        binding: Some(book.accounts.binding.clone()),
+        expected: Some(0),
+        found: row.number(1),
+        hint: "Its row was inserted or the column made again, and its balance is in another database: delete the row, or import \
+               the account."
+            .into(),
+        ..Problem::default()
+    });
+    let differing = outcome.rows.iter().map(|row| Problem {
+        problem: "balance differs from ledger".into(),
+        account: Some(row.text(0).into()),
+        binding: Some(book.accounts.binding.clone()),
+        expected: row.number(1),
+        found: row.number(2),
+        hint: "The column was changed without an entry: set it to what is right with \
                    token_balance.adjust() while the trigger is on."
-                .into(),
-            ..Problem::default()
-        })
-        .collect())
+            .into(),
+        ..Problem::default()
+    });
+    Ok(left.chain(differing).collect())
 }
 
 fn used_and_settled(bound: Rc<Bound>) -> Result<Problems> {
     let mut pairs = Some(Pairs::open(&bound)?);
-    let mut shrunk = Shrunk::default();
+    let (mut shrunk, mut left) = (Shrunk::default(), LeftBehind::default());
     Ok(Box::new(std::iter::from_fn(move || {
-        while let Some(pair) = pairs.as_mut()?.next() {
-            let problem = pair.and_then(|pair| problem_of(&bound, &pair, &mut shrunk));
+        while let Some(pair) = pairs.as_mut().and_then(Iterator::next) {
+            let problem = pair.and_then(|pair| match left.add(&pair) {
+                true => Ok(None),
+                false => problem_of(&bound, &pair, &mut shrunk),
+            });
             if let Some(problem) = problem.transpose() {
                 return Some(problem);
             }
         }
         pairs = None;
-        shrunk.problem(&bound).map(Ok)
+        let shrunk = std::mem::take(&mut shrunk).problem(&bound);
+        shrunk
+            .or_else(|| std::mem::take(&mut left).problem(&bound))
+            .map(Ok)
     })))
+}
+
+/// Usage of accounts that are in another database, told in one sum: it is carried over all together.
+#[derive(Default)]
+struct LeftBehind {
+    pairs: u64,
+    tokens: i128,
+}
+
+impl LeftBehind {
+    /// Whether the pair is such usage.
+    fn add(&mut self, pair: &Pair) -> bool {
+        let is_left = pair.used.as_ref().is_some_and(|used| used.has_moved);
+        if is_left {
+            self.pairs += 1;
+            self.tokens += pair.used_in_rows().unwrap_or(0);
+        }
+        is_left
+    }
+
+    fn problem(&self, bound: &Bound) -> Option<Problem> {
+        (self.pairs > 0).then(|| Problem {
+            problem: "usage of accounts that have moved".into(),
+            expected: Some(0),
+            found: Some(self.tokens),
+            hint: format!(
+                "Rows of {} workflows and accounts are still here: carry them over to the databases that have the accounts, \
+                 which know what of them is settled, and delete them here. token_balance.unsettled lists them.",
+                self.pairs
+            ),
+            binding: Some(bound.name().to_owned()),
+            ..Problem::default()
+        })
+    }
 }
 
 /// Usage that is less than was accounted for and not refunded. It is told in one sum: after old rows were pruned, a row

@@ -39,6 +39,8 @@ pub(crate) enum Reason {
     NoAccount,
     NobodyPays,
     OutOfRange,
+    /// Of the account, to another database.
+    Moved,
     Uncounted,
 }
 
@@ -79,6 +81,7 @@ impl State {
             Reason::NoAccount => "no such account",
             Reason::NobodyPays => "no account pays",
             Reason::OutOfRange => "out of range",
+            Reason::Moved => "account moved",
             Reason::Uncounted => UNCOUNTED,
         })
     }
@@ -228,6 +231,10 @@ fn parts(bound: &Bound, pair: &Pair) -> Vec<(State, Sum)> {
 }
 
 fn reason(bound: &Bound, pair: &Pair, used: &Used, tokens: i128) -> Reason {
+    // Whatever has become of the run: it is not charged here.
+    if used.has_moved {
+        return Reason::Moved;
+    }
     let is_bound = bound.binding.workflows.is_some();
     if is_bound && !used.workflow_exists {
         return Reason::NoWorkflow;

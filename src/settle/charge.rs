@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::ledger::account::{self, Refusal};
 use crate::ledger::change::{Change, Changed, Line, actor};
 use crate::ledger::entries::StaysOpen;
-use crate::ledger::{busy, queue};
+use crate::ledger::{busy, moved, queue};
 use crate::postgres::security::SearchPath;
 
 /// What one settlement took from one account.
@@ -158,6 +158,10 @@ impl Due<'_> {
     }
 
     fn refuse(&self, claims: &[Claim], refusal: Refusal) -> Result<()> {
+        let database = match (refusal, claims.first()) {
+            (Refusal::Moved, Some(first)) => moved::database(self.book, &first.account)?,
+            _ => None,
+        };
         for claim in claims {
             let workflow = claim.workflow.clone();
             let account = claim.account.clone();
@@ -167,6 +171,12 @@ impl Due<'_> {
                     workflow,
                     account,
                     tokens,
+                },
+                Refusal::Moved => Error::UsageOfMovedAccount {
+                    workflow,
+                    account,
+                    tokens,
+                    database: database.clone().unwrap_or_default(),
                 },
                 Refusal::Forbidden => Error::BalanceForbidden {
                     workflow: Some(workflow),

@@ -15,6 +15,7 @@ use super::usage::{Usage, payers, usage_groups_sql};
 use crate::binding::{Binding, Bound, Kept, Which, bindings_locked, bound};
 use crate::error::{Error, Result};
 use crate::ledger::change::actor;
+use crate::ledger::moved;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::snapshot::{Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi::{self, Statement};
@@ -201,8 +202,22 @@ fn outstanding(
         }
         for (account, tokens) in usage.by_payer(&bound.binding) {
             let tokens = unaccounted(&tokens, settled, account)?;
-            if tokens > 0 {
-                found.extend(exemption(bound, workflow, account, tokens, settled)?);
+            if tokens <= 0 {
+                continue;
+            }
+            let Some(exemption) = exemption(bound, workflow, account, tokens, settled)? else {
+                continue;
+            };
+            match moved::database(&bound.book, &exemption.account)? {
+                None => found.push(exemption),
+                // What of it is settled is not known here.
+                Some(database) => Error::UsageOfMovedAccount {
+                    workflow: exemption.workflow,
+                    account: exemption.account,
+                    tokens,
+                    database,
+                }
+                .report(PgLogLevel::WARNING),
             }
         }
     }

@@ -11,6 +11,7 @@ pub(crate) mod claim;
 pub(crate) mod correct;
 pub(crate) mod exempt;
 pub(crate) mod lock;
+pub(crate) mod moves;
 pub(crate) mod occasion;
 pub(crate) mod old_usage;
 pub(crate) mod over;

@@ -392,6 +392,20 @@ pub(crate) fn payers(bound: &Bound, workflow: &str) -> Result<Vec<String>> {
         .collect())
 }
 
+/// The accounts that the usage of a workflow names, or that pay for it.
+pub(crate) fn accounts(bound: &Bound, workflow: &str) -> Result<Vec<String>> {
+    match &bound.binding.payer {
+        Payer::Workflow(_) => payers(bound, workflow),
+        Payer::Usage(_) => {
+            let usage = read(bound, &[workflow.to_owned()])?;
+            let by_account = usage.iter().flat_map(|usage| &usage.sums);
+            Ok(by_account
+                .filter_map(|(account, _)| account.clone())
+                .collect())
+        }
+    }
+}
+
 /// Whether the workflow table or the usage knows the workflow.
 pub(crate) fn is_known(bound: &Bound, workflow: &str) -> Result<bool> {
     let usage = read(bound, &[workflow.to_owned()])?;

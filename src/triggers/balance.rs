@@ -3,9 +3,9 @@
 use super::older;
 use crate::binding::{Book, OutsideChanges, books_of};
 use crate::error::{Error, Result};
-use crate::ledger::change::{is_announced, is_idle, is_restoring};
+use crate::ledger::change::{is_announced, is_idle, is_move_announced, is_restoring};
 use crate::ledger::crossing::notify_crossing;
-use crate::ledger::{entries, queue, reference};
+use crate::ledger::{entries, moved, queue, reference};
 use crate::postgres::datum::whole_part;
 use crate::postgres::trigger::{TriggerCall, TriggerRow, trigger_function};
 use crate::settle::settlement;
@@ -57,6 +57,8 @@ fn record(book: &Book, row: &TriggerRow) -> Result<()> {
         return entries::record_restored(book, &account, new);
     }
     match row.old_text(key) {
+        // Before it comes back its row does, with whatever balance: the chain is elsewhere.
+        None if moved::database(book, &account)?.is_some() => Ok(()),
         None => entries::record_insert(book, &account, new),
         Some(old_account) => {
             let previous = balance(row.old_text(column), &old_account)?;
@@ -67,6 +69,12 @@ fn record(book: &Book, row: &TriggerRow) -> Result<()> {
                 });
             }
             if old_account == account {
+                if is_move_announced(book.accounts.id, &account) {
+                    return entries::record_change(book, &account, previous, new);
+                }
+                if previous != new {
+                    moved::refuse(book, &account)?;
+                }
                 notify_crossing(book, &account, previous, new)?;
                 entries::record_change(book, &account, previous, new)
             } else {
@@ -91,6 +99,8 @@ fn without_column(book: &Book, old_account: Option<String>, account: &str) -> Re
 /// What an account has used and paid follows it to its new id (usage by the application's own ON UPDATE
 /// CASCADE), or it would be charged again.
 fn rename(book: &Book, old: (&str, i64), new: (&str, i64)) -> Result<()> {
+    moved::refuse(book, old.0)?;
+    moved::refuse(book, new.0)?;
     entries::record_rename(book, old, new)?;
     queue::rename(book, old.0, new.0)?;
     reference::rename(book, old.0, new.0)?;

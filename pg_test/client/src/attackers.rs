@@ -820,10 +820,10 @@ JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
 WHERE d.deptype = 'e' AND p.prorettype <> 'trigger'::regtype
 AND p.proname NOT LIKE '%\\_usage\\_sums' -- parts of an aggregate
 AND p.proname <> ALL ('{
-    accept_deletions, adjust, archive, archive_ledger, archive_settlements, archive_usage, attach, attach_again, balance, balance_at, correct_workflow, counters, credit, detach, exact_numeric,
-    exempt_pending, note_completion, note_status, note_update, note_usual_status, overdrawn_accounts, reconcile, refund_workflow, reset,
+    accept_deletions, adjust, archive, archive_ledger, archive_settlements, archive_usage, attach, attach_again, balance, balance_at, confirm_export, correct_workflow, counters, credit, detach, exact_numeric,
+    exempt_pending, export_account, import_account, note_completion, note_status, note_update, note_usual_status, overdrawn_accounts, reconcile, refund_workflow, refuse_account, reset,
     settle_backlog, settle_pending, settle_workflow, settle_workflows, statement, suggest, suggestions, summary,
-    unsettled_usage, usage_state, usage_sums, verify}')";
+    take_back_account, unsettled_usage, usage_state, usage_sums, verify}')";
 
 #[rustfmt::skip]
 const ON_PATH: &[OnPath] = &[
@@ -896,6 +896,12 @@ const ON_PATH: &[OnPath] = &[
     Usual(Is("a settlement ended", BOSS, &["SELECT count(*) FROM ended WHERE workflow_id = 'w8'"], "1")),
     Trapped("SELECT token_balance.refund_workflow('w8', archive => 'public.ended'::pg_catalog.regclass) IS NULL",
         "f"),
+    Trapped("SELECT token_balance.export_account('bob', 'south') IS NULL", "f"),
+    Trapped("SELECT token_balance.refuse_account(m.document) IS NULL FROM (SELECT \
+        pg_catalog.set_config('token_balance.database', 'south', false) OFFSET 0) AS s, token_balance.account_move AS m", "f"),
+    Trapped("SELECT token_balance.take_back_account(pg_catalog.jsonb_build_object('token', m.token, 'user_id', m.user_id, \
+        'database', 'south', 'state', 'refused', 'replayed', false)) IS NULL FROM token_balance.account_move AS m \
+        WHERE m.direction OPERATOR(pg_catalog.=) 'out'", "f"),
     Trapped("SELECT token_balance.attach_again()", ""),
     Trapped("UPDATE public.users SET token_balance = 77 RETURNING 1", "1\n1"),
     Trapped("UPDATE public.users SET id = pg_catalog.concat('x', id) RETURNING 1", "1\n1"),

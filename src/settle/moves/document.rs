@@ -1,0 +1,86 @@
+//! The document with which an account moves: jsonb, and a digest of it, since a program on the way may read its numbers
+//! as others.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::postgres::spi;
+use crate::postgres::value::Arg;
+
+/// What documents of this version look like.
+pub(super) const FORMAT: i64 = 1;
+
+/// A document that is whole: its text, and what is read of it here. The rows in it are read by SQL.
+pub(super) struct Document {
+    pub(super) text: String,
+    pub(super) head: Head,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Head {
+    format: i64,
+    /// The move's own id, a UUID.
+    pub(super) token: String,
+    /// The tokens of all moves before it.
+    pub(super) lineage: Vec<String>,
+    /// From where it comes, and for which database it is.
+    pub(super) source: String,
+    pub(super) destination: String,
+    pub(super) user_id: String,
+    /// How the users' key spells ids.
+    pub(super) account_ids: String,
+    /// Tokens.
+    pub(super) balance: i64,
+    pub(super) bindings: Vec<NamedBinding>,
+    digest: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct NamedBinding {
+    pub(super) name: String,
+    /// How its usage spells workflow ids.
+    pub(super) workflow_ids: String,
+}
+
+/// SQL for the digest of a document, without the one that it has.
+pub(super) fn digest_sql(document: &str) -> String {
+    format!(
+        "pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(({document} \
+         OPERATOR(pg_catalog.-) 'digest'::pg_catalog.text)::pg_catalog.text, 'UTF8')), 'hex')"
+    )
+}
+
+impl Document {
+    /// Error 22023 for what is no document, or not as it was made.
+    pub(super) fn read(value: &Value) -> Result<Self> {
+        let text = value.to_string();
+        let head = Head::deserialize(value)
+            .map_err(|error| invalid("document is none of export_account()", error.to_string()))?;
+        if head.format != FORMAT {
+            let detail = format!("Its format is {}, and {FORMAT} is known.", head.format);
+            return Err(invalid("document is of another version", detail));
+        }
+        let outcome = spi::query(
+            &format!("SELECT {}", digest_sql("$1::pg_catalog.jsonb")),
+            &[Arg::Text(&text)],
+        )?;
+        if outcome.rows.first().map(|row| row.text(0)) != Some(&head.digest) {
+            let detail = "Its digest is another one: it was changed on the way, by a program that reads large numbers as \
+                          floats, say."
+                .to_owned();
+            return Err(invalid("document is not as it was made", detail));
+        }
+        Ok(Document { text, head })
+    }
+}
+
+pub(super) fn invalid(message: &str, detail: String) -> Error {
+    Error::InvalidArgument {
+        message: message.to_owned(),
+        detail: Some(detail),
+        hint: Some(
+            "Pass on what the function of the other database has answered, as it is.".into(),
+        ),
+    }
+}

@@ -1,0 +1,211 @@
+//! An account is opened by a document: where it comes to, or at home where it is taken back.
+
+use super::Here;
+use super::document::{Document, NamedBinding};
+use crate::binding::Bound;
+use crate::error::{Error, Result};
+use crate::ledger::{account, moving};
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::spi;
+use crate::postgres::value::{Arg, texts};
+use crate::settle::lock::lock_taken_away;
+
+/// Lock what the document is about: its workflows, what is left for the account in the queue, its row.
+///
+/// Error P0002 if the account has no row.
+pub(super) fn lock(here: &Here, document: &Document) -> Result<()> {
+    let account = &document.head.user_id;
+    let outcome = {
+        let _owner = here.book.run_as_extension();
+        spi::query(
+            "SELECT DISTINCT e.of_row OPERATOR(pg_catalog.->>) 'workflow_id' \
+             FROM pg_catalog.jsonb_array_elements($1::pg_catalog.jsonb OPERATOR(pg_catalog.->) 'settlements') \
+             AS e (of_row) ORDER BY 1",
+            &[Arg::Text(&document.text)],
+        )?
+    };
+    let bindings: Vec<_> = here.bounds.iter().map(|bound| &bound.binding).collect();
+    lock_taken_away(&texts(&outcome.rows, 0), &bindings);
+    moving::hold_queue(account);
+    match account::hold(&here.book, account)? {
+        true => Ok(()),
+        false => Err(no_row(account)),
+    }
+}
+
+fn no_row(account: &str) -> Error {
+    Error::CannotMove {
+        message: format!("account \"{account}\" has no row in this database"),
+        detail: None,
+        hint: Some("Insert it first, in the same transaction. Its balance is set here.".into()),
+    }
+}
+
+/// Error 55000 if the account or its workflows would be others here, or something is known of them already.
+pub(super) fn check(here: &Here, document: &Document) -> Result<()> {
+    let head = &document.head;
+    let cannot = |message: String, detail: String, hint: &str| Error::CannotMove {
+        message,
+        detail: Some(detail),
+        hint: Some(hint.to_owned()),
+    };
+    let spelling = here.book.accounts.user_key.key_type.spelling();
+    if spelling != head.account_ids {
+        return Err(cannot(
+            "ids of accounts are spelled otherwise here".into(),
+            format!(
+                "In database \"{}\" the key is {}, here it is {spelling}.",
+                head.source, head.account_ids
+            ),
+            "Give both users tables keys of one type.",
+        ));
+    }
+    for needed in needed(document, &head.bindings)? {
+        let named = |bound: &&Bound| bound.name() == needed.name;
+        let bound = here.bounds.iter().map(|bound| &**bound).find(named);
+        let Some(bound) = bound else {
+            return Err(cannot(
+                format!("no binding \"{}\" charges these accounts", needed.name),
+                "The account has settlements or entries of it.".into(),
+                "Attach the tables under that name here, too: token_balance.attach(..., name => ...).",
+            ));
+        };
+        let spelling = bound.binding.spellings().workflows;
+        if spelling != needed.workflow_ids {
+            return Err(cannot(
+                format!(
+                    "ids of workflows are spelled otherwise in binding \"{}\"",
+                    needed.name
+                ),
+                format!(
+                    "In database \"{}\" they are {}, here they are {spelling}.",
+                    head.source, needed.workflow_ids
+                ),
+                "Give both usage tables workflow columns of one type.",
+            ));
+        }
+    }
+    if moving::is_known(&here.book, &head.user_id)? || is_settled(here, document)? {
+        return Err(cannot(
+            format!(
+                "account \"{}\" has a history in this database",
+                head.user_id
+            ),
+            "It has entries, references or charges here, or settlements of the same workflows."
+                .into(),
+            "An id is one account in all databases. Import the account before its usage is copied and before it gets \
+             anything here.",
+        ));
+    }
+    Ok(())
+}
+
+/// The bindings of which the document has rows.
+fn needed<'a>(document: &Document, named: &'a [NamedBinding]) -> Result<Vec<&'a NamedBinding>> {
+    let lists = ["settlements", "ledger", "queue", "aliases"];
+    let lists = lists.map(|list| {
+        format!(
+            "SELECT e.of_row FROM pg_catalog.jsonb_array_elements( \
+             $1::pg_catalog.jsonb OPERATOR(pg_catalog.->) '{list}') AS e (of_row)"
+        )
+    });
+    let outcome = spi::query(
+        &format!(
+            "SELECT DISTINCT r.of_row OPERATOR(pg_catalog.->>) 'binding' FROM ({}) AS r",
+            lists.join(" UNION ALL ")
+        ),
+        &[Arg::Text(&document.text)],
+    )?;
+    let names = texts(&outcome.rows, 0);
+    Ok(named
+        .iter()
+        .filter(|binding| names.contains(&binding.name))
+        .collect())
+}
+
+/// Whether one of the document's settlements is here already.
+fn is_settled(here: &Here, document: &Document) -> Result<bool> {
+    let _owner = here.book.run_as_extension();
+    let outcome = spi::query_as_of(
+        &format!(
+            "SELECT 1 FROM pg_catalog.jsonb_array_elements( \
+             $1::pg_catalog.jsonb OPERATOR(pg_catalog.->) 'settlements') AS e (of_row) \
+             JOIN token_balance.binding AS b ON {} AND b.name::pg_catalog.text OPERATOR(pg_catalog.=) \
+             (e.of_row OPERATOR(pg_catalog.->>) 'binding') \
+             JOIN token_balance.settlement AS s ON s.binding_id OPERATOR(pg_catalog.=) b.binding_id \
+             AND s.workflow_id OPERATOR(pg_catalog.=) (e.of_row OPERATOR(pg_catalog.->>) 'workflow_id') \
+             AND s.user_id OPERATOR(pg_catalog.=) $2 LIMIT 1",
+            here.is_of_accounts("b")
+        ),
+        &[Arg::Text(&document.text), Arg::Text(&document.head.user_id)],
+        Snapshot::Latest,
+    )?;
+    Ok(!outcome.rows.is_empty())
+}
+
+/// Write all that the document has, and give the account its balance. What it is about is locked and was checked, and the
+/// account does not count as away.
+pub(super) fn open(here: &Here, document: &Document) -> Result<()> {
+    let head = &document.head;
+    add_aliases(here, document)?;
+    {
+        let _owner = here.book.run_as_extension();
+        spi::query_as_of(
+            &format!(
+                "INSERT INTO token_balance.settlement SELECT r.* FROM pg_catalog.jsonb_array_elements( \
+                 $1::pg_catalog.jsonb OPERATOR(pg_catalog.->) 'settlements') AS e (of_row) \
+                 JOIN token_balance.binding AS b ON {} AND b.name::pg_catalog.text OPERATOR(pg_catalog.=) \
+                 (e.of_row OPERATOR(pg_catalog.->>) 'binding') \
+                 CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(NULL::token_balance.settlement, \
+                 e.of_row OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object('user_id', $2, \
+                 'binding_id', b.binding_id)) AS r ORDER BY r.workflow_id COLLATE pg_catalog.\"C\"",
+                here.is_of_accounts("b")
+            ),
+            &[Arg::Text(&document.text), Arg::Text(&head.user_id)],
+            Snapshot::Latest,
+        )?;
+    }
+    moving::arrive(&here.book, &head.user_id, &document.text)?;
+    match moving::set_balance(&here.book, &head.user_id, head.balance)? {
+        true => Ok(()),
+        false => Err(no_row(&head.user_id)),
+    }
+}
+
+/// The other ids of its workflows. Error 55000 where one of them means another workflow here.
+fn add_aliases(here: &Here, document: &Document) -> Result<()> {
+    let _owner = here.book.run_as_extension();
+    let list = "pg_catalog.jsonb_array_elements($1::pg_catalog.jsonb OPERATOR(pg_catalog.->) 'aliases') AS e (of_row)";
+    let outcome = spi::query_as_of(
+        &format!(
+            "WITH given AS (SELECT r.* FROM {list} \
+             JOIN token_balance.binding AS b ON {} AND b.name::pg_catalog.text OPERATOR(pg_catalog.=) \
+             (e.of_row OPERATOR(pg_catalog.->>) 'binding') \
+             CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(NULL::token_balance.workflow_alias, \
+             e.of_row OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object('binding_id', b.binding_id)) AS r), \
+             written AS (INSERT INTO token_balance.workflow_alias AS a SELECT g.* FROM given AS g \
+             ORDER BY g.workflow_id COLLATE pg_catalog.\"C\" \
+             ON CONFLICT (binding_id, workflow_id) DO UPDATE SET became = EXCLUDED.became \
+             WHERE a.family OPERATOR(pg_catalog.=) EXCLUDED.family RETURNING a.workflow_id) \
+             SELECT g.workflow_id FROM given AS g WHERE g.workflow_id OPERATOR(pg_catalog.<>) \
+             ALL (SELECT w.workflow_id FROM written AS w) LIMIT 1",
+            here.is_of_accounts("b")
+        ),
+        &[Arg::Text(&document.text)],
+        Snapshot::Latest,
+    )?;
+    match outcome.rows.first() {
+        None => Ok(()),
+        Some(row) => Err(Error::CannotMove {
+            message: format!(
+                "workflow \"{}\" is another one in this database",
+                row.text(0)
+            ),
+            detail: Some(
+                "Here it was given another id than in the database that the account comes from."
+                    .into(),
+            ),
+            hint: Some("An id is one workflow in all databases.".into()),
+        }),
+    }
+}
