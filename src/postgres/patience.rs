@@ -52,9 +52,7 @@ impl StrongLocks {
                     in_the_way: in_the_way(table, mode)?,
                 });
             }
-            pgrx::check_for_interrupts!();
-            // SAFETY: sleeps.
-            unsafe { pg_sys::pg_usleep(PAUSE.as_micros() as std::ffi::c_long) };
+            pause();
         }
         Ok(())
     }
@@ -83,6 +81,27 @@ impl StrongLocks {
             }
         }
         None
+    }
+}
+
+fn pause() {
+    pgrx::check_for_interrupts!();
+    // SAFETY: sleeps.
+    unsafe { pg_sys::pg_usleep(PAUSE.as_micros() as std::ffi::c_long) };
+}
+
+/// Ask for something again and again, for so long at most, by who must not wait for it in the server's queue. Whether it
+/// was had.
+pub(crate) fn ask(limit: Duration, mut is_had: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    loop {
+        if is_had() {
+            return true;
+        }
+        if started.elapsed() >= limit {
+            return false;
+        }
+        pause();
     }
 }
 

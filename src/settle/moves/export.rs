@@ -1,5 +1,7 @@
 //! `token_balance.export_account`: an account leaves, and what is known of it goes into a document.
 
+use std::time::Duration;
+
 use pgrx::pg_sys;
 
 use super::document::{FORMAT, digest_sql};
@@ -11,11 +13,15 @@ use crate::ledger::change::{Kind, actor};
 use crate::ledger::moved::{self, IS_AWAY};
 use crate::ledger::moving::{self, Left};
 use crate::ledger::{account, busy};
+use crate::postgres::patience;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, texts};
 use crate::settle::lock::{has_room_for, lock_taken_away, try_lock_workflows};
 use crate::settle::rename;
+
+/// For how long a transaction may take to end that has just let go of the account's row.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Close the account here: the document with which another database opens it, jsonb as text. Called again before the
 /// receipt has come, the same one.
@@ -126,13 +132,16 @@ fn lock(here: &Here, account: &str) -> Result<()> {
         });
     }
     busy::apply_all(&here.book, account)?;
-    // Of runs that were settled until its row was had. Who holds one of these may wait for the row, and is not waited for.
+    // Of runs that were settled until its row was had. A transaction lets go of rows before it lets go of such a lock; but
+    // who has begun another one may wait for the row, and is not waited for.
     if is_singly {
         let mut later = self::workflows(here, account)?;
         later.retain(|workflow| !workflows.contains(workflow));
-        let count = later.len();
-        try_lock_workflows(std::iter::once(&mut later));
-        if later.len() < count {
+        let is_locked = || {
+            let mut locked = later.clone();
+            try_lock_workflows(std::iter::once(&mut locked)) && locked.len() == later.len()
+        };
+        if !patience::ask(PATIENCE, is_locked) {
             return Err(Error::ConcurrentChange {
                 account: account.to_owned(),
             });
