@@ -216,6 +216,17 @@ cat "$WORK"/credits* | awk '{ given[$1] += $2 } END { for (a in given) print "cr
     awk '{ change[$1] += $2 } END { for (a in change) print "balance", a, 1000000 + change[a], 1 }' >>"$WORK/expected"
 is "used, charged, credited and balances on the sum of the three" "$(cat "$WORK/found.sums")" "$(sort "$WORK/expected")"
 is "accounts of which something is known" "$(grep -c ^balance "$WORK/found.sums")" "$accounts"
+
+# The three asked together say the same; and a database that was restored to a time before an account came to it is found.
+cluster() { PSQL="$PG_BIN/psql" "$PROJECT/scripts/cluster.sh" "$1" port=5430 port=5431 port=5432; }
+is "cluster.sh reconcile finds nothing" "$(cluster reconcile)" $'problems: none\nmoves that do not agree: none'
+is "cluster.sh state adds up" "$(cluster state | awk '$1 == "all" { print $2, $NF }')" \
+    "$(awk '{ s[$1] += $3 } END { print "charged", s["charged"] }' "$WORK/found.sums")"$'\n'"$(awk -v n="$(for n in 0 1 2; do on "$n" -c 'SELECT count(*) FROM users'; done | awk '{ s += $1 } END { print s }')" '$1 == "balance" { s += $3 } END { print n, s }' "$WORK/found.sums")"
+is "cluster.sh verify" "$(cluster verify)" 'checks that fail: none'
+is "cluster.sh overdrawn" "$(cluster overdrawn)" 'overdrawn accounts: none'
+on 1 -c "DELETE FROM token_balance.account_move WHERE direction = 'in' AND state = 'imported'"
+is "cluster.sh reconcile finds moves that one side has forgotten" "$(cluster reconcile | grep -c 'left here, and d1 does not know that it came')" \
+    "$(for n in 0 2; do on "$n" -c "SELECT count(*) FROM token_balance.account_move WHERE direction = 'out' AND database = 'd1' AND state IN ('confirmed', 'returned')"; done | awk '{ s += $1 } END { print s }')"
 crashes=$(wc -l <"$WORK/crashes")
 is "each crash was one" "$([ "$crashes" -ge $((moves * 5 / 7)) ] && echo enough)" enough
 echo "$(cat "$WORK"/runs* | wc -l) runs and $(cat "$WORK"/credits* | wc -l) credits beside $moves moves and $crashes crashes"
