@@ -138,7 +138,9 @@ unsafe extern "C-unwind" fn on_entry(_argument: pg_sys::Datum, cache: i32, hash:
     }
 }
 
-fn mark_stale() {
+/// What is kept is not what the catalogs say. Who has changed something for all sessions says so for the rest of its own
+/// command, at the end of which the server does.
+pub(crate) fn mark_stale() {
     IS_STALE.set(true);
     GENERATION.set(GENERATION.get() + 1);
 }

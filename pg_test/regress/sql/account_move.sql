@@ -34,6 +34,10 @@ SELECT token_balance.export_account(9, 'south');
 BEGIN READ ONLY;
 SELECT token_balance.export_account(1, 'south');
 ROLLBACK;
+-- in the same command it is known to have left
+BEGIN;
+SELECT token_balance.export_account(3, 'south') ->> 'balance' AS balance, token_balance.credit(3, 1) AS credit;
+ROLLBACK;
 -- it leaves: once, with all that is known of it; and twice is the same
 SELECT token_balance.export_account(1, 'south') AS document \gset
 SELECT token_balance.export_account(1, 'south') = :'document'::jsonb AS is_same;
@@ -216,6 +220,16 @@ SELECT token_balance.attach('users', 'token_usage', 'workflows', deleted_usage =
 SELECT token_balance.export_account(1, 'south') ->> 'balance' AS balance;
 DELETE FROM token_usage WHERE user_id = 1;
 SELECT count(*) FROM token_balance.settlement WHERE user_id = '1';
+-- where the workflow's account pays, one of two that have paid for a run does not leave alone
+SELECT token_balance.detach();
+SELECT token_balance.attach('users', 'token_usage', 'workflows', name => 'by_run', usage_user => NULL, balance_column => 'third', existing_usage => 'charge');
+INSERT INTO users VALUES (30, 'dan'), (31, 'eve');
+INSERT INTO token_usage (workflow_id, total_tokens) VALUES ('p1', 60);
+INSERT INTO workflows VALUES ('p1', 30, 'completed');
+UPDATE workflows SET user_id = 31 WHERE id = 'p1';
+INSERT INTO token_usage (workflow_id, total_tokens) VALUES ('p1', 40);
+SELECT settle_workflow('p1') ->> 'tokens_used' AS used;
+SELECT token_balance.export_account(30, 'south', 'by_run');
 -- nobody may, to whom it is not granted; and a member of pg_write_all_data does not write moves
 CREATE ROLE mv_app;
 GRANT pg_write_all_data TO mv_app;

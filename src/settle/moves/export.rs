@@ -13,6 +13,7 @@ use crate::ledger::change::{Kind, actor};
 use crate::ledger::moved::{self, IS_AWAY};
 use crate::ledger::moving::{self, Left};
 use crate::ledger::{account, busy};
+use crate::postgres::invalidation::mark_stale;
 use crate::postgres::patience;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
@@ -77,6 +78,7 @@ pub(crate) fn export(name: Option<&str>, user_id: &str, destination: &str) -> Re
     let document = send(&here, &account, (&source, destination), &parts)?;
     if is_first {
         own::tell_other_sessions()?;
+        mark_stale();
     }
     Ok(document)
 }
@@ -166,9 +168,10 @@ fn workflows(here: &Here, account: &str) -> Result<Vec<String>> {
     Ok(texts(&outcome.rows, 0))
 }
 
-/// Error 55000 where some of what is known of the account would stay: entries of a binding that is detached, or those of
-/// its settlements under an id that it had before.
+/// Error 55000 where some of what is known of the account would stay: entries of a binding that is detached, those of its
+/// settlements under an id that it had before, or what others have paid of the same usage.
 fn refuse_parts(here: &Here, account: &str) -> Result<()> {
+    refuse_shared_usage(here, account)?;
     let _owner = here.book.run_as_extension();
     let own = here.book.accounts.own("l");
     let is_attached = here.is_of_accounts("b");
@@ -242,6 +245,41 @@ fn refuse_parts(here: &Here, account: &str) -> Result<()> {
             })
         }
         _ => Ok(()),
+    }
+}
+
+/// Where the workflow's account pays, the settlements of one workflow stand for its usage together: without those of one, what
+/// that one has paid would be charged to another. Error 55000.
+fn refuse_shared_usage(here: &Here, account: &str) -> Result<()> {
+    let _owner = here.book.run_as_extension();
+    let outcome = spi::query_as_of(
+        &format!(
+            "SELECT s.workflow_id, o.user_id FROM token_balance.settlement AS s \
+             JOIN token_balance.binding AS b ON b.binding_id OPERATOR(pg_catalog.=) s.binding_id \
+             JOIN token_balance.settlement AS o ON o.binding_id OPERATOR(pg_catalog.=) s.binding_id \
+             AND o.workflow_id OPERATOR(pg_catalog.=) s.workflow_id \
+             AND o.user_id OPERATOR(pg_catalog.<>) s.user_id \
+             WHERE {} AND b.usage_user IS NULL AND s.user_id OPERATOR(pg_catalog.=) $1 LIMIT 1",
+            here.is_of_accounts("b")
+        ),
+        &[Arg::Text(account)],
+        Snapshot::Latest,
+    )?;
+    match outcome.rows.first() {
+        None => Ok(()),
+        Some(row) => Err(Error::CannotMove {
+            message: format!(
+                "account \"{account}\" has paid for workflow \"{}\" together with account \"{}\"",
+                row.text(0),
+                row.text(1)
+            ),
+            detail: Some("The usage names no account: what each has paid of it is known by both settlements.".into()),
+            hint: Some(
+                "Let the run end first: token_balance.archive(), or archive_usage(), archive_ledger() and \
+                 archive_settlements()."
+                    .into(),
+            ),
+        }),
     }
 }
 

@@ -123,7 +123,8 @@ fn needed<'a>(document: &Document, named: &'a [NamedBinding]) -> Result<Vec<&'a 
         .collect())
 }
 
-/// Whether one of the document's settlements is here already.
+/// Whether one of the document's settlements is here already; where the workflow's account pays, also that of another
+/// account.
 fn is_settled(here: &Here, document: &Document) -> Result<bool> {
     let _owner = here.book.run_as_extension();
     let outcome = spi::query_as_of(
@@ -134,7 +135,7 @@ fn is_settled(here: &Here, document: &Document) -> Result<bool> {
              (e.of_row OPERATOR(pg_catalog.->>) 'binding') \
              JOIN token_balance.settlement AS s ON s.binding_id OPERATOR(pg_catalog.=) b.binding_id \
              AND s.workflow_id OPERATOR(pg_catalog.=) (e.of_row OPERATOR(pg_catalog.->>) 'workflow_id') \
-             AND s.user_id OPERATOR(pg_catalog.=) $2 LIMIT 1",
+             AND (b.usage_user IS NULL OR s.user_id OPERATOR(pg_catalog.=) $2) LIMIT 1",
             here.is_of_accounts("b")
         ),
         &[Arg::Text(&document.text), Arg::Text(&document.head.user_id)],
