@@ -85,6 +85,11 @@ use_release_flags() {
     export "CARGO_TARGET_${triple^^}_RUSTFLAGS=$rust" CFLAGS="${CFLAGS:+$CFLAGS }$c"
 }
 
+# debug_pgrx ARGUMENT...: cargo pgrx for the tests. The unit tests' program and the library share all that they depend on:
+# the linker's flag that would part them is given by build.rs, and with --examples, of which the crate has none, cargo
+# counts the features that the tests' own dependencies ask of others in each build.
+debug_pgrx() { CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1 PGRX_BUILD_FLAGS=--examples cargo pgrx "$@"; }
+
 # install_release LOG: a release into the server that use_server chose.
 install_release() {
     mkdir -p "$(dirname "$1")"

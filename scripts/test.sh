@@ -153,7 +153,7 @@ run_unit() {
     local arguments=(${1:+"$1"} --pgdata "$PRIVATE_DIR/pgrx")
     say "PostgreSQL $PG_VERSION: cargo pgrx test${1:+ $1}"
     if is_root; then arguments+=(--runas "$DB_OS_USER"); fi
-    run_logged "$log" cargo pgrx test "pg$PG_VERSION" "${arguments[@]}" || status=$?
+    run_logged "$log" debug_pgrx test "pg$PG_VERSION" "${arguments[@]}" || status=$?
     passed=$(cargo_count passed "$log")
     failed=$(cargo_count failed "$log")
     # Not built, crashed, or no test at all: none of them is a pass.
@@ -165,7 +165,7 @@ run_unit() {
 install_extension() {
     local start=$SECONDS
     say "PostgreSQL $PG_VERSION: cargo pgrx install"
-    if run_logged "$LOGS/pg$PG_VERSION/install.log" cargo pgrx install \
+    if run_logged "$LOGS/pg$PG_VERSION/install.log" debug_pgrx install \
         --pg-config "$PG_CONFIG_PATH" --no-default-features --features "pg$PG_VERSION"; then
         say "installed in $((SECONDS - start)) s"
     else

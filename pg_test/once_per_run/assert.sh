@@ -36,7 +36,7 @@ take_dependencies() {
 install_there() {
     local begun=$SECONDS
     take_dependencies
-    if ! CARGO_TARGET_DIR="$build" CARGO_INCREMENTAL=1 cargo pgrx install \
+    if ! CARGO_TARGET_DIR="$build" CARGO_INCREMENTAL=1 debug_pgrx install \
         --manifest-path "$ROOT/Cargo.toml" --pg-config "$PG_CONFIG_PATH" \
         --no-default-features --features "pg$PG_VERSION" >"$WORK/build.log" 2>&1; then
         failed 'the extension is not built' "$WORK/build.log"

@@ -18,7 +18,7 @@ failed=0
 copy_sources() {
     rm -rf "$sources"
     mkdir -p "$sources"
-    cp -R "$ROOT/Cargo.toml" "$ROOT/Cargo.lock" "$ROOT/src" "$ROOT/sql" "$ROOT/docs" "$sources/"
+    cp -R "$ROOT/Cargo.toml" "$ROOT/Cargo.lock" "$ROOT/build.rs" "$ROOT/src" "$ROOT/sql" "$ROOT/docs" "$sources/"
 }
 
 # The dependencies are those of the suite's own build, by links. Where that cannot be, cargo builds them again.
@@ -30,11 +30,9 @@ take_dependencies() {
     cp -a "$target/debug/.fingerprint" "$build/debug/"
 }
 
-# The flags are those of `cargo pgrx install`.
+# As debug_pgrx builds it, but for the SQL, which stays.
 install_library() {
-    CARGO_INCREMENTAL=1 cargo --quiet \
-        --config "target.'cfg(all(target_family = \"unix\", not(target_os = \"macos\")))'.rustflags = [\"-C\", \"link-arg=-Wl,--no-gc-sections\"]" \
-        build --locked --lib --no-default-features --features "pg$PG_VERSION" \
+    CARGO_INCREMENTAL=1 cargo --quiet build --locked --lib --examples --no-default-features --features "pg$PG_VERSION" \
         --manifest-path "$sources/Cargo.toml" --target-dir "$build" >"$WORK/build.log" 2>&1 ||
         { cat "$WORK/build.log" && return 1; }
     # Moved into place: a backend may still have the one before mapped.
