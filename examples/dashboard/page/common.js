@@ -1,5 +1,5 @@
 // What the pages of the token balance service share: the browser's language, the API, tables. The page's own script says
-// the words (`words`) and which API is asked (`API`).
+// the words (`words`), which API is asked (`API`), and where the token is kept (`KEY`).
 'use strict';
 
 // ---- words ---------------------------------------------------------------------------------------
@@ -98,9 +98,6 @@ const number = (value, format = whole, name = '') => ({ class: `number ${name}`,
 const balanceCell = (value) => number(value, whole, value < 0 ? 'below-zero' : '');
 
 // ---- who looks -----------------------------------------------------------------------------------
-
-// This tab's memory: it outlives a reload of the page, and nothing else.
-const KEY = 'token';
 
 // The token of a link is after the #, which browsers do not send; it does not stay in the address bar or the history.
 function tokenOfLink() {

@@ -50,6 +50,8 @@ const WORDS = {
 };
 
 const API = '/api/v1/token-usage/';
+// In this tab's memory: it outlives a reload of the page, and nothing else.
+const KEY = 'token';
 const language = languageOf(WORDS);
 const words = WORDS[language];
 

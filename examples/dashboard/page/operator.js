@@ -105,6 +105,8 @@ const WORDS = {
 };
 
 const API = '/api/v1/operator/';
+// In this tab's memory, and not the users' page's: who looks at that in the same tab stays signed in there.
+const KEY = 'operator-token';
 const words = WORDS[languageOf(WORDS)];
 // What the database says and this file has no words for is shown as it is.
 const said = (names, value) => (value === null ? '–' : names[value] ?? value);
@@ -226,7 +228,7 @@ let gift = null;
 
 function openGift(kind, to) {
   const isCredit = kind === 'credit';
-  gift = { kind, body: null, from: document.activeElement };
+  gift = { kind, body: null };
   $('give-form').reset();
   $('give-title').textContent = isCredit ? words.creditTitle : words.refundTitle;
   $('give-to-label').textContent = isCredit ? words.account : words.workflow;
@@ -409,8 +411,8 @@ function start() {
     $('give-amount').focus();
   });
   $('give-confirm').addEventListener('click', confirmGift);
-  for (const button of document.querySelectorAll('.cancel')) button.addEventListener('click', closeGift);
   // While a request is under way its answer is waited for.
+  for (const button of document.querySelectorAll('.cancel')) button.addEventListener('click', () => { if (!$('give-confirm').disabled) closeGift(); });
   $('give').addEventListener('cancel', (event) => { if ($('give-confirm').disabled) event.preventDefault(); });
   addEventListener('hashchange', () => {
     const found = tokenOfLink();
