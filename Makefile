@@ -31,7 +31,7 @@ soak:          ## the suite's long form on one PostgreSQL, and its figures
 demo:          ## settle a small platform's usage (TRACE=file.csv: your own)
 	@scripts/demo.sh
 
-dashboard:     ## the demo's users see their balance: a service and a page
+dashboard:     ## what the demo's users and operators see: a service and two pages
 	@scripts/dashboard.sh
 
 psql:          ## a shell in the demo's database

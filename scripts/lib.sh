@@ -264,6 +264,12 @@ has_pgbouncer() { pgbouncer_program >/dev/null; }
 
 has_sql_exporter() { have prometheus-sql-exporter; }
 
+# --- the rules of accessibility that the dashboard's pages are held to ------------
+
+# axe-core is a script; this package for Python carries it, so that no Node.js is needed.
+AXE_PACKAGE=axe-playwright-python==0.1.8
+axe_script() { echo "$DEV_HOME/axe-${AXE_PACKAGE##*=}/axe.min.js"; }
+
 # --- who runs what ---------------------------------------------------------
 
 as_db_user() {

@@ -131,6 +131,7 @@ find_missing_pg_cron() {
 # The page is shown by Chromium, driven by its own driver. Chinese text needs a font that has it.
 find_missing_browser() {
     have python3 || want python3
+    [ -e "$(axe_script)" ] || pip_command >/dev/null || want python3-pip
     have chromium || have google-chrome || want chromium
     have chromedriver || want chromium-driver
     { have fc-list && fc-list :lang=zh family | grep . >/dev/null; } || want fonts-wqy-microhei
@@ -259,6 +260,27 @@ fetch_missing_servers() {
     for version in "$@"; do
         [ -n "$(installed_pg_config "$version")" ] || fetch_server "$version"
     done
+}
+
+# Moved into place as a whole, as a server is.
+fetch_axe() {
+    local dest staging pip
+    [ -n "$FOR_BROWSER" ] || return 0
+    dest=$(axe_script)
+    [ ! -e "$dest" ] || return 0
+    read -ra pip <<<"$(pip_command)"
+    [ ${#pip[@]} -gt 0 ] || die "pip is missing (Debian: python3-pip)"
+    say "fetching axe-core"
+    staging=$(mktemp -d "$DEV_HOME/.fetch-axe.XXXXXX")
+    if ! "${pip[@]}" download --quiet --no-deps --dest "$staging" --python-version 3.14 \
+        --only-binary=:all: "$AXE_PACKAGE"; then
+        rm -rf "$staging"
+        die "axe-core cannot be fetched ($AXE_PACKAGE)"
+    fi
+    python3 -m zipfile -e "$staging"/*.whl "$staging/wheel"
+    mkdir -p "$(dirname "$dest")"
+    mv "$staging/wheel/axe_playwright_python/axe.min.js" "$dest"
+    rm -rf "$staging"
 }
 
 build_assert_servers() {
@@ -401,6 +423,7 @@ main() {
     register_servers "${versions[@]}"
     install_stacks
     install_sql_exporter || warn "prometheus-sql-exporter cannot be installed; the suite does without it"
+    fetch_axe
 }
 
 main "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The dashboard of examples/dashboard: built, started on a cluster of its own, asked by HTTP (dashboard/api.py), and its
-# page looked at in headless Chromium (dashboard/page.py; screenshots are in target/dashboard). Where Chromium is missing
-# and cannot be installed, that part alone is skipped.
+# The dashboard of examples/dashboard: built, started on a cluster of its own, asked by HTTP (dashboard/api.py and
+# operator_api.py), and its pages looked at in headless Chromium (dashboard/operator_page.py and page.py; screenshots are in
+# target/dashboard). Where Chromium is missing and cannot be installed, that part alone is skipped.
 set -euo pipefail
 : "${ROOT:?}" "${PG_VERSION:?}" "${WORK:?}"
 # shellcheck source-path=SCRIPTDIR source=../../scripts/lib.sh
@@ -28,16 +28,21 @@ psql() { "$PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
 psql -f "$tests/fixture.sql" >"$WORK/fixture.log" 2>&1 || { cat "$WORK/fixture.log" && exit 1; }
 reader_grants | psql
 psql -c 'CREATE ROLE token_dashboard LOGIN IN ROLE token_reader'
+operator_grants | psql
 
 export PG_BIN DASHBOARD_PROGRAM PYTHONDONTWRITEBYTECODE=1
 DASHBOARD_JWT_SECRET=$(new_secret)
 export DASHBOARD_JWT_SECRET
 python3 "$tests/api.py"
+python3 "$tests/operator_api.py"
 
 if [ -z "$browser" ]; then
     echo "the API is tested; the page is not: there is no Chromium with chromedriver, and it cannot be installed"
     exit 77
 fi
 export SCREENSHOTS=${CARGO_TARGET_DIR:-$ROOT/target}/dashboard
+AXE=$(axe_script)
+export AXE
 mkdir -p "$SCREENSHOTS"
+python3 "$tests/operator_page.py"
 python3 "$tests/page.py"

@@ -21,11 +21,13 @@ start_dashboard() {
     set +m
 }
 
-# The block of roles of docs/privileges.md: the first line says that it is that.
-reader_grants() {
+# A page's block of roles: the first line says that it is that.
+grants_of() {
     awk '/^```sql$/ { inside = 1; text = ""; next }
         /^```/ { if (inside && text ~ /^-- roles:/) printf "%s", text; inside = 0; next }
-        inside { text = text $0 "\n" }' "$ROOT/docs/privileges.md"
+        inside { text = text $0 "\n" }' "$1"
 }
+reader_grants() { grants_of "$ROOT/docs/privileges.md"; }
+operator_grants() { grants_of "$ROOT/examples/dashboard/README.md"; }
 
 new_secret() { head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }

@@ -49,78 +49,16 @@ const WORDS = {
   },
 };
 
-// Words in the first of the browser's languages that is here; numbers and times as the browser writes them.
-const locales = navigator.languages?.length ? navigator.languages : [navigator.language || 'en'];
-const language = locales.map((locale) => locale.toLowerCase().split('-')[0]).find((name) => name in WORDS) ?? 'en';
+const API = '/api/v1/token-usage/';
+// In this tab's memory: it outlives a reload of the page, and nothing else.
+const KEY = 'token';
+const language = languageOf(WORDS);
 const words = WORDS[language];
-
-const whole = new Intl.NumberFormat(locales, { maximumFractionDigits: 0 });
-const signed = new Intl.NumberFormat(locales, { maximumFractionDigits: 0, signDisplay: 'exceptZero' });
-const short = new Intl.NumberFormat(locales, { notation: 'compact', maximumFractionDigits: 1 });
-const percent = new Intl.NumberFormat(locales, { style: 'percent', maximumFractionDigits: 0 });
-const moment = new Intl.DateTimeFormat(locales, { dateStyle: 'medium', timeStyle: 'short' });
-const clock = new Intl.DateTimeFormat(locales, { timeStyle: 'medium' });
-// Days come as dates without a zone.
-const dayShort = new Intl.DateTimeFormat(locales, { month: 'short', day: 'numeric', timeZone: 'UTC' });
-const dayLong = new Intl.DateTimeFormat(locales, { dateStyle: 'medium', timeZone: 'UTC' });
-const dateOf = (day) => new Date(`${day}T00:00:00Z`);
-
-// ---- the document --------------------------------------------------------------------------------
-
-const $ = (id) => document.getElementById(id);
-const SVG = 'http://www.w3.org/2000/svg';
-
-// Text goes in as text and never as markup: a model's name is anybody's.
-function element(name, { text, ...attributes } = {}, ...children) {
-  const node = document.createElement(name);
-  if (text !== undefined) node.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-function shape(name, attributes, ...children) {
-  const node = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-function translate() {
-  document.documentElement.lang = words.lang;
-  document.title = words.title;
-  for (const node of document.querySelectorAll('[data-text]')) node.textContent = words[node.dataset.text];
-  for (const days of [7, 30, 90, 365]) $('days').append(element('option', { value: days, text: words.lastDays(days) }));
-  $('days').value = '30';
-}
 
 // ---- the API -------------------------------------------------------------------------------------
 
-class Refusal extends Error {
-  constructor(status, code) {
-    super(`${status} ${code}`);
-    this.status = status;
-    this.code = code;
-  }
-}
-
-let token = null;
 // null once the database turned out not to know the browser's zone.
 let zone = Intl.DateTimeFormat().resolvedOptions().timeZone ?? null;
-
-async function ask(path, options = {}) {
-  const headers = { Authorization: `Bearer ${token}` };
-  const response = await fetch(`/api/v1/token-usage/${path}`, { headers, cache: 'no-store', ...options });
-  if (response.ok) return response;
-  const body = await response.json().catch(() => null);
-  throw new Refusal(response.status, body?.error?.code);
-}
-
-// Whole numbers past 2^53 keep their digits where the browser shows us the source.
-const exact = (key, value, context) =>
-  typeof value === 'number' && !Number.isSafeInteger(value) && /^-?\d+$/.test(context?.source ?? '')
-    ? BigInt(context.source) : value;
-const figures = async (path) => JSON.parse(await (await ask(path)).text(), exact);
 
 async function statementOf(days) {
   try {
@@ -168,18 +106,6 @@ function showBars(list, groups, by) {
   if (!groups.length) list.append(element('li', { class: 'empty', text: words.none }));
 }
 
-// Cells are {text, class, note} under the words of the table's head. The roles are for narrow windows, where the style
-// makes a block of a row and browsers then forget that it is one.
-function showRows(body, columns, rows) {
-  body.replaceChildren(...rows.map((cells) => element('tr', { role: 'row' }, ...cells.map((cell, at) => {
-    const content = element('span', { text: cell.text });
-    if (cell.note) content.append(element('span', { class: 'note', text: cell.note }));
-    const name = `${columns[at]} ${cell.class ?? ''}`;
-    return element('td', { role: 'cell', class: name, 'data-label': words[columns[at]] }, content);
-  }))));
-  if (!rows.length) body.append(element('tr', {}, element('td', { class: 'empty', colspan: columns.length, text: words.none })));
-}
-
 // A long list shows its first rows until somebody asks for the others.
 const FIRST = 10;
 
@@ -198,11 +124,6 @@ function toggle(event) {
   button.setAttribute('aria-expanded', String(button.getAttribute('aria-expanded') !== 'true'));
   fold($(button.getAttribute('aria-controls')));
 }
-
-const time = (text) => ({ text: text === null ? '–' : moment.format(new Date(text)) });
-const known = (value) => (value === null ? '–' : whole.format(value));
-const number = (value, format = whole, name = '') => ({ class: `number ${name}`, text: value === null ? '–' : format.format(value) });
-const balanceCell = (value) => number(value, whole, value < 0 ? 'below-zero' : '');
 
 function showStatement(statement) {
   const shown = statement.entries.length;
@@ -369,11 +290,6 @@ async function load() {
   }
 }
 
-function problem(text) {
-  $('problem').hidden = !text;
-  $('problem').textContent = text ?? '';
-}
-
 function showLive(on) {
   $('live').hidden = false;
   $('live').classList.toggle('on', on);
@@ -422,9 +338,6 @@ async function follow(signal) {
 
 // ---- who looks -----------------------------------------------------------------------------------
 
-// This tab's memory: it outlives a reload of the page, and nothing else.
-const KEY = 'token';
-
 function signIn(newToken) {
   token = newToken;
   sessionStorage.setItem(KEY, token);
@@ -449,15 +362,10 @@ function signOut(reason) {
   $('sign-in-reason').textContent = reason ?? words.signInHint;
 }
 
-// The token of a link is after the #, which browsers do not send; it does not stay in the address bar or the history.
-function tokenOfLink() {
-  const found = new URLSearchParams(location.hash.slice(1)).get('token');
-  if (found) history.replaceState(null, '', location.pathname);
-  return found;
-}
-
 function start() {
   translate();
+  for (const days of [7, 30, 90, 365]) $('days').append(element('option', { value: days, text: words.lastDays(days) }));
+  $('days').value = '30';
   $('days').addEventListener('change', load);
   $('sign-out').addEventListener('click', () => signOut());
   $('sign-in-form').addEventListener('submit', (event) => {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::App;
 use crate::auth::User;
 use crate::error::ApiError;
-use crate::{events, page};
+use crate::{events, operator, page};
 
 const DEFAULT_DAYS: i32 = 30;
 /// A year: what the page can show, and what a request may cost.
@@ -29,6 +29,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/events", get(events::stream));
     Router::new()
         .nest("/api/v1/token-usage", api)
+        .nest("/api/v1/operator", operator::router())
         .route("/healthz", get(health))
         .merge(page::router())
         .fallback(async || ApiError::NotFound)
@@ -38,7 +39,7 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 /// JSON text that the database made. It is one user's: nobody keeps it.
-fn json(text: String) -> Response {
+pub fn json(text: String) -> Response {
     let headers = [
         (CONTENT_TYPE, "application/json"),
         (CACHE_CONTROL, "no-store"),

@@ -9,6 +9,10 @@ const SHORTEST_SECRET: usize = 32;
 /// Settings of each session. Nothing that the service runs writes, or is worth waiting long for.
 const SESSION_OPTIONS: &str = "-c default_transaction_read_only=on -c statement_timeout=5s";
 
+/// The same for operators: a report over all usage takes longer, and a credit waits for its account, but not for ever.
+const DESK_OPTIONS: &str =
+    "-c default_transaction_read_only=on -c statement_timeout=30s -c lock_timeout=5s";
+
 pub struct Config {
     pub address: SocketAddr,
     pub secret: String,
@@ -17,6 +21,19 @@ pub struct Config {
     /// A query that makes the account's id of it; None where it is that.
     pub lookup: Option<String>,
     pub database: tokio_postgres::Config,
+    /// None where there is no page for operators.
+    pub desk: Option<DeskConfig>,
+}
+
+/// Who may be an operator, and what of the database is theirs.
+pub struct DeskConfig {
+    pub database: tokio_postgres::Config,
+    /// The claim of a token that says `operator` or `cashier`.
+    pub claim: String,
+    /// The role that looks.
+    pub operator: String,
+    /// The role that also gives.
+    pub cashier: String,
 }
 
 impl Config {
@@ -30,6 +47,7 @@ impl Config {
             claim: claim(),
             lookup: variable("DASHBOARD_USER_QUERY"),
             database: database(variable)?,
+            desk: desk(variable)?,
         })
     }
 }
@@ -47,6 +65,39 @@ pub fn secret() -> Result<String, String> {
 
 pub fn claim() -> String {
     variable("DASHBOARD_USER_CLAIM").unwrap_or_else(|| "sub".into())
+}
+
+pub fn role_claim() -> String {
+    role_claim_of(variable)
+}
+
+fn role_claim_of(get: impl Fn(&str) -> Option<String>) -> String {
+    get("DASHBOARD_ROLE_CLAIM").unwrap_or_else(|| "role".into())
+}
+
+/// The operators' connection: as the users', by a login of its own, so that no session of the users' has a way to give.
+fn desk(get: impl Fn(&str) -> Option<String>) -> Result<Option<DeskConfig>, String> {
+    let Some(user) = get("DASHBOARD_OPERATOR_PGUSER") else {
+        return Ok(None);
+    };
+    if get("PGUSER").as_ref() == Some(&user) {
+        return Err(format!(
+            "DASHBOARD_OPERATOR_PGUSER={user} is PGUSER, too: operators need a login of their own"
+        ));
+    }
+    let mut database = database(&get)?;
+    database.user(user).options(DESK_OPTIONS);
+    match get("DASHBOARD_OPERATOR_PGPASSWORD") {
+        Some(password) => database.password(password),
+        // Not the users' password, which that of another role is not.
+        None => database.password(""),
+    };
+    Ok(Some(DeskConfig {
+        database,
+        claim: role_claim_of(&get),
+        operator: get("DASHBOARD_OPERATOR_ROLE").unwrap_or_else(|| "token_operator".into()),
+        cashier: get("DASHBOARD_CASHIER_ROLE").unwrap_or_else(|| "token_cashier".into()),
+    }))
 }
 
 /// Set and not empty, as libpq sees it.
@@ -118,6 +169,30 @@ mod tests {
         let options = database_of(&[]).unwrap();
         let options = options.get_options().unwrap();
         assert!(options.contains("default_transaction_read_only=on"));
+    }
+
+    fn desk_of(variables: &[(&str, &str)]) -> Result<Option<DeskConfig>, String> {
+        desk(|name| {
+            let found = variables.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn operators_have_a_login_of_their_own() {
+        assert!(desk_of(&[("PGUSER", "web")]).unwrap().is_none());
+        assert!(desk_of(&[("PGUSER", "web"), ("DASHBOARD_OPERATOR_PGUSER", "web")]).is_err());
+        let names = [
+            ("PGUSER", "web"),
+            ("PGPASSWORD", "of web"),
+            ("DASHBOARD_OPERATOR_PGUSER", "desk"),
+        ];
+        let desk = desk_of(&names).unwrap().unwrap();
+        assert_eq!(desk.database.get_user(), Some("desk"));
+        assert_ne!(desk.database.get_password(), Some("of web".as_bytes()));
+        let options = desk.database.get_options().unwrap();
+        assert!(options.contains("default_transaction_read_only=on"));
+        assert!(options.contains("lock_timeout"));
     }
 
     #[test]

@@ -17,6 +17,18 @@ const CONNECTIONS: usize = 8;
 /// For a free connection, and for a new one.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// It connects when it is first asked.
+pub fn pool(config: Config) -> Result<Pool, String> {
+    Pool::builder(Manager::new(config, NoTls))
+        .max_size(CONNECTIONS)
+        .wait_timeout(Some(PATIENCE))
+        .create_timeout(Some(PATIENCE))
+        .recycle_timeout(Some(PATIENCE))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| error.to_string())
+}
+
 pub struct Database {
     pool: Pool,
     /// From what a token says to an account's id.
@@ -27,14 +39,7 @@ impl Database {
     /// Connects when it is first asked: the service may start before the database. `lookup` is a query of one row and
     /// column at most, with $1 for a text.
     pub fn new(config: Config, lookup: Option<&str>) -> Result<Self, String> {
-        let pool = Pool::builder(Manager::new(config, NoTls))
-            .max_size(CONNECTIONS)
-            .wait_timeout(Some(PATIENCE))
-            .create_timeout(Some(PATIENCE))
-            .recycle_timeout(Some(PATIENCE))
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|error| error.to_string())?;
+        let pool = pool(config)?;
         // A second row is an error, no row is NULL.
         let lookup = lookup.map(|query| query.trim_end_matches([';', ' ', '\n']));
         let lookup = lookup.map(|query| format!("SELECT ({query}\n)::text"));

@@ -20,6 +20,17 @@ pub enum ApiError {
     NoAccount,
     NotFound,
     MethodNotAllowed,
+    NotAnOperator,
+    /// The database does not let the operator's role do it.
+    MayNot,
+    /// An account, or a run, that an operator names.
+    Unknown,
+    /// The database refuses what an operator asks for, and its message says why.
+    Refused(String),
+    /// The reference stands for another credit or refund.
+    ReferenceUsed(String),
+    /// Others hold the account.
+    Busy,
     /// The database does not answer; it may again in a moment.
     Unavailable,
     /// The service or the database is set up wrong. The reason is in the log.
@@ -27,7 +38,7 @@ pub enum ApiError {
 }
 
 impl ApiError {
-    fn parts(&self) -> (StatusCode, &'static str, &'static str) {
+    fn parts(&self) -> (StatusCode, &'static str, &str) {
         use StatusCode as S;
         match self {
             ApiError::NoToken => (S::UNAUTHORIZED, "no_token", "This needs a bearer token."),
@@ -51,7 +62,29 @@ impl ApiError {
             ApiError::MethodNotAllowed => (
                 S::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
-                "This can only be read.",
+                "There is no such method here.",
+            ),
+            ApiError::NotAnOperator => (
+                S::FORBIDDEN,
+                "not_an_operator",
+                "The token is not an operator's.",
+            ),
+            ApiError::MayNot => (
+                S::FORBIDDEN,
+                "may_not",
+                "The database does not let this operator's role do that.",
+            ),
+            ApiError::Unknown => (
+                S::NOT_FOUND,
+                "unknown_id",
+                "No account and no run has this id.",
+            ),
+            ApiError::Refused(message) => (S::UNPROCESSABLE_ENTITY, "refused", message),
+            ApiError::ReferenceUsed(message) => (S::CONFLICT, "reference_used", message),
+            ApiError::Busy => (
+                S::SERVICE_UNAVAILABLE,
+                "account_busy",
+                "Others hold this account. Nothing was changed. Try again in a moment.",
             ),
             ApiError::Unavailable => (
                 S::SERVICE_UNAVAILABLE,
@@ -74,7 +107,7 @@ impl ApiError {
                 WWW_AUTHENTICATE,
                 r#"Bearer realm="token-usage", error="invalid_token""#,
             )),
-            ApiError::Unavailable => Some((RETRY_AFTER, "5")),
+            ApiError::Unavailable | ApiError::Busy => Some((RETRY_AFTER, "5")),
             _ => None,
         }
     }
@@ -128,6 +161,35 @@ pub fn reason(error: &dyn Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", reason(source)),
         None => error.to_string(),
+    }
+}
+
+/// What the database's answer to an operator means: an operator names accounts and runs, and may be told more.
+pub fn of_operator(error: tokio_postgres::Error) -> ApiError {
+    let Some(refusal) = error.as_db_error() else {
+        return error.into();
+    };
+    let message = refusal.message().to_owned();
+    match refusal.code() {
+        state if *state == SqlState::INSUFFICIENT_PRIVILEGE => {
+            // It may be a grant that is missing.
+            eprintln!("database: {}", reason(&error));
+            ApiError::MayNot
+        }
+        state if *state == SqlState::UNIQUE_VIOLATION => ApiError::ReferenceUsed(message),
+        state if *state == SqlState::LOCK_NOT_AVAILABLE => ApiError::Busy,
+        state
+            if [
+                SqlState::INVALID_PARAMETER_VALUE,
+                SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+                SqlState::CHECK_VIOLATION,
+            ]
+            .contains(state) =>
+        {
+            ApiError::Refused(message)
+        }
+        state if is_no_account(state) => ApiError::Unknown,
+        _ => error.into(),
     }
 }
 

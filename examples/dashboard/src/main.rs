@@ -1,7 +1,9 @@
-//! A service and a page that show the users of a platform their token balance.
+//! A service and a page that show the users of a platform their token balance, and another page for its operators.
 //!
-//!     token_balance_dashboard                       serve
-//!     token_balance_dashboard token USER [HOURS]    print a token for a user, to try it out
+//!     token_balance_dashboard                          serve
+//!     token_balance_dashboard token USER [HOURS]       print a token for a user, to try it out
+//!     token_balance_dashboard operator NAME [HOURS]    the same for an operator
+//!     token_balance_dashboard cashier NAME [HOURS]     the same for one who may also give
 //!
 //! README.md says which environment variables it reads.
 
@@ -9,8 +11,10 @@ mod api;
 mod auth;
 mod config;
 mod database;
+mod desk;
 mod error;
 mod events;
+mod operator;
 mod page;
 
 use std::process::ExitCode;
@@ -20,9 +24,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::auth::Tokens;
+use crate::auth::{Duty, Tokens};
 use crate::config::Config;
 use crate::database::Database;
+use crate::desk::Desk;
 use crate::events::Events;
 
 /// How long answers under way may take when the service is told to stop.
@@ -33,6 +38,8 @@ pub struct App {
     tokens: Tokens,
     database: Database,
     events: Events,
+    /// None where there is no page for operators.
+    desk: Option<Desk>,
 }
 
 #[tokio::main]
@@ -41,9 +48,9 @@ async fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         [] => serve().await,
-        ["token", user] => print_token(user, "12"),
-        ["token", user, hours] => print_token(user, hours),
-        _ => Err("usage: token_balance_dashboard [token USER [HOURS]]".into()),
+        [kind @ ("token" | "operator" | "cashier"), name] => print_token(kind, name, "12"),
+        [kind @ ("token" | "operator" | "cashier"), name, hours] => print_token(kind, name, hours),
+        _ => Err("usage: token_balance_dashboard [token|operator|cashier NAME [HOURS]]".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,13 +61,14 @@ async fn main() -> ExitCode {
     }
 }
 
-fn print_token(user: &str, hours: &str) -> Result<(), String> {
+fn print_token(kind: &str, name: &str, hours: &str) -> Result<(), String> {
     let hours: u32 = hours
         .parse()
         .map_err(|_| format!("{hours} is not a number of hours"))?;
     let lifetime = Duration::from_secs(u64::from(hours) * 3600);
     let tokens = Tokens::new(&config::secret()?, config::claim());
-    println!("{}", tokens.issue(user, lifetime)?);
+    let role = Duty::of(kind).map(|duty| (config::role_claim(), duty.name()));
+    println!("{}", tokens.issue(name, role, lifetime)?);
     Ok(())
 }
 
@@ -70,6 +78,7 @@ async fn serve() -> Result<(), String> {
         tokens: Tokens::new(&config.secret, config.claim),
         database: Database::new(config.database.clone(), config.lookup.as_deref())?,
         events: Events::default(),
+        desk: config.desk.map(Desk::new).transpose()?,
     });
     let listener = TcpListener::bind(config.address)
         .await

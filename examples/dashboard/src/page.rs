@@ -1,8 +1,9 @@
-//! The page: three files that are part of the program, and the headers that keep it to itself.
+//! The pages: files that are part of the program, and the headers that keep them to themselves.
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::header::{HeaderName, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
@@ -10,10 +11,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::App;
+use crate::error::ApiError;
 
 const HTML: &str = include_str!("../page/index.html");
 const STYLE: &str = include_str!("../page/dashboard.css");
+const COMMON: &str = include_str!("../page/common.js");
 const SCRIPT: &str = include_str!("../page/dashboard.js");
+const OPERATOR_HTML: &str = include_str!("../page/operator.html");
+const OPERATOR_STYLE: &str = include_str!("../page/operator.css");
+const OPERATOR_SCRIPT: &str = include_str!("../page/operator.js");
 
 /// Nothing but the page's own files and its own API; nothing inline; in no frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
@@ -23,10 +29,28 @@ pub fn router() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(async || file("text/html; charset=utf-8", HTML)))
         .route("/dashboard.css", get(async || file("text/css", STYLE)))
+        .route("/common.js", get(async || file("text/javascript", COMMON)))
         .route(
             "/dashboard.js",
             get(async || file("text/javascript", SCRIPT)),
         )
+        .route("/operator", get(operator))
+        .route(
+            "/operator.css",
+            get(async || file("text/css", OPERATOR_STYLE)),
+        )
+        .route(
+            "/operator.js",
+            get(async || file("text/javascript", OPERATOR_SCRIPT)),
+        )
+}
+
+/// Where operators have no login there is no page for them.
+async fn operator(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    match app.desk {
+        Some(_) => Ok(file("text/html; charset=utf-8", OPERATOR_HTML)),
+        None => Err(ApiError::NotFound),
+    }
 }
 
 fn file(content_type: &'static str, text: &'static str) -> Response {

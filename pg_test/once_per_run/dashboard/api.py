@@ -147,7 +147,7 @@ def command_line(service):
     is_("a token of its own making", service.get(API + "balance", headers={"Authorization": "Bearer " + made[1]}).status, 200)
     for what, arguments, settings, message in (
         ("hours that are none", ["token", "ann", "x"], {}, "x is not a number of hours"),
-        ("an unknown command", ["serve"], {}, "usage: token_balance_dashboard [token USER [HOURS]]"),
+        ("an unknown command", ["serve"], {}, "usage: token_balance_dashboard [token|operator|cashier NAME [HOURS]]"),
         ("no secret", [], {"DASHBOARD_JWT_SECRET": ""}, "DASHBOARD_JWT_SECRET is not set"),
         ("a short secret", [], {"DASHBOARD_JWT_SECRET": "x" * 31}, "DASHBOARD_JWT_SECRET is shorter than 32 bytes"),
         ("an address that is none", [], {"DASHBOARD_ADDRESS": "here"}, "DASHBOARD_ADDRESS=here is not ADDRESS:PORT"),

@@ -14,6 +14,8 @@ FLAGS = (
     "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars"
 ).split()
 
+KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Escape": "\ue00c", "Space": " "}
+
 
 class Driver:
     """The chromedriver process."""
@@ -68,8 +70,28 @@ class Browser:
     def open(self, url):
         self.driver.call("POST", self.path + "/url", {"url": url})
 
-    def run(self, script):
-        return self.driver.call("POST", self.path + "/execute/sync", {"script": "return " + script, "args": []})
+    def script(self, body):
+        """What a function with this body returns, or its promise."""
+        return self.driver.call("POST", self.path + "/execute/sync", {"script": body, "args": []})
+
+    def run(self, expression):
+        return self.script("return " + expression)
+
+    def keys(self, *keys):
+        """Presses and releases keys: characters, or names of KEYS."""
+        strokes = [{"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")]
+        self.driver.call("POST", self.path + "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
+
+    def double_click(self, selector):
+        """Two clicks of the mouse at once, as fast as it can."""
+        found = self.driver.call("POST", self.path + "/element", {"using": "css selector", "value": selector})
+        to = {"type": "pointerMove", "origin": found, "x": 0, "y": 0}
+        clicks = [{"type": kind, "button": 0} for kind in ("pointerDown", "pointerUp") * 2]
+        self.driver.call("POST", self.path + "/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": [to, *clicks]}]})
+
+    def focus(self):
+        """The id of what has the focus."""
+        return self.run("document.activeElement.id")
 
     def text(self, selector):
         """What the reader sees there; None when it is not shown."""

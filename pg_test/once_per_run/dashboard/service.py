@@ -87,7 +87,7 @@ class Answer:
 
 
 class Service:
-    def __init__(self, **settings):
+    def __init__(self, log=None, **settings):
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PG")
         } | {
@@ -97,15 +97,15 @@ class Service:
             "PGDATABASE": "postgres",
         } | settings
         self.process = subprocess.Popen(
-            [os.environ["DASHBOARD_PROGRAM"]], env=environment, stdout=subprocess.PIPE, text=True
+            [os.environ["DASHBOARD_PROGRAM"]], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
         )
         self.url = self.process.stdout.readline().split()[-1].rstrip("/")
 
-    def get(self, path, user=None, headers=None, method="GET"):
+    def get(self, path, user=None, headers=None, method="GET", body=None):
         headers = dict(headers or {})
         if user:
             headers["Authorization"] = "Bearer " + token(user)
-        request = urllib.request.Request(self.url + path, headers=headers, method=method)
+        request = urllib.request.Request(self.url + path, body, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=20) as response:
                 return Answer(response)
