@@ -7,7 +7,9 @@ use std::env;
 /// which cannot be linked that way. Here the flag is the library's alone, and the two share what they depend on.
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    if env::var("CARGO_CFG_UNIX").is_ok() && env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("macos") {
+    if env::var("CARGO_CFG_UNIX").is_ok()
+        && env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("macos")
+    {
         println!("cargo:rustc-cdylib-link-arg=-Wl,--no-gc-sections");
     }
 }
