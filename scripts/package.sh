@@ -40,6 +40,7 @@ lay_out() {
     install -m 755 "$DASHBOARD_TARGET/release/token_balance_dashboard" "$TREE/dashboard"
     install -m 644 examples/dashboard/README.md "$TREE/dashboard"
     cp -R README*.md CHANGELOG.md SECURITY.md LICENSE docs packaging/debian "$TREE"
+    install -m 755 scripts/cluster.sh "$TREE"
     find "$TREE/docs" -name '*.md' -exec chmod 644 {} +
 }
 
@@ -93,7 +94,7 @@ pack_deb() {
 
 # copy_documents FOLDER: what the extension says of itself, for a package that is no .deb.
 copy_documents() {
-    cp -R "$TREE"/{README*.md,CHANGELOG.md,SECURITY.md,LICENSE,docs} "$TREE/token_balance.cdx.json" "$OUT/crates" "$1"
+    cp -R "$TREE"/{README*.md,CHANGELOG.md,SECURITY.md,LICENSE,docs,cluster.sh} "$TREE/token_balance.cdx.json" "$OUT/crates" "$1"
 }
 
 # --- the tar.gz ----------------------------------------------------------------
