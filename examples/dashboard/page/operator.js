@@ -77,7 +77,7 @@ const WORDS = {
     stateNames: { charged: '已扣费', exempt: '已免除', waiting: '等待中', unowned: '无归属', archived: '已归档', shrunk: '已扣费，用量后来减少' },
     reasons: { 'the run is open': '任务未完成', 'completed and not settled': '已完成但未结算', 'no such workflow': '没有该任务',
       'nobody ever settled it': '从未结算', 'no such account': '没有该账户', 'no account pays': '没有付费账户',
-      'out of range': '超出范围', 'cannot be counted': '无法计数' },
+      'out of range': '超出范围', 'account moved': '账户已迁移', 'cannot be counted': '无法计数' },
     queue: '队列', queueNone: '没有等待入账的扣费。', depth: '等待的扣费', accounts: '账户数',
     archived: '归档', nothingArchived: '尚未归档任何内容。', lastAt: '最近一次', archive: '归档到', before: '早于',
     rows: '行数', goneForGood: '已删除',
