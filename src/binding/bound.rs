@@ -325,13 +325,12 @@ pub(crate) fn bindings_unlocked(which: Which) -> Result<Found> {
         if !which.is(attached)? {
             continue;
         }
-        if let Which::Named(name) = which
-            && !attached.may_be_used()
-        {
-            match name {
-                Some(name) => return Err(not_yours(Some(name))),
-                None => continue,
-            }
+        match which {
+            Which::Named(_) | Which::OfAccounts(_) if attached.may_be_used() => {}
+            Which::Named(Some(name)) => return Err(not_yours(Some(name))),
+            Which::Named(None) => continue,
+            Which::OfAccounts(_) => return Err(not_yours(Some(&attached.spec.name))),
+            _ => {}
         }
         match whole(attached) {
             Ok(bound) => found.whole.push(bound),

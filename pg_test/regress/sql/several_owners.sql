@@ -63,6 +63,16 @@ CALL pg_temp.try($$SELECT count(*) FROM token_balance.verify()$$);
 CALL pg_temp.try($$SELECT count(*) FROM token_balance.reconcile()$$);
 CALL pg_temp.try($$SELECT count(*) FROM token_balance.overdrawn_accounts()$$);
 ROLLBACK;
+-- accounts of the other's do not leave by her, and nobody's receipt counts that she passes on
+BEGIN;
+SELECT token_balance.export_account(1, 'elsewhere', 'two') ->> 'balance' AS balance;
+CREATE FUNCTION receipt(said text) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT jsonb_build_object('token', token, 'user_id', user_id, 'database', database, 'state', said, 'replayed', false) FROM token_balance.account_move $$;
+SET LOCAL ROLE regress_tb_one;
+CALL pg_temp.try($$SELECT token_balance.export_account(2, 'elsewhere', 'two')$$);
+CALL pg_temp.try($$SELECT token_balance.confirm_export(receipt('imported'))$$);
+CALL pg_temp.try($$SELECT token_balance.take_back_account(receipt('refused'))$$);
+ROLLBACK;
 -- the hint is right: who may read the users tables
 BEGIN;
 GRANT USAGE ON SCHEMA one, two TO regress_tb_both;

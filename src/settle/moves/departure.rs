@@ -7,7 +7,7 @@ use super::document::Document;
 use super::open;
 use super::receipt::{Answered, Receipt};
 use crate::binding::own::{extension_owner, refuse_older_catalog};
-use crate::binding::{Which, bindings};
+use crate::binding::{Which, bindings, bindings_unlocked};
 use crate::error::{Error, Result};
 use crate::ledger::moved;
 use crate::postgres::security::RunAs;
@@ -29,6 +29,8 @@ pub(crate) fn confirm(receipt: &Value) -> Result<(Receipt, bool)> {
     )?;
     moved::take_turns(&receipt.user_id);
     let departure = Departure::of(&receipt)?;
+    // Error 42501 for accounts of others.
+    bindings_unlocked(Which::OfAccounts(departure.accounts))?;
     match departure.state.as_str() {
         "sent" => {}
         // It has come back since.
