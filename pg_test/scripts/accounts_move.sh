@@ -7,7 +7,7 @@
 # 300 moves; MOVES=n for others, SEED=n for another run's random choices (DESIGN Z3, Z4, Z6, Z7, Z8, Z9, Y1).
 set -euo pipefail
 : "${PG_BIN:?}" "${WORK:?}" "${PROJECT:?}"
-moves=${MOVES:-$([ -n "${SOAK:-}" ] && echo 300 || echo 21)} seed=${SEED:-$((RANDOM % 10000))} accounts=8 workers=2
+moves=${MOVES:-$([ -n "${SOAK:-}" ] && echo 300 || echo 14)} seed=${SEED:-$((RANDOM % 10000))} accounts=8 workers=2
 RANDOM=$seed
 # A socket's path must be short.
 sockets=$(mktemp -d)
