@@ -11,6 +11,7 @@ use crate::binding::{Binding, DeletedUsage, Spec, is_part_of};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::patience::StrongLocks;
+use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Outcome};
 use crate::postgres::value::Arg;
 
@@ -344,7 +345,7 @@ fn standing(
     argument: Option<&str>,
 ) -> Result<Option<Standing>> {
     let reads: Vec<_> = reads.iter().map(|column| column.number.into()).collect();
-    let outcome = spi::query(
+    let outcome = spi::query_kept(
         "SELECT t.tgenabled, pg_catalog.cardinality(t.tgattr::smallint[]), \
          t.tgqual IS NULL \
          AND pg_catalog.cardinality(t.tgattr::smallint[]) OPERATOR(pg_catalog.=) 0 \
@@ -365,6 +366,7 @@ fn standing(
             Arg::Int8Array(reads),
             Arg::OptionalText(argument),
         ],
+        Snapshot::Statement,
     )?;
     Ok(outcome.rows.first().map(|row| Standing {
         state: row.text(0).to_owned(),

@@ -18,6 +18,11 @@ pub(crate) fn query(sql: &str, args: &[Arg]) -> Result<Outcome> {
     spi::query_as_of(sql, args, Snapshot::Latest)
 }
 
+/// The same, of a query that is run for table after table: its plan is kept.
+pub(super) fn query_kept(sql: &str, args: &[Arg]) -> Result<Outcome> {
+    spi::query_kept(sql, args, Snapshot::Latest)
+}
+
 /// A table, as the catalog has it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Table {
@@ -134,7 +139,7 @@ pub(crate) fn partitions(table: pg_sys::Oid) -> Result<Vec<Table>> {
 
 /// The tables `c` for which the condition on $1 holds.
 fn tables(condition: &str, of: pg_sys::Oid) -> Result<Vec<Table>> {
-    let outcome = query(
+    let outcome = query_kept(
         &format!(
             "SELECT c.oid, n.nspname, c.relname, c.relowner, c.relkind, c.relpersistence, \
              c.relrowsecurity \
@@ -178,7 +183,7 @@ pub(crate) fn blocks(table: &Table) -> Result<i64> {
 
 /// The table `name` in `schema`, whatever the search_path.
 pub(crate) fn table_named(schema: &str, name: &str) -> Result<Option<Table>> {
-    let outcome = query(
+    let outcome = query_kept(
         "SELECT c.oid FROM pg_catalog.pg_class AS c \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
          WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name \
@@ -201,8 +206,9 @@ pub(crate) fn is_taken(name: &str) -> Result<bool> {
     )
 }
 
+/// In the table's order.
 pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
-    let outcome = query(
+    let outcome = query_kept(
         "SELECT a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod), \
          a.atttypmod, t.typtype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\", \
          a.attgenerated OPERATOR(pg_catalog.<>) ''::pg_catalog.\"char\", \
@@ -228,7 +234,7 @@ pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
          LEFT JOIN pg_catalog.pg_namespace AS n \
          ON n.oid OPERATOR(pg_catalog.=) c.collnamespace \
          WHERE a.attrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
-         AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped",
+         AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped ORDER BY a.attnum",
         &[Arg::Int8(relation.to_u32().into())],
     )?;
     Ok(outcome

@@ -143,7 +143,7 @@ pub(crate) fn keep_ddl_out(tables: &[pg_sys::Oid]) -> Result<()> {
 
 /// A table, its partitions and what inherits from it.
 fn with_children(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
-    let outcome = catalog::query(
+    let outcome = catalog::query_kept(
         "WITH RECURSIVE t (id) AS (SELECT $1::pg_catalog.oid UNION \
          SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i \
          JOIN t ON i.inhparent OPERATOR(pg_catalog.=) t.id) SELECT t.id FROM t ORDER BY t.id",

@@ -5,6 +5,7 @@
 //! settlement needs both.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
@@ -295,6 +296,23 @@ pub(crate) fn query(sql: &str, args: &[Arg]) -> Result<Outcome> {
 /// Run a query once, with the snapshot that is asked for.
 pub(crate) fn query_as_of(sql: &str, args: &[Arg], snapshot: Snapshot) -> Result<Outcome> {
     query_of(&[], sql, args, snapshot)
+}
+
+thread_local! {
+    static KEPT: RefCell<HashMap<String, Rc<Statement>>> = RefCell::default();
+}
+
+/// Run a query on the server's own catalogs, whose plan is kept for good. For those that are run many times with other
+/// parameters: to analyze and plan one takes far longer than to run it.
+pub(crate) fn query_kept(sql: &str, args: &[Arg], snapshot: Snapshot) -> Result<Outcome> {
+    let known = KEPT.with_borrow(|kept| kept.get(sql).cloned());
+    let statement = known.unwrap_or_else(|| {
+        let types: Vec<_> = args.iter().map(Arg::type_oid).collect();
+        let made = Rc::new(Statement::new(sql, &types));
+        KEPT.with_borrow_mut(|kept| kept.insert(sql.to_owned(), made.clone()));
+        made
+    });
+    statement.run(args, snapshot)
 }
 
 /// Run a query once that is of bound tables and no others of their names ([`Statement::of`]).
