@@ -62,7 +62,7 @@ pub(crate) fn could_attach(spec: &Spec, stored: &[Stored]) -> Result<()> {
 
 /// What makes no sense whatever the tables are.
 fn faults_of_values(spec: &Spec) -> Vec<Error> {
-    let mut faults = Vec::new();
+    let mut faults = Vec::from_iter(require_utf8().err());
     let mut invalid = |message: String, hint: &str| {
         faults.push(Error::InvalidArgument {
             message,
@@ -70,12 +70,6 @@ fn faults_of_values(spec: &Spec) -> Vec<Error> {
             hint: Some(hint.into()),
         });
     };
-    if !is_utf8() {
-        invalid(
-            "token_balance needs a database with the encoding UTF8".into(),
-            "Use a database made with ENCODING 'UTF8'.",
-        );
-    }
     let mut tokens = spec.usage_tokens.clone();
     tokens.sort_unstable();
     if let Some(twice) = tokens.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -134,9 +128,17 @@ fn type_name(type_oid: pg_sys::Oid) -> String {
     }
 }
 
-fn is_utf8() -> bool {
+/// Error 22023 in a database whose texts may not be UTF-8: ids are read as that.
+pub(super) fn require_utf8() -> Result<()> {
     // SAFETY: reads a backend variable.
-    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+    if unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as i32 {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument {
+        message: "token_balance needs a database with the encoding UTF8".into(),
+        detail: None,
+        hint: Some("Use a database made with ENCODING 'UTF8'.".into()),
+    })
 }
 
 /// The balances that a type has room for, if it is one for balances.

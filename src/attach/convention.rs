@@ -5,6 +5,7 @@
 use pgrx::pg_sys;
 
 use super::attach::attach_for;
+use super::check::require_utf8;
 use super::remembered::Said;
 use super::search_path::Attacher;
 use crate::binding::{Binding, Completion, Payer, Relation, Spec};
@@ -23,7 +24,10 @@ const TOKEN_COLUMNS: [&[&str]; 5] = [
 ];
 
 /// Attach to the usual tables in `schema`; a NOTICE tells what was bound, or what was not found.
+///
+/// Error 22023 in a database whose encoding is not UTF8: no function of the extension could be called there.
 pub(crate) fn attach_by_convention(schema: &str) -> Result<()> {
+    require_utf8()?;
     let not_creating = NotCreatingExtension::start();
     let attacher = Attacher::of(not_creating.was_creating());
     let _heard = NoticesAreSent::start();

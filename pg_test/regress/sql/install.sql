@@ -1,4 +1,4 @@
--- CREATE EXTENSION binds by convention and never fails for what it finds (DESIGN D1, D2, D3, D4, S1, S3).
+-- CREATE EXTENSION binds by convention and never fails for what it finds (DESIGN D1, D2, D3, D4, D15, S1, S3).
 \set SHOW_CONTEXT never
 CREATE SCHEMA inst;
 SET search_path = inst, public;
@@ -215,3 +215,13 @@ SELECT pg_temp.bound();
 SET client_min_messages = warning;
 DROP EXTENSION token_balance CASCADE;
 DROP SCHEMA inst CASCADE;
+
+-- ids are UTF-8
+\set home :DBNAME
+DROP DATABASE IF EXISTS tb_latin1;
+CREATE DATABASE tb_latin1 TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C';
+\c tb_latin1
+CREATE EXTENSION token_balance;
+\echo :LAST_ERROR_SQLSTATE
+\c :home
+DROP DATABASE tb_latin1;
