@@ -1080,7 +1080,7 @@ impl From<Error> for Report {
                 format!("account \"{account}\" has moved to database \"{database}\""),
             )
             .set_detail("Its balance, its ledger and what was settled of its runs are there.")
-            .set_hint("Call the function there."),
+            .set_hint("Do that there."),
             Error::UnknownMove { account, token } => new_report(
                 ERRCODE_NO_DATA_FOUND,
                 format!("account \"{account}\" has not left this database with token {token}"),

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::common::{
     binding_at, in_bindings, refuse_read_only, refuse_unknown, required, signed_tokens, to_json,
-    tokens,
+    tokens, warn_of_moved,
 };
 use crate::binding::{
     Book, Which, bindings, bindings_and_users_locked, book, book_and_users_locked,
@@ -231,7 +231,12 @@ pub(super) fn refund_workflow(
         error => error,
     })?;
     let (given, replayed) = match outcome {
-        Some(outcome) => (outcome.given, outcome.replayed),
+        Some(outcome) => {
+            if !outcome.replayed {
+                warn_of_moved(&of)?;
+            }
+            (outcome.given, outcome.replayed)
+        }
         None => {
             tell_of_archives(&of, amount, archive.as_ref())?;
             refuse_unknown(&of)?;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::TimestampTz;
-use pgrx::{AnyNumeric, JsonB, pg_sys};
+use pgrx::{AnyNumeric, JsonB, PgLogLevel, pg_sys};
 use serde::Serialize;
 
 use crate::binding::Bound;
@@ -59,6 +59,18 @@ pub(super) fn in_bindings(bounds: Vec<Rc<Bound>>, id: &str) -> Result<Vec<OfBind
         }),
         false => Ok(of),
     }
+}
+
+/// A warning for each account of a workflow that has moved: what it has paid is given back elsewhere.
+pub(super) fn warn_of_moved(of: &[OfBinding]) -> Result<()> {
+    for one in of.iter().filter(|one| moved::is_used(&one.bound.book)) {
+        for account in usage::accounts(&one.bound, &one.workflow)? {
+            if let Err(error) = moved::refuse(&one.bound.book, &account) {
+                error.report(PgLogLevel::WARNING);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Error P0002 for a workflow that neither a workflow table nor usage knows, 55000 for one whose account has moved: what is

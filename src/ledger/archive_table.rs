@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use crate::binding::path_of;
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Table};
-use crate::postgres::lock::{EXCLUSIVE, Object, lock};
+use crate::postgres::lock::{EXCLUSIVE, Object, SHARE, lock};
 use crate::postgres::security::{self, RunAs};
 use crate::postgres::value::Arg;
 
@@ -142,11 +142,18 @@ fn flaw(columns: &[catalog::Column], name: &str, type_oid: pg_sys::Oid) -> Optio
     None
 }
 
+const ARCHIVERS: Object = Object {
+    space: 0x7465,
+    key: 0,
+};
+
 /// Those who archive take turns, until the transaction ends.
 pub(crate) fn take_turns() {
-    let archivers = Object {
-        space: 0x7465,
-        key: 0,
-    };
-    lock(archivers, EXCLUSIVE);
+    lock(ARCHIVERS, EXCLUSIVE);
+}
+
+/// Wait for who archives, and keep others from it until the transaction ends: rows that they have found are going to leave,
+/// or to come.
+pub(crate) fn keep_archivers_out() {
+    lock(ARCHIVERS, SHARE);
 }

@@ -25,30 +25,48 @@ fn binding_name_sql(book: &Book, of: &str) -> String {
     )
 }
 
+/// SQL for "the reference `t` is a refund's". A copy of these stays: a run that others have paid for, too, may be refunded
+/// here, and the reference is good for one refund.
+const IS_REFUND: &str = "t.kind OPERATOR(pg_catalog.=) 'refund'";
+
 /// Take all rows of an account, whose row is held, out of the tables.
 pub(crate) fn leave(book: &Book, account: &str) -> Result<Left> {
     let _owner = book.run_as_extension();
-    let take = |table: &str, order: &str| {
+    let row = format!(
+        "(pg_catalog.to_jsonb(t) OPERATOR(pg_catalog.-) \
+         ARRAY['user_id', 'accounts_id', 'binding_id']::pg_catalog.text[]) OPERATOR(pg_catalog.||) {}",
+        binding_name_sql(book, "t")
+    );
+    let own = book.accounts.own("t");
+    let of_account = format!("{own} t.user_id OPERATOR(pg_catalog.=) $1");
+    let list = |rows: &str| {
         let sql = format!(
-            "WITH gone AS (DELETE FROM token_balance.{table} AS t \
-             WHERE {} t.user_id OPERATOR(pg_catalog.=) $1 RETURNING t.{order} AS place, \
-             (pg_catalog.to_jsonb(t) OPERATOR(pg_catalog.-) \
-             ARRAY['user_id', 'accounts_id', 'binding_id']::pg_catalog.text[]) \
-             OPERATOR(pg_catalog.||) {} AS of_row) \
-             SELECT COALESCE(pg_catalog.jsonb_agg(g.of_row ORDER BY g.place), '[]'::pg_catalog.jsonb) FROM gone AS g",
-            book.accounts.own("t"),
-            binding_name_sql(book, "t")
+            "{rows} SELECT COALESCE(pg_catalog.jsonb_agg(g.of_row ORDER BY g.place), '[]'::pg_catalog.jsonb) FROM gone AS g"
         );
         let outcome = spi::query_as_of(&sql, &[Arg::Text(account)], Snapshot::Latest)?;
         Ok::<_, Error>(only(&outcome.rows))
+    };
+    let take = |table: &str, order: &str| {
+        list(&format!(
+            "WITH gone AS (DELETE FROM token_balance.{table} AS t WHERE {of_account} \
+             RETURNING t.{order} AS place, {row} AS of_row)"
+        ))
     };
     let ledger = {
         let _permission = Permission::give();
         take("ledger", "entry_id")?
     };
+    let references = list(&format!(
+        "WITH gone AS (SELECT t.reference AS place, {row} AS of_row FROM token_balance.reference AS t WHERE {of_account})"
+    ))?;
+    spi::query_as_of(
+        &format!("DELETE FROM token_balance.reference AS t WHERE {of_account} AND NOT {IS_REFUND}"),
+        &[Arg::Text(account)],
+        Snapshot::Latest,
+    )?;
     Ok(Left {
         ledger,
-        references: take("reference", "reference")?,
+        references,
         queue: take("queue", "charge_id")?,
     })
 }
@@ -62,11 +80,15 @@ fn only(rows: &[Row]) -> String {
 /// Whether the ledger's tables have anything of an account.
 pub(crate) fn is_known(book: &Book, account: &str) -> Result<bool> {
     let _owner = book.run_as_extension();
-    let tables = ["ledger", "reference", "queue"];
-    let any = tables.map(|table| {
+    let tables = [
+        ("ledger", "true".to_owned()),
+        ("reference", format!("NOT {IS_REFUND}")),
+        ("queue", "true".to_owned()),
+    ];
+    let any = tables.map(|(table, counts)| {
         format!(
             "EXISTS (SELECT 1 FROM token_balance.{table} AS t \
-             WHERE {} t.user_id OPERATOR(pg_catalog.=) $1)",
+             WHERE {} t.user_id OPERATOR(pg_catalog.=) $1 AND {counts})",
             book.accounts.own("t")
         )
     });
@@ -82,10 +104,12 @@ pub(crate) fn is_known(book: &Book, account: &str) -> Result<bool> {
 pub(crate) fn arrive(book: &Book, account: &str, document: &str) -> Result<()> {
     let _owner = book.run_as_extension();
     let accounts = book.accounts.id.unwrap_or_default();
-    for (list, table, order) in [
-        ("ledger", "ledger", "entry_id"),
-        ("references", "reference", "reference"),
-        ("queue", "queue", "charge_id"),
+    // A refund's may be here still, from when the account left.
+    let known = "ON CONFLICT (user_id, accounts_id, reference) DO NOTHING";
+    for (list, table, order, known) in [
+        ("ledger", "ledger", "entry_id", ""),
+        ("references", "reference", "reference", known),
+        ("queue", "queue", "charge_id", ""),
     ] {
         spi::query_as_of(
             &format!(
@@ -97,7 +121,7 @@ pub(crate) fn arrive(book: &Book, account: &str, document: &str) -> Result<()> {
                  (e.of_row OPERATOR(pg_catalog.->>) 'binding') \
                  CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(NULL::token_balance.{table}, \
                  e.of_row OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object('user_id', $2, \
-                 'accounts_id', {accounts}, 'binding_id', b.binding_id)) AS r ORDER BY r.{order}",
+                 'accounts_id', {accounts}, 'binding_id', b.binding_id)) AS r ORDER BY r.{order} {known}",
                 book.accounts.own("b")
             ),
             &[Arg::Text(document), Arg::Text(account)],

@@ -96,17 +96,20 @@ impl<'a> TriggerCall<'a> {
         }
     }
 
-    /// Its quoted name.
-    pub(crate) fn relation_name(&self) -> String {
-        let schema = self.relation_schema();
+    /// Its own name, without the schema's.
+    pub(crate) fn relation_own_name(&self) -> String {
         // SAFETY: as above.
         unsafe {
             let class = (*self.data.tg_relation).rd_rel;
-            let name = CStr::from_ptr((*class).relname.data.as_ptr())
+            CStr::from_ptr((*class).relname.data.as_ptr())
                 .to_string_lossy()
-                .into_owned();
-            quote_qualified_identifier(schema, name)
+                .into_owned()
         }
+    }
+
+    /// Its quoted name: for messages and SQL. What is quoted depends on a setting.
+    pub(crate) fn relation_name(&self) -> String {
+        quote_qualified_identifier(self.relation_schema(), self.relation_own_name())
     }
 
     /// The error for a trigger on a table that is not the function's.

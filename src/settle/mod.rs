@@ -39,6 +39,7 @@ use work::Work;
 use crate::binding::{Bound, Payer};
 use crate::counters::{Counter, count};
 use crate::error::{Error, Result};
+use crate::ledger::moved;
 use crate::postgres::snapshot::uses_transaction_snapshot;
 
 /// How many workflows are read and claimed at a time: memory grows by what is charged only.
@@ -245,6 +246,13 @@ fn look_and_claim(
             Occasion::Deletion => Cow::Owned(usage.with(settled.keys())),
             _ => Cow::Borrowed(usage),
         });
+        let comparable = match comparable {
+            Some(usage) => occasion.or_warn(
+                bound,
+                refuse_paid_elsewhere(bound, workflow, &usage, settled).map(|()| usage),
+            )?,
+            None => None,
+        };
         if let Some(usage) = &comparable {
             warn_of_uncounted(bound, workflow, occasion, usage, &mut accounts)?;
             for (account, tokens) in
@@ -263,6 +271,33 @@ fn look_and_claim(
     let (written, refused) = claim::write(bound, due)?;
     claims.extend(written);
     Ok(refused)
+}
+
+/// Where the workflow's account pays: error 55000 if anything is due, and somebody has paid for the workflow who has left. How
+/// much that was is known elsewhere.
+fn refuse_paid_elsewhere(
+    bound: &Bound,
+    workflow: &str,
+    usage: &Usage,
+    settled: &Accounted,
+) -> Result<()> {
+    if !moved::is_used(&bound.book) || !matches!(bound.binding.payer, Payer::Workflow(_)) {
+        return Ok(());
+    }
+    for (payer, tokens) in usage.by_payer(&bound.binding) {
+        let tokens = unaccounted(&tokens, settled, payer)?;
+        for account in settled.keys().filter(|_| tokens > 0) {
+            if let Some(database) = moved::database(&bound.book, account)? {
+                return Err(Error::UsageOfMovedAccount {
+                    workflow: workflow.to_owned(),
+                    account: account.clone(),
+                    tokens,
+                    database,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn warn_of_uncounted(

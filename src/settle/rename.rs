@@ -17,6 +17,7 @@ use super::settlement::move_workflows_sql;
 use super::usage::{self, Usage};
 use crate::binding::{Binding, Bound, Kept, Payer, Which, bindings_locked};
 use crate::error::{Error, Result};
+use crate::ledger::moved;
 use crate::postgres::catalog;
 use crate::postgres::snapshot::{FreshSnapshot, Snapshot};
 use crate::postgres::spi::Statement;
@@ -255,6 +256,7 @@ pub(super) fn follow_by<'a>(
     } in changed
     {
         let followed = followed(bound, &pairs, read)?;
+        refuse_moved(bound, &followed)?;
         move_settlements(bound, &followed)?;
         let done = (bound.binding.spec.number(), current_subtransaction());
         NOTED.with_borrow_mut(|noted| {
@@ -263,6 +265,33 @@ pub(super) fn follow_by<'a>(
                 noted[*step].done.push(done);
             }
         });
+    }
+    Ok(())
+}
+
+/// Error 55000 if a run is of an account that is in another database: what is settled of it is known there, by the id that it
+/// had.
+fn refuse_moved(bound: &Bound, followed: &BTreeMap<String, String>) -> Result<()> {
+    if !moved::is_used(&bound.book) {
+        return Ok(());
+    }
+    for (old, new) in followed {
+        for account in usage::accounts(bound, new)? {
+            if let Some(database) = moved::database(&bound.book, &account)? {
+                return Err(Error::CannotMove {
+                    message: format!(
+                        "workflow \"{old}\" cannot become \"{new}\": it has usage of account \"{account}\", which has moved to \
+                         database \"{database}\""
+                    ),
+                    detail: Some(
+                        "What is settled of it is known there, by the id that it had.".into(),
+                    ),
+                    hint: Some(
+                        "Give it another id there, when its usage has been carried over.".into(),
+                    ),
+                });
+            }
+        }
     }
     Ok(())
 }

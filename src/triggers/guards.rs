@@ -15,7 +15,7 @@ trigger_function!(
 /// Trigger on the ledger: it is append-only but for archive_ledger and reset. Errors: 55000; 42809 on any other
 /// table.
 fn refuse_ledger_change(call: &TriggerCall) -> Result<()> {
-    if call.relation_name() != "token_balance.ledger" {
+    if call.relation_schema() != "token_balance" || call.relation_own_name() != "ledger" {
         return Err(call.foreign());
     }
     if archive::may_change_ledger() {

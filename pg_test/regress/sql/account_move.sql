@@ -24,6 +24,8 @@ UPDATE workflows SET id = 'w1b' WHERE id = 'w1';
 UPDATE token_usage SET workflow_id = 'w1b' WHERE workflow_id = 'w1';
 COMMIT;
 SELECT settle_workflow('w1b') ->> 'status' AS status;
+-- two have paid for w4, and a part of it is given back to the one
+SELECT token_balance.refund_workflow('w4', 1, 'r4') -> 'refunds' -> 0 -> 'user_id' AS refunded;
 CREATE TABLE old_ledger (LIKE token_balance.ledger);
 -- what is wrong with a call
 SELECT token_balance.export_account(NULL::bigint, 'south');
@@ -68,6 +70,19 @@ SELECT settle_workflow('w2');
 UPDATE users SET token_balance = 5 WHERE id = 1;
 UPDATE users SET id = 11 WHERE id = 1;
 UPDATE users SET name = 'Ann' WHERE id = 1;
+-- a reference is good for one refund, also where another has paid for the run, too
+SELECT token_balance.refund_workflow('w4', 1, 'r4') - 'refunds' AS again;
+BEGIN;
+SELECT token_balance.refund_workflow('w4') - 'refunds' AS the_other;
+ROLLBACK;
+-- its runs keep their ids
+BEGIN;
+UPDATE workflows SET id = 'w4b' WHERE id = 'w4';
+UPDATE token_usage SET workflow_id = 'w4b' WHERE workflow_id = 'w4';
+COMMIT;
+SET quote_all_identifiers = on;
+SELECT token_balance.export_account(3, 'south') ->> 'balance' AS with_quoted_names;
+RESET quote_all_identifiers;
 -- its runs complete, and what they used waits; others of the same workflow are charged
 UPDATE workflows SET status = 'completed' WHERE id = 'w2';
 INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('w4', 2, 1);
@@ -230,6 +245,27 @@ UPDATE workflows SET user_id = 31 WHERE id = 'p1';
 INSERT INTO token_usage (workflow_id, total_tokens) VALUES ('p1', 40);
 SELECT settle_workflow('p1') ->> 'tokens_used' AS used;
 SELECT token_balance.export_account(30, 'south', 'by_run');
+SELECT token_balance.export_account(31, 'south', 'by_run');
+-- one that has paid alone does; and who is given the run afterwards does not pay for it again
+INSERT INTO users VALUES (32, 'fay'), (33, 'gil');
+INSERT INTO token_usage (workflow_id, total_tokens) VALUES ('p2', 60), ('p3', 70);
+INSERT INTO workflows VALUES ('p2', 32, 'completed'), ('p3', 33, 'completed');
+UPDATE workflows SET user_id = 31 WHERE id = 'p3';
+SELECT token_balance.export_account(33, 'south', 'by_run');
+SELECT token_balance.export_account(32, 'south', 'by_run') AS document \gset
+UPDATE workflows SET user_id = 31 WHERE id = 'p2';
+INSERT INTO token_usage (workflow_id, total_tokens) VALUES ('p2', 5);
+SELECT token_balance.settle_pending() ->> 'tokens_used' AS used;
+SELECT settle_workflow('p2');
+SELECT id, third FROM users WHERE id >= 31 ORDER BY id;
+BEGIN;
+SET LOCAL token_balance.database = 'south';
+SELECT token_balance.refuse_account(:'document') AS receipt \gset
+COMMIT;
+SELECT token_balance.take_back_account(:'receipt') ->> 'success' AS taken_back;
+SELECT token_balance.settle_pending() ->> 'tokens_used' AS used;
+SELECT id, third FROM users WHERE id >= 31 ORDER BY id;
+SELECT workflow_id, user_id, usage_tokens, charged_tokens FROM token_balance.settlement WHERE workflow_id = 'p2' ORDER BY user_id;
 -- nobody may, to whom it is not granted; and a member of pg_write_all_data does not write moves
 CREATE ROLE mv_app;
 GRANT pg_write_all_data TO mv_app;

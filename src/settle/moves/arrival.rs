@@ -9,6 +9,7 @@ use super::{Here, this_database};
 use crate::binding::book;
 use crate::binding::own::{extension_owner, refuse_older_catalog};
 use crate::error::{Error, Result};
+use crate::ledger::archive_table::keep_archivers_out;
 use crate::ledger::change::actor;
 use crate::ledger::moved::{self, IS_AWAY};
 use crate::postgres::security::RunAs;
@@ -24,6 +25,7 @@ pub(crate) fn import(name: Option<&str>, document: &Value) -> Result<Receipt> {
     refuse_older_catalog()?;
     let (document, database) = for_this_database(document)?;
     let head = &document.head;
+    keep_archivers_out();
     let book = book(name)?;
     let here = Here::of(&book)?;
     moved::take_turns(&head.user_id);
@@ -49,6 +51,7 @@ pub(crate) fn import(name: Option<&str>, document: &Value) -> Result<Receipt> {
         None => {}
     }
     open::lock(&here, &document)?;
+    open::drop_marks(&here, &document)?;
     open::check(&here, &document)?;
     come_back(&here, &document)?;
     open::open(&here, &document)?;

@@ -9,6 +9,7 @@ use super::receipt::{Answered, Receipt};
 use crate::binding::own::{extension_owner, refuse_older_catalog};
 use crate::binding::{Which, bindings, bindings_unlocked};
 use crate::error::{Error, Result};
+use crate::ledger::archive_table::keep_archivers_out;
 use crate::ledger::moved;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
@@ -53,6 +54,7 @@ pub(crate) fn take_back(receipt: &Value) -> Result<(Receipt, bool)> {
         Answered::Refused,
         "token_balance.confirm_export()",
     )?;
+    keep_archivers_out();
     let accounts = Departure::of(&receipt)?.accounts;
     let found = bindings(Which::OfAccounts(accounts))?.all()?;
     let Some(first) = found.first() else {
@@ -80,6 +82,7 @@ pub(crate) fn take_back(receipt: &Value) -> Result<(Receipt, bool)> {
     })?;
     let document = Document::read(&document)?;
     open::lock(&here, &document)?;
+    open::drop_marks(&here, &document)?;
     open::check(&here, &document)?;
     departure.end(&receipt, "taken back")?;
     open::open(&here, &document)?;

@@ -7,8 +7,9 @@ use pgrx::pg_sys;
 use super::document::{FORMAT, digest_sql};
 use super::{Here, this_database};
 use crate::binding::own::{self, refuse_older_catalog};
-use crate::binding::{book, lock_out_settlements};
+use crate::binding::{Bound, Payer, book, lock_out_settlements};
 use crate::error::{Error, Result};
+use crate::ledger::archive_table::keep_archivers_out;
 use crate::ledger::change::{Kind, actor};
 use crate::ledger::moved::{self, IS_AWAY};
 use crate::ledger::moving::{self, Left};
@@ -19,7 +20,7 @@ use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, texts};
 use crate::settle::lock::{has_room_for, lock_taken_away, try_lock_workflows};
-use crate::settle::rename;
+use crate::settle::{rename, usage};
 
 /// For how long a transaction may take to end that has just let go of the account's row.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -46,6 +47,7 @@ pub(crate) fn export(name: Option<&str>, user_id: &str, destination: &str) -> Re
             ),
         });
     }
+    keep_archivers_out();
     let book = book(name)?;
     let account = book.accounts.user_key.key_type.canonical_or_raise(user_id);
     let is_first = !moved::is_used(&book);
@@ -249,38 +251,99 @@ fn refuse_parts(here: &Here, account: &str) -> Result<()> {
 }
 
 /// Where the workflow's account pays, the settlements of one workflow stand for its usage together: without those of one, what
-/// that one has paid would be charged to another. Error 55000.
+/// that one has paid would be charged to another. Error 55000 for a run that others have paid for, too, or that has been
+/// another's since.
 fn refuse_shared_usage(here: &Here, account: &str) -> Result<()> {
-    let _owner = here.book.run_as_extension();
+    for bound in &here.bounds {
+        let (Payer::Workflow(payer), Some(workflows)) =
+            (&bound.binding.payer, &bound.binding.workflows)
+        else {
+            continue;
+        };
+        let runs = {
+            let _owner = bound.run_as(workflows.table.owner);
+            let outcome = spi::query_of(
+                &[workflows.table.oid],
+                &format!(
+                    "SELECT DISTINCT {} FROM {} AS w WHERE w.{} OPERATOR(pg_catalog.=) $1::{}",
+                    bound.binding.workflow_key_sql(workflows, "w"),
+                    workflows.table.sql,
+                    payer.sql(),
+                    payer.key_type.sql()
+                ),
+                &[Arg::Text(account)],
+                Snapshot::Latest,
+            )?;
+            texts(&outcome.rows, 0)
+        };
+        if let Some((workflow, other)) = paid_by_another(bound, account, &runs)? {
+            return Err(shared(account, &workflow, &other));
+        }
+        for workflow in settled_by(bound, account)? {
+            let payers = usage::payers(bound, &workflow)?;
+            if let Some(other) = payers.iter().find(|payer| *payer != account) {
+                return Err(shared(account, &workflow, other));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn shared(account: &str, workflow: &str, other: &str) -> Error {
+    Error::CannotMove {
+        message: format!(
+            "workflow \"{workflow}\" is of account \"{account}\" and of account \"{other}\""
+        ),
+        detail: Some(
+            "Its usage names no account: what each has paid of it is known by the settlements of both."
+                .into(),
+        ),
+        hint: Some(
+            "Let the run end first: token_balance.archive(), or archive_usage(), archive_ledger() and archive_settlements()."
+                .into(),
+        ),
+    }
+}
+
+/// A settlement of one of `runs`, or of one that the account has paid for, that is another account's: the workflow and the
+/// account.
+fn paid_by_another(
+    bound: &Bound,
+    account: &str,
+    runs: &[String],
+) -> Result<Option<(String, String)>> {
+    let _owner = bound.run_as_extension();
+    let own = |alias| bound.binding.own(alias);
     let outcome = spi::query_as_of(
         &format!(
-            "SELECT s.workflow_id, o.user_id FROM token_balance.settlement AS s \
-             JOIN token_balance.binding AS b ON b.binding_id OPERATOR(pg_catalog.=) s.binding_id \
-             JOIN token_balance.settlement AS o ON o.binding_id OPERATOR(pg_catalog.=) s.binding_id \
-             AND o.workflow_id OPERATOR(pg_catalog.=) s.workflow_id \
-             AND o.user_id OPERATOR(pg_catalog.<>) s.user_id \
-             WHERE {} AND b.usage_user IS NULL AND s.user_id OPERATOR(pg_catalog.=) $1 LIMIT 1",
-            here.is_of_accounts("b")
+            "SELECT o.workflow_id, o.user_id FROM token_balance.settlement AS o WHERE {} \
+             o.user_id OPERATOR(pg_catalog.<>) $1 AND (o.workflow_id OPERATOR(pg_catalog.=) ANY ($2) \
+             OR o.workflow_id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT s.workflow_id \
+             FROM token_balance.settlement AS s WHERE {} s.user_id OPERATOR(pg_catalog.=) $1))) \
+             ORDER BY 1, 2 LIMIT 1",
+            own("o"),
+            own("s")
+        ),
+        &[Arg::Text(account), Arg::TextArray(runs)],
+        Snapshot::Latest,
+    )?;
+    let row = outcome.rows.first();
+    Ok(row.map(|row| (row.text(0).to_owned(), row.text(1).to_owned())))
+}
+
+/// The workflows that the account has paid for, in a binding.
+fn settled_by(bound: &Bound, account: &str) -> Result<Vec<String>> {
+    let _owner = bound.run_as_extension();
+    let outcome = spi::query_as_of(
+        &format!(
+            "SELECT s.workflow_id FROM token_balance.settlement AS s \
+             WHERE {} s.user_id OPERATOR(pg_catalog.=) $1 ORDER BY 1",
+            bound.binding.own("s")
         ),
         &[Arg::Text(account)],
         Snapshot::Latest,
     )?;
-    match outcome.rows.first() {
-        None => Ok(()),
-        Some(row) => Err(Error::CannotMove {
-            message: format!(
-                "account \"{account}\" has paid for workflow \"{}\" together with account \"{}\"",
-                row.text(0),
-                row.text(1)
-            ),
-            detail: Some("The usage names no account: what each has paid of it is known by both settlements.".into()),
-            hint: Some(
-                "Let the run end first: token_balance.archive(), or archive_usage(), archive_ledger() and \
-                 archive_settlements()."
-                    .into(),
-            ),
-        }),
-    }
+    Ok(texts(&outcome.rows, 0))
 }
 
 /// The other ids of the account's workflows, a JSON list.
@@ -316,7 +379,8 @@ fn aliases(here: &Here, account: &str) -> Result<String> {
     Ok(row.map(|row| row.text(0).to_owned()).unwrap_or_default())
 }
 
-/// Take what is settled for the account out of the table: a JSON list. What is before the point of usage that was archived
+/// Take what is settled for the account out of the table: a JSON list. Where the workflow's account pays, an empty settlement
+/// stays: of usage that names no account it says that somebody who has left has paid for it. What is before the point of usage that was archived
 /// stays a text, as a program on the way may read such numbers as floats.
 fn take_settlements(here: &Here, account: &str) -> Result<String> {
     let _owner = here.book.run_as_extension();
@@ -325,10 +389,12 @@ fn take_settlements(here: &Here, account: &str) -> Result<String> {
             "WITH gone AS (DELETE FROM token_balance.settlement AS s USING token_balance.binding AS b \
              WHERE b.binding_id OPERATOR(pg_catalog.=) s.binding_id AND {} \
              AND s.user_id OPERATOR(pg_catalog.=) $1 \
-             RETURNING b.name, s.workflow_id, (pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.-) \
+             RETURNING b.name, b.binding_id, b.usage_user, s.workflow_id, (pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.-) \
              ARRAY['user_id', 'binding_id']::pg_catalog.text[]) OPERATOR(pg_catalog.||) \
              pg_catalog.jsonb_build_object('binding', b.name, \
-             'archived_usage_tokens', s.archived_usage_tokens::pg_catalog.text) AS of_row) \
+             'archived_usage_tokens', s.archived_usage_tokens::pg_catalog.text) AS of_row), \
+             marked AS (INSERT INTO token_balance.settlement (workflow_id, user_id, binding_id, usage_tokens) \
+             SELECT g.workflow_id, $1, g.binding_id, 0 FROM gone AS g WHERE g.usage_user IS NULL) \
              SELECT COALESCE(pg_catalog.jsonb_agg(g.of_row ORDER BY g.name, g.workflow_id COLLATE pg_catalog.\"C\"), \
              '[]'::pg_catalog.jsonb) FROM gone AS g",
             here.is_of_accounts("b")

@@ -41,6 +41,24 @@ fn no_row(account: &str) -> Error {
     }
 }
 
+/// What has marked the runs that the account had paid for when it left: it is back.
+pub(super) fn drop_marks(here: &Here, document: &Document) -> Result<()> {
+    let _owner = here.book.run_as_extension();
+    spi::query_as_of(
+        &format!(
+            "DELETE FROM token_balance.settlement AS s USING token_balance.binding AS b \
+             WHERE b.binding_id OPERATOR(pg_catalog.=) s.binding_id AND {} AND b.usage_user IS NULL \
+             AND s.user_id OPERATOR(pg_catalog.=) $1 AND s.usage_tokens OPERATOR(pg_catalog.=) 0 \
+             AND s.charged_tokens OPERATOR(pg_catalog.=) 0 AND s.archived_usage_tokens OPERATOR(pg_catalog.=) 0 \
+             AND s.first_settled_at IS NULL",
+            here.is_of_accounts("b")
+        ),
+        &[Arg::Text(&document.head.user_id)],
+        Snapshot::Latest,
+    )
+    .map(drop)
+}
+
 /// Error 55000 if the account or its workflows would be others here, or something is known of them already.
 pub(super) fn check(here: &Here, document: &Document) -> Result<()> {
     let head = &document.head;
