@@ -1091,14 +1091,8 @@ impl From<Error> for Report {
                 hint,
             } => {
                 let report = new_report(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
-                let report = match detail {
-                    Some(detail) => report.set_detail(detail),
-                    None => report,
-                };
-                match hint {
-                    Some(hint) => report.set_hint(hint),
-                    None => report,
-                }
+                let report = detail.into_iter().fold(report, Report::set_detail);
+                hint.into_iter().fold(report, Report::set_hint)
             }
 
             // Charges: see `is_bad_charge`.

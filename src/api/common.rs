@@ -13,7 +13,6 @@ use serde::Serialize;
 
 use crate::binding::Bound;
 use crate::error::{Error, Result};
-use crate::ledger::moved;
 use crate::postgres::call;
 use crate::postgres::clock::now;
 use crate::postgres::datum::whole_part;
@@ -61,14 +60,21 @@ pub(super) fn in_bindings(bounds: Vec<Rc<Bound>>, id: &str) -> Result<Vec<OfBind
     }
 }
 
+/// An error (55000) for each account of a workflow that has moved.
+fn moved_accounts(of: &[OfBinding]) -> Result<Vec<Error>> {
+    let mut errors = Vec::new();
+    for one in of {
+        let elsewhere = usage::accounts_elsewhere(&one.bound, &one.workflow)?;
+        let error = |(account, database)| Error::AccountMoved { account, database };
+        errors.extend(elsewhere.into_iter().map(error));
+    }
+    Ok(errors)
+}
+
 /// A warning for each account of a workflow that has moved: what it has paid is given back elsewhere.
 pub(super) fn warn_of_moved(of: &[OfBinding]) -> Result<()> {
-    for one in of.iter().filter(|one| moved::is_used(&one.bound.book)) {
-        for account in usage::accounts(&one.bound, &one.workflow)? {
-            if let Err(error) = moved::refuse(&one.bound.book, &account) {
-                error.report(PgLogLevel::WARNING);
-            }
-        }
+    for error in moved_accounts(of)? {
+        error.report(PgLogLevel::WARNING);
     }
     Ok(())
 }
@@ -76,10 +82,8 @@ pub(super) fn warn_of_moved(of: &[OfBinding]) -> Result<()> {
 /// Error P0002 for a workflow that neither a workflow table nor usage knows, 55000 for one whose account has moved: what is
 /// settled of it is elsewhere.
 pub(super) fn refuse_unknown(of: &[OfBinding]) -> Result<()> {
-    for one in of.iter().filter(|one| moved::is_used(&one.bound.book)) {
-        for account in usage::accounts(&one.bound, &one.workflow)? {
-            moved::refuse(&one.bound.book, &account)?;
-        }
+    if let Some(error) = moved_accounts(of)?.into_iter().next() {
+        return Err(error);
     }
     for one in of {
         if usage::is_known(&one.bound, &one.workflow)? {

@@ -286,7 +286,10 @@ fn refuse_paid_elsewhere(
     }
     for (payer, tokens) in usage.by_payer(&bound.binding) {
         let tokens = unaccounted(&tokens, settled, payer)?;
-        for account in settled.keys().filter(|_| tokens > 0) {
+        if tokens <= 0 {
+            continue;
+        }
+        for account in settled.keys() {
             if let Some(database) = moved::database(&bound.book, account)? {
                 return Err(Error::UsageOfMovedAccount {
                     workflow: workflow.to_owned(),

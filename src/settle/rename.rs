@@ -17,7 +17,6 @@ use super::settlement::move_workflows_sql;
 use super::usage::{self, Usage};
 use crate::binding::{Binding, Bound, Kept, Payer, Which, bindings_locked};
 use crate::error::{Error, Result};
-use crate::ledger::moved;
 use crate::postgres::catalog;
 use crate::postgres::snapshot::{FreshSnapshot, Snapshot};
 use crate::postgres::spi::Statement;
@@ -272,25 +271,18 @@ pub(super) fn follow_by<'a>(
 /// Error 55000 if a run is of an account that is in another database: what is settled of it is known there, by the id that it
 /// had.
 fn refuse_moved(bound: &Bound, followed: &BTreeMap<String, String>) -> Result<()> {
-    if !moved::is_used(&bound.book) {
-        return Ok(());
-    }
     for (old, new) in followed {
-        for account in usage::accounts(bound, new)? {
-            if let Some(database) = moved::database(&bound.book, &account)? {
-                return Err(Error::CannotMove {
-                    message: format!(
-                        "workflow \"{old}\" cannot become \"{new}\": it has usage of account \"{account}\", which has moved to \
-                         database \"{database}\""
-                    ),
-                    detail: Some(
-                        "What is settled of it is known there, by the id that it had.".into(),
-                    ),
-                    hint: Some(
-                        "Give it another id there, when its usage has been carried over.".into(),
-                    ),
-                });
-            }
+        if let Some((account, database)) = usage::accounts_elsewhere(bound, new)?.first() {
+            return Err(Error::CannotMove {
+                message: format!(
+                    "workflow \"{old}\" cannot become \"{new}\": it has usage of account \"{account}\", which has moved to \
+                     database \"{database}\""
+                ),
+                detail: Some("What is settled of it is known there, by the id that it had.".into()),
+                hint: Some(
+                    "Give it another id there, when its usage has been carried over.".into(),
+                ),
+            });
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use pgrx::pg_sys::{TEXTARRAYOID, TEXTOID};
 use super::occasion::Occasion;
 use crate::binding::{Binding, Bound, Kept, LateSource, Payer};
 use crate::error::{Error, Result};
+use crate::ledger::moved;
 use crate::postgres::catalog::Column;
 use crate::postgres::direct::{FoundRow, Holds, Lookup, Wanted};
 use crate::postgres::exact_sum::ExactSum;
@@ -392,8 +393,20 @@ pub(crate) fn payers(bound: &Bound, workflow: &str) -> Result<Vec<String>> {
         .collect())
 }
 
+/// The accounts of a workflow that are in another database, each with the name of that.
+pub(crate) fn accounts_elsewhere(bound: &Bound, workflow: &str) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    if moved::is_used(&bound.book) {
+        for account in accounts(bound, workflow)? {
+            let database = moved::database(&bound.book, &account)?;
+            found.extend(database.map(|database| (account, database)));
+        }
+    }
+    Ok(found)
+}
+
 /// The accounts that the usage of a workflow names, or that pay for it.
-pub(crate) fn accounts(bound: &Bound, workflow: &str) -> Result<Vec<String>> {
+fn accounts(bound: &Bound, workflow: &str) -> Result<Vec<String>> {
     match &bound.binding.payer {
         Payer::Workflow(_) => payers(bound, workflow),
         Payer::Usage(_) => {
