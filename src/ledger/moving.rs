@@ -100,31 +100,37 @@ pub(crate) fn is_known(book: &Book, account: &str) -> Result<bool> {
     Ok(outcome.rows.first().is_some_and(|row| row.is_true(0)))
 }
 
-/// Write what a document ($1) has for these tables as the account's own.
-pub(crate) fn arrive(book: &Book, account: &str, document: &str) -> Result<()> {
+/// SQL for a JSON list ($1) of rows that have left, as rows `r` of a table and of the account $2. Their bindings are those of
+/// the names that they have.
+pub(crate) fn rows_sql(book: &Book, table: &str) -> String {
+    format!(
+        "SELECT r.* FROM pg_catalog.jsonb_array_elements($1::pg_catalog.jsonb) AS e (of_row) \
+         LEFT JOIN token_balance.binding AS b ON {} b.detached_at IS NULL \
+         AND b.name::pg_catalog.text OPERATOR(pg_catalog.=) (e.of_row OPERATOR(pg_catalog.->>) 'binding') \
+         CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(NULL::token_balance.{table}, \
+         e.of_row OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object('user_id', $2::pg_catalog.text, \
+         'accounts_id', {}, 'binding_id', b.binding_id)) AS r",
+        book.accounts.own("b"),
+        book.accounts.id.unwrap_or_default()
+    )
+}
+
+/// Write what has left for these tables as the account's own.
+pub(crate) fn arrive(book: &Book, account: &str, left: &Left) -> Result<()> {
     let _owner = book.run_as_extension();
-    let accounts = book.accounts.id.unwrap_or_default();
     // A refund's may be here still, from when the account left.
     let known = "ON CONFLICT (user_id, accounts_id, reference) DO NOTHING";
-    for (list, table, order, known) in [
-        ("ledger", "ledger", "entry_id", ""),
-        ("references", "reference", "reference", known),
-        ("queue", "queue", "charge_id", ""),
+    for (rows, table, order, known) in [
+        (&left.ledger, "ledger", "entry_id", ""),
+        (&left.references, "reference", "reference", known),
+        (&left.queue, "queue", "charge_id", ""),
     ] {
         spi::query_as_of(
             &format!(
-                "INSERT INTO token_balance.{table} OVERRIDING SYSTEM VALUE \
-                 SELECT r.* FROM pg_catalog.jsonb_array_elements( \
-                 $1::pg_catalog.jsonb OPERATOR(pg_catalog.->) '{list}') AS e (of_row) \
-                 LEFT JOIN token_balance.binding AS b ON {} b.detached_at IS NULL \
-                 AND b.name::pg_catalog.text OPERATOR(pg_catalog.=) \
-                 (e.of_row OPERATOR(pg_catalog.->>) 'binding') \
-                 CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(NULL::token_balance.{table}, \
-                 e.of_row OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object('user_id', $2, \
-                 'accounts_id', {accounts}, 'binding_id', b.binding_id)) AS r ORDER BY r.{order} {known}",
-                book.accounts.own("b")
+                "INSERT INTO token_balance.{table} OVERRIDING SYSTEM VALUE {} ORDER BY r.{order} {known}",
+                rows_sql(book, table)
             ),
-            &[Arg::Text(document), Arg::Text(account)],
+            &[Arg::Text(rows), Arg::Text(account)],
             Snapshot::Latest,
         )?;
     }

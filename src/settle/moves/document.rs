@@ -1,6 +1,8 @@
 //! The document with which an account moves: jsonb, and a digest of it, since a program on the way may read its numbers
 //! as others.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -11,10 +13,40 @@ use crate::postgres::value::Arg;
 /// What documents of this version look like.
 pub(super) const FORMAT: i64 = 1;
 
-/// A document that is whole: its text, and what is read of it here. The rows in it are read by SQL.
+/// A document that is whole. Its rows become those of tables by SQL.
 pub(super) struct Document {
-    pub(super) text: String,
     pub(super) head: Head,
+    pub(super) settlements: Rows,
+    pub(super) aliases: Rows,
+    pub(super) ledger: Rows,
+    pub(super) references: Rows,
+    pub(super) queue: Rows,
+}
+
+/// A list of rows.
+pub(super) struct Rows(Value);
+
+impl Rows {
+    fn of(document: &Value, name: &str) -> Result<Self> {
+        match &document[name] {
+            rows @ Value::Array(_) => Ok(Rows(rows.clone())),
+            _ => {
+                let detail = format!("\"{name}\" is no list.");
+                Err(invalid("document is none of export_account()", detail))
+            }
+        }
+    }
+
+    /// As JSON.
+    pub(super) fn text(&self) -> String {
+        self.0.to_string()
+    }
+
+    /// The texts that they have in a column, each once, in order.
+    pub(super) fn texts(&self, column: &str) -> BTreeSet<&str> {
+        let rows = self.0.as_array().into_iter().flatten();
+        rows.filter_map(|row| row[column].as_str()).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -54,7 +86,6 @@ pub(super) fn digest_sql(document: &str) -> String {
 impl Document {
     /// Error 22023 for what is no document, or not as it was made.
     pub(super) fn read(value: &Value) -> Result<Self> {
-        let text = value.to_string();
         let head = Head::deserialize(value)
             .map_err(|error| invalid("document is none of export_account()", error.to_string()))?;
         if head.format != FORMAT {
@@ -63,7 +94,7 @@ impl Document {
         }
         let outcome = spi::query(
             &format!("SELECT {}", digest_sql("$1::pg_catalog.jsonb")),
-            &[Arg::Text(&text)],
+            &[Arg::Text(&value.to_string())],
         )?;
         if outcome.rows.first().map(|row| row.text(0)) != Some(&head.digest) {
             let detail = "Its digest is another one: it was changed on the way, by a program that reads large numbers as \
@@ -71,7 +102,14 @@ impl Document {
                 .to_owned();
             return Err(invalid("document is not as it was made", detail));
         }
-        Ok(Document { text, head })
+        Ok(Document {
+            head,
+            settlements: Rows::of(value, "settlements")?,
+            aliases: Rows::of(value, "aliases")?,
+            ledger: Rows::of(value, "ledger")?,
+            references: Rows::of(value, "references")?,
+            queue: Rows::of(value, "queue")?,
+        })
     }
 }
 

@@ -1,13 +1,16 @@
 //! An account is opened by a document: where it comes to, or at home where it is taken back.
 
+use std::collections::BTreeSet;
+
 use super::Here;
 use super::document::{Document, NamedBinding};
 use crate::binding::Bound;
 use crate::error::{Error, Result};
-use crate::ledger::{account, moving};
+use crate::ledger::account;
+use crate::ledger::moving::{self, Left};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
-use crate::postgres::value::{Arg, texts};
+use crate::postgres::value::Arg;
 use crate::settle::lock::lock_taken_away;
 
 /// Lock what the document is about: its workflows, what is left for the account in the queue, its row.
@@ -15,17 +18,10 @@ use crate::settle::lock::lock_taken_away;
 /// Error P0002 if the account has no row.
 pub(super) fn lock(here: &Here, document: &Document) -> Result<()> {
     let account = &document.head.user_id;
-    let outcome = {
-        let _owner = here.book.run_as_extension();
-        spi::query(
-            "SELECT DISTINCT e.of_row OPERATOR(pg_catalog.->>) 'workflow_id' \
-             FROM pg_catalog.jsonb_array_elements($1::pg_catalog.jsonb OPERATOR(pg_catalog.->) 'settlements') \
-             AS e (of_row) ORDER BY 1",
-            &[Arg::Text(&document.text)],
-        )?
-    };
+    let workflows = document.settlements.texts("workflow_id").into_iter();
+    let workflows: Vec<_> = workflows.map(str::to_owned).collect();
     let bindings: Vec<_> = here.bounds.iter().map(|bound| &bound.binding).collect();
-    lock_taken_away(&texts(&outcome.rows, 0), &bindings);
+    lock_taken_away(&workflows, &bindings);
     moving::hold_queue(account);
     match account::hold(&here.book, account)? {
         true => Ok(()),
@@ -78,7 +74,7 @@ pub(super) fn check(here: &Here, document: &Document) -> Result<()> {
             "Give both users tables keys of one type.",
         ));
     }
-    for needed in needed(document, &head.bindings)? {
+    for needed in needed(document) {
         let named = |bound: &&Bound| bound.name() == needed.name;
         let bound = here.bounds.iter().map(|bound| &**bound).find(named);
         let Some(bound) = bound else {
@@ -119,26 +115,21 @@ pub(super) fn check(here: &Here, document: &Document) -> Result<()> {
 }
 
 /// The bindings of which the document has rows.
-fn needed<'a>(document: &Document, named: &'a [NamedBinding]) -> Result<Vec<&'a NamedBinding>> {
-    let lists = ["settlements", "ledger", "queue", "aliases"];
-    let lists = lists.map(|list| {
-        format!(
-            "SELECT e.of_row FROM pg_catalog.jsonb_array_elements( \
-             $1::pg_catalog.jsonb OPERATOR(pg_catalog.->) '{list}') AS e (of_row)"
-        )
-    });
-    let outcome = spi::query(
-        &format!(
-            "SELECT DISTINCT r.of_row OPERATOR(pg_catalog.->>) 'binding' FROM ({}) AS r",
-            lists.join(" UNION ALL ")
-        ),
-        &[Arg::Text(&document.text)],
-    )?;
-    let names = texts(&outcome.rows, 0);
-    Ok(named
-        .iter()
-        .filter(|binding| names.contains(&binding.name))
-        .collect())
+fn needed(document: &Document) -> Vec<&NamedBinding> {
+    let lists = [
+        &document.settlements,
+        &document.aliases,
+        &document.ledger,
+        &document.queue,
+    ];
+    let names: BTreeSet<_> = lists
+        .into_iter()
+        .flat_map(|rows| rows.texts("binding"))
+        .collect();
+    let named = document.head.bindings.iter();
+    named
+        .filter(|binding| names.contains(binding.name.as_str()))
+        .collect()
 }
 
 /// Whether one of the document's settlements is here already; where the workflow's account pays, also that of another
@@ -147,16 +138,17 @@ fn is_settled(here: &Here, document: &Document) -> Result<bool> {
     let _owner = here.book.run_as_extension();
     let outcome = spi::query_as_of(
         &format!(
-            "SELECT 1 FROM pg_catalog.jsonb_array_elements( \
-             $1::pg_catalog.jsonb OPERATOR(pg_catalog.->) 'settlements') AS e (of_row) \
-             JOIN token_balance.binding AS b ON {} AND b.name::pg_catalog.text OPERATOR(pg_catalog.=) \
-             (e.of_row OPERATOR(pg_catalog.->>) 'binding') \
-             JOIN token_balance.settlement AS s ON s.binding_id OPERATOR(pg_catalog.=) b.binding_id \
-             AND s.workflow_id OPERATOR(pg_catalog.=) (e.of_row OPERATOR(pg_catalog.->>) 'workflow_id') \
-             AND (b.usage_user IS NULL OR s.user_id OPERATOR(pg_catalog.=) $2) LIMIT 1",
-            here.is_of_accounts("b")
+            "SELECT 1 FROM ({}) AS r \
+             JOIN token_balance.binding AS b ON b.binding_id OPERATOR(pg_catalog.=) r.binding_id \
+             JOIN token_balance.settlement AS s ON s.binding_id OPERATOR(pg_catalog.=) r.binding_id \
+             AND s.workflow_id OPERATOR(pg_catalog.=) r.workflow_id \
+             AND (b.usage_user IS NULL OR s.user_id OPERATOR(pg_catalog.=) r.user_id) LIMIT 1",
+            moving::rows_sql(&here.book, "settlement")
         ),
-        &[Arg::Text(&document.text), Arg::Text(&document.head.user_id)],
+        &[
+            Arg::Text(&document.settlements.text()),
+            Arg::Text(&document.head.user_id),
+        ],
         Snapshot::Latest,
     )?;
     Ok(!outcome.rows.is_empty())
@@ -171,20 +163,22 @@ pub(super) fn open(here: &Here, document: &Document) -> Result<()> {
         let _owner = here.book.run_as_extension();
         spi::query_as_of(
             &format!(
-                "INSERT INTO token_balance.settlement SELECT r.* FROM pg_catalog.jsonb_array_elements( \
-                 $1::pg_catalog.jsonb OPERATOR(pg_catalog.->) 'settlements') AS e (of_row) \
-                 JOIN token_balance.binding AS b ON {} AND b.name::pg_catalog.text OPERATOR(pg_catalog.=) \
-                 (e.of_row OPERATOR(pg_catalog.->>) 'binding') \
-                 CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(NULL::token_balance.settlement, \
-                 e.of_row OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object('user_id', $2, \
-                 'binding_id', b.binding_id)) AS r ORDER BY r.workflow_id COLLATE pg_catalog.\"C\"",
-                here.is_of_accounts("b")
+                "INSERT INTO token_balance.settlement {} ORDER BY r.workflow_id COLLATE pg_catalog.\"C\"",
+                moving::rows_sql(&here.book, "settlement")
             ),
-            &[Arg::Text(&document.text), Arg::Text(&head.user_id)],
+            &[
+                Arg::Text(&document.settlements.text()),
+                Arg::Text(&head.user_id),
+            ],
             Snapshot::Latest,
         )?;
     }
-    moving::arrive(&here.book, &head.user_id, &document.text)?;
+    let left = Left {
+        ledger: document.ledger.text(),
+        references: document.references.text(),
+        queue: document.queue.text(),
+    };
+    moving::arrive(&here.book, &head.user_id, &left)?;
     match moving::set_balance(&here.book, &head.user_id, head.balance)? {
         true => Ok(()),
         false => Err(no_row(&head.user_id)),
@@ -194,23 +188,21 @@ pub(super) fn open(here: &Here, document: &Document) -> Result<()> {
 /// The other ids of its workflows. Error 55000 where one of them means another workflow here.
 fn add_aliases(here: &Here, document: &Document) -> Result<()> {
     let _owner = here.book.run_as_extension();
-    let list = "pg_catalog.jsonb_array_elements($1::pg_catalog.jsonb OPERATOR(pg_catalog.->) 'aliases') AS e (of_row)";
     let outcome = spi::query_as_of(
         &format!(
-            "WITH given AS (SELECT r.* FROM {list} \
-             JOIN token_balance.binding AS b ON {} AND b.name::pg_catalog.text OPERATOR(pg_catalog.=) \
-             (e.of_row OPERATOR(pg_catalog.->>) 'binding') \
-             CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(NULL::token_balance.workflow_alias, \
-             e.of_row OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object('binding_id', b.binding_id)) AS r), \
+            "WITH given AS ({}), \
              written AS (INSERT INTO token_balance.workflow_alias AS a SELECT g.* FROM given AS g \
              ORDER BY g.workflow_id COLLATE pg_catalog.\"C\" \
              ON CONFLICT (binding_id, workflow_id) DO UPDATE SET became = EXCLUDED.became \
              WHERE a.family OPERATOR(pg_catalog.=) EXCLUDED.family RETURNING a.workflow_id) \
              SELECT g.workflow_id FROM given AS g WHERE g.workflow_id OPERATOR(pg_catalog.<>) \
              ALL (SELECT w.workflow_id FROM written AS w) LIMIT 1",
-            here.is_of_accounts("b")
+            moving::rows_sql(&here.book, "workflow_alias")
         ),
-        &[Arg::Text(&document.text)],
+        &[
+            Arg::Text(&document.aliases.text()),
+            Arg::Text(&document.head.user_id),
+        ],
         Snapshot::Latest,
     )?;
     match outcome.rows.first() {
