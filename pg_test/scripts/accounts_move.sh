@@ -114,29 +114,25 @@ BEGIN ISOLATION LEVEL REPEATABLE READ;
 COMMIT;
 SQL
 }
-copy_in() {
+# with_carried DATABASE STATEMENTS: with what was copied out as temporary tables.
+with_carried() {
     on "$1" <<SQL
 BEGIN;
 CREATE TEMP TABLE carried_usage (LIKE token_usage) ON COMMIT DROP;
 CREATE TEMP TABLE carried_workflows (LIKE workflows) ON COMMIT DROP;
 \copy carried_usage FROM '$WORK/usage.copy'
 \copy carried_workflows FROM '$WORK/workflows.copy'
-INSERT INTO token_usage TABLE carried_usage ON CONFLICT DO NOTHING;
-INSERT INTO workflows AS w TABLE carried_workflows ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status WHERE w.status <> 'completed';
+$2
 COMMIT;
 SQL
 }
+copy_in() {
+    with_carried "$1" "INSERT INTO token_usage TABLE carried_usage ON CONFLICT DO NOTHING;
+        INSERT INTO workflows AS w TABLE carried_workflows ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status WHERE w.status <> 'completed';"
+}
 delete_carried() {
-    on "$1" <<SQL
-BEGIN;
-CREATE TEMP TABLE carried_usage (LIKE token_usage) ON COMMIT DROP;
-CREATE TEMP TABLE carried_workflows (LIKE workflows) ON COMMIT DROP;
-\copy carried_usage FROM '$WORK/usage.copy'
-\copy carried_workflows FROM '$WORK/workflows.copy'
-DELETE FROM token_usage USING carried_usage AS c WHERE token_usage.id = c.id;
-DELETE FROM workflows USING carried_workflows AS c WHERE workflows.id = c.id;
-COMMIT;
-SQL
+    with_carried "$1" "DELETE FROM token_usage USING carried_usage AS c WHERE token_usage.id = c.id;
+        DELETE FROM workflows USING carried_workflows AS c WHERE workflows.id = c.id;"
 }
 export_to() { on "$1" -c "SELECT token_balance.export_account('$3', 'd$2')" >"$WORK/document"; }
 import_at() {

@@ -229,6 +229,10 @@ BEGIN;
 SELECT token_balance.archive_ledger(clock_timestamp(), 'old_ledger') ->> 'accounts' AS accounts;
 SELECT token_balance.export_account(1, 'south', 'third') ->> 'balance' AS balance;
 ROLLBACK;
+BEGIN;
+SELECT token_balance.attach('users', 'token_usage', 'workflows');
+SELECT token_balance.export_account(1, 'south', 'third') ->> 'balance' AS balance;
+ROLLBACK;
 -- usage that is deleted here after it was carried over, where deletions are recorded
 SELECT token_balance.detach(name => 'third'), token_balance.detach(name => 'again');
 SELECT token_balance.attach('users', 'token_usage', 'workflows', deleted_usage => 'record');
@@ -246,6 +250,13 @@ INSERT INTO token_usage (workflow_id, total_tokens) VALUES ('p1', 40);
 SELECT settle_workflow('p1') ->> 'tokens_used' AS used;
 SELECT token_balance.export_account(30, 'south', 'by_run');
 SELECT token_balance.export_account(31, 'south', 'by_run');
+-- until the run has ended, as the hint says
+BEGIN;
+SELECT token_balance.archive_usage(clock_timestamp()) ->> 'tokens' AS tokens;
+SELECT token_balance.archive_ledger(clock_timestamp(), 'old_ledger') IS NOT NULL AS archived;
+SELECT token_balance.archive_settlements(clock_timestamp()) IS NOT NULL AS archived;
+SELECT token_balance.export_account(30, 'south', 'by_run') ->> 'balance' AS balance;
+ROLLBACK;
 -- one that has paid alone does; and who is given the run afterwards does not pay for it again
 INSERT INTO users VALUES (32, 'fay'), (33, 'gil');
 INSERT INTO token_usage (workflow_id, total_tokens) VALUES ('p2', 60), ('p3', 70);

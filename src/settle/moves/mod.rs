@@ -12,12 +12,15 @@ mod document;
 pub(crate) mod export;
 mod open;
 mod receipt;
+mod whole;
 
 use std::rc::Rc;
 
 use crate::binding::{Book, Bound, Which, bindings_locked};
 use crate::error::{Error, Result};
+use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
+use crate::postgres::value::{Arg, texts};
 
 /// The accounts that a call is about, and all that charges them, locked as a settlement locks it.
 struct Here {
@@ -48,6 +51,21 @@ impl Here {
             self.book.accounts.own(alias)
         )
     }
+}
+
+/// The workflows of which something is settled for an account, in a binding.
+fn settled_workflows(bound: &Bound, account: &str) -> Result<Vec<String>> {
+    let _owner = bound.run_as_extension();
+    let outcome = spi::query_as_of(
+        &format!(
+            "SELECT s.workflow_id FROM token_balance.settlement AS s \
+             WHERE {} s.user_id OPERATOR(pg_catalog.=) $1 ORDER BY 1",
+            bound.binding.own("s")
+        ),
+        &[Arg::Text(account)],
+        Snapshot::Latest,
+    )?;
+    Ok(texts(&outcome.rows, 0))
 }
 
 /// The name by which this database is known to the others: the setting `token_balance.database`, or its own name.
