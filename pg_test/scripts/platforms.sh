@@ -35,8 +35,24 @@ empty() { # WHAT SQL
 }
 sweep() { psql -d "$db" -o /dev/null -c 'SELECT token_balance.settle_pending()'; }
 
+# The account leaves for another database, where all that it has used is to be carried over, and is taken back. (DESIGN Z7, Z9)
+leave_and_return() {
+    local document receipt accounted
+    accounted=$(value "SELECT sum(usage_tokens) FROM token_balance.settlement WHERE user_id = :'account'")
+    document=$(value "SELECT token_balance.export_account(:'account', 'elsewhere')")
+    run_step again 2>/dev/null
+    sweep 2>/dev/null
+    is=$(value "SELECT sum(tokens) FROM token_balance.usage_state() WHERE reason = 'account moved'")
+    [ "$is" = "$accounted" ] || { echo "FAILED: $name: $is tokens are to be carried over, of $accounted"; failed=1; }
+    receipt=$(psql -At -d "$db" -v document="$document" <<<"SET token_balance.database = 'elsewhere'; SELECT token_balance.refuse_account(:'document')")
+    psql -d "$db" -o /dev/null -v receipt="$receipt" <<<"SELECT token_balance.take_back_account(:'receipt')"
+    sweep
+    charged 'taken back' "$paid"
+    empty 'reconcile() when it is back' 'SELECT problem FROM token_balance.reconcile()'
+}
+
 # live CALL: bind it, and a life of one account: 100 tokens of a run, its end, once more; 20 that come late and 5 by an UPDATE; a
-# refund; then detached, the platform's own migration, 7 tokens meanwhile, and attached again.
+# refund; a move that is taken back; then detached, the platform's own migration, 7 tokens meanwhile, and attached again.
 live() {
     local file_of_call=$1 account run first paid=100
     psql -d "$db" -c 'SET client_min_messages = warning' -f "$file_of_call" -o /dev/null
@@ -67,6 +83,7 @@ live() {
     [ "$is" = t ] || { echo "FAILED: $name: its summary"; failed=1; }
     empty 'usage that waits' "SELECT binding, tokens FROM token_balance.usage_state() WHERE state = 'waiting'"
     empty 'reconcile()' 'SELECT problem FROM token_balance.reconcile()'
+    leave_and_return
     psql -d "$db" -o /dev/null -c 'SELECT token_balance.detach()'
     run_step migrate
     run_step away
