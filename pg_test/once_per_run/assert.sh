@@ -71,6 +71,16 @@ psql() { # DATABASE SQL
 # Signals of a fault; the scripts kill servers on purpose, by others.
 BAD_LINES='TRAP:|PANIC|panicked|terminated by signal (4|6|7|8|11):|^[0-9]+:XX000:'
 
+# The log without one fault of the server's own, which plain UPDATEs of a plain table show as well, and which the client
+# takes for a race (is_multixact_race in client/src/database.rs): an updater that has aborted and not yet left the list
+# of those that run is no conflict to DoesMultiXactIdConflict, and a member to MultiXactIdExpand. A retry succeeds.
+without_multixact_race() {
+    awk -F: '
+        /^[0-9]+:XX000:ERROR: +new multixact has more than one updating member/ { pid = $1; next }
+        $1 == pid && $2 == "XX000" && $3 != "ERROR" { next }
+        { pid = ""; print }'
+}
+
 # The first assertion's backtrace. The server names only its own functions; ours by their address.
 backtrace() {
     local line library address
@@ -99,7 +109,8 @@ await_server() {
 read_log() {
     local part=$1 size
     size=$(stat -c %s "$server_log")
-    tail -c "+$((log_read + 1))" "$server_log" | head -c "$((size - log_read))" >"$WORK/new.log"
+    tail -c "+$((log_read + 1))" "$server_log" | head -c "$((size - log_read))" |
+        without_multixact_race >"$WORK/new.log"
     log_read=$size
     if grep -qaE "$BAD_LINES" "$WORK/new.log"; then
         grep -aE "$BAD_LINES|Failed process was running" "$WORK/new.log" | head -n 10 >"$WORK/bad.log"
