@@ -21,6 +21,7 @@ CLIENT_TARGET="${CARGO_TARGET_DIR:-$ROOT/target}/client"
 GROUPS_OF_TESTS='unit, regress, isolation, isolation_by_sql, script, client, once'
 SCRIPT_TIMEOUT=900 # seconds: a script that hangs must not eat the whole run
 RESULTS=           # a file: where|group|passed|failed|skipped|seconds
+FAILURES=          # a file: what failed, and the first lines of why; shown last, as of a long log only its end may be kept
 SOAK=              # set for the scripts' long form
 ASSERT=            # set for the assert-enabled servers
 CHOSEN=()          # GROUP:NAME of --only; empty: all tests
@@ -34,6 +35,13 @@ declare -A LANES=() # the last process of each lane
 record() {
     echo "$1|$2|$3|$4|$5|$((SECONDS - $6))" >>"$RESULTS"
     say "$1, $2: $3 passed, $4 failed, $5 skipped in $((SECONDS - $6)) s"
+}
+
+# remember_failure WHAT: for the end of the run, with the first lines of why, from standard input.
+remember_failure() {
+    local why
+    why=$(cut -c1-200 | sed -n 1,16p)
+    printf '%s\n%s\n' "--- $1" "$why" >>"$FAILURES"
 }
 
 # How many lines of a file match; no match is 0 and no error.
@@ -135,7 +143,10 @@ show_beside() {
 run_lint() {
     local start=$SECONDS failed=0
     say "format and lint"
-    run_logged "$LOGS/lint.log" "$ROOT/scripts/lint.sh" || failed=1
+    if ! run_logged "$LOGS/lint.log" "$ROOT/scripts/lint.sh"; then
+        failed=1
+        tail -n 12 "$LOGS/lint.log" | remember_failure lint
+    fi
     record source lint $((1 - failed)) "$failed" 0 "$start"
 }
 
@@ -158,6 +169,10 @@ run_unit() {
     failed=$(cargo_count failed "$log")
     # Not built, crashed, or no test at all: none of them is a pass.
     if [ $((passed + failed)) = 0 ] || { [ "$status" != 0 ] && [ "$failed" = 0 ]; }; then failed=1; fi
+    if [ "$failed" != 0 ]; then
+        { grep -E '^test .* FAILED|^error|panicked at' "$log" || tail -n 12 "$log"; } |
+            remember_failure "$PG_VERSION: unit"
+    fi
     record "PostgreSQL $PG_VERSION" unit "$passed" "$failed" "$(cargo_count ignored "$log")" "$start"
 }
 
@@ -251,6 +266,10 @@ run_sql_group() {
         cp "$output"/regression.diffs "$LOGS/pg$PG_VERSION/$name.diffs" 2>/dev/null || true
         cp -R "$output"/results "$LOGS/pg$PG_VERSION/$name.results" 2>/dev/null || true
         head -n 400 "$output"/regression.diffs 2>/dev/null || true
+        {
+            grep -m 4 -E '^not ok|\.\.\. (FAILED|failed)' "$log" || true
+            grep -E '^[-+]' "$output"/regression.diffs 2>/dev/null || tail -n 8 "$log"
+        } | remember_failure "$PG_VERSION: $name"
     fi
     failed=$((failed + $(unscheduled "$input" "${files[@]}")))
     record "PostgreSQL $PG_VERSION" "$name" "$passed" "$failed" 0 "$start"
@@ -302,8 +321,8 @@ run_script_group() {
             failed=$((failed + 1))
             echo "FAILED   $name ($took, exit $status)"
             tail -n 100 "$log"
-            # Once more, and last: of a long log only its end may be kept.
-            grep -E '^(FAILED|ERROR|error)' "$log" | head -n 20 || true
+            { grep -A 6 -E '^(FAILED|ERROR|error)' "$log" || tail -n 12 "$log"; } |
+                remember_failure "$PG_VERSION: $group $name"
             ;;
         esac
         # What a script started and left behind must not live on.
@@ -448,7 +467,8 @@ main() {
     "$ROOT/scripts/setup.sh" "${setup[@]}" "${versions[@]}"
     clean_up_on_exit
     RESULTS=$(mktemp)
-    CLEAN_DIRS+=("$RESULTS")
+    FAILURES=$(mktemp)
+    CLEAN_DIRS+=("$RESULTS" "$FAILURES")
     # In a soak one after the other: its figures are those of a machine that does nothing else.
     if [ -z "$SOAK" ] && { runs_all || [ ${#versions[@]} -gt 1 ]; }; then SIDE_BY_SIDE=yes; fi
     mkdir -p "$LOGS"
@@ -462,6 +482,7 @@ main() {
     done
     show_beside all
     print_table
+    cat "$FAILURES"
     say "$((SECONDS / 60)) min $((SECONDS % 60)) s in all; logs are in $LOGS"
     print_total
 }
