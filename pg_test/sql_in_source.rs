@@ -1,5 +1,5 @@
 //! Held against the source: SQL that the extension runs looks no operator and no function up in the
-//! caller's search path (DESIGN O12).
+//! caller's search path (DESIGN O12), and means the same whatever the session's settings.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -165,6 +165,12 @@ fn unqualified_calls(sql: &str) -> Vec<String> {
     found
 }
 
+/// Quoted strings with a backslash, which say something else under `standard_conforming_strings = off`.
+fn strings_with_backslashes(sql: &str) -> Vec<&str> {
+    let quoted = sql.split('\'').skip(1).step_by(2);
+    quoted.filter(|string| string.contains('\\')).collect()
+}
+
 fn sql_in_source() -> Vec<(String, String)> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
@@ -194,6 +200,16 @@ fn sql_in_src_names_the_schema_of_each_function() {
         let bad = unqualified_calls(&sql);
         assert!(bad.is_empty(), "{bad:?} in {file}: {sql}");
     }
+}
+
+#[test]
+fn sql_in_src_has_no_string_that_a_setting_changes() {
+    for (file, sql) in sql_in_source() {
+        let bad = strings_with_backslashes(&sql);
+        assert!(bad.is_empty(), "{bad:?} in {file}: {sql}");
+    }
+    let bad = r"SELECT a.b FROM t AS a WHERE a.x = '[0-9]' AND a.y = '\d'";
+    assert_eq!(strings_with_backslashes(bad), [r"\d"]);
 }
 
 #[test]

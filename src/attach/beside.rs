@@ -1,6 +1,6 @@
 //! Several bindings that are attached at once: whether one can stand beside the others, and what they share.
 
-use pgrx::spi::quote_literal;
+use crate::postgres::quote::quote_literal;
 
 use crate::binding::{Binding, LateUsage, Spec, Stored, is_part_of};
 use crate::error::{Error, Result};

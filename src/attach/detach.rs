@@ -1,7 +1,7 @@
 //! `token_balance.detach`.
 
+use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
 
 use super::beside::share_accounts;
 use super::check::check_caller_owns;

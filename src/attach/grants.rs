@@ -1,7 +1,7 @@
 //! The grants that attach makes and detach takes back.
 
+use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
 
 use crate::binding::Binding;
 use crate::binding::own::{extension_owner, extension_schema};

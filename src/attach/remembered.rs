@@ -5,8 +5,8 @@
 //! rebuild, or other people's rows with the same ids. What is in it is held against what was
 //! settled and against the ledger: it goes on where they agree, and where they do not the caller has to say.
 
+use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
 
 use super::beside::share_accounts;
 use super::made_anew::{self, Comparison};

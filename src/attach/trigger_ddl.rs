@@ -1,7 +1,7 @@
 //! The DDL of triggers on the bound tables: how they stand, and how they are made, made again and dropped.
 
+use crate::postgres::quote::{quote_identifier, quote_literal};
 use pgrx::pg_sys;
-use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::wanted_triggers::{
     Condition, KEEP_BALANCE, LATE_USAGE, RECORDING, Trigger, UPDATED_USAGE, optional_usage,
@@ -356,7 +356,8 @@ fn standing(
          AND d.objid OPERATOR(pg_catalog.=) t.oid AND d.refobjid OPERATOR(pg_catalog.=) t.tgrelid \
          AND d.refobjsubid OPERATOR(pg_catalog.=) c.number::integer)), \
          t.tgargs OPERATOR(pg_catalog.=) CASE WHEN $4 IS NULL THEN ''::pg_catalog.bytea \
-         ELSE pg_catalog.convert_to($4, 'UTF8') OPERATOR(pg_catalog.||) '\\x00'::pg_catalog.bytea END \
+         ELSE pg_catalog.convert_to($4, 'UTF8') \
+         OPERATOR(pg_catalog.||) pg_catalog.decode('00', 'hex') END \
          FROM pg_catalog.pg_trigger AS t \
          WHERE t.tgrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
          AND t.tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",

@@ -2,7 +2,7 @@
 //!
 //! A table has one trigger of a kind, whatever the number of bindings that it is bound in.
 
-use pgrx::spi::quote_literal;
+use crate::postgres::quote::quote_literal;
 
 use crate::binding::{Binding, Completion, LateUsage, OutsideChanges, Workflows, completed};
 use crate::postgres::catalog::{Column, Table};

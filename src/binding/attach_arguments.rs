@@ -3,8 +3,8 @@
 //! `token_balance.binding` is read and written, and how two specs are compared is made from the list. The
 //! declaration in `sql/functions.sql` and the table in `docs/binding.md` are held to it by tests.
 
+use crate::postgres::quote::quote_literal;
 use pgrx::pg_sys;
-use pgrx::spi::quote_literal;
 use serde_json::{Map, Value as Json};
 
 use super::options::{BusyAccount, DeletedUsage, LateUsage, OutsideChanges};

@@ -2,8 +2,8 @@
 //! a row that is at hand; a test compares the two. (Where no workflow table is bound, that a run was settled
 //! once says it: `settle/settlement.rs`.)
 
+use crate::postgres::quote::quote_literal;
 use pgrx::pg_sys;
-use pgrx::spi::quote_literal;
 
 use super::model::{Binding, Completion, Workflows};
 use super::spec::USUAL_STATUSES;

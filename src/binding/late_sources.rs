@@ -1,7 +1,7 @@
 //! The tables below a usage view whose new and changed rows count at once: `late_usage_on`.
 
+use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
 
 use super::spec::{LateKey, Spec};
 use crate::error::{Error, Result};

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
+use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
 
 use super::late_sources::LateSource;
 use super::options::{BusyAccount, DeletedUsage, OutsideChanges};

@@ -1,7 +1,7 @@
 //! The extension's own tables in the schema `token_balance`, and the extension itself.
 
+use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
 
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{Table, columns, query, table, table_named};

@@ -9,8 +9,8 @@
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
+use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
 
 use super::model::Binding;
 use super::spec::Spec;

@@ -4,8 +4,8 @@
 //! is named with its schema: the caller's search_path may be hostile.
 
 use pgrx::pg_sys;
-use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
+use super::quote::{QuotedWhereNeeded, quote_identifier, quote_qualified_identifier};
 use super::security::{self, NOTHING_ELSE, RunAs};
 use super::snapshot::Snapshot;
 use super::spi::{self, Outcome};
@@ -198,6 +198,7 @@ pub(crate) fn table_named(schema: &str, name: &str) -> Result<Option<Table>> {
 
 /// Whether a relation has this name, quoted and with its schema.
 pub(crate) fn is_taken(name: &str) -> Result<bool> {
+    let _names = QuotedWhereNeeded::start();
     exists(
         "SELECT 1 FROM pg_catalog.pg_class AS c \
          JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \

@@ -19,6 +19,7 @@ pub(crate) mod key;
 pub(crate) mod lock;
 pub(crate) mod notice;
 pub(crate) mod patience;
+pub(crate) mod quote;
 mod raw;
 pub(crate) mod security;
 pub(crate) mod shared;

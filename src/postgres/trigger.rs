@@ -5,8 +5,8 @@
 
 use std::ffi::CStr;
 
+use super::quote::{quote_identifier, quote_qualified_identifier};
 use pgrx::pg_sys;
-use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 use pgrx::trigger_support::{
     called_as_trigger, trigger_fired_after, trigger_fired_before, trigger_fired_by_delete,
     trigger_fired_by_insert, trigger_fired_by_update, trigger_fired_for_row,

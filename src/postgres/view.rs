@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 
 use super::catalog::{self, Table, query};
 use super::datum::c_string;
+use super::quote::QuotedWhereNeeded;
 use super::security::{NOTHING_ELSE, RunAs, current_user};
 use super::value::{Arg, texts};
 use crate::error::{Error, Result};
@@ -194,7 +195,7 @@ pub(crate) fn functions_of(views: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
     let outcome = query(
         "SELECT DISTINCT m[1]::pg_catalog.oid FROM pg_catalog.pg_rewrite AS r, \
          pg_catalog.regexp_matches(r.ev_action::pg_catalog.text, \
-         ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') AS m \
+         ':(?:funcid|opfuncid|aggfnoid|winfnoid) ([0-9]+)', 'g') AS m \
          WHERE r.ev_class OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[]) \
          AND r.ev_type OPERATOR(pg_catalog.=) '1'::pg_catalog.\"char\"",
         &[Arg::Int8Array(oids)],
@@ -233,8 +234,9 @@ fn is_for_invoker(view: pg_sys::Oid) -> Result<bool> {
     )
 }
 
-/// Names are qualified, whatever the search_path of who asks.
+/// Names are qualified, whatever the search_path of who asks, and quoted as ever.
 fn one(view: &Table) -> Result<OneView> {
+    let _names = QuotedWhereNeeded::start();
     let _path = RunAs::as_before(current_user(), &Some(NOTHING_ELSE.into()));
     let oid = || Arg::Int8(view.oid.to_u32().into());
     let said = query(

@@ -1,7 +1,7 @@
 //! `token_balance.verify`: whether the binding is whole, one row per check.
 
+use crate::postgres::quote::{quote_identifier, quote_literal};
 use pgrx::pg_sys;
-use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::check::Check;
 use super::usage_view;

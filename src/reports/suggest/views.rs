@@ -1,7 +1,7 @@
 //! Usage that only a view can show: tokens in JSON, and accounts that are reached by a join.
 
+use crate::postgres::quote::{quote_identifier, quote_literal, quote_qualified_identifier};
 use pgrx::pg_sys::InvalidOid;
-use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
 
 use super::candidates::{self, End, Link, Run, Usage};
 use super::sample::Sample;
@@ -294,7 +294,7 @@ impl Way<'_> {
         });
         let view = loop {
             let name =
-                quote_qualified_identifier(&seen.table.schema, &names.next().unwrap_or_default());
+                quote_qualified_identifier(&seen.table.schema, names.next().unwrap_or_default());
             if !catalog::is_taken(&name)? {
                 break name;
             }
