@@ -3,7 +3,7 @@
 #   cluster.sh reconcile|verify|state|overdrawn CONNECTION...
 # A CONNECTION is what psql takes as a database: "host=a dbname=app", a URI, a name. It wants psql, and a role that may call
 # the functions and read token_balance.account_move. reconcile and verify end with exit code 1 if they find something, and
-# all of them with 2 if a database cannot be asked.
+# all of them with 2 if a database cannot be asked, or if two have one name.
 set -euo pipefail
 
 usage() {
@@ -74,6 +74,12 @@ MOVES="SELECT :name, token, direction, user_id, database, state FROM token_balan
 
 connections=("$@")
 failed=0
+# Documents are for a database by its name.
+alike=$(ask "SELECT :name;" | sort | uniq -d)
+if [ -n "$alike" ]; then
+    echo "cluster.sh: more than one of these databases is $alike: each needs a token_balance.database of its own" >&2
+    exit 2
+fi
 case $command in
 reconcile)
     ask "SELECT :name, problem, user_id, workflow_id, expected, found, binding, hint FROM token_balance.reconcile();" |

@@ -96,20 +96,21 @@ pub(crate) fn refuse(book: &Book, account: &str) -> Result<()> {
     }
 }
 
-/// All accounts that are elsewhere, as the calling statement sees it.
+/// SQL for all accounts that are elsewhere.
+pub(crate) fn all_sql(book: &Book) -> String {
+    format!(
+        "SELECT m.user_id FROM token_balance.account_move AS m WHERE {} {IS_AWAY}",
+        book.accounts.own("m")
+    )
+}
+
+/// The same, as the calling statement sees it.
 pub(crate) fn all(book: &Book) -> Result<HashSet<String>> {
     if !is_used(book) {
         return Ok(HashSet::new());
     }
     let _owner = book.run_as_extension();
-    let outcome = spi::query_as_of(
-        &format!(
-            "SELECT m.user_id FROM token_balance.account_move AS m WHERE {} {IS_AWAY}",
-            book.accounts.own("m")
-        ),
-        &[],
-        Snapshot::Caller,
-    )?;
+    let outcome = spi::query_as_of(&all_sql(book), &[], Snapshot::Caller)?;
     Ok(texts(&outcome.rows, 0).into_iter().collect())
 }
 

@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 
 use pgrx::pg_sys::{self, TimestampTz};
 
-use crate::binding::{Binding, Bound, Payer, completed};
+use crate::binding::{Binding, Book, Bound, Payer, completed};
 use crate::error::{Error, Result};
 use crate::ledger::moved;
 use crate::postgres::cursor::{Cursor, Life};
@@ -104,7 +104,7 @@ pub(super) struct Used {
     pub(super) payers: i64,
     /// Of the account that pays; None if there is no such account.
     pub(super) balance: Option<i64>,
-    /// Whether that account is in another database.
+    /// Whether that account is in another database, or one that has paid for the run before.
     pub(super) has_moved: bool,
 }
 
@@ -118,6 +118,8 @@ pub(super) struct Accounted {
     pub(super) archived: ExactSum,
     /// Whether the workflow was settled once, for any account.
     pub(super) was_settled: bool,
+    /// Whether an account that has paid for the run is in another database, where the workflow's account pays.
+    has_left: bool,
 }
 
 /// What there is of one account in one workflow; either may be missing.
@@ -171,7 +173,7 @@ impl Pairs {
             settlements: Rows::open(
                 binding.accounts.extension_owner,
                 &[],
-                &settlements_sql(binding),
+                &settlements_sql(binding, &bound.book),
             )?,
             used: None,
             accounted: None,
@@ -213,6 +215,7 @@ impl Pairs {
                 refunded: row.amount(4)?,
                 was_settled: row.is_true(5),
                 archived: ExactSum::of(row.get(6))?,
+                has_left: row.is_true(7),
             }),
             None => None,
         };
@@ -235,8 +238,11 @@ impl Pairs {
             (None, Some(_)) => Ordering::Greater,
             (Some(used), Some(accounted)) => used.key.cmp(&accounted.key),
         };
-        let used = self.used.take_if(|_| order.is_le());
+        let mut used = self.used.take_if(|_| order.is_le());
         let accounted = self.accounted.take_if(|_| order.is_ge());
+        if let (Some(used), Some(accounted)) = (&mut used, &accounted) {
+            used.has_moved |= accounted.has_left;
+        }
         if used.is_some() {
             self.read_usage()?;
         }
@@ -268,17 +274,25 @@ impl Iterator for Pairs {
     }
 }
 
-/// Where the workflow's account pays, usage names none: whole workflows are compared.
-fn settlements_sql(binding: &Binding) -> String {
-    let user_id = match &binding.payer {
-        Payer::Usage(_) => "s.user_id",
-        Payer::Workflow(_) => "''::pg_catalog.text",
+/// Where the workflow's account pays, usage names none: whole workflows are compared, and an account that has left has
+/// marked those for which it had paid.
+fn settlements_sql(binding: &Binding, book: &Book) -> String {
+    let (user_id, has_left) = match &binding.payer {
+        Payer::Workflow(_) if moved::is_used(book) => (
+            "''::pg_catalog.text",
+            format!(
+                "pg_catalog.bool_or(s.user_id OPERATOR(pg_catalog.=) ANY (ARRAY({})))",
+                moved::all_sql(book)
+            ),
+        ),
+        Payer::Workflow(_) => ("''::pg_catalog.text", "false".into()),
+        Payer::Usage(_) => ("s.user_id", "false".into()),
     };
     format!(
         "SELECT s.workflow_id, {user_id}, pg_catalog.sum(s.usage_tokens), \
          pg_catalog.sum(s.charged_tokens), pg_catalog.sum(s.refunded_tokens), \
          pg_catalog.bool_or(pg_catalog.count(s.first_settled_at) OPERATOR(pg_catalog.>) 0) \
-         OVER (PARTITION BY s.workflow_id), pg_catalog.sum({}) \
+         OVER (PARTITION BY s.workflow_id), pg_catalog.sum({}), {has_left} \
          FROM token_balance.settlement AS s WHERE {} true GROUP BY 1, 2 \
          ORDER BY s.workflow_id COLLATE pg_catalog.\"C\", {user_id} COLLATE pg_catalog.\"C\"",
         archived_usage_sql(binding.spec.ids, "s"),

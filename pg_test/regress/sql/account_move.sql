@@ -268,6 +268,9 @@ UPDATE workflows SET user_id = 31 WHERE id = 'p2';
 INSERT INTO token_usage (workflow_id, total_tokens) VALUES ('p2', 5);
 SELECT token_balance.settle_pending() ->> 'tokens_used' AS used;
 SELECT settle_workflow('p2');
+SELECT state, reason, workflows, usage_rows, tokens FROM token_balance.usage_state() WHERE state = 'waiting';
+SELECT workflow_id, reason, tokens FROM token_balance.unsettled;
+SELECT problem, expected, found FROM token_balance.reconcile();
 SELECT id, third FROM users WHERE id >= 31 ORDER BY id;
 BEGIN;
 SET LOCAL token_balance.database = 'south';
@@ -277,6 +280,15 @@ SELECT token_balance.take_back_account(:'receipt') ->> 'success' AS taken_back;
 SELECT token_balance.settle_pending() ->> 'tokens_used' AS used;
 SELECT id, third FROM users WHERE id >= 31 ORDER BY id;
 SELECT workflow_id, user_id, usage_tokens, charged_tokens FROM token_balance.settlement WHERE workflow_id = 'p2' ORDER BY user_id;
+-- where accounts are stays known when a test suite forgets the rest
+BEGIN;
+INSERT INTO users VALUES (34, 'hal');
+SELECT token_balance.export_account(34, 'south') ->> 'balance' AS balance;
+TRUNCATE users, token_usage;
+SELECT token_balance.reset() IS NOT NULL AS forgotten;
+INSERT INTO users VALUES (34, 'hal');
+SELECT token_balance.credit(34, 1);
+ROLLBACK;
 -- nobody may, to whom it is not granted; and a member of pg_write_all_data does not write moves
 CREATE ROLE mv_app;
 GRANT pg_write_all_data TO mv_app;
