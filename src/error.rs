@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::postgres::quote::quote_literal;
 use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::spi::quote_literal;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 /// What [`Error::RelationDropped`] is about, of a view.
@@ -1474,7 +1474,7 @@ impl From<Error> for Report {
             ))
             .set_hint(format!(
                 "ALTER TABLE {relation} OWNER TO {};",
-                crate::postgres::quote::quote_identifier(&usage_owner)
+                pgrx::spi::quote_identifier(&usage_owner)
             )),
             Error::ArchiveOfShared { relation, names } => new_report(
                 ERRCODE_FEATURE_NOT_SUPPORTED,
