@@ -6,7 +6,7 @@ use pgrx::pg_sys::{
     BlockNumber, Buffer, BulkInsertStateData, CmdType, CommandId, Datum, FmgrInfo, HeapTuple,
     IndexInfo, IndexScanDesc, IndexTuple, IndexUniqueCheck, ItemPointer, List, MemoryContext, Oid,
     Relation, ScanDirection, ScanKey, Snapshot, TimestampTz, TransactionId, TupleDesc,
-    TupleTableSlot, TupleTableSlotOps,
+    TupleTableSlot, TupleTableSlotOps, XLTW_Oper,
 };
 
 /// Declare functions of the server, each with the type that pgrx has generated from its headers: a
@@ -117,7 +117,16 @@ server_functions! {
     fn PopActiveSnapshot();
     fn PushActiveSnapshot(snapshot: Snapshot);
     fn RelationGetIndexList(relation: Relation) -> *mut List;
+    fn LockBuffer(buffer: Buffer, mode: i32);
+    fn TransactionIdDidAbort(transaction: TransactionId) -> bool;
     fn TransactionIdIsCurrentTransactionId(transaction: TransactionId) -> bool;
+    fn TransactionIdIsInProgress(transaction: TransactionId) -> bool;
+    fn XactLockTableWait(
+        transaction: TransactionId,
+        table: Relation,
+        row: ItemPointer,
+        why: XLTW_Oper::Type,
+    );
     fn index_close(index: Relation, mode: i32);
     fn index_getnext_slot(
         scan: IndexScanDesc,

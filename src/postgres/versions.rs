@@ -136,6 +136,25 @@ server_functions! {
     ) -> pg_sys::TM_Result::Type;
 }
 
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
+server_functions! {
+    fn HeapTupleGetUpdateXid(row: pg_sys::HeapTupleHeader) -> pg_sys::TransactionId;
+}
+
+#[cfg(feature = "pg18")]
+server_functions! {
+    fn HeapTupleGetUpdateXid(row: *const pg_sys::HeapTupleHeaderData) -> pg_sys::TransactionId;
+}
+
+/// Which of several transactions that have locked a row updates it.
+///
+/// # Safety
+/// The row is in a locked buffer and says that one does; pgrx's guard is around this.
+pub(super) unsafe fn updater_of(row: pg_sys::HeapTupleHeader) -> pg_sys::TransactionId {
+    // SAFETY: as the caller promises.
+    unsafe { HeapTupleGetUpdateXid(row) }
+}
+
 /// Put a row in the place of another one, waiting for whoever else changes that. The mode is that of the row's lock, set
 /// by the server. `row` is then where it was put, and says whether it is heap-only: if not, all indexes want an entry. (The
 /// newer versions say also whether indexes that summarize do.)

@@ -53,6 +53,7 @@ mod scan;
 mod scratch;
 mod setting;
 mod update;
+mod updater;
 
 pub(crate) use index_path::{Holds, Wanted};
 pub(crate) use insert::{Conflict, Inserter, OpenTable, Shape};

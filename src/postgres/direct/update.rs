@@ -16,6 +16,7 @@ use super::key::Argument;
 use super::open::{Found, Kept, Open, Opened};
 use super::scratch::Scratch;
 use super::setting::is_used;
+use super::updater::{running_updater, wait_if_aborted};
 use crate::postgres::descriptor::elements;
 use crate::postgres::error_fields::with_error_fields_kept;
 use crate::postgres::invalidation::is_stale;
@@ -500,12 +501,25 @@ impl Table {
         unsafe {
             let path = &self.0.found;
             let table = self.relation();
-            let lock = (*(*table).rd_tableam).tuple_lock?;
             let size = size_of::<pg_sys::Datum>() + size_of::<bool>();
             let values: *mut pg_sys::Datum = raw::palloc(size * path.count).cast();
             let nulls: *mut bool = values.add(path.count).cast();
             let command = raw::GetCurrentCommandId(true);
+            let may_follow = (pg_sys::XactIsoLevel as u32) < pg_sys::XACT_REPEATABLE_READ;
             loop {
+                // Once the row is held nobody updates it but who has just aborted.
+                while let Some(updater) = running_updater(old) {
+                    if wait_if_aborted(updater) {
+                        continue;
+                    }
+                    if !may_follow {
+                        break;
+                    }
+                    let mode = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
+                    if !self.lock_latest(key, old, snapshot, command, mode)? {
+                        return None;
+                    }
+                }
                 raw::get_columns(old, path.count as i32);
                 std::ptr::copy_nonoverlapping((*old).tts_values, values, path.count);
                 std::ptr::copy_nonoverlapping((*old).tts_isnull, nulls, path.count);
@@ -527,28 +541,47 @@ impl Table {
                         return Some(added);
                     }
                     // As `EvalPlanQual` goes on with the latest version of the row.
-                    pg_sys::TM_Result::TM_Updated
-                        if (pg_sys::XactIsoLevel as u32) < pg_sys::XACT_REPEATABLE_READ =>
-                    {
-                        let mut tid = *place;
-                        let result = lock(
-                            table,
-                            &mut tid,
-                            snapshot,
-                            old,
-                            command,
-                            mode,
-                            pg_sys::LockWaitPolicy::LockWaitBlock,
-                            pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION as u8,
-                            failure.as_mut_ptr(),
-                        );
-                        if result != pg_sys::TM_Result::TM_Ok || !self.has_key(old, key) {
+                    pg_sys::TM_Result::TM_Updated if may_follow => {
+                        if !self.lock_latest(key, old, snapshot, command, mode)? {
                             return None;
                         }
                     }
                     _ => return None,
                 }
             }
+        }
+    }
+
+    /// Lock the latest version of a row, which is then in the slot. False if there is none of the key.
+    ///
+    /// # Safety
+    /// As of [`Table::find_and_add`]; the slot has a version of the row.
+    unsafe fn lock_latest(
+        &self,
+        key: *mut pg_sys::ScanKeyData,
+        row: *mut pg_sys::TupleTableSlot,
+        snapshot: pg_sys::Snapshot,
+        command: pg_sys::CommandId,
+        mode: pg_sys::LockTupleMode::Type,
+    ) -> Option<bool> {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let table = self.relation();
+            let lock = (*(*table).rd_tableam).tuple_lock?;
+            let mut tid = (*row).tts_tid;
+            let mut failure = std::mem::MaybeUninit::<pg_sys::TM_FailureData>::uninit();
+            let result = lock(
+                table,
+                &mut tid,
+                snapshot,
+                row,
+                command,
+                mode,
+                pg_sys::LockWaitPolicy::LockWaitBlock,
+                pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION as u8,
+                failure.as_mut_ptr(),
+            );
+            Some(result == pg_sys::TM_Result::TM_Ok && self.has_key(row, key))
         }
     }
 
