@@ -249,6 +249,11 @@ pub(crate) enum Error {
         database: String,
     },
     /// Of which a view shows what cannot be computed.
+    UnreadableUsageThere {
+        relation: String,
+        said: String,
+    },
+    /// The same of runs.
     UnreadableUsage {
         usage: String,
         relation: String,
@@ -271,6 +276,20 @@ pub(crate) enum Error {
     UncountedUsage {
         workflow: String,
         account: Option<String>,
+    },
+
+    /// For an index of both.
+    IdsTooLong {
+        workflow: String,
+        account: String,
+        tokens: i128,
+    },
+
+    /// A warning of attach: the same of usage from before.
+    CannotExempt {
+        relation: String,
+        pairs: usize,
+        tokens: i128,
     },
 
     // Balances.
@@ -493,6 +512,7 @@ impl Error {
                 | Error::BalanceOutOfRange { .. }
                 | Error::BalanceForbidden { .. }
                 | Error::UncountedUsage { .. }
+                | Error::IdsTooLong { .. }
         )
     }
 
@@ -590,6 +610,14 @@ fn pair(workflow: &str, account: Option<&str>) -> String {
 }
 
 /// The DETAIL of a bad charge.
+/// The beginning of an id.
+fn shortened(id: &str) -> Cow<'_, str> {
+    match id.char_indices().nth(40) {
+        Some((end, _)) => format!("{}...", &id[..end]).into(),
+        None => id.into(),
+    }
+}
+
 fn unsettled(tokens: i128) -> String {
     format!("Tokens that stay unsettled: {tokens}.")
 }
@@ -1144,6 +1172,14 @@ impl From<Error> for Report {
                 "Put the row or the expression right, then call token_balance.settle_pending(), which names each run \
                  that it cannot read.",
             ),
+            Error::UnreadableUsageThere { relation, said } => new_report(
+                ERRCODE_DATA_EXCEPTION,
+                format!("usage that is there cannot be read from {relation}"),
+            )
+            .set_detail(format!("The server says: {said}. Nothing was changed."))
+            .set_hint(
+                "Put the row right, or have the expression give NULL for what it cannot read, and call this again.",
+            ),
             Error::NoPayer { workflow, tokens } => new_report(
                 ERRCODE_FOREIGN_KEY_VIOLATION,
                 format!("workflow \"{workflow}\" has usage but no account that pays for it"),
@@ -1207,8 +1243,7 @@ impl From<Error> for Report {
             )
             .set_detail(unsettled(tokens))
             .set_hint(
-                "Give the balance column a wider type (ALTER TABLE ... ALTER token_balance TYPE \
-                 bigint), then settle the workflow again.",
+                "Give the balance column the type bigint, if it has another one, then settle the workflow again.",
             ),
             Error::UncountedUsage { workflow, account } => new_report(
                 ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
@@ -1224,6 +1259,36 @@ impl From<Error> for Report {
                  corrected, nothing is charged.",
             )
             .set_hint("Correct the usage, then settle the workflow again."),
+            Error::IdsTooLong {
+                workflow,
+                account,
+                tokens,
+            } => new_report(
+                ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!(
+                    "the ids of workflow \"{}\" and account \"{}\" are too long",
+                    shortened(&workflow),
+                    shortened(&account)
+                ),
+            )
+            .set_detail(format!(
+                "Together they have {} bytes; some 2,600 are recorded, or more that compress to as many. {}",
+                workflow.len() + account.len(),
+                unsettled(tokens)
+            ))
+            .set_hint("Give the workflow a shorter id, then settle it."),
+            Error::CannotExempt {
+                relation,
+                pairs,
+                tokens,
+            } => new_report(
+                ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("usage of {relation} from before is not exempt where ids are too long to be recorded"),
+            )
+            .set_detail(format!(
+                "{tokens} tokens of {pairs} pairs of workflow and account wait: they cannot be charged either."
+            ))
+            .set_hint("SELECT * FROM token_balance.unsettled lists them."),
 
             // Balances.
             Error::ChargeSuppressed { relation, account } => new_report(
@@ -1331,8 +1396,7 @@ impl From<Error> for Report {
                 ),
             )
             .set_hint(
-                "Give the balance column a wider type (ALTER TABLE ... ALTER token_balance TYPE \
-                 bigint).",
+                "Give the balance column the type bigint, if it has another one.",
             ),
             Error::RefundTooLarge {
                 workflow,

@@ -201,7 +201,12 @@ fn moment_before(
     let outcome = spi::query(
         &format!(
             "SELECT {}, $1::pg_catalog.interval OPERATOR(pg_catalog.{is_wrong}) '0'::pg_catalog.interval",
-            moment_sql("(pg_catalog.now() OPERATOR(pg_catalog.-) $1::pg_catalog.interval)")
+            // Times begin in 4713 BC.
+            moment_sql(
+                "(CASE WHEN $1::pg_catalog.interval OPERATOR(pg_catalog.>) '6000 years'::pg_catalog.interval \
+                 THEN '-infinity'::timestamp with time zone \
+                 ELSE pg_catalog.now() OPERATOR(pg_catalog.-) $1::pg_catalog.interval END)"
+            )
         ),
         &[Arg::Text(&text)],
     )?;

@@ -285,13 +285,27 @@ fn tell_of_replaced_view(known: &Spec, binding: &Binding) -> Result<()> {
 
 /// What waits, of a binding that goes on.
 fn tell_that_it_goes_on(binding: &Binding) -> Result<()> {
-    let Outstanding { completed, open } = outstanding(binding)?;
+    let message = format!(
+        "token_balance goes on with {} where it was",
+        binding.usage.sql
+    );
+    let Outstanding { completed, open } = match outstanding(binding) {
+        // One row does not keep the rest from being charged.
+        Err(Error::UnreadableUsageThere { said, .. }) => {
+            notice(
+                message,
+                Some(format!(
+                    "How much waits cannot be told. The server says: {said}."
+                )),
+                Some("token_balance.settle_pending() names each run that it cannot read.".into()),
+            );
+            return Ok(());
+        }
+        found => found?,
+    };
     let hint = "Call token_balance.settle_pending() for runs that have completed meanwhile.";
     notice(
-        format!(
-            "token_balance goes on with {} where it was",
-            binding.usage.sql
-        ),
+        message,
         Some(format!(
             "Not charged yet: {} tokens of completed runs ({} pairs of workflow and account), \
              {} tokens of others ({}).",

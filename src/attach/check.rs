@@ -60,6 +60,9 @@ pub(crate) fn could_attach(spec: &Spec, stored: &[Stored]) -> Result<()> {
     beside::check(stored, &binding, false)
 }
 
+/// Names that no column of a table can be given (`SysAtt` in heap.c).
+const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"];
+
 /// What makes no sense whatever the tables are.
 fn faults_of_values(spec: &Spec) -> Vec<Error> {
     let mut faults = Vec::from_iter(require_utf8().err());
@@ -76,6 +79,15 @@ fn faults_of_values(spec: &Spec) -> Vec<Error> {
         invalid(
             format!("usage_tokens names column \"{}\" twice", twice[0]),
             "Name each column once.",
+        );
+    }
+    if spec.name.trim().is_empty() {
+        invalid("name is empty".into(), "Name the binding.");
+    }
+    if spec.balance_column.is_empty() || SYSTEM_COLUMNS.contains(&spec.balance_column.as_str()) {
+        invalid(
+            format!("balance_column is \"{}\"", spec.balance_column),
+            "Name a column that is there, or that can be made.",
         );
     }
     if spec.usage_tokens.is_empty() {
@@ -247,7 +259,7 @@ fn check_balance(accounts: &Accounts, spec: &Spec) -> Result<()> {
     let Some(column) = &accounts.balance else {
         return Ok(());
     };
-    if column.is_generated {
+    if column.is_generated || column.is_always_identity {
         return Err(Error::GeneratedColumn {
             relation: accounts.users.sql.clone(),
             column: column.name.clone(),

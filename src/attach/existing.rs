@@ -3,30 +3,45 @@
 
 use std::time::{Duration, Instant};
 
+use pgrx::PgLogLevel;
+
 use crate::binding::{Binding, Payer, completed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ledger::change::Kind;
 use crate::ledger::entries::last_entry_sql;
 use crate::postgres::catalog::{self, Table};
 use crate::postgres::cursor::{Cursor, Life};
+use crate::postgres::index_entry;
 use crate::postgres::notice::notice;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, Row, texts};
 use crate::settle::settlement::archived_usage_sql;
+use crate::settle::usage::computed;
 
 const BATCH: usize = 10_000;
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// Record what was used before the extension as accounted for, and charge nothing.
+///
+/// Error 22000 if a row of it cannot be computed.
 pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
+    computed(binding, || exempt_all(binding))
+}
+
+fn exempt_all(binding: &Binding) -> Result<()> {
     let started = Instant::now();
     let mut last_told = started;
     let mut recorded = 0_usize;
     let mut tokens = 0_i128;
+    let mut too_long = (0_usize, 0_i128);
     let cursor = read_as_users_owner(binding, &binding.usage, &existing_usage_sql(binding))?;
-    while let Some(batch) = next_batch(&cursor)? {
+    while let Some(mut batch) = next_batch(&cursor)? {
+        for row in batch.extract_if(.., |row| !index_entry::fit(&[row.text(0), row.text(1)])) {
+            too_long.0 += 1;
+            too_long.1 += row.amount::<i128>(2)?;
+        }
         let _owner = RunAs::owner(binding.accounts.extension_owner);
         let (column, id) = match binding.spec.ids {
             Some(ids) => (", binding_id", format!(", {}", ids.binding)),
@@ -77,6 +92,16 @@ pub(super) fn exempt_existing_usage(binding: &Binding) -> Result<()> {
             ),
         );
     }
+    if too_long.0 > 0 {
+        let (pairs, tokens) = too_long;
+        let relation = binding.usage.sql.clone();
+        Error::CannotExempt {
+            relation,
+            pairs,
+            tokens,
+        }
+        .report(PgLogLevel::WARNING);
+    }
     cursor.close()
 }
 
@@ -126,8 +151,12 @@ pub(super) struct Outstanding {
     pub(super) open: (usize, i128),
 }
 
-/// Of a binding that goes on.
+/// Of a binding that goes on. Errors as of [`exempt_existing_usage`].
 pub(super) fn outstanding(binding: &Binding) -> Result<Outstanding> {
+    computed(binding, || sum_outstanding(binding))
+}
+
+fn sum_outstanding(binding: &Binding) -> Result<Outstanding> {
     let completed = match &binding.workflows {
         Some(workflows) => format!(
             "EXISTS (SELECT 1 FROM {} AS w WHERE {} OPERATOR(pg_catalog.=) g.workflow_id AND {})",

@@ -33,7 +33,9 @@ use crate::counters::{self, Counter};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
 use crate::postgres::datum::c_string;
-use crate::postgres::invalidation::{self, Reading, watch, watch_functions, watch_schema};
+use crate::postgres::invalidation::{
+    self, Reading, watch, watch_functions, watch_schema, watch_types,
+};
 use crate::postgres::lock::lock_relations;
 use crate::postgres::security::{self, RunAs};
 use crate::postgres::view;
@@ -590,6 +592,13 @@ fn read() -> Result<Present> {
     for spec in Stored::attached()? {
         watch_all(&spec)?;
         let accounts = Accounts::resolve(&spec);
+        if let Ok(Accounts {
+            checks: Some(checks),
+            ..
+        }) = &accounts
+        {
+            watch_types(checks.domains.iter().copied());
+        }
         let binding = accounts
             .clone()
             .and_then(|accounts| Binding::resolve_with(spec.clone(), accounts));

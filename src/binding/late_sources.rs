@@ -172,7 +172,9 @@ fn invalid(argument: &str, told: &str, detail: String) -> Error {
 
 fn named(table: &str) -> Result<Option<pg_sys::Oid>> {
     let outcome = catalog::query(
-        "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid",
+        // Of more parts it would be of another database, or of none.
+        "SELECT CASE WHEN pg_catalog.cardinality(pg_catalog.parse_ident($1)) OPERATOR(pg_catalog.<=) 2 \
+         THEN pg_catalog.to_regclass($1)::pg_catalog.oid END",
         &[Arg::Text(table)],
     )?;
     let row = outcome.rows.first().filter(|row| row.get(0).is_some());

@@ -305,7 +305,7 @@ impl Accounts {
 
     /// SQL for what the CHECK constraints say of another balance in the row: false where they refuse it.
     pub(crate) fn checks_sql(&self, alias: &str, balance: &str) -> Option<String> {
-        let Checks { sql, others } = self.checks.as_ref()?;
+        let Checks { sql, others, .. } = self.checks.as_ref()?;
         let others = others.iter().map(quote_identifier);
         let others = others.map(|name| format!(", {alias}.{name} AS {name}"));
         Some(format!(

@@ -116,7 +116,7 @@ impl Accounts {
             .into_iter()
             .find(|column| column.name == spec.balance_column);
         let checks = match &balance {
-            Some(balance) => catalog::checks_on(users.oid, balance.number)?,
+            Some(balance) => catalog::checks_on(users.oid, balance)?,
             None => None,
         };
         Ok(Accounts {
@@ -202,6 +202,7 @@ pub(super) fn existing_table(
 }
 
 fn supported(table: Table) -> Result<Table> {
+    refuse_own(&table)?;
     match table.unsupported_kind() {
         Some(kind) => Err(Error::WrongRelationKind {
             name: table.sql,
@@ -211,13 +212,24 @@ fn supported(table: Table) -> Result<Table> {
     }
 }
 
+/// Error 42809 for a table of the extension: its triggers are its own.
+pub(super) fn refuse_own(table: &Table) -> Result<()> {
+    match table.schema == "token_balance" {
+        true => Err(Error::WrongRelationKind {
+            name: table.sql.clone(),
+            kind: "its own table",
+        }),
+        false => Ok(()),
+    }
+}
+
 /// The usage, which may be a view as well.
 pub(super) fn existing_usage(spec: &Spec) -> Result<Table> {
     match catalog::table(spec.usage.oid)? {
         None if spec.definition.is_some() => Err(dropped(spec, USAGE_VIEW, &spec.usage)),
         None => Err(dropped(spec, "usage table", &spec.usage)),
         // A rule may have made one of the table that was bound.
-        Some(table) if table.is_view() && !was_table(spec) => Ok(table),
+        Some(table) if table.is_view() && !was_table(spec) => refuse_own(&table).map(|()| table),
         Some(table) => supported(table),
     }
 }
@@ -283,6 +295,7 @@ fn usage_view(usage: &Table, users: &Table) -> Result<Option<View>> {
     }
     let view = View::of(usage, &[usage.owner, users.owner])?;
     view.check(&usage.sql)?;
+    view.tables.iter().try_for_each(refuse_own)?;
     Ok(Some(view))
 }
 

@@ -91,6 +91,8 @@ pub(crate) struct Column {
     pub(crate) type_modifier: i32,
     pub(crate) is_enum: bool,
     pub(crate) is_generated: bool,
+    /// GENERATED ALWAYS AS IDENTITY: no UPDATE may set it.
+    pub(crate) is_always_identity: bool,
     pub(crate) is_not_null: bool,
     /// Of its own, or by its type, which may be a domain.
     pub(crate) has_default: bool,
@@ -225,7 +227,8 @@ pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
          pg_catalog.pg_get_expr(d.adbin, d.adrelid), \
          pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypmod, \
          CASE WHEN a.attcollation OPERATOR(pg_catalog.<>) t.typcollation \
-         THEN pg_catalog.format(' COLLATE %I.%I', n.nspname, c.collname) END) END, a.attnum \
+         THEN pg_catalog.format(' COLLATE %I.%I', n.nspname, c.collname) END) END, a.attnum, \
+         a.attidentity OPERATOR(pg_catalog.=) 'a'::pg_catalog.\"char\" \
          FROM pg_catalog.pg_attribute AS a \
          JOIN pg_catalog.pg_type AS t ON t.oid OPERATOR(pg_catalog.=) a.atttypid \
          LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid \
@@ -250,6 +253,7 @@ pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
             type_modifier: row.number(3).unwrap_or(-1),
             is_enum: row.is_true(4),
             is_generated: row.is_true(5),
+            is_always_identity: row.is_true(11),
             is_not_null: row.is_true(6),
             has_default: row.is_true(7),
             loose_collation: row.get(8).map(str::to_owned),
@@ -258,7 +262,7 @@ pub(crate) fn columns(relation: pg_sys::Oid) -> Result<Vec<Column>> {
         .collect())
 }
 
-/// What the CHECK constraints want in which a column is.
+/// What the CHECK constraints want in which a column is, and those of its domain.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Checks {
     /// All of it in SQL, of a row that has the columns. What is not the server's own is named with its schema, whatever
@@ -266,10 +270,13 @@ pub(crate) struct Checks {
     pub(crate) sql: String,
     /// The names of the other columns that are in it.
     pub(crate) others: Vec<String>,
+    /// The column's domain, and those that it is made of.
+    pub(crate) domains: Vec<pg_sys::Oid>,
 }
 
-/// None if there are none that count.
-pub(crate) fn checks_on(relation: pg_sys::Oid, column: i16) -> Result<Option<Checks>> {
+/// None if there are none that count, nor a domain that may get some.
+pub(crate) fn checks_on(relation: pg_sys::Oid, column: &Column) -> Result<Option<Checks>> {
+    let (name, column) = (column.sql(), column.number);
     let _path = RunAs::as_before(security::current_user(), &Some(NOTHING_ELSE.into()));
     // Since 18 there are some that nobody enforces. One of whole rows is of column 0. A generated column would have another
     // value.
@@ -294,13 +301,22 @@ pub(crate) fn checks_on(relation: pg_sys::Oid, column: i16) -> Result<Option<Che
             Arg::Int8(column.into()),
         ],
     )?;
-    if outcome.rows.is_empty() {
+    let domains = domains_of(relation, column)?;
+    if outcome.rows.is_empty() && domains.is_empty() {
         return Ok(None);
     }
-    let checks: Vec<_> = outcome
-        .rows
-        .iter()
-        .map(|row| format!("({})", row.text(0)))
+    let of_table = outcome.rows.iter().map(|row| format!("({})", row.text(0)));
+    // As the domain calls it: VALUE.
+    let of_domain = domain_checks(&domains)?.into_iter();
+    let of_domain = of_domain.map(|check| {
+        format!(
+            "(SELECT {} FROM (SELECT c.{name} AS value) AS d)",
+            check.sql
+        )
+    });
+    let checks: Vec<_> = of_table
+        .chain(of_domain)
+        .chain(["true".to_owned()])
         .collect();
     let mut others: Vec<String> = Vec::new();
     for row in &outcome.rows {
@@ -314,7 +330,71 @@ pub(crate) fn checks_on(relation: pg_sys::Oid, column: i16) -> Result<Option<Che
     Ok(Some(Checks {
         sql: checks.join(" AND "),
         others,
+        domains,
     }))
+}
+
+/// The domain of a column, and those that it is made of; none if it is of another type.
+fn domains_of(relation: pg_sys::Oid, column: i16) -> Result<Vec<pg_sys::Oid>> {
+    let outcome = query(
+        "WITH RECURSIVE d AS (SELECT t.oid, t.typbasetype FROM pg_catalog.pg_attribute AS a \
+         JOIN pg_catalog.pg_type AS t ON t.oid OPERATOR(pg_catalog.=) a.atttypid \
+         AND t.typtype OPERATOR(pg_catalog.=) 'd'::pg_catalog.\"char\" \
+         WHERE a.attrelid OPERATOR(pg_catalog.=) ($1::pg_catalog.oid) \
+         AND a.attnum OPERATOR(pg_catalog.=) $2::smallint \
+         UNION ALL SELECT t.oid, t.typbasetype FROM d JOIN pg_catalog.pg_type AS t \
+         ON t.oid OPERATOR(pg_catalog.=) d.typbasetype AND t.typtype OPERATOR(pg_catalog.=) 'd'::pg_catalog.\"char\") \
+         SELECT d.oid FROM d",
+        &[
+            Arg::Int8(relation.to_u32().into()),
+            Arg::Int8(column.into()),
+        ],
+    )?;
+    Ok(outcome.rows.iter().map(|row| row.oid(0)).collect())
+}
+
+/// A CHECK constraint of a domain.
+struct DomainCheck {
+    name: String,
+    /// Of VALUE.
+    sql: String,
+}
+
+/// Those of the domains themselves.
+fn domain_checks(domains: &[pg_sys::Oid]) -> Result<Vec<DomainCheck>> {
+    let outcome = query(
+        "SELECT c.conname, pg_catalog.pg_get_expr(c.conbin, 0) FROM pg_catalog.pg_constraint AS c \
+         WHERE c.contypid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[]) \
+         AND c.contype OPERATOR(pg_catalog.=) 'c'::pg_catalog.\"char\" ORDER BY c.conname",
+        &[Arg::Int8Array(
+            domains.iter().map(|oid| oid.to_u32().into()).collect(),
+        )],
+    )?;
+    let checks = outcome.rows.iter();
+    let checks = checks.map(|row| DomainCheck {
+        name: row.text(0).into(),
+        sql: row.text(1).into(),
+    });
+    Ok(checks.collect())
+}
+
+/// The names of the CHECK constraints of a column's domain, and what they say of a value, in SQL.
+pub(crate) fn domain_checks_of(
+    relation: pg_sys::Oid,
+    column: i16,
+    value: &str,
+) -> Result<(Vec<String>, String)> {
+    let _path = RunAs::as_before(security::current_user(), &Some(NOTHING_ELSE.into()));
+    let checks = domain_checks(&domains_of(relation, column)?)?;
+    let sql = checks.iter().map(|check| format!("({})", check.sql));
+    let sql = sql
+        .chain(["true".to_owned()])
+        .collect::<Vec<_>>()
+        .join(" AND ");
+    Ok((
+        checks.into_iter().map(|check| check.name).collect(),
+        format!("(SELECT {sql} FROM (SELECT {value} AS value) AS d)"),
+    ))
 }
 
 /// The names of the CHECK constraints in which the column is.

@@ -5,6 +5,7 @@
 //! - of a relation that is watched;
 //! - of a schema that is watched: ALTER SCHEMA ... RENAME says nothing about the relations in it;
 //! - of a function that is watched: CREATE OR REPLACE FUNCTION says nothing about the views that call it;
+//! - of a type that is watched: ALTER DOMAIN says nothing about the tables that have columns of it;
 //! - of any role or membership.
 //!
 //! While something is being read that is to be kept, all of them count, since nobody knows yet which
@@ -14,13 +15,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
 use pgrx::pg_sys;
-use pgrx::pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID, PROCOID};
+use pgrx::pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID, PROCOID, TYPEOID};
 
 thread_local! {
     /// The relations whose invalidation matters. None is ever taken out: a statement that is under
     /// way may still use what is no longer kept.
     static WATCHED: RefCell<HashSet<pg_sys::Oid>> = RefCell::default();
-    /// The schemas and functions whose invalidation matters: each by its cache, and the hash under which that has it.
+    /// The schemas, functions and types whose invalidation matters: each by its cache, and the hash under which that has it.
     static WATCHED_ENTRIES: RefCell<HashSet<(i32, u32)>> = RefCell::default();
     static IS_STALE: Cell<bool> = const { Cell::new(true) };
     /// How often [`EverythingMatters`].
@@ -93,6 +94,13 @@ pub(crate) fn watch_functions(functions: impl IntoIterator<Item = pg_sys::Oid>) 
     }
 }
 
+/// From now on, the invalidation of these types matters.
+pub(crate) fn watch_types(types: impl IntoIterator<Item = pg_sys::Oid>) {
+    for one in types {
+        watch_entry(TYPEOID as i32, one);
+    }
+}
+
 /// `cache` has an OID for its only key.
 fn watch_entry(cache: i32, oid: pg_sys::Oid) {
     let (key, none) = (pg_sys::Datum::from(oid), pg_sys::Datum::from(0));
@@ -106,7 +114,7 @@ pub(crate) fn init() {
     // SAFETY: the callbacks are functions of this library, which is never unloaded.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), pg_sys::Datum::from(0));
-        for cache in [NAMESPACEOID, PROCOID, AUTHOID, AUTHMEMROLEMEM] {
+        for cache in [NAMESPACEOID, PROCOID, TYPEOID, AUTHOID, AUTHMEMROLEMEM] {
             let cache = cache as i32;
             pg_sys::CacheRegisterSyscacheCallback(cache, Some(on_entry), pg_sys::Datum::from(0));
         }
@@ -129,7 +137,8 @@ unsafe extern "C-unwind" fn on_relation(_argument: pg_sys::Datum, relation: pg_s
 /// them. As above.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_entry(_argument: pg_sys::Datum, cache: i32, hash: u32) {
-    let is_of_all = hash == 0 || ![NAMESPACEOID as i32, PROCOID as i32].contains(&cache);
+    let is_by_entry = [NAMESPACEOID, PROCOID, TYPEOID].map(|one| one as i32);
+    let is_of_all = hash == 0 || !is_by_entry.contains(&cache);
     let matters = READING.get() > 0
         || is_of_all
         || WATCHED_ENTRIES.with_borrow(|watched| watched.contains(&(cache, hash)));

@@ -13,6 +13,7 @@ pub(crate) mod direct;
 pub(crate) mod error_fields;
 pub(crate) mod exact;
 pub(crate) mod exact_sum;
+pub(crate) mod index_entry;
 pub(crate) mod invalidation;
 pub(crate) mod jsonb;
 pub(crate) mod key;

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::ledger::moved;
 use crate::postgres::cursor::{Cursor, Life};
 use crate::postgres::exact_sum::ExactSum;
+use crate::postgres::index_entry;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::subtransaction::unless_data_exception;
 use crate::postgres::value::{Row, moment_sql};
@@ -104,6 +105,8 @@ pub(super) struct Used {
     pub(super) payers: i64,
     /// Of the account that pays; None if there is no such account.
     pub(super) balance: Option<i64>,
+    /// Whether what is charged to that account can be recorded.
+    pub(super) can_be_recorded: bool,
     /// Whether that account is in another database, or one that has paid for the run before.
     pub(super) has_moved: bool,
 }
@@ -201,6 +204,7 @@ impl Pairs {
             is_completed: row.is_true(8),
             payers: row.amount(9)?,
             balance: row.number(10),
+            can_be_recorded: index_entry::fit(&[row.text(0), row.get(11).unwrap_or_default()]),
             has_moved: row.get(11).is_some_and(|payer| self.moved.contains(payer)),
         });
         Ok(())

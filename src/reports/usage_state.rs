@@ -42,6 +42,8 @@ pub(crate) enum Reason {
     /// Of the account, to another database.
     Moved,
     Uncounted,
+    /// The ids, to be recorded.
+    TooLong,
 }
 
 /// What is NaN, infinite or past bigint.
@@ -83,6 +85,7 @@ impl State {
             Reason::OutOfRange => "out of range",
             Reason::Moved => "account moved",
             Reason::Uncounted => UNCOUNTED,
+            Reason::TooLong => "ids too long",
         })
     }
 }
@@ -250,6 +253,7 @@ fn reason(bound: &Bound, pair: &Pair, used: &Used, tokens: i128) -> Reason {
         _ if used.payers != 1 => Reason::NobodyPays,
         None => Reason::NoAccount,
         Some(balance) if i128::from(balance) - tokens < smallest => Reason::OutOfRange,
+        Some(_) if !used.can_be_recorded => Reason::TooLong,
         Some(_) => Reason::NotSettled,
     }
 }

@@ -11,12 +11,13 @@ use super::lock::{lock_workflows, needs_locks};
 use super::rename;
 use super::settlement::archived_usage_sql;
 use super::sweep::{BATCH, unsettled};
-use super::usage::{Usage, payers, usage_groups_sql};
+use super::usage::{Usage, computed, payers, usage_groups_sql};
 use crate::binding::{Binding, Bound, Kept, Which, bindings_locked, bound};
 use crate::error::{Error, Result};
 use crate::ledger::change::actor;
 use crate::ledger::moved;
 use crate::postgres::cursor::{Cursor, Life};
+use crate::postgres::index_entry;
 use crate::postgres::snapshot::{Snapshot, uses_transaction_snapshot};
 use crate::postgres::spi::{self, Statement};
 use crate::postgres::value::{Arg, Row};
@@ -104,7 +105,7 @@ pub(crate) fn exempt_pending(name: Option<&str>, until: Option<TimestampTz>) -> 
     }
     bound.binding.refuse_replaced_view()?;
     rename::follow(std::iter::once(&*bound))?;
-    let workflows = waiting(&bound, until)?;
+    let workflows = computed(&bound.binding, || waiting(&bound, until))?;
     lock_workflows(workflows.iter(), needs_locks(&bound.binding));
     let mut exempted = Exempted::default();
     for chunk in workflows.chunks(CHUNK) {
@@ -186,7 +187,7 @@ fn outstanding(
     workflows: &[String],
     until: Option<TimestampTz>,
 ) -> Result<Vec<Exemption>> {
-    let usage = read_usage(bound, workflows, until)?;
+    let usage = computed(&bound.binding, || read_usage(bound, workflows, until))?;
     let settled = read_settled(bound, workflows)?;
     let mut found = Vec::new();
     for (workflow, settled) in workflows.iter().zip(&settled) {
@@ -208,6 +209,15 @@ fn outstanding(
             let Some(exemption) = exemption(bound, workflow, account, tokens, settled)? else {
                 continue;
             };
+            if !index_entry::fit(&[&exemption.workflow, &exemption.account]) {
+                Error::IdsTooLong {
+                    workflow: exemption.workflow,
+                    account: exemption.account,
+                    tokens,
+                }
+                .report(PgLogLevel::WARNING);
+                continue;
+            }
             match moved::database(&bound.book, &exemption.account)? {
                 None => found.push(exemption),
                 // What of it is settled is not known here.

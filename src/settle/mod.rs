@@ -40,6 +40,7 @@ use crate::binding::{Bound, Payer};
 use crate::counters::{Counter, count};
 use crate::error::{Error, Result};
 use crate::ledger::moved;
+use crate::postgres::index_entry;
 use crate::postgres::snapshot::uses_transaction_snapshot;
 
 /// How many workflows are read and claimed at a time: memory grows by what is charged only.
@@ -365,7 +366,7 @@ fn payer(bound: &Bound, workflow: &str, occasion: &Occasion, tokens: i128) -> Re
     }
 }
 
-/// A claim that can be written: of an account that could exist, of a sum that is a bigint.
+/// A claim that can be written: of an account that could exist, of ids that an index takes, of a sum that is a bigint.
 fn claim_of(
     bound: &Bound,
     (place, workflow): (usize, &str),
@@ -381,6 +382,13 @@ fn claim_of(
             tokens,
         });
     };
+    if !index_entry::fit(&[&workflow, &account]) {
+        return Err(Error::IdsTooLong {
+            workflow,
+            account,
+            tokens,
+        });
+    }
     let settled = settled.get(&account).cloned();
     let before = settled.as_ref().map_or(0, |settled| settled.usage);
     let is_total_in_range = i64::try_from(tokens + i128::from(before)).is_ok();

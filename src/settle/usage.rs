@@ -252,7 +252,23 @@ impl Usage {
 }
 
 /// The usage of each of `workflows`.
+///
+/// Error 22000 if a row of it cannot be computed.
 pub(crate) fn read(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
+    if !bound.binding.computes_usage() {
+        return sum_up(bound, workflows);
+    }
+    unless_data_exception(|| sum_up(bound, workflows))?.map_err(|said| Error::UnreadableUsage {
+        usage: match workflows {
+            [workflow] => format!("usage of workflow \"{workflow}\""),
+            _ => format!("usage of one of {} workflows", workflows.len()),
+        },
+        relation: bound.binding.usage.sql.clone(),
+        said,
+    })
+}
+
+fn sum_up(bound: &Bound, workflows: &[String]) -> Result<Vec<Usage>> {
     let _owner = bound.run_as(bound.binding.usage.owner);
     let statements = bound.kept::<Statements>();
     if let Some(mut reader) = statements.lookup.reader() {
@@ -296,32 +312,31 @@ pub(super) fn read_or_warn(
     workflows: &[String],
     occasion: &Occasion,
 ) -> Result<Vec<Option<Usage>>> {
-    if matches!(occasion, Occasion::Caller) || !bound.binding.computes_usage() {
-        return Ok(read(bound, workflows)?.into_iter().map(Some).collect());
-    }
-    match (unless_data_exception(|| read(bound, workflows))?, workflows) {
-        (Ok(all), _) => Ok(all.into_iter().map(Some).collect()),
-        (Err(said), [workflow]) => {
-            let error = Error::UnreadableUsage {
-                usage: format!("usage of workflow \"{workflow}\""),
-                relation: bound.binding.usage.sql.clone(),
-                said,
+    match read(bound, workflows) {
+        Ok(all) => Ok(all.into_iter().map(Some).collect()),
+        Err(Error::UnreadableUsage { .. }) => {
+            let one = |workflow| {
+                let usage = read(bound, std::slice::from_ref(workflow));
+                let usage = usage.map(Vec::into_iter).map(|mut only| only.next());
+                occasion.or_warn(bound, usage).map(Option::flatten)
             };
-            occasion.warn(bound, error)?;
-            Ok(vec![None])
+            workflows.iter().map(one).collect()
         }
-        (Err(_), _) => {
-            let mut all = Vec::with_capacity(workflows.len());
-            for workflow in workflows {
-                all.extend(read_or_warn(
-                    bound,
-                    std::slice::from_ref(workflow),
-                    occasion,
-                )?);
-            }
-            Ok(all)
-        }
+        Err(error) => Err(error),
     }
+}
+
+/// What `work` makes of usage, not of one workflow alone.
+///
+/// Error 22000 if a row of it cannot be computed.
+pub(crate) fn computed<T>(binding: &Binding, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    if !binding.computes_usage() {
+        return work();
+    }
+    unless_data_exception(work)?.map_err(|said| Error::UnreadableUsageThere {
+        relation: binding.usage.sql.clone(),
+        said,
+    })
 }
 
 /// The number of accounts from which on an account's sum is not searched for among all.
