@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use pgrx::pg_sys::{INT8OID, TEXTOID};
+use pgrx::pg_sys::{INT8OID, TEXTARRAYOID, TEXTOID};
 
 use super::change::{Announcement, Change, Changed, Kind};
 use super::crossing::notify_crossing;
@@ -26,6 +26,7 @@ pub(crate) struct Statements {
     take: Statement,
     give: Statement,
     hold: Statement,
+    keep: Statement,
     balance: Statement,
     row: Statement,
     /// Whether a CHECK constraint refuses what a change would leave. None where there are none.
@@ -95,6 +96,16 @@ impl Kept<Book> for Statements {
                 Statement::new(&sql, &[TEXTOID, INT8OID]).of(&[accounts.users.oid])
             }),
             hold: Statement::new(&hold_sql(book), &[TEXTOID]).of(&[accounts.users.oid]),
+            keep: Statement::new(
+                &format!(
+                    "SELECT 1 FROM {users} AS a WHERE a.{key} OPERATOR(pg_catalog.=) ANY ($1::{key_type}[]) \
+                     ORDER BY a.{key} FOR KEY SHARE",
+                    key = accounts.user_key.sql(),
+                    key_type = accounts.user_key.key_type.sql(),
+                ),
+                &[TEXTARRAYOID],
+            )
+            .of(&[accounts.users.oid]),
             balance: Statement::new(
                 &format!("SELECT a.{balance}::bigint FROM {users} AS a WHERE {is_account}"),
                 &[TEXTOID],
@@ -249,6 +260,20 @@ pub(super) fn hold_sql(book: &Book) -> String {
 /// Wait for the account's row and hold it to the end of the transaction. False if there is none.
 pub(crate) fn hold(book: &Book, account: &str) -> Result<bool> {
     run_hold(book, &book.kept::<Statements>().hold, account)
+}
+
+/// Wait for who gives one of the accounts another id or deletes it, and keep others from it to the end of the transaction, as a
+/// foreign key's check does.
+pub(crate) fn keep_ids<'a>(book: &Book, accounts: impl Iterator<Item = &'a String>) -> Result<()> {
+    let key_type = book.accounts.user_key.key_type;
+    // Usage may name what can be no account.
+    let accounts: Vec<_> = accounts
+        .filter_map(|account| key_type.canonical(account))
+        .collect();
+    let _owner = book.run_as_users_owner();
+    let args = [Arg::TextArray(&accounts)];
+    let statement = &book.kept::<Statements>().keep;
+    statement.run(&args, Snapshot::Statement).map(drop)
 }
 
 /// Hold the account's row by a statement: whether that was done.

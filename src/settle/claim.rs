@@ -23,6 +23,7 @@ struct Statements {
     settled_of_many: Statement,
     claim: Statement,
     claim_many: Statement,
+    claim_more: Statement,
     release: Statement,
     forget: Statement,
 }
@@ -84,6 +85,10 @@ impl Kept<Bound> for Statements {
                     TEXTARRAYOID,
                 ],
             ),
+            claim_more: Statement::new(
+                &claim_more_sql(bound),
+                &[TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID],
+            ),
             forget: Statement::new(
                 &format!(
                     "DELETE FROM token_balance.settlement AS s \
@@ -109,7 +114,7 @@ impl Kept<Bound> for Statements {
     }
 }
 
-/// Insert, or add to what is there if that is still as it was read: one statement either way, so
+/// Insert, or add to one of which nothing is accounted for: one statement either way, so
 /// that rows are locked in the order in which they are given.
 fn claim_sql(ids: Option<Ids>, values: &str) -> String {
     let (from, archived) = if values.starts_with("SELECT") {
@@ -141,6 +146,24 @@ fn claim_sql(ids: Option<Ids>, values: &str) -> String {
          WHERE s.usage_tokens OPERATOR(pg_catalog.=) \
          (EXCLUDED.usage_tokens OPERATOR(pg_catalog.-) EXCLUDED.charged_tokens) {is_same}\
          RETURNING s.workflow_id, s.user_id"
+    )
+}
+
+/// Add to a settlement that was found, if it is still as it was read. If it is not there any more nothing is inserted: its
+/// workflow or its account may have got another id.
+fn claim_more_sql(bound: &Bound) -> String {
+    let is_same = match bound.binding.spec.ids {
+        Some(_) => format!("AND s.{ARCHIVED_USAGE} OPERATOR(pg_catalog.=) $5::pg_catalog.numeric"),
+        None => "AND $5 IS NOT NULL".into(),
+    };
+    format!(
+        "UPDATE token_balance.settlement AS s SET usage_tokens = $3, \
+         charged_tokens = s.charged_tokens OPERATOR(pg_catalog.+) $4, \
+         first_settled_at = COALESCE(s.first_settled_at, pg_catalog.clock_timestamp()), \
+         last_settled_at = pg_catalog.clock_timestamp() \
+         WHERE {} s.workflow_id OPERATOR(pg_catalog.=) $1 AND s.user_id OPERATOR(pg_catalog.=) $2 \
+         AND s.usage_tokens OPERATOR(pg_catalog.=) ($3 OPERATOR(pg_catalog.-) $4) {is_same}",
+        bound.binding.own("s")
     )
 }
 
@@ -297,7 +320,7 @@ pub(crate) fn write(bound: &Bound, claims: Vec<Claim>) -> Result<(Vec<Claim>, Ve
             } else {
                 rest.len()
             };
-            let by_sql = upsert(bound, &rest[..some])?;
+            let by_sql = write_by_sql(bound, &rest[..some])?;
             count(
                 Counter::SettlementsBySql,
                 by_sql.iter().filter(|is_written| **is_written).count(),
@@ -333,11 +356,31 @@ pub(crate) fn insert(bound: &Bound, claims: &[Claim]) -> usize {
     written
 }
 
-/// Write claims with SQL, in their order: whether each was.
-fn upsert(bound: &Bound, claims: &[Claim]) -> Result<Vec<bool>> {
+/// Write claims with SQL, in their order: whether each was. All of them are of settlements that were found, or none.
+fn write_by_sql(bound: &Bound, claims: &[Claim]) -> Result<Vec<bool>> {
     let statements = bound.kept::<Statements>();
     match claims {
         [] => Ok(Vec::new()),
+        [
+            Claim {
+                settled: Some(_), ..
+            },
+            ..,
+        ] => {
+            let add = |claim: &Claim| {
+                let archived = claim.archived();
+                let args = [
+                    Arg::Text(&claim.workflow),
+                    Arg::Text(&claim.account),
+                    Arg::Int8(claim.usage_tokens()),
+                    Arg::Int8(claim.tokens),
+                    Arg::Text(&archived),
+                ];
+                let outcome = statements.claim_more.run(&args, Snapshot::Statement)?;
+                Ok(outcome.processed == 1)
+            };
+            claims.iter().map(add).collect()
+        }
         [claim] => {
             let archived = claim.archived();
             let args = [

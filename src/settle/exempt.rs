@@ -14,6 +14,7 @@ use super::sweep::{BATCH, unsettled};
 use super::usage::{Usage, computed, payers, usage_groups_sql};
 use crate::binding::{Binding, Bound, Kept, Which, bindings_locked, bound};
 use crate::error::{Error, Result};
+use crate::ledger::account::keep_ids;
 use crate::ledger::change::actor;
 use crate::ledger::moved;
 use crate::postgres::cursor::{Cursor, Life};
@@ -163,7 +164,7 @@ fn exempt(
     let mut done = HashSet::new();
     let mut rest = workflows.to_vec();
     while let Some(first) = rest.first() {
-        let wanted = outstanding(bound, &rest, until)?;
+        let wanted = outstanding_and_kept(bound, &rest, until)?;
         let (written, refused) = write(bound, wanted)?;
         exempted.pairs += written.len();
         for exemption in written {
@@ -181,11 +182,36 @@ fn exempt(
     Ok(())
 }
 
-/// What is used and not accounted for, in the order of workflows and accounts.
+/// The same as [`outstanding`], of accounts that nobody gives another id meanwhile: what is written of them would not go
+/// along.
+fn outstanding_and_kept(
+    bound: &Bound,
+    workflows: &[String],
+    until: Option<TimestampTz>,
+) -> Result<Vec<Exemption>> {
+    let mut kept = HashSet::new();
+    loop {
+        let mut passed_over = Vec::new();
+        let wanted = outstanding(bound, workflows, until, &mut passed_over)?;
+        let accounts: BTreeSet<_> = wanted.iter().map(|it| it.account.clone()).collect();
+        if accounts.iter().all(|account| kept.contains(account)) {
+            passed_over
+                .into_iter()
+                .for_each(|error: Error| error.report(PgLogLevel::WARNING));
+            return Ok(wanted);
+        }
+        keep_ids(&bound.book, accounts.iter())?;
+        kept.extend(accounts);
+    }
+}
+
+/// What is used and not accounted for, in the order of workflows and accounts. `passed_over` gets what of it cannot be
+/// exempted, and why.
 fn outstanding(
     bound: &Bound,
     workflows: &[String],
     until: Option<TimestampTz>,
+    passed_over: &mut Vec<Error>,
 ) -> Result<Vec<Exemption>> {
     let usage = computed(&bound.binding, || read_usage(bound, workflows, until))?;
     let settled = read_settled(bound, workflows)?;
@@ -195,11 +221,10 @@ fn outstanding(
             continue;
         };
         for account in usage.uncounted(&bound.binding) {
-            let error = Error::UncountedUsage {
+            passed_over.push(Error::UncountedUsage {
                 workflow: workflow.clone(),
                 account: account.map(str::to_owned),
-            };
-            error.report(PgLogLevel::WARNING);
+            });
         }
         for (account, tokens) in usage.by_payer(&bound.binding) {
             let tokens = unaccounted(&tokens, settled, account)?;
@@ -210,24 +235,22 @@ fn outstanding(
                 continue;
             };
             if !index_entry::fit(&[&exemption.workflow, &exemption.account]) {
-                Error::IdsTooLong {
+                passed_over.push(Error::IdsTooLong {
                     workflow: exemption.workflow,
                     account: exemption.account,
                     tokens,
-                }
-                .report(PgLogLevel::WARNING);
+                });
                 continue;
             }
             match moved::database(&bound.book, &exemption.account)? {
                 None => found.push(exemption),
                 // What of it is settled is not known here.
-                Some(database) => Error::UsageOfMovedAccount {
+                Some(database) => passed_over.push(Error::UsageOfMovedAccount {
                     workflow: exemption.workflow,
                     account: exemption.account,
                     tokens,
                     database,
-                }
-                .report(PgLogLevel::WARNING),
+                }),
             }
         }
     }

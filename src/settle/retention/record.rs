@@ -1,6 +1,6 @@
 //! What is written down of what leaves.
 
-use pgrx::pg_sys::{TEXTARRAYOID, TimestampTz};
+use pgrx::pg_sys::{TEXTARRAYOID, TEXTOID, TimestampTz};
 
 use crate::binding::{Bound, Kept, Payer};
 use crate::error::{Error, Result};
@@ -20,13 +20,23 @@ pub(crate) struct TakenAway {
 
 struct Statements {
     add: Statement,
+    insert: Statement,
 }
 
 impl Kept<Bound> for Statements {
     fn of(bound: &Bound) -> Self {
         Statements {
-            // Where nothing was to be charged there is no settlement, and tokens below zero count all the same.
             add: Statement::new(
+                &format!(
+                    "UPDATE token_balance.settlement AS s SET archived_usage_tokens = \
+                     s.archived_usage_tokens OPERATOR(pg_catalog.+) $3::pg_catalog.numeric \
+                     WHERE {} s.workflow_id OPERATOR(pg_catalog.=) $1 AND s.user_id OPERATOR(pg_catalog.=) $2",
+                    bound.binding.own("s")
+                ),
+                &[TEXTOID, TEXTOID, TEXTOID],
+            ),
+            // Where nothing was to be charged there is no settlement, and tokens below zero count all the same.
+            insert: Statement::new(
                 &format!(
                     "INSERT INTO token_balance.settlement AS s \
                      (workflow_id, user_id, usage_tokens, archived_usage_tokens, binding_id) \
@@ -47,11 +57,13 @@ impl Kept<Bound> for Statements {
 /// order of `taken`. Where the workflow's own account pays, its settlements stand for one usage: the first one has it.
 ///
 /// In the order in which settlements are locked: it sorts.
+///
+/// Error 40001 if a settlement that was found is not there any more: its account got another id.
 pub(crate) fn add_to_settlements<'a>(
     bound: &Bound,
     taken: impl Iterator<Item = (&'a TakenAway, &'a Accounted)>,
 ) -> Result<()> {
-    let mut rows: Vec<(&str, &str, String)> = Vec::new();
+    let mut rows: Vec<(&str, &str, String, bool)> = Vec::new();
     for (taken, settled) in taken.filter(|(taken, _)| !taken.tokens.is_zero()) {
         let account = match (&taken.account, &bound.binding.payer) {
             (Some(account), _) => account,
@@ -59,31 +71,42 @@ pub(crate) fn add_to_settlements<'a>(
             // A row that names no account is nobody's.
             (None, Payer::Usage(_)) => continue,
         };
-        rows.push((&taken.workflow, account, taken.tokens.to_string()));
-    }
-    if rows.is_empty() {
-        return Ok(());
+        let is_there = settled.contains_key(account);
+        rows.push((&taken.workflow, account, taken.tokens.to_string(), is_there));
     }
     rows.sort_unstable();
-    let column = |of: fn(&(&str, &str, String)) -> String| rows.iter().map(of).collect::<Vec<_>>();
-    let columns = [
-        column(|row| row.0.to_owned()),
-        column(|row| row.1.to_owned()),
-        column(|row| row.2.clone()),
-    ];
     let _owner = bound.run_as_extension();
-    let outcome = bound.kept::<Statements>().add.run(
-        &columns.each_ref().map(|texts| Arg::TextArray(texts)),
-        Snapshot::Statement,
-    )?;
-    match outcome.processed as usize == rows.len() {
-        true => Ok(()),
-        false => Err(Error::ArchiveSuppressed {
-            relation: "token_balance.settlement".into(),
-            of: bound.binding.usage.sql.clone(),
-            missing: rows.len() - outcome.processed as usize,
-        }),
+    let statements = bound.kept::<Statements>();
+    for rows in rows.chunk_by(|one, other| !one.3 && !other.3) {
+        if let [(workflow, account, tokens, true)] = rows {
+            let args = [Arg::Text(workflow), Arg::Text(account), Arg::Text(tokens)];
+            let outcome = statements.add.run(&args, Snapshot::Statement)?;
+            if outcome.processed != 1 {
+                return Err(Error::ConcurrentSettlement {
+                    workflow: (*workflow).to_owned(),
+                });
+            }
+            continue;
+        }
+        let column =
+            |of: fn(&(&str, &str, String, bool)) -> String| rows.iter().map(of).collect::<Vec<_>>();
+        let columns = [
+            column(|row| row.0.to_owned()),
+            column(|row| row.1.to_owned()),
+            column(|row| row.2.clone()),
+        ];
+        let args = columns.each_ref().map(|texts| Arg::TextArray(texts));
+        let outcome = statements.insert.run(&args, Snapshot::Statement)?;
+        let written = outcome.processed as usize;
+        if written != rows.len() {
+            return Err(Error::ArchiveSuppressed {
+                relation: "token_balance.settlement".into(),
+                of: bound.binding.usage.sql.clone(),
+                missing: rows.len() - written,
+            });
+        }
     }
+    Ok(())
 }
 
 /// What left, and how.
