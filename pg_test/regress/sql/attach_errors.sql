@@ -176,6 +176,22 @@ SELECT token_balance.attach('acc', 'usage', 'runs');
 SELECT count(*) FROM token_balance.binding;
 SELECT tgrelid::regclass AS "table", count(*) FROM pg_trigger WHERE tgrelid IN ('acc'::regclass, 'usage'::regclass, 'runs'::regclass) AND NOT tgisinternal GROUP BY tgrelid ORDER BY tgrelid::regclass::text;
 
+-- the extension's own tables and views, and views of them: their triggers are its own
+SELECT token_balance.detach();
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'token_balance.ledger', 'runs', usage_tokens => '{amount}')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'token_balance.unsettled', 'runs', usage_tokens => '{tokens}')$$);
+CREATE VIEW own_ledger AS SELECT * FROM token_balance.ledger;
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'own_ledger', 'runs', usage_tokens => '{amount}')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'token_balance.settlement', workflow_key => 'workflow_id', workflow_status => 'user_id')$$);
+SELECT count(*) FROM pg_trigger WHERE tgrelid = 'token_balance.ledger'::regclass AND tgenabled = 'A';
+-- names that nothing can have, and a column that no UPDATE may set
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', balance_column => '')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', balance_column => 'xmin')$$);
+CALL pg_temp.try($$SELECT token_balance.attach('acc', 'usage', 'runs', name => '')$$);
+CREATE TABLE counted (id text PRIMARY KEY, token_balance integer GENERATED ALWAYS AS IDENTITY);
+CALL pg_temp.try($$SELECT token_balance.attach('counted', 'usage', 'runs')$$);
+SELECT token_balance.attach('acc', 'usage', 'runs');
+
 -- all faults at once, each with its argument and its cure: each attach told of the first one only (DESIGN F14)
 SET client_min_messages = warning;
 CREATE TABLE faulty (run text, who text, total_tokens money, created_at bigint, prompt_tokens text);

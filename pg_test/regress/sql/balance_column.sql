@@ -121,17 +121,28 @@ ALTER TABLE purses ADD CONSTRAINT some_debt CHECK (coins >= ours.floor(coins) AN
 SELECT name FROM token_balance.verify() WHERE name LIKE 'overdraft%';
 SELECT run('p7', 'ann', 900), run('p8', 'ann', 200);
 TABLE purses ORDER BY id;
--- one that other columns may satisfy; and what a domain forbids: the server's own error
+-- one that other columns may satisfy
 ALTER TABLE purses ADD unlimited boolean DEFAULT false, ADD CONSTRAINT of_row CHECK (unlimited OR coins > -980);
 SELECT name FROM token_balance.verify() WHERE name LIKE 'overdraft%';
 SELECT run('p9', 'ann', 90);
 UPDATE purses SET unlimited = true WHERE id = 'ann';
 SELECT settle_workflow('p9') ->> 'new_balance' AS new_balance;
+-- what a domain forbids, or one that it is made of: the same, in a session that is open, too
 CREATE DOMAIN coin AS integer CHECK (VALUE > -990);
-ALTER TABLE purses DROP CONSTRAINT some_debt, ALTER coins TYPE coin;
-CALL pg_temp.try($$SELECT run('p10', 'ann', 10)$$);
+CREATE DOMAIN copper AS coin;
+ALTER TABLE purses DROP CONSTRAINT some_debt, ALTER coins TYPE copper;
+SELECT name FROM token_balance.verify() WHERE name LIKE 'overdraft%';
+SELECT run('p10', 'ann', 10), run('p11', 'ann', 1);
 SELECT id, coins FROM purses ORDER BY id;
-SELECT count(*) FROM runs WHERE id = 'p10';
+SELECT count(*) FROM runs WHERE id IN ('p10', 'p11');
+CALL pg_temp.try($$SELECT token_balance.adjust('ann', -1000)$$);
+ALTER DOMAIN copper ADD CONSTRAINT no_debt CHECK (VALUE >= 0) NOT VALID;
+SELECT detail FROM token_balance.verify() WHERE name LIKE 'overdraft%';
+SELECT run('p12', 'ann', 1);
+ALTER DOMAIN copper DROP CONSTRAINT no_debt;
+ALTER DOMAIN coin DROP CONSTRAINT coin_check;
+SELECT token_balance.settle_pending() ->> 'tokens_used' AS used;
+SELECT name FROM token_balance.verify() WHERE name LIKE 'overdraft%';
 SET client_min_messages = warning;
 DROP EXTENSION token_balance CASCADE;
 DROP SCHEMA bc CASCADE;
