@@ -214,6 +214,8 @@ pub(crate) enum Error {
     UnreadableRelation {
         relation: String,
         role: String,
+        /// Whether it is not its policies.
+        is_whole: bool,
     },
 
     /// A lock that others did not let us have.
@@ -1066,7 +1068,17 @@ impl From<Error> for Report {
                 format!("must be owner of table {relation}"),
             )
             .set_hint("Attach and detach as a superuser or as the owner of all bound tables."),
-            Error::UnreadableRelation { relation, role } => new_report(
+            Error::UnreadableRelation {
+                relation,
+                role,
+                is_whole: false,
+            } => new_report(
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("role \"{role}\" cannot read all rows of table {relation}"),
+            )
+            .set_detail("Its policies hide rows from a role that is not its owner.")
+            .set_hint("Give all bound tables one owner, or that role BYPASSRLS."),
+            Error::UnreadableRelation { relation, role, .. } => new_report(
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("role \"{role}\" cannot read table {relation}"),
             )

@@ -339,17 +339,7 @@ pub(super) fn check_usage_view(binding: &Binding, with_index: bool) -> Result<()
 pub(super) fn check_ownership(binding: &Binding) -> Result<()> {
     let tables = binding.tables();
     check_caller_owns(&tables)?;
-    for table in tables {
-        // Policies would hide usage from the queries that read several tables.
-        let hides_rows = table.has_policies && table.owner != binding.accounts.users.owner;
-        if hides_rows || !catalog::can_read(binding.accounts.users.owner, table.oid)? {
-            return Err(Error::UnreadableRelation {
-                relation: table.sql.clone(),
-                role: catalog::role_name(binding.accounts.users.owner),
-            });
-        }
-    }
-    Ok(())
+    binding.require_readable()
 }
 
 pub(super) fn check_caller_owns(tables: &[Table]) -> Result<()> {

@@ -10,7 +10,7 @@ use super::options::{BusyAccount, DeletedUsage, OutsideChanges};
 use super::parts::is_part_of;
 use super::spec::{Ids, Spec, Spellings, of_accounts};
 use crate::error::{Error, Result};
-use crate::postgres::catalog::{Checks, Column, Table};
+use crate::postgres::catalog::{self, Checks, Column, Table};
 use crate::postgres::key::KeyType;
 use crate::postgres::security::SearchPaths;
 use crate::postgres::view::View;
@@ -151,6 +151,24 @@ impl Binding {
             .chain([&self.usage, &self.accounts.users])
             .cloned()
             .collect()
+    }
+
+    /// What reads several tables at once does so as the owner of users.
+    ///
+    /// Error 42501 if that role may not read one of them, or if policies hide rows of it.
+    pub(crate) fn require_readable(&self) -> Result<()> {
+        let owner = self.accounts.users.owner;
+        for table in self.tables() {
+            let is_whole = !table.has_policies || catalog::sees_all_rows(owner, &table);
+            if !is_whole || !catalog::can_read(owner, table.oid)? {
+                return Err(Error::UnreadableRelation {
+                    relation: table.sql.clone(),
+                    role: catalog::role_name(owner),
+                    is_whole,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// What has to be locked to keep the usage as it is: the table, or the view and the tables that it reads.

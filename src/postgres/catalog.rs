@@ -553,6 +553,12 @@ pub(crate) fn acts_for(role: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(role, owner) }
 }
 
+/// Whether no policy of the table hides rows from the role, where its owner's statements see them all (`check_enable_rls`).
+pub(crate) fn sees_all_rows(role: pg_sys::Oid, table: &Table) -> bool {
+    // SAFETY: a syscache lookup.
+    acts_for(role, table.owner) || unsafe { pg_sys::has_bypassrls_privilege(role) }
+}
+
 pub(crate) fn is_superuser(role: pg_sys::Oid) -> bool {
     // SAFETY: a syscache lookup.
     unsafe { pg_sys::superuser_arg(role) }

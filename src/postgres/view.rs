@@ -96,6 +96,7 @@ impl View {
         }
         if let Some((table, role)) = &self.unreadable {
             return Err(Error::UnreadableRelation {
+                is_whole: true,
                 relation: table.clone(),
                 role: role.clone(),
             });

@@ -47,6 +47,7 @@ impl Rows {
 
     /// The same of the usage. Error 22000 where an expression of a view cannot be computed for a row.
     fn of_usage(binding: &Binding) -> Result<Self> {
+        binding.require_readable()?;
         let usage = &binding.usage;
         let owner = binding.accounts.users.owner;
         let rows = Self::open(owner, &[usage.oid], &usage_sql(binding))?;

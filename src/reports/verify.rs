@@ -424,6 +424,17 @@ fn readable(binding: &Binding) -> Result<Check> {
     let owner = binding.accounts.users.owner;
     let role = catalog::role_name(owner);
     for table in binding.tables() {
+        if table.has_policies && !catalog::sees_all_rows(owner, &table) {
+            return Ok(Check::new(
+                "owners",
+                false,
+                format!(
+                    "policies hide rows of table {} from role \"{role}\"",
+                    table.sql
+                ),
+                "Give all bound tables one owner, or that role BYPASSRLS.",
+            ));
+        }
         if !catalog::can_read(owner, table.oid)? {
             return Ok(Check::new(
                 "owners",

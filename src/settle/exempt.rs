@@ -133,6 +133,7 @@ fn usage_sql(binding: &Binding, until: Option<TimestampTz>, more: Option<String>
 /// The workflows of which some usage waits, in order.
 fn waiting(bound: &Bound, until: Option<TimestampTz>) -> Result<Vec<String>> {
     let binding = &bound.binding;
+    binding.require_readable()?;
     let cursor = Cursor::open(
         binding.accounts.users.owner,
         &[binding.usage.oid],

@@ -222,6 +222,7 @@ impl Pending {
     }
 
     fn open(bound: &Bound, moments: Moments, life: Life, reading: Reading) -> Result<Cursor> {
+        bound.binding.require_readable()?;
         bound.follow();
         let with_idle = moments.idle_since.is_some();
         let sql = usage_of_completed_sql(&bound.binding, with_idle, reading);

@@ -254,6 +254,7 @@ impl<'a> OldUsage<'a> {
     fn of(bound: &'a Bound, before: TimestampTz) -> Result<Self> {
         let binding = &bound.binding;
         binding.refuse_replaced_view()?;
+        binding.require_readable()?;
         let is_one_of_them = format!(
             "u.{} OPERATOR(pg_catalog.=) ANY ($2::{}[])",
             binding.usage_workflow.sql(),
