@@ -396,7 +396,12 @@ fn balance(binding: &Binding) -> Check {
             &name,
             false,
             "missing",
-            format!("Call {}.", binding.spec.attach_call()),
+            format!(
+                "Call {}: it comes back with the balances that the ledger knows. If it has another name by now, call {} first, then attach \
+                 with that as balance_column: it goes on where it was.",
+                binding.spec.attach_call(),
+                binding.spec.detach_call()
+            ),
         ),
         Some(column) => Check::new(
             &name,
