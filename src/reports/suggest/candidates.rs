@@ -154,10 +154,24 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
             seen.name
         )),
     }
-    let times = seen.columns.iter().filter(|column| is_time(column));
-    let time = times
-        .filter(|column| words::is_time_of_row(&column.name) > 0)
-        .max_by_key(|column| words::is_time_of_row(&column.name));
+    let time = time_of_row(seen);
+    if time.is_none() {
+        remarks.push(format!(
+            "no column of {} is known to say when usage was: name it as usage_created_at, for the last days of summary, for runs that \
+             are idle, and for archives",
+            seen.name
+        ));
+    }
+    if let Some(deleted) = seen
+        .columns
+        .iter()
+        .find(|column| words::is_deleted(&column.name))
+    {
+        remarks.push(format!(
+            "rows with {} are charged as well: a view without them leaves them out",
+            deleted.name
+        ));
+    }
     Some(Usage {
         seen,
         tokens,
@@ -169,6 +183,16 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
         reasons,
         remarks,
     })
+}
+
+/// The time at which a row was written: by its name, or the only one that may be it.
+pub(super) fn time_of_row(seen: &Seen) -> Option<&Column> {
+    let times = || seen.columns.iter().filter(|column| is_time(column));
+    let by_name = times()
+        .filter(|column| words::is_time_of_row(&column.name) > 0)
+        .max_by_key(|column| words::is_time_of_row(&column.name));
+    let mut rest = times().filter(|column| !words::is_time_of_later(&column.name));
+    by_name.or_else(|| rest.next().filter(|_| rest.next().is_none()))
 }
 
 /// The points and words for a reference, if anything speaks for it.
