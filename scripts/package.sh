@@ -39,9 +39,14 @@ lay_out() {
     install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --sharedir)"/extension/token_balance* "$TREE/extension"
     install -m 755 "$DASHBOARD_TARGET/release/token_balance_dashboard" "$TREE/dashboard"
     install -m 644 examples/dashboard/README.md "$TREE/dashboard"
-    cp -R README*.md CHANGELOG.md SECURITY.md LICENSE docs packaging/debian "$TREE"
+    cp -R README*.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs packaging/debian "$TREE"
+    # What the pages link to, where they link to it.
+    mkdir -p "$TREE/sql" "$TREE/examples/dashboard"
+    cp -R sql/examples "$TREE/sql"
+    cp -R examples/{compose,cloudnativepg,monitoring} "$TREE/examples"
+    cp examples/dashboard/README.md packaging/debian/token-balance-dashboard.{default,service} "$TREE/examples/dashboard"
     install -m 755 scripts/cluster.sh "$TREE"
-    find "$TREE/docs" -name '*.md' -exec chmod 644 {} +
+    find "$TREE/docs" "$TREE/sql" "$TREE/examples" -type f -exec chmod 644 {} +
 }
 
 # --- the .deb ------------------------------------------------------------------
@@ -94,7 +99,7 @@ pack_deb() {
 
 # copy_documents FOLDER: what the extension says of itself, for a package that is no .deb.
 copy_documents() {
-    cp -R "$TREE"/{README*.md,CHANGELOG.md,SECURITY.md,LICENSE,docs,cluster.sh} "$TREE/token_balance.cdx.json" "$OUT/crates" "$1"
+    cp -R "$TREE"/{README*.md,CHANGELOG.md,CONTRIBUTING.md,SECURITY.md,LICENSE,docs,examples,sql,cluster.sh} "$TREE/token_balance.cdx.json" "$OUT/crates" "$1"
 }
 
 # --- the tar.gz ----------------------------------------------------------------

@@ -86,7 +86,7 @@ is 'files of the dashboard' \
 is 'the dashboard needs no server beside it' "$(dpkg-deb --field "$dashboard" Depends | grep -c postgresql)" 0
 is 'files of its documentation' \
     "$(cd "$WORK/deb/usr/share/doc/$name" && find . -name copyright -o -name 'changelog*.gz' -o -name 'README.md*' | sort | tr '\n' ' ')" \
-    './README.md.gz ./changelog.Debian.gz ./changelog.gz ./copyright '
+    './README.md ./changelog.Debian.gz ./changelog.gz ./copyright ./examples/dashboard/README.md ./examples/monitoring/README.md '
 is 'the licence of pgrx is named' "$(grep -cE '^ pgrx v[0-9.]+: MIT$' "$WORK/deb/usr/share/doc/$name/copyright")" 1
 for dir in "deb/$libraries" tar/lib; do
     is "$dir: one library, with the name that older versions ask for" \
@@ -119,6 +119,13 @@ is 'rpm: the same library, by both names' \
     "$(cmp "$WORK/rpm/$rpm_libraries/$(library_file)" "$WORK/deb/$library" && [ "$WORK/rpm/$rpm_libraries/$(library_file)" -ef "$WORK/rpm/$rpm_libraries/token_balance.so" ] && echo same)" same
 is 'rpm: the same SQL' "$(diff -r "$WORK/rpm/$rpm_extension" "$WORK/deb/$extension" && echo same)" same
 is 'rpm: nothing else' "$(rpm -qpl "$rpm" | grep -vcE "^/($rpm_libraries|$rpm_extension|usr/share/doc/token_balance_$PG_VERSION)(/|\$)")" 0
+
+# What the pages link to is in the package, but for the sources.
+for dir in "deb/usr/share/doc/$name" tar rpm/usr/share/doc/token_balance_"$PG_VERSION"; do
+    is "$dir: links" "$(python3 "$ROOT/scripts/check_docs.py" package "$WORK/$dir" | grep FAILED)" ''
+    is "$dir: the script for several databases" "$(stat -c %a "$WORK/$dir/cluster.sh")" 755
+    is "$dir: the SQL of the pages" "$(diff -r "$WORK/$dir/sql/examples" "$ROOT/sql/examples" && echo same)" same
+done
 
 # --- what is in them -------------------------------------------------------------------
 

@@ -30,6 +30,10 @@ use crate::database::Database;
 use crate::desk::Desk;
 use crate::events::Events;
 
+const USAGE: &str = "usage: token_balance_dashboard [token|operator|cashier NAME [HOURS]]
+
+Without arguments it serves; with them it prints a token, to try it out. What it reads from the environment is in its README.md.";
+
 /// How long answers under way may take when the service is told to stop.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -50,7 +54,15 @@ async fn main() -> ExitCode {
         [] => serve().await,
         [kind @ ("token" | "operator" | "cashier"), name] => print_token(kind, name, "12"),
         [kind @ ("token" | "operator" | "cashier"), name, hours] => print_token(kind, name, hours),
-        _ => Err("usage: token_balance_dashboard [token|operator|cashier NAME [HOURS]]".into()),
+        ["--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        ["--version" | "-V"] => {
+            println!("token_balance_dashboard {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        _ => Err(USAGE.lines().next().unwrap_or_default().into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -155,6 +155,9 @@ def command_line(service):
             "PGSSLMODE=require: this service does not speak TLS to the database; connect by a unix socket, a private network or a tunnel"),
     ):
         is_(f"start with {what}", run(*arguments, **settings), (1, "error: " + message))
+    for option, begins in (("--help", "usage: token_balance_dashboard"), ("--version", "token_balance_dashboard ")):
+        status, message = run(option)
+        is_(f"what {option} prints", (status, message.startswith(begins)), (0, True))
     address = service.url.removeprefix("http://")
     status, message = run(DASHBOARD_ADDRESS=address)
     is_("start on an address that is taken", (status, message.startswith(f"error: {address} cannot be served: ")), (1, True))

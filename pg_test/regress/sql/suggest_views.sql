@@ -53,5 +53,24 @@ SELECT token_balance.detach(true);
 DROP VIEW llm_calls_tokens;
 ALTER TABLE llm_calls DROP logged_at;
 SELECT count(*) > 0 AS is_said FROM token_balance.suggestions() WHERE remarks LIKE '%usage_created_at%';
+-- an id that repeats among the runs comes after one that is theirs alone; money is remarked; what each row has from its beginning is no
+-- end of it; sums of what is below are not counted with it
+DROP TABLE llm_calls, runs, agents, customers CASCADE;
+CREATE TABLE users (id text PRIMARY KEY);
+CREATE TABLE flows (id text PRIMARY KEY);
+CREATE TABLE execution_logs (id text PRIMARY KEY, workflow_id text REFERENCES flows, execution_id text UNIQUE, status text);
+CREATE TABLE usage_log (id bigserial PRIMARY KEY, user_id text REFERENCES users, workflow_id text REFERENCES flows, execution_id text, cost numeric NOT NULL, created_at timestamptz DEFAULT now());
+INSERT INTO users SELECT 'u' || n FROM generate_series(1, 9) AS n;
+INSERT INTO flows SELECT 'f' || n FROM generate_series(1, 9) AS n;
+INSERT INTO execution_logs SELECT 'l' || n, 'f' || (n % 9 + 1), 'e' || n, CASE WHEN n % 5 = 0 THEN 'failed' ELSE 'completed' END FROM generate_series(1, 60) AS n;
+INSERT INTO usage_log (user_id, workflow_id, execution_id, cost) SELECT 'u' || (n % 9 + 1), 'f' || (n % 9 + 1), 'e' || n, 0.0123 FROM generate_series(1, 60) AS n;
+ANALYZE;
+SELECT call, remarks FROM token_balance.suggestions() WHERE rank = 1;
+SELECT remarks FROM token_balance.suggestions() WHERE call LIKE '%workflow_key => ''workflow_id''%' LIMIT 1;
+DROP TABLE usage_log, execution_logs, flows CASCADE;
+CREATE TABLE traces (id bigint PRIMARY KEY, start_time timestamptz NOT NULL, end_time timestamptz NOT NULL);
+CREATE TABLE spans (id bigserial PRIMARY KEY, trace_id bigint REFERENCES traces, user_id text REFERENCES users, cumulative_tokens integer, total_tokens integer, start_time timestamptz);
+ANALYZE;
+SELECT count(*) FILTER (WHERE call LIKE '%end_time%') AS by_end, count(*) FILTER (WHERE call LIKE '%cumulative%') AS cumulative, count(*) > 0 AS some FROM token_balance.suggestions();
 DROP EXTENSION token_balance CASCADE;
 DROP SCHEMA sv CASCADE;

@@ -79,6 +79,10 @@ pub(super) fn counts(column: &str) -> Option<Counts> {
         "count24h",
         "first",
         "second",
+        // Of what is below, or was before.
+        "cumulative",
+        "accumulated",
+        "running",
     ];
     if has(&words, OTHERS) {
         return None;
