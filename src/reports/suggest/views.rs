@@ -126,7 +126,9 @@ fn tokens_in(column: &Column, paths: &[Vec<String>]) -> Option<String> {
         (Some(total), _, _) => Some(total),
         // A row may have one of them alone.
         (None, Some(prompt), Some(completion)) => {
-            Some(format!("COALESCE({prompt}, 0) + COALESCE({completion}, 0)"))
+            let [prompt, completion] =
+                [prompt, completion].map(|tokens| format!("COALESCE({tokens}, 0)"));
+            Some(format!("{prompt} + {completion}"))
         }
         (None, one, other) => one.or(other),
     }
