@@ -367,9 +367,10 @@ pub(crate) fn rename_account(book: &Book, old_account: &str, account: &str) -> R
     let ids = [Arg::Text(old_account), Arg::Text(account)];
     let statements = book.kept::<Statements>();
     for _ in 0..MAX_RENAMES {
-        statements.rename.run(&ids, Snapshot::Statement)?;
+        // Also of those who have left their charge in the queue, however old the transaction's snapshot is.
+        statements.rename.run(&ids, Snapshot::Latest)?;
         // What was waited for may have left others in its place: a workflow that got another id.
-        let left = statements.of_account.run(&ids[..1], Snapshot::Statement)?;
+        let left = statements.of_account.run(&ids[..1], Snapshot::Latest)?;
         if left.rows.is_empty() {
             return Ok(());
         }
