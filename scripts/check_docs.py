@@ -2,16 +2,23 @@
 """Links and anchors of the documentation, without a network.
 
 check_docs.py markdown ROOT   of the Markdown pages; and the SQLSTATEs of docs/reference.md are those of src/error.rs
+check_docs.py package DIR     of the pages in an unpacked package, which may be compressed
 check_docs.py site DIR        of the pages that mdBook has built
 """
 
+import gzip
 import re
 import sys
 from html.parser import HTMLParser
+from os.path import normpath
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 faults = []
+
+# What no package has: a link to it says that it is elsewhere, in one of these words, on its own line.
+ONLY_IN_SOURCES = ("pg_test/README.md", "src/postgres/direct/README.md")
+IN_SOURCES = ("in the sources", "在源码里")
 
 
 def fault(where, what):
@@ -49,6 +56,25 @@ def anchors_of(text):
 def check_markdown(root):
     pages = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("examples/*/README.md"), root / "pg_test/README.md"]
     texts = {page.resolve(): page.read_text(encoding="utf-8") for page in pages}
+    count = check_links(root, texts)
+    in_summary = set(re.findall(r"\]\(([^)]+)\)", texts[(root / "docs/SUMMARY.md").resolve()]))
+    for page in root.glob("docs/*.md"):
+        if page.name != "SUMMARY.md" and page.name not in in_summary:
+            fault("docs/SUMMARY.md", f"{page.name} is not in it")
+    return count
+
+
+def check_package(root):
+    """A page is known by its name without .gz, as the links have it."""
+    texts = {}
+    for page in root.rglob("*.md"):
+        texts[page.absolute()] = page.read_text(encoding="utf-8")
+    for page in root.rglob("*.md.gz"):
+        texts[page.absolute().with_suffix("")] = gzip.decompress(page.read_bytes()).decode()
+    return check_links(root, texts, is_package=True)
+
+
+def check_links(root, texts, is_package=False):
     anchors = {page: set(anchors_of(text)) for page, text in texts.items()}
     count = 0
     for page, text in texts.items():
@@ -60,15 +86,19 @@ def check_markdown(root):
                 if parts.scheme:
                     continue
                 count += 1
-                file = (page.parent / unquote(parts.path)).resolve() if parts.path else page
-                if not file.exists():
+                file = Path(normpath(page.parent / unquote(parts.path))) if parts.path else page
+                if is_package and not file.is_relative_to(root):
+                    fault(where, f"{target} leads out of the package")
+                    continue
+                if any(file == root / path for path in ONLY_IN_SOURCES):
+                    if not any(words in line for words in IN_SOURCES):
+                        fault(where, f"{target} is in no package, and its line does not say that it is in the sources")
+                    if is_package:
+                        continue
+                if file not in texts and not file.exists():
                     fault(where, f"there is no {target}")
                 elif parts.fragment and file in anchors and unquote(parts.fragment) not in anchors[file]:
                     fault(where, f"there is no heading for {target}")
-    in_summary = set(re.findall(r"\]\(([^)]+)\)", texts[(root / "docs/SUMMARY.md").resolve()]))
-    for page in root.glob("docs/*.md"):
-        if page.name != "SUMMARY.md" and page.name not in in_summary:
-            fault("docs/SUMMARY.md", f"{page.name} is not in it")
     return count
 
 
@@ -138,16 +168,21 @@ def check_site(folder):
 
 def main():
     kind, folder = sys.argv[1], Path(sys.argv[2]).resolve()
+    fewest = 50
     if kind == "markdown":
         count = check_markdown(folder)
         print(f"{count} links of the Markdown pages, {check_sqlstates(folder)} SQLSTATEs")
+    elif kind == "package":
+        count = check_package(folder)
+        fewest = 3
+        print(f"{count} links of the package's pages")
     else:
         count = check_site(folder)
         print(f"{count} links of the site")
     for what in faults:
         print(f"FAILED: {what}")
     # Nothing to check is a fault of the check.
-    sys.exit(bool(faults) or count < 50)
+    sys.exit(bool(faults) or count < fewest)
 
 
 main()

@@ -17,10 +17,12 @@ TREE=     # what is packed, and where debhelper works
 DEB_NAME= # the binary package
 NAME=     # the tar.gz without its suffix
 
-# The version stands in Cargo.toml; these two have to repeat it.
+# The version stands in Cargo.toml; these three have to repeat it.
 check_versions() {
     python3 scripts/check_meta.py META.json "$VERSION" || die "META.json is not that of version $VERSION"
     grep -qF "## [$VERSION]" CHANGELOG.md || die "CHANGELOG.md has no section for $VERSION"
+    grep -qxF "version = \"$VERSION\"" examples/dashboard/Cargo.toml ||
+        die "examples/dashboard/Cargo.toml is not that of version $VERSION"
 }
 
 build() {
@@ -35,13 +37,29 @@ build() {
 # Where cargo-pgrx puts the files depends on the server; here it does not.
 lay_out() {
     mkdir -p "$TREE/lib" "$TREE/extension" "$TREE/dashboard"
+    lay_out_documents "$TREE/doc"
+    lay_out_dashboard_documents "$TREE/dashboard/doc"
     install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --pkglibdir)/token_balance-$VERSION.so" "$TREE/lib"
     install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --sharedir)"/extension/token_balance* "$TREE/extension"
     install -m 755 "$DASHBOARD_TARGET/release/token_balance_dashboard" "$TREE/dashboard"
-    install -m 644 examples/dashboard/README.md "$TREE/dashboard"
-    cp -R README*.md CHANGELOG.md SECURITY.md LICENSE docs packaging/debian "$TREE"
-    install -m 755 scripts/cluster.sh "$TREE"
-    find "$TREE/docs" -name '*.md' -exec chmod 644 {} +
+    cp -R CHANGELOG.md packaging/debian "$TREE"
+}
+
+# lay_out_documents FOLDER: the pages of the extension and what they name, with the paths that they have in the sources, so
+# that their links hold.
+lay_out_documents() {
+    mkdir -p "$1"
+    cp -R --parents README*.md CONTRIBUTING.md SECURITY.md docs examples/{compose,cloudnativepg,monitoring} \
+        examples/dashboard/README.md sql/examples scripts/cluster.sh "$1"
+    chmod -R u=rwX,go=rX "$1"
+    chmod 755 "$1/scripts/cluster.sh"
+}
+
+# lay_out_dashboard_documents FOLDER: its page and those that it names, for a machine that has no more of it than the program.
+lay_out_dashboard_documents() {
+    mkdir -p "$1/docs"
+    sed 's#](\.\./\.\./docs/#](docs/#g' examples/dashboard/README.md >"$1/README.md"
+    install -m 644 docs/privileges.md docs/privileges.zh-CN.md "$1/docs"
 }
 
 # --- the .deb ------------------------------------------------------------------
@@ -70,7 +88,7 @@ crates() {
 
 fill_in_debian_files() {
     local debian="$TREE/debian"
-    sed -i -e "s/@PG@/$PG_VERSION/g" -e "s/@MAINTAINER@/$1/" "$debian/control" "$debian/install"
+    sed -i -e "s/@PG@/$PG_VERSION/g" -e "s/@MAINTAINER@/$1/" "$debian/control" "$debian/install" "$debian/links"
     crates --no-default-features --features "pg$PG_VERSION" >"$OUT/crates"
     crates --manifest-path examples/dashboard/Cargo.toml >"$OUT/dashboard-crates"
     sed -E 's/^$/./; s/^/ /' LICENSE >"$OUT/license"
@@ -94,7 +112,8 @@ pack_deb() {
 
 # copy_documents FOLDER: what the extension says of itself, for a package that is no .deb.
 copy_documents() {
-    cp -R "$TREE"/{README*.md,CHANGELOG.md,SECURITY.md,LICENSE,docs,cluster.sh} "$TREE/token_balance.cdx.json" "$OUT/crates" "$1"
+    cp -R "$TREE/doc/." "$1"
+    cp CHANGELOG.md LICENSE "$TREE/token_balance.cdx.json" "$OUT/crates" "$1"
 }
 
 # --- the tar.gz ----------------------------------------------------------------
@@ -117,6 +136,7 @@ pack_tars() {
     cp -R "$TREE/extension" "$dir/share"
     copy_documents "$dir"
     cp "$TREE/token_balance_dashboard.cdx.json" "$OUT/dashboard-crates" "$dir"
+    cp packaging/debian/token-balance-dashboard.{service,default} "$dir/examples/dashboard"
     pack_tar "$NAME.tar.gz" "$NAME"
     # debug/.build-id/…, as debuggers look for it under /usr/lib
     mkdir "$OUT/$NAME-dbgsym"

@@ -87,6 +87,18 @@ is 'the dashboard needs no server beside it' "$(dpkg-deb --field "$dashboard" De
 is 'files of its documentation' \
     "$(cd "$WORK/deb/usr/share/doc/$name" && find . -name copyright -o -name 'changelog*.gz' -o -name 'README.md*' | sort | tr '\n' ' ')" \
     './README.md.gz ./changelog.Debian.gz ./changelog.gz ./copyright '
+is 'cluster.sh can be run' "$(cd "$WORK" && find deb tar -name cluster.sh -printf '%P %m\n' | sort)" \
+    "scripts/cluster.sh 755
+usr/share/doc/$name/scripts/cluster.sh 755"
+is 'the defaults file names all that the dashboard reads' \
+    "$(grep -ohE '\bDASHBOARD_[A-Z_]+|\bPG[A-Z]+' "$WORK/dashboard/etc/default/token-balance-dashboard" | sort -u)" \
+    "$(grep -ohE '"(DASHBOARD_[A-Z_]+|PG[A-Z]+)"' "$ROOT/examples/dashboard/src/config.rs" | tr -d '"' | sort -u | grep -vx PGSSLMODE)"
+is "tar.gz: the dashboard's page, unit and defaults file" "$(ls "$WORK/tar/examples/dashboard" | tr '\n' ' ')" \
+    'README.md token-balance-dashboard.default token-balance-dashboard.service '
+for file in etc/default/token-balance-dashboard lib/systemd/system/token-balance-dashboard.service; do
+    case $file in etc/*) beside=default ;; *) beside=service ;; esac
+    is "tar.gz: the same $beside" "$(cmp "$WORK/dashboard/$file" "$WORK/tar/examples/dashboard/token-balance-dashboard.$beside" && echo same)" same
+done
 is 'the licence of pgrx is named' "$(grep -cE '^ pgrx v[0-9.]+: MIT$' "$WORK/deb/usr/share/doc/$name/copyright")" 1
 for dir in "deb/$libraries" tar/lib; do
     is "$dir: one library, with the name that older versions ask for" \
@@ -120,6 +132,16 @@ is 'rpm: the same library, by both names' \
 is 'rpm: the same SQL' "$(diff -r "$WORK/rpm/$rpm_extension" "$WORK/deb/$extension" && echo same)" same
 is 'rpm: nothing else' "$(rpm -qpl "$rpm" | grep -vcE "^/($rpm_libraries|$rpm_extension|usr/share/doc/token_balance_$PG_VERSION)(/|\$)")" 0
 
+# --- their pages -------------------------------------------------------------------------
+
+# Each link leads to what is in the package: scripts/check_docs.py names what may be in the sources alone.
+for dir in "deb/usr/share/doc/$name" tar "rpm/usr/share/doc/token_balance_$PG_VERSION" dashboard/usr/share/doc/token-balance-dashboard; do
+    links=$(python3 "$ROOT/scripts/check_docs.py" package "$WORK/$dir") && is_whole=yes || is_whole=no
+    is "$dir: all links lead to what is there (${links%%$'\n'*})" "$is_whole$(grep FAILED <<<"$links")" yes
+    [ "$dir" != "${dir%dashboard}" ] ||
+        is "$dir: the examples" "$(diff -r "$ROOT/sql/examples" "$WORK/$dir/sql/examples" && echo same)" same
+done
+
 # --- what is in them -------------------------------------------------------------------
 
 is 'SHA256SUMS' "$(cd "$packages" && sha256sum --quiet -c SHA256SUMS 2>&1)" ''
@@ -148,7 +170,7 @@ is 'no debug sections' "$(readelf -SW "$WORK/deb/$library" | grep -cF '.debug_')
 is 'the symbols are those of the library' "$(build_id "$debug")" "$(build_id "$WORK/deb/$library")"
 is 'lines of the sources are in them' "$(grep -qaF 'charge.rs' "$WORK/dbgsym/plain" && echo yes)" yes
 
-find "$WORK/deb" "$WORK/dashboard" "$WORK/tar" -name '*.gz' -exec gunzip {} +
+find "$WORK/deb" "$WORK/dashboard" "$WORK/tar" -type f -name '*.gz' -exec gunzip {} +
 for path in "$ROOT/" "$target/" "$DEV_HOME/" "$HOME/" "${CARGO_HOME:-$HOME/.cargo}/" "$WORK/"; do
     is "no file names $path" "$(grep -rlaF "$path" "$WORK/deb" "$WORK/dashboard" "$WORK/tar" "$WORK/rpm/usr" "$bill" "$WORK/control" "$WORK/dbgsym/plain")" ''
 done
@@ -242,6 +264,23 @@ ann|998500
 bob|-1000000
 $version"
     is "$1: the dashboard shows it" "$(balance_by "$4" | tr -d ' ')" '{"is_overdraft":false,"token_balance":998500}'
+    # As docs/operations.md says it of files that went before the extension.
+    remove_extension
+    [ "$1" != mounted ] || rm -rf "$PRIVATE_DIR/mounted"
+    for write in "INSERT INTO workflows VALUES ('w3', 'ann', 'running')" "UPDATE workflows SET status = 'running' WHERE id = 'w1'" \
+        "UPDATE users SET token_balance = 5 WHERE id = 'ann'" 'SELECT token_balance.detach()'; do
+        is "$1: without its files: $write" \
+            "$(in_server_env "$PG_BIN/psql" -X -q -At -v VERBOSITY=sqlstate -c "$write" 2>&1)" 'ERROR:  58P01'
+    done
+    is "$1: and it can be dropped all the same" "$(in_server_env "$PG_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 2>&1 <<'SQL'
+SET client_min_messages = error;
+DROP EXTENSION token_balance CASCADE;
+INSERT INTO workflows VALUES ('w3', 'ann', 'completed');
+UPDATE users SET token_balance = token_balance + 1 WHERE id = 'ann' RETURNING token_balance;
+SELECT rolname FROM pg_roles WHERE rolname = 'token_reader';
+SQL
+)" '998501
+token_reader'
     is "$1: no internal error in the log" "$(grep -cE 'PANIC|panicked|XX000|TRAP' "$PRIVATE_DIR/server.log")" 0
     stop_cluster "$PRIVATE_DIR/data"
 }
