@@ -85,8 +85,8 @@ is 'files of the dashboard' \
     '600 etc/default/token-balance-dashboard 644 lib/systemd/system/token-balance-dashboard.service 755 usr/bin/token_balance_dashboard '
 is 'the dashboard needs no server beside it' "$(dpkg-deb --field "$dashboard" Depends | grep -c postgresql)" 0
 is 'files of its documentation' \
-    "$(cd "$WORK/deb/usr/share/doc/$name" && find . -name copyright -o -name 'changelog*.gz' -o -name 'README.md*' | sort | tr '\n' ' ')" \
-    './README.md.gz ./changelog.Debian.gz ./changelog.gz ./copyright '
+    "$(cd "$WORK/deb/usr/share/doc/$name" && find . -maxdepth 1 '(' -name copyright -o -iname 'changelog*.gz' -o -name 'README.md*' ')' | sort | tr '\n' ' ')" \
+    './CHANGELOG.md.gz ./README.md.gz ./changelog.Debian.gz ./changelog.gz ./copyright '
 is 'cluster.sh can be run' "$(cd "$WORK" && find deb tar -name cluster.sh -printf '%P %m\n' | sort)" \
     "scripts/cluster.sh 755
 usr/share/doc/$name/scripts/cluster.sh 755"
