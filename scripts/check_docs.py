@@ -2,15 +2,13 @@
 """Links and anchors of the documentation, without a network.
 
 check_docs.py markdown ROOT   of the Markdown pages; and the SQLSTATEs of docs/reference.md are those of src/error.rs
-check_docs.py package DIR     of the pages in an unpacked package, which may be compressed
+check_docs.py package DIR     of the pages in an unpacked package
 check_docs.py site DIR        of the pages that mdBook has built
 """
 
-import gzip
 import re
 import sys
 from html.parser import HTMLParser
-from os.path import normpath
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -65,12 +63,7 @@ def check_markdown(root):
 
 
 def check_package(root):
-    """A page is known by its name without .gz, as the links have it."""
-    texts = {}
-    for page in root.rglob("*.md"):
-        texts[page.absolute()] = page.read_text(encoding="utf-8")
-    for page in root.rglob("*.md.gz"):
-        texts[page.absolute().with_suffix("")] = gzip.decompress(page.read_bytes()).decode()
+    texts = {page.resolve(): page.read_text(encoding="utf-8") for page in root.rglob("*.md")}
     return check_links(root, texts, is_package=True)
 
 
@@ -86,7 +79,7 @@ def check_links(root, texts, is_package=False):
                 if parts.scheme:
                     continue
                 count += 1
-                file = Path(normpath(page.parent / unquote(parts.path))) if parts.path else page
+                file = (page.parent / unquote(parts.path)).resolve() if parts.path else page
                 if is_package and not file.is_relative_to(root):
                     fault(where, f"{target} leads out of the package")
                     continue
@@ -95,7 +88,7 @@ def check_links(root, texts, is_package=False):
                         fault(where, f"{target} is in no package, and its line does not say that it is in the sources")
                     if is_package:
                         continue
-                if file not in texts and not file.exists():
+                if not file.exists():
                     fault(where, f"there is no {target}")
                 elif parts.fragment and file in anchors and unquote(parts.fragment) not in anchors[file]:
                     fault(where, f"there is no heading for {target}")

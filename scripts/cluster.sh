@@ -74,12 +74,22 @@ MOVES="SELECT :name, token, direction, user_id, database, state FROM token_balan
 
 connections=("$@")
 failed=0
-# Documents are for a database by its name.
-alike=$(ask "SELECT :name;" | sort | uniq -d)
+# Each is asked first, so that what follows is of all of them. Documents are for a database by its name.
+names=''
+for connection in "${connections[@]}"; do
+    if name=$("${PSQL:-psql}" -XAtq -v ON_ERROR_STOP=1 -d "$connection" -c "SELECT $NAME"); then
+        names+=$name$'\n'
+    else
+        echo "cluster.sh: cannot ask $connection" >&2
+        failed=2
+    fi
+done
+alike=$(sort <<<"$names" | uniq -d)
 if [ -n "$alike" ]; then
     echo "cluster.sh: more than one of these databases is $alike: each needs a token_balance.database of its own" >&2
-    exit 2
+    failed=2
 fi
+[ "$failed" = 0 ] || exit "$failed"
 case $command in
 reconcile)
     ask "SELECT :name, problem, user_id, workflow_id, expected, found, binding, hint FROM token_balance.reconcile();" |

@@ -37,29 +37,19 @@ build() {
 # Where cargo-pgrx puts the files depends on the server; here it does not.
 lay_out() {
     mkdir -p "$TREE/lib" "$TREE/extension" "$TREE/dashboard"
-    lay_out_documents "$TREE/doc"
-    lay_out_dashboard_documents "$TREE/dashboard/doc"
     install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --pkglibdir)/token_balance-$VERSION.so" "$TREE/lib"
     install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --sharedir)"/extension/token_balance* "$TREE/extension"
     install -m 755 "$DASHBOARD_TARGET/release/token_balance_dashboard" "$TREE/dashboard"
-    cp -R CHANGELOG.md packaging/debian "$TREE"
-}
-
-# lay_out_documents FOLDER: the pages of the extension and what they name, with the paths that they have in the sources, so
-# that their links hold.
-lay_out_documents() {
-    mkdir -p "$1"
-    cp -R --parents README*.md CONTRIBUTING.md SECURITY.md docs examples/{compose,cloudnativepg,monitoring} \
-        examples/dashboard/README.md sql/examples scripts/cluster.sh "$1"
-    chmod -R u=rwX,go=rX "$1"
-    chmod 755 "$1/scripts/cluster.sh"
-}
-
-# lay_out_dashboard_documents FOLDER: its page and those that it names, for a machine that has no more of it than the program.
-lay_out_dashboard_documents() {
-    mkdir -p "$1/docs"
-    sed 's#](\.\./\.\./docs/#](docs/#g' examples/dashboard/README.md >"$1/README.md"
-    install -m 644 docs/privileges.md docs/privileges.zh-CN.md "$1/docs"
+    # Its package has the page of the roles beside this one.
+    sed 's#](\.\./\.\./docs/#](#g' examples/dashboard/README.md >"$TREE/dashboard/README.md"
+    cp -R README*.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs packaging/debian "$TREE"
+    # What the pages link to, where they link to it.
+    mkdir -p "$TREE/sql" "$TREE/examples/dashboard"
+    cp -R sql/examples "$TREE/sql"
+    cp -R examples/{compose,cloudnativepg,monitoring} "$TREE/examples"
+    cp examples/dashboard/README.md packaging/debian/token-balance-dashboard.{default,service} "$TREE/examples/dashboard"
+    install -m 755 scripts/cluster.sh "$TREE"
+    find "$TREE/docs" "$TREE/sql" "$TREE/examples" -type f -exec chmod 644 {} +
 }
 
 # --- the .deb ------------------------------------------------------------------
@@ -88,7 +78,7 @@ crates() {
 
 fill_in_debian_files() {
     local debian="$TREE/debian"
-    sed -i -e "s/@PG@/$PG_VERSION/g" -e "s/@MAINTAINER@/$1/" "$debian/control" "$debian/install" "$debian/links"
+    sed -i -e "s/@PG@/$PG_VERSION/g" -e "s/@MAINTAINER@/$1/" "$debian/control" "$debian/install"
     crates --no-default-features --features "pg$PG_VERSION" >"$OUT/crates"
     crates --manifest-path examples/dashboard/Cargo.toml >"$OUT/dashboard-crates"
     sed -E 's/^$/./; s/^/ /' LICENSE >"$OUT/license"
@@ -112,8 +102,8 @@ pack_deb() {
 
 # copy_documents FOLDER: what the extension says of itself, for a package that is no .deb.
 copy_documents() {
-    cp -R "$TREE/doc/." "$1"
-    cp CHANGELOG.md LICENSE "$TREE/token_balance.cdx.json" "$OUT/crates" "$1"
+    cp -R "$TREE"/{README*.md,CHANGELOG.md,CONTRIBUTING.md,SECURITY.md,LICENSE,docs,examples,sql,cluster.sh} \
+        "$TREE/token_balance.cdx.json" "$OUT/crates" "$1"
 }
 
 # --- the tar.gz ----------------------------------------------------------------
@@ -136,7 +126,6 @@ pack_tars() {
     cp -R "$TREE/extension" "$dir/share"
     copy_documents "$dir"
     cp "$TREE/token_balance_dashboard.cdx.json" "$OUT/dashboard-crates" "$dir"
-    cp packaging/debian/token-balance-dashboard.{service,default} "$dir/examples/dashboard"
     pack_tar "$NAME.tar.gz" "$NAME"
     # debug/.build-id/…, as debuggers look for it under /usr/lib
     mkdir "$OUT/$NAME-dbgsym"

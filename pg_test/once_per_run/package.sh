@@ -85,11 +85,8 @@ is 'files of the dashboard' \
     '600 etc/default/token-balance-dashboard 644 lib/systemd/system/token-balance-dashboard.service 755 usr/bin/token_balance_dashboard '
 is 'the dashboard needs no server beside it' "$(dpkg-deb --field "$dashboard" Depends | grep -c postgresql)" 0
 is 'files of its documentation' \
-    "$(cd "$WORK/deb/usr/share/doc/$name" && find . -maxdepth 1 '(' -name copyright -o -iname 'changelog*.gz' -o -name 'README.md*' ')' | sort | tr '\n' ' ')" \
-    './CHANGELOG.md.gz ./README.md.gz ./changelog.Debian.gz ./changelog.gz ./copyright '
-is 'cluster.sh can be run' "$(cd "$WORK" && find deb tar -name cluster.sh -printf '%P %m\n' | sort)" \
-    "scripts/cluster.sh 755
-usr/share/doc/$name/scripts/cluster.sh 755"
+    "$(cd "$WORK/deb/usr/share/doc/$name" && find . -maxdepth 1 '(' -name copyright -o -iname 'changelog*' -o -name 'README.md*' ')' | sort | tr '\n' ' ')" \
+    './CHANGELOG.md ./README.md ./changelog.Debian.gz ./changelog.gz ./copyright '
 is 'the defaults file names all that the dashboard reads' \
     "$(grep -ohE '\bDASHBOARD_[A-Z_]+|\bPG[A-Z]+' "$WORK/dashboard/etc/default/token-balance-dashboard" | sort -u)" \
     "$(grep -ohE '"(DASHBOARD_[A-Z_]+|PG[A-Z]+)"' "$ROOT/examples/dashboard/src/config.rs" | tr -d '"' | sort -u | grep -vx PGSSLMODE)"
@@ -138,8 +135,10 @@ is 'rpm: nothing else' "$(rpm -qpl "$rpm" | grep -vcE "^/($rpm_libraries|$rpm_ex
 for dir in "deb/usr/share/doc/$name" tar "rpm/usr/share/doc/token_balance_$PG_VERSION" dashboard/usr/share/doc/token-balance-dashboard; do
     links=$(python3 "$ROOT/scripts/check_docs.py" package "$WORK/$dir") && is_whole=yes || is_whole=no
     is "$dir: all links lead to what is there (${links%%$'\n'*})" "$is_whole$(grep FAILED <<<"$links")" yes
-    [ "$dir" != "${dir%dashboard}" ] ||
-        is "$dir: the examples" "$(diff -r "$ROOT/sql/examples" "$WORK/$dir/sql/examples" && echo same)" same
+done
+for dir in "deb/usr/share/doc/$name" tar "rpm/usr/share/doc/token_balance_$PG_VERSION"; do
+    is "$dir: the script for several databases" "$(stat -c %a "$WORK/$dir/cluster.sh")" 755
+    is "$dir: the SQL of the pages" "$(diff -r "$WORK/$dir/sql/examples" "$ROOT/sql/examples" && echo same)" same
 done
 
 # --- what is in them -------------------------------------------------------------------

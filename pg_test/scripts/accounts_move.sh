@@ -222,6 +222,8 @@ is "cluster.sh verify" "$(cluster verify)" 'checks that fail: none'
 is "cluster.sh overdrawn" "$(cluster overdrawn)" 'overdrawn accounts: none'
 is "cluster.sh refuses two databases of one name" "$(PSQL="$PG_BIN/psql" "$PROJECT/scripts/cluster.sh" reconcile port=5430 port=5430 2>&1 || echo "exit code $?")" \
     $'cluster.sh: more than one of these databases is d0: each needs a token_balance.database of its own\nexit code 2'
+is "cluster.sh says of each database that it cannot be asked" "$(PSQL="$PG_BIN/psql" "$PROJECT/scripts/cluster.sh" overdrawn port=5430 'port=5430 dbname=gone' 'port=5430 dbname=lost' 2>&1 | grep '^cluster.sh'; echo "exit code ${PIPESTATUS[0]}")" \
+    $'cluster.sh: cannot ask port=5430 dbname=gone\ncluster.sh: cannot ask port=5430 dbname=lost\nexit code 2'
 on 1 -c "DELETE FROM token_balance.account_move WHERE direction = 'in' AND state = 'imported'"
 is "cluster.sh reconcile finds moves that one side has forgotten" "$(cluster reconcile | grep -c 'left here, and d1 does not know that it came')" \
     "$(for n in 0 2; do on "$n" -c "SELECT count(*) FROM token_balance.account_move WHERE direction = 'out' AND database = 'd1' AND state IN ('confirmed', 'returned')"; done | awk '{ s += $1 } END { print s }')"

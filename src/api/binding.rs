@@ -225,9 +225,14 @@ fn suggestions() -> Result<
 fn suggest_lines() -> Result<SetOfIterator<'static, String>, ErrorReport> {
     let proposals = suggest::suggest()?;
     let lines: Vec<_> = match proposals.is_empty() {
-        true => vec![
-            "-- no table here looks like usage of tokens that can be charged to anybody".into(),
-        ],
+        true => {
+            let mut lines = suggest::attached()?;
+            let other = if lines.is_empty() { "no" } else { "no other" };
+            lines.push(format!(
+                "-- {other} table here looks like usage of tokens that can be charged to anybody"
+            ));
+            lines
+        }
         false => (1..)
             .zip(&proposals)
             .flat_map(|(rank, proposal)| proposal.lines(rank))

@@ -135,28 +135,26 @@ fn to_attached(attached: &Spec, binding: &Binding) -> Result<Option<Standing>> {
 fn known_accounts(stored: &[Stored], binding: &Binding, said: Said) -> Result<Option<i16>> {
     let users = &binding.spec.users;
     let specs = || stored.iter().map(|stored| &stored.spec);
-    // Or the column has another name by now: a dump knows it by the one before.
-    let columns = catalog::columns(users.oid)?;
-    let is_gone_column = |spec: &Spec| {
-        let mut there = columns.iter();
-        !there.any(|column| column.name == spec.balance_column)
-    };
-    let knows = |spec: &&Spec| spec.balance_column == binding.spec.balance_column;
-    if binding.accounts.balance.is_some()
-        && !specs().any(|spec| spec.users.oid == users.oid && knows(&spec))
-    {
-        for spec in specs().filter(|spec| spec.users.oid == users.oid && is_gone_column(spec)) {
+    let is_same_column = |spec: &&Spec| spec.balance_column == binding.spec.balance_column;
+    let of_this_table = || specs().filter(|spec| spec.users.oid == users.oid);
+    if let Some(spec) = of_this_table().find(is_same_column) {
+        return Ok(spec.ids.map(|ids| ids.accounts));
+    }
+    // The column may have another name by now: a dump knows it by the one before.
+    if binding.accounts.balance.is_some() {
+        let columns = catalog::columns(users.oid)?;
+        let is_gone = |spec: &&Spec| {
+            let mut there = columns.iter();
+            there.all(|column| column.name != spec.balance_column)
+        };
+        for spec in of_this_table().filter(is_gone) {
             let Some(ids) = spec.ids else { continue };
             if follows(made_anew::compare_balances(binding, ids)?, said.accounts)? {
                 return Ok(Some(ids.accounts));
             }
         }
     }
-    let is_same_column = |spec: &&Spec| spec.balance_column == binding.spec.balance_column;
     let specs = || specs().filter(is_same_column);
-    if let Some(spec) = specs().find(|spec| spec.users.oid == users.oid) {
-        return Ok(spec.ids.map(|ids| ids.accounts));
-    }
     for spec in specs() {
         let Some(ids) = spec.ids else { continue };
         if !is_made_anew(Some(&spec.users), Some(users)) {

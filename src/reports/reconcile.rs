@@ -295,8 +295,8 @@ fn queued(book: &Book) -> Result<Problems> {
                 binding: Some(book.accounts.binding.clone()),
                 found: Some(tokens.into()),
                 hint:
-                    "The account was deleted before its charges were applied: create it again, or \
-                       delete its rows of token_balance.queue."
+                    "The account was deleted before its charges were applied: create it again, then call \
+                       token_balance.settle_pending()."
                         .into(),
                 ..Problem::default()
             }));

@@ -395,13 +395,8 @@ fn balance(binding: &Binding) -> Check {
         None => Check::new(
             &name,
             false,
-            "missing",
-            format!(
-                "Call {}: it comes back with the balances that the ledger knows. If it has another name by now, call {} first, then attach \
-                 with that as balance_column: it goes on where it was.",
-                binding.spec.attach_call(),
-                binding.spec.detach_call()
-            ),
+            "missing; if it has another name by now, detach() and attach(..., balance_column => ...) go on where it was",
+            format!("Call {}.", binding.spec.attach_call()),
         ),
         Some(column) => Check::new(
             &name,

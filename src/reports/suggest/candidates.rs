@@ -124,6 +124,20 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
     };
     let mut reasons = vec![reason];
     let mut remarks = Vec::new();
+    let has_fractions = |column: &&Column| {
+        matches!(
+            column.base_type,
+            pg_sys::NUMERICOID | pg_sys::FLOAT4OID | pg_sys::FLOAT8OID
+        )
+    };
+    if total.is_none()
+        && let Some(amount) = amount
+        && seen.column(amount).filter(has_fractions).is_some()
+    {
+        remarks.push(format!(
+            "what a run has used is rounded to whole tokens: if {amount} is money, charge it times a factor, by a view"
+        ));
+    }
     let mut models: Vec<_> = seen
         .columns
         .iter()
@@ -154,10 +168,24 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
             seen.name
         )),
     }
-    let times = seen.columns.iter().filter(|column| is_time(column));
-    let time = times
-        .filter(|column| words::is_time_of_row(&column.name) > 0)
-        .max_by_key(|column| words::is_time_of_row(&column.name));
+    let time = time_of_row(seen);
+    if time.is_none() {
+        remarks.push(format!(
+            "no column of {} is known to say when usage was: name it as usage_created_at, for the last days of summary, for runs that \
+             are idle, and for archives",
+            seen.name
+        ));
+    }
+    if let Some(deleted) = seen
+        .columns
+        .iter()
+        .find(|column| words::is_deleted(&column.name))
+    {
+        remarks.push(format!(
+            "rows with {} are charged as well: a view without them leaves them out",
+            deleted.name
+        ));
+    }
     Some(Usage {
         seen,
         tokens,
@@ -169,6 +197,16 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
         reasons,
         remarks,
     })
+}
+
+/// The time at which a row was written: by its name, or the only one that may be it.
+pub(super) fn time_of_row(seen: &Seen) -> Option<&Column> {
+    let times = || seen.columns.iter().filter(|column| is_time(column));
+    let by_name = times()
+        .filter(|column| words::is_time_of_row(&column.name) > 0)
+        .max_by_key(|column| words::is_time_of_row(&column.name));
+    let mut rest = times().filter(|column| !words::is_time_of_later(&column.name));
+    by_name.or_else(|| rest.next().filter(|_| rest.next().is_none()))
 }
 
 /// The points and words for a reference, if anything speaks for it.
@@ -309,7 +347,8 @@ fn ends<'a>(seen: &'a Seen, sample: &Sample) -> Vec<(End<'a>, i32, Option<String
             ));
         } else if words::is_status(&column.name) && (is_text(column) || column.is_enum) {
             found.extend(status(seen, column, sample));
-        } else if is_time(column) && words::is_time_of_end(&column.name) {
+        // One that each row has from its beginning is no end.
+        } else if is_time(column) && words::is_time_of_end(&column.name) && !column.is_not_null {
             let end = End::Time(&column.name);
             found.push((
                 end,
@@ -453,8 +492,16 @@ pub(super) fn runs<'a>(seen: &'a Seen, schema: &'a Schema, sample: &Sample) -> V
                     )],
                 });
             }
-            for (end, more, why, remarks) in ends.into_iter().take(2) {
+            let is_unique = other.keys.contains(&key.name);
+            let points = if is_unique { points } else { points - 6 };
+            for (end, more, why, mut remarks) in ends.into_iter().take(2) {
                 is_found = true;
+                if !is_unique {
+                    remarks.push(format!(
+                        "{}.{} is not unique: the first row that is over ends them all",
+                        other.name, key.name
+                    ));
+                }
                 runs.push(Run {
                     column,
                     table: Some((other, key, end)),

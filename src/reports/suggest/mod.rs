@@ -19,6 +19,7 @@ use crate::attach::could_attach;
 use crate::binding::{LateUsage, OutsideChanges, Relation, Spec, Stored};
 use crate::error::Result;
 use crate::postgres::notice::notice;
+use crate::postgres::view;
 
 /// A binding that is proposed, or a table that only a view makes one of.
 pub(crate) struct Proposal {
@@ -51,11 +52,13 @@ pub(crate) fn suggest() -> Result<Vec<Proposal>> {
     let schema = tables::schema()?;
     let sample = Sample::start();
     let stored = Stored::all()?;
-    let is_bound = |seen: &Seen| {
-        stored
-            .iter()
-            .any(|stored| stored.is_attached && stored.spec.usage.oid == seen.table.oid)
-    };
+    let mut bound = HashSet::new();
+    for Stored { spec, .. } in stored.iter().filter(|stored| stored.is_attached) {
+        bound.insert(spec.usage.oid);
+        // By what a view of it shows, its usage is charged.
+        bound.extend(view::relations_below(spec.usage.oid)?);
+    }
+    let is_bound = |seen: &Seen| bound.contains(&seen.table.oid);
     let free: Vec<_> = schema
         .tables
         .iter()
@@ -86,6 +89,20 @@ pub(crate) fn suggest() -> Result<Vec<Proposal>> {
         );
     }
     Ok(proposals)
+}
+
+/// What is bound already, a line each.
+pub(crate) fn attached() -> Result<Vec<String>> {
+    let stored = Stored::all()?
+        .into_iter()
+        .filter(|stored| stored.is_attached);
+    let line = |Stored { spec, .. }: Stored| {
+        format!(
+            "-- {} is attached as \"{}\": it is charged to {}",
+            spec.usage.name, spec.name, spec.users.name
+        )
+    };
+    Ok(stored.map(line).collect())
 }
 
 /// What can be made of a usage table.

@@ -83,9 +83,7 @@ fn of_document(
     let mut columns = seen.columns.iter();
     let model = columns.find(|column| words::is_model(&column.name));
     shown.extend(model.map(|model| format!("u.{} AS model", model.sql())));
-    let mut columns = seen.columns.iter();
-    let time = columns
-        .find(|column| words::is_time_of_row(&column.name) > 3 && candidates::is_time(column));
+    let time = candidates::time_of_row(seen);
     shown.extend(time.map(|time| format!("u.{} AS created_at", time.sql())));
     let mut spec = Spec::usual();
     let mut remarks = Vec::new();
@@ -126,7 +124,12 @@ fn tokens_in(column: &Column, paths: &[Vec<String>]) -> Option<String> {
         of(Counts::Completion),
     ) {
         (Some(total), _, _) => Some(total),
-        (None, Some(prompt), Some(completion)) => Some(format!("{prompt} + {completion}")),
+        // A row may have one of them alone.
+        (None, Some(prompt), Some(completion)) => {
+            let [prompt, completion] =
+                [prompt, completion].map(|tokens| format!("COALESCE({tokens}, 0)"));
+            Some(format!("{prompt} + {completion}"))
+        }
         (None, one, other) => one.or(other),
     }
 }
@@ -139,7 +142,8 @@ fn number(column: &Column, path: &[String]) -> String {
     for key in before {
         value += &format!(" -> {}", quote_literal(key));
     }
-    format!("({value} ->> {})::bigint", quote_literal(last))
+    // As JSON has them: 12.0, too.
+    format!("({value} ->> {})::numeric", quote_literal(last))
 }
 
 /// Usage that names no account, but a row that does, or that names a row that does.
@@ -160,8 +164,14 @@ pub(super) fn of_joins(
     spec.usage_workflow = run.column.name.clone();
     spec.usage_tokens = usage.tokens.iter().map(|name| (*name).to_owned()).collect();
     name_details(&mut spec, usage);
-    let shown = ["u.*".to_owned(), way.account()];
+    let shown: Vec<_> = shown_of(&spec, seen).chain([way.account()]).collect();
     let mut remarks = usage.remarks.clone();
+    if let Some(last) = way.0.get(way.0.len() - 2) {
+        remarks.push(format!(
+            "where {} refers to another account, all of that usage is charged to the other one, also what was exempt or paid before",
+            last.to.table.sql
+        ));
+    }
     let call = way.statements(
         seen,
         &run,
@@ -184,6 +194,28 @@ pub(super) fn of_joins(
         run: String::new(),
         points: usage.points + way.points() - 4,
     }))
+}
+
+/// Of the columns of u those that are bound, and the key: a migration cannot change one that a view shows.
+fn shown_of(spec: &Spec, seen: &Seen) -> impl Iterator<Item = String> {
+    let details = [
+        &spec.usage_id,
+        &spec.usage_prompt_tokens,
+        &spec.usage_completion_tokens,
+        &spec.usage_model,
+        &spec.usage_stage,
+        &spec.usage_created_at,
+    ];
+    let is_bound = |column: &&Column| {
+        column.name == spec.usage_workflow
+            || spec.usage_tokens.contains(&column.name)
+            || details
+                .iter()
+                .any(|detail| detail.as_ref() == Some(&column.name))
+    };
+    let shown = seen.columns.iter().filter(is_bound);
+    let shown: Vec<_> = shown.map(|column| format!("u.{}", column.sql())).collect();
+    shown.into_iter()
 }
 
 /// The best run that a view can be bound with: of statuses and times that attach takes whatever is in the view.

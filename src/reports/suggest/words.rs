@@ -79,6 +79,10 @@ pub(super) fn counts(column: &str) -> Option<Counts> {
         "count24h",
         "first",
         "second",
+        // Of what is below, or was before.
+        "cumulative",
+        "accumulated",
+        "running",
     ];
     if has(&words, OTHERS) {
         return None;
@@ -283,9 +287,51 @@ pub(super) fn is_time_of_row(column: &str) -> i32 {
         | ["timestamp"]
         | ["create", "time"]
         | ["create", "date"] => 4,
-        ["start", "time"] | ["started", "at"] | ["time"] | ["date"] => 3,
+        ["start", "time"] | ["started", "at"] | ["time"] | ["date"] | ["ts"] => 3,
+        [
+            "called" | "logged" | "occurred" | "recorded" | "requested" | "used",
+            "at",
+        ]
+        | ["event" | "request" | "log", "time"] => 3,
         _ => 0,
     }
+}
+
+/// Whether a column says that a row counts as deleted, and stays.
+pub(super) fn is_deleted(column: &str) -> bool {
+    let words = words(column);
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    matches!(
+        words[..],
+        ["deleted"] | ["deleted", "at"] | ["is", "deleted"] | ["deleted", "on"]
+    )
+}
+
+/// Whether a time is of what became of a row later.
+pub(super) fn is_time_of_later(column: &str) -> bool {
+    has(
+        &words(column),
+        &[
+            "updated",
+            "modified",
+            "deleted",
+            "removed",
+            "archived",
+            "expires",
+            "expired",
+            "expiry",
+            "finished",
+            "ended",
+            "end",
+            "completed",
+            "closed",
+            "due",
+            "billed",
+            "paid",
+            "synced",
+            "seen",
+        ],
+    )
 }
 
 /// Whether a status reads like one of a run that is over and has succeeded.

@@ -77,6 +77,7 @@ pub(crate) fn add_to_settlements<'a>(
     rows.sort_unstable();
     let _owner = bound.run_as_extension();
     let statements = bound.kept::<Statements>();
+    // Those that are not there yet by one statement, as far as they follow one another.
     for rows in rows.chunk_by(|one, other| !one.3 && !other.3) {
         if let [(workflow, account, tokens, true)] = rows {
             let args = [Arg::Text(workflow), Arg::Text(account), Arg::Text(tokens)];
