@@ -19,6 +19,7 @@ mod events;
 mod operator;
 mod page;
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,14 +62,11 @@ async fn main() -> ExitCode {
         [] => serve().await,
         [kind @ ("token" | "operator" | "cashier"), name] => print_token(kind, name, "12"),
         [kind @ ("token" | "operator" | "cashier"), name, hours] => print_token(kind, name, hours),
-        ["--help" | "-h"] => {
-            println!("{USAGE}\n{HELP}");
-            Ok(())
-        }
-        ["--version" | "-V"] => {
-            println!("token_balance_dashboard {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
-        }
+        ["--help" | "-h"] => say(&format!("{USAGE}\n{HELP}")),
+        ["--version" | "-V"] => say(concat!(
+            "token_balance_dashboard ",
+            env!("CARGO_PKG_VERSION")
+        )),
         _ => Err(USAGE.into()),
     };
     match done {
@@ -77,6 +75,14 @@ async fn main() -> ExitCode {
             eprintln!("error: {message}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// To a reader who may have had enough, as `head` has.
+fn say(text: &str) -> Result<(), String> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 
