@@ -72,5 +72,11 @@ CREATE TABLE traces (id bigint PRIMARY KEY, start_time timestamptz NOT NULL, end
 CREATE TABLE spans (id bigserial PRIMARY KEY, trace_id bigint REFERENCES traces, user_id text REFERENCES users, cumulative_tokens integer, total_tokens integer, start_time timestamptz);
 ANALYZE;
 SELECT count(*) FILTER (WHERE call LIKE '%end_time%') AS by_end, count(*) FILTER (WHERE call LIKE '%cumulative%') AS cumulative, count(*) > 0 AS some FROM token_balance.suggestions();
+-- a name with the end of a line in it does not end the comment that it is in: the rest would be pasted as SQL
+DROP TABLE spans, traces;
+CREATE TABLE "usage
+DROP TABLE users; --" (id bigint PRIMARY KEY, run_id text, user_id text REFERENCES users, total_tokens integer, "created
+at" timestamptz);
+SELECT line FROM token_balance.suggest() AS line WHERE line LIKE '--%' AND line LIKE '%DROP TABLE users%';
 DROP EXTENSION token_balance CASCADE;
 DROP SCHEMA sv CASCADE;

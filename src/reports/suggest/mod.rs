@@ -97,12 +97,17 @@ pub(crate) fn attached() -> Result<Vec<String>> {
         .into_iter()
         .filter(|stored| stored.is_attached);
     let line = |Stored { spec, .. }: Stored| {
-        format!(
-            "-- {} is attached as \"{}\": it is charged to {}",
+        comment(&format!(
+            "{} is attached as \"{}\": it is charged to {}",
             spec.usage.name, spec.name, spec.users.name
-        )
+        ))
     };
     Ok(stored.map(line).collect())
+}
+
+/// A line that is pasted without an effect, whatever the names in it are.
+fn comment(said: &str) -> String {
+    format!("-- {}", said.replace(['\n', '\r'], " "))
 }
 
 /// What can be made of a usage table.
@@ -392,12 +397,12 @@ fn stand_beside(spec: &mut Spec, schema: &Schema, stored: &[Stored]) -> Option<S
 impl Proposal {
     /// The proposal as lines that can be read, and pasted as a whole: all but the statement are comments.
     pub(crate) fn lines(&self, rank: usize) -> Vec<String> {
-        let comment = |line: &String| format!("--    {line}");
-        let mut lines = vec![format!("-- {rank}. {}", self.title)];
-        lines.extend(self.reasons.iter().map(comment));
+        let indented = |line: &String| comment(&format!("   {line}"));
+        let mut lines = vec![comment(&format!("{rank}. {}", self.title))];
+        lines.extend(self.reasons.iter().map(indented));
         if !self.remarks.is_empty() {
-            lines.push("--  to watch:".into());
-            lines.extend(self.remarks.iter().map(comment));
+            lines.push(comment(" to watch:"));
+            lines.extend(self.remarks.iter().map(indented));
         }
 
         let call = self.call.iter().flat_map(|call| call.lines());
