@@ -367,32 +367,10 @@ fn write_by_sql(bound: &Bound, claims: &[Claim]) -> Result<Vec<bool>> {
             },
             ..,
         ] => {
-            let add = |claim: &Claim| {
-                let archived = claim.archived();
-                let args = [
-                    Arg::Text(&claim.workflow),
-                    Arg::Text(&claim.account),
-                    Arg::Int8(claim.usage_tokens()),
-                    Arg::Int8(claim.tokens),
-                    Arg::Text(&archived),
-                ];
-                let outcome = statements.claim_more.run(&args, Snapshot::Statement)?;
-                Ok(outcome.processed == 1)
-            };
+            let add = |claim: &Claim| write_one(&statements.claim_more, claim);
             claims.iter().map(add).collect()
         }
-        [claim] => {
-            let archived = claim.archived();
-            let args = [
-                Arg::Text(&claim.workflow),
-                Arg::Text(&claim.account),
-                Arg::Int8(claim.usage_tokens()),
-                Arg::Int8(claim.tokens),
-                Arg::Text(&archived),
-            ];
-            let outcome = statements.claim.run(&args, Snapshot::Statement)?;
-            Ok(vec![outcome.processed == 1])
-        }
+        [claim] => Ok(vec![write_one(&statements.claim, claim)?]),
         _ => {
             let column = |value: fn(&Claim) -> &String| claims.iter().map(value).cloned();
             let outcome = statements.claim_many.run(
@@ -419,6 +397,20 @@ fn write_by_sql(bound: &Bound, claims: &[Claim]) -> Result<Vec<bool>> {
                 .collect())
         }
     }
+}
+
+/// Write one claim with its statement: whether it was written.
+fn write_one(statement: &Statement, claim: &Claim) -> Result<bool> {
+    let archived = claim.archived();
+    let args = [
+        Arg::Text(&claim.workflow),
+        Arg::Text(&claim.account),
+        Arg::Int8(claim.usage_tokens()),
+        Arg::Int8(claim.tokens),
+        Arg::Text(&archived),
+    ];
+    let outcome = statement.run(&args, Snapshot::Statement)?;
+    Ok(outcome.processed == 1)
 }
 
 /// Give back a claim whose charge was bad, so that a later settlement takes it.

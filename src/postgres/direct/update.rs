@@ -462,22 +462,15 @@ impl Table {
     ) -> Option<bool> {
         // SAFETY: as the caller promises.
         unsafe {
-            let table = self.relation();
-            let lock = (*(*table).rd_tableam).tuple_lock?;
-            let mut tid = (*row).tts_tid;
-            let mut failure = std::mem::MaybeUninit::<pg_sys::TM_FailureData>::uninit();
-            let result = lock(
-                table,
-                &mut tid,
-                snapshot,
+            let result = self.lock_row(
                 row,
+                snapshot,
                 raw::GetCurrentCommandId(true),
                 pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
                 pg_sys::LockWaitPolicy::LockWaitSkip,
-                (pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS
-                    | pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION) as u8,
-                failure.as_mut_ptr(),
-            );
+                pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS
+                    | pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
+            )?;
             match result {
                 pg_sys::TM_Result::TM_Ok if self.has_key(row, key) => Some(true),
                 pg_sys::TM_Result::TM_WouldBlock => Some(false),
@@ -566,22 +559,48 @@ impl Table {
     ) -> Option<bool> {
         // SAFETY: as the caller promises.
         unsafe {
+            let result = self.lock_row(
+                row,
+                snapshot,
+                command,
+                mode,
+                pg_sys::LockWaitPolicy::LockWaitBlock,
+                pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
+            )?;
+            Some(result == pg_sys::TM_Result::TM_Ok && self.has_key(row, key))
+        }
+    }
+
+    /// As `table_tuple_lock`; None if the table's access method locks no rows.
+    ///
+    /// # Safety
+    /// As of [`Table::find_and_add`]; the slot has a version of the row, and has the locked one afterwards.
+    unsafe fn lock_row(
+        &self,
+        row: *mut pg_sys::TupleTableSlot,
+        snapshot: pg_sys::Snapshot,
+        command: pg_sys::CommandId,
+        mode: pg_sys::LockTupleMode::Type,
+        wait: pg_sys::LockWaitPolicy::Type,
+        flags: u32,
+    ) -> Option<pg_sys::TM_Result::Type> {
+        // SAFETY: as the caller promises.
+        unsafe {
             let table = self.relation();
             let lock = (*(*table).rd_tableam).tuple_lock?;
             let mut tid = (*row).tts_tid;
             let mut failure = std::mem::MaybeUninit::<pg_sys::TM_FailureData>::uninit();
-            let result = lock(
+            Some(lock(
                 table,
                 &mut tid,
                 snapshot,
                 row,
                 command,
                 mode,
-                pg_sys::LockWaitPolicy::LockWaitBlock,
-                pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION as u8,
+                wait,
+                flags as u8,
                 failure.as_mut_ptr(),
-            );
-            Some(result == pg_sys::TM_Result::TM_Ok && self.has_key(row, key))
+            ))
         }
     }
 

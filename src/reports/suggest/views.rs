@@ -179,7 +179,8 @@ pub(super) fn of_joins(
     if let Some(key) = own_key(seen) {
         spec.usage_id = Some(key.name.clone());
     }
-    let shown: Vec<_> = shown_of(&spec, seen).chain([way.account()]).collect();
+    let mut shown = shown_of(&spec, seen);
+    shown.push(way.account());
     let mut remarks = usage.remarks.clone();
     if let Some(last) = way.0.get(way.0.len() - 2) {
         remarks.push(format!(
@@ -212,7 +213,7 @@ pub(super) fn of_joins(
 }
 
 /// Of the columns of u those that are bound, and the key: a migration cannot change one that a view shows.
-fn shown_of(spec: &Spec, seen: &Seen) -> impl Iterator<Item = String> {
+fn shown_of(spec: &Spec, seen: &Seen) -> Vec<String> {
     let details = [
         &spec.usage_id,
         &spec.usage_prompt_tokens,
@@ -229,8 +230,7 @@ fn shown_of(spec: &Spec, seen: &Seen) -> impl Iterator<Item = String> {
                 .any(|detail| detail.as_ref() == Some(&column.name))
     };
     let shown = seen.columns.iter().filter(is_bound);
-    let shown: Vec<_> = shown.map(|column| format!("u.{}", column.sql())).collect();
-    shown.into_iter()
+    shown.map(|column| format!("u.{}", column.sql())).collect()
 }
 
 /// The best run that a view can be bound with: of statuses and times that attach takes whatever is in the view.
