@@ -1,9 +1,8 @@
 //! Several bindings that are attached at once: whether one can stand beside the others, and what they share.
 
-use crate::postgres::quote::quote_literal;
-
 use crate::binding::{Binding, LateUsage, Spec, Stored, is_part_of};
 use crate::error::{Error, Result};
+use crate::postgres::quote::quote_literal;
 
 /// The other bindings that are attached, as far as they are whole.
 pub(super) fn others(stored: &[Stored], binding: &Spec) -> Vec<Binding> {

@@ -1,6 +1,5 @@
 //! `token_balance.detach`.
 
-use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
 
 use super::beside::share_accounts;
@@ -15,6 +14,7 @@ use crate::postgres::catalog::{self, Table};
 use crate::postgres::lock::lock_relations;
 use crate::postgres::notice::notice;
 use crate::postgres::patience::{StrongLocks, keep_ddl_out};
+use crate::postgres::quote::quote_identifier;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;

@@ -1,12 +1,12 @@
 //! The grants that attach makes and detach takes back.
 
-use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
 
 use crate::binding::Binding;
 use crate::binding::own::{extension_owner, extension_schema};
 use crate::error::Result;
 use crate::postgres::catalog;
+use crate::postgres::quote::quote_identifier;
 use crate::postgres::spi;
 use crate::postgres::value::Arg;
 

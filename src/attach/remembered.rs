@@ -5,7 +5,6 @@
 //! rebuild, or other people's rows with the same ids. What is in it is held against what was
 //! settled and against the ledger: it goes on where they agree, and where they do not the caller has to say.
 
-use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
 
 use super::beside::share_accounts;
@@ -13,6 +12,7 @@ use super::made_anew::{self, Comparison};
 use crate::binding::{Binding, Ids, Relation, Spec, Stored, new_ids};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Table};
+use crate::postgres::quote::quote_identifier;
 
 /// What the caller says for this call alone: of tables that were made anew, whether their ids mean what they meant; and
 /// whether it is only to be told what would happen.

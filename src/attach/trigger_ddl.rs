@@ -1,6 +1,5 @@
 //! The DDL of triggers on the bound tables: how they stand, and how they are made, made again and dropped.
 
-use crate::postgres::quote::{quote_identifier, quote_literal};
 use pgrx::pg_sys;
 
 use super::wanted_triggers::{
@@ -11,6 +10,7 @@ use crate::binding::{Binding, DeletedUsage, Spec, is_part_of};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::patience::StrongLocks;
+use crate::postgres::quote::{quote_identifier, quote_literal};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::{self, Outcome};
 use crate::postgres::value::Arg;

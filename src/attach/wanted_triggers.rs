@@ -2,10 +2,9 @@
 //!
 //! A table has one trigger of a kind, whatever the number of bindings that it is bound in.
 
-use crate::postgres::quote::quote_literal;
-
 use crate::binding::{Binding, Completion, LateUsage, OutsideChanges, Workflows, completed};
 use crate::postgres::catalog::{Column, Table};
+use crate::postgres::quote::quote_literal;
 
 /// One trigger on one bound table.
 pub(crate) struct Trigger<'a> {

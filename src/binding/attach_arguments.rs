@@ -3,7 +3,6 @@
 //! `token_balance.binding` is read and written, and how two specs are compared is made from the list. The
 //! declaration in `sql/functions.sql` and the table in `docs/binding.md` are held to it by tests.
 
-use crate::postgres::quote::quote_literal;
 use pgrx::pg_sys;
 use serde_json::{Map, Value as Json};
 
@@ -11,6 +10,7 @@ use super::options::{BusyAccount, DeletedUsage, LateUsage, OutsideChanges};
 use super::spec::{Relation, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
+use crate::postgres::quote::quote_literal;
 
 /// An argument.
 pub(crate) struct Argument {

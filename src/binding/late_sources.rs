@@ -1,12 +1,12 @@
 //! The tables below a usage view whose new and changed rows count at once: `late_usage_on`.
 
-use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
 
 use super::spec::{LateKey, Spec};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::key::KeyType;
+use crate::postgres::quote::quote_identifier;
 use crate::postgres::value::Arg;
 use crate::postgres::view::View;
 

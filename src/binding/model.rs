@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
 
 use super::late_sources::LateSource;
@@ -12,6 +11,7 @@ use super::spec::{Ids, Spec, Spellings, of_accounts};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{self, Checks, Column, Table};
 use crate::postgres::key::KeyType;
+use crate::postgres::quote::quote_identifier;
 use crate::postgres::security::SearchPaths;
 use crate::postgres::view::View;
 

@@ -1,10 +1,10 @@
 //! The extension's own tables in the schema `token_balance`, and the extension itself.
 
-use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{Table, columns, query, table, table_named};
+use crate::postgres::quote::quote_identifier;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;

@@ -9,7 +9,6 @@
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
-use crate::postgres::quote::quote_identifier;
 use pgrx::pg_sys;
 
 use super::model::Binding;
@@ -17,6 +16,7 @@ use super::spec::Spec;
 use crate::error::Result;
 use crate::postgres::catalog::Table;
 use crate::postgres::datum::c_string;
+use crate::postgres::quote::quote_identifier;
 use crate::postgres::security::{self, SearchPaths};
 use crate::postgres::spi;
 use crate::postgres::value::Arg;

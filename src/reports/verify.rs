@@ -1,6 +1,5 @@
 //! `token_balance.verify`: whether the binding is whole, one row per check.
 
-use crate::postgres::quote::{quote_identifier, quote_literal};
 use pgrx::pg_sys;
 
 use super::check::Check;
@@ -12,6 +11,7 @@ use crate::binding::search_path::{Untrusted, Who};
 use crate::binding::{Binding, Completion, Payer, Spec, Stored, Workflows, usable_names};
 use crate::error::{Error, Result};
 use crate::postgres::catalog;
+use crate::postgres::quote::{quote_identifier, quote_literal};
 use crate::postgres::security::{Following, NOTHING_ELSE, RunAs, SearchPath};
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, texts};

@@ -1,6 +1,5 @@
 //! Usage that only a view can show: tokens in JSON, and accounts that are reached by a join.
 
-use crate::postgres::quote::{quote_identifier, quote_literal, quote_qualified_identifier};
 use pgrx::pg_sys::InvalidOid;
 
 use super::candidates::{self, End, Link, Run, Usage};
@@ -11,6 +10,7 @@ use super::{Proposal, name_details, name_run, relation, stand_beside};
 use crate::binding::{Relation, Spec, Stored};
 use crate::error::Result;
 use crate::postgres::catalog::{self, Column};
+use crate::postgres::quote::{quote_identifier, quote_literal, quote_qualified_identifier};
 use crate::postgres::security::current_user;
 
 /// Tables with JSON that are looked into.
