@@ -53,6 +53,9 @@ SELECT token_balance.detach(true);
 DROP VIEW llm_calls_tokens;
 ALTER TABLE llm_calls DROP logged_at;
 SELECT count(*) > 0 AS is_said FROM token_balance.suggestions() WHERE remarks LIKE '%usage_created_at%';
+-- nor is what becomes of a row later the time at which it was written
+ALTER TABLE llm_calls ADD expires_at timestamptz;
+SELECT count(*) > 0 AS is_said FROM token_balance.suggestions() WHERE remarks LIKE '%usage_created_at%';
 -- an id that repeats among the runs comes after one that is theirs alone; money is remarked; what each row has from its beginning is no
 -- end of it; sums of what is below are not counted with it
 DROP TABLE llm_calls, runs, agents, customers CASCADE;

@@ -317,7 +317,7 @@ pub(super) fn is_time_of_later(column: &str) -> bool {
             "deleted",
             "removed",
             "archived",
-            "expires",
+            "expire",
             "expired",
             "expiry",
             "finished",
