@@ -228,14 +228,6 @@ impl Books {
         }
     }
 
-    fn knows(&self, workflow: usize) -> bool {
-        let of_workflow = |map: &BTreeMap<Key, i64>| {
-            let mut of_workflow = map.range(pairs_of(workflow));
-            of_workflow.any(|(_, tokens)| *tokens > 0)
-        };
-        of_workflow(&self.accounted) || of_workflow(&self.corrected)
-    }
-
     pub fn has_account(&self, account: usize) -> bool {
         self.accounts.get(&account) == Some(&true)
     }
@@ -280,20 +272,29 @@ impl Books {
         of(&self.charged, key) - of(&self.refunded, key)
     }
 
-    /// Under which id a correction finds the workflow: this one, or the first that it has had later and that is known.
+    /// Under which id a correction finds the workflow: the first of this one and those that it has had later of which
+    /// something is accounted for; if nothing is, the first that has a settlement.
     pub fn correctable(&self, workflow: usize) -> Option<usize> {
-        let ids = self.ids_since(workflow);
-        ids.into_iter().find(|id| self.knows(*id))
+        self.found_by(&self.accounted, workflow)
     }
 
     /// Under which id a refund finds it: the first of which something was charged; if nothing was, as a correction.
     pub fn refundable(&self, workflow: usize) -> Option<usize> {
-        let is_charged = |id: &usize| {
-            let mut of_workflow = self.charged.range(pairs_of(*id));
-            of_workflow.any(|(_, tokens)| *tokens > 0)
-        };
-        let charged = self.ids_since(workflow).into_iter().find(is_charged);
-        charged.or_else(|| self.correctable(workflow))
+        self.found_by(&self.charged, workflow)
+    }
+
+    fn found_by(&self, tokens: &BTreeMap<Key, i64>, workflow: usize) -> Option<usize> {
+        let ids = self.ids_since(workflow);
+        let has_any = |id: &&usize| tokens.range(pairs_of(**id)).any(|(_, tokens)| *tokens > 0);
+        let found = ids.iter().find(has_any);
+        found
+            .or_else(|| ids.iter().find(|id| self.has_settlement(**id)))
+            .copied()
+    }
+
+    /// One that was given back as a whole, and whose entries have left, has a settlement of zeros.
+    fn has_settlement(&self, workflow: usize) -> bool {
+        self.settled_of(workflow).next().is_some()
     }
 
     /// This id of a workflow, and those that it has had later.
@@ -580,7 +581,7 @@ impl State {
         let mut added = State::new(self.books.len());
         let rename = |(workflow, account)| (if workflow == old { new } else { workflow }, account);
         for (books, added) in self.books.iter().zip(&mut added.books) {
-            if books.knows(old) {
+            if books.has_settlement(old) {
                 *added = books.moved(rename);
                 added.became.extend([(old, Some(new)), (new, None)]);
                 added.renames.insert((old, new), true);
