@@ -17,10 +17,12 @@ TREE=     # what is packed, and where debhelper works
 DEB_NAME= # the binary package
 NAME=     # the tar.gz without its suffix
 
-# The version stands in Cargo.toml; these two have to repeat it.
+# The version stands in Cargo.toml; these three have to repeat it.
 check_versions() {
     python3 scripts/check_meta.py META.json "$VERSION" || die "META.json is not that of version $VERSION"
     grep -qF "## [$VERSION]" CHANGELOG.md || die "CHANGELOG.md has no section for $VERSION"
+    grep -qxF "version = \"$VERSION\"" examples/dashboard/Cargo.toml ||
+        die "examples/dashboard/Cargo.toml is not that of version $VERSION"
 }
 
 build() {
@@ -38,7 +40,8 @@ lay_out() {
     install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --pkglibdir)/token_balance-$VERSION.so" "$TREE/lib"
     install -m 644 "$OUT/built/$("$PG_CONFIG_PATH" --sharedir)"/extension/token_balance* "$TREE/extension"
     install -m 755 "$DASHBOARD_TARGET/release/token_balance_dashboard" "$TREE/dashboard"
-    install -m 644 examples/dashboard/README.md "$TREE/dashboard"
+    # Its package has the page of the roles beside this one.
+    sed 's#](\.\./\.\./docs/#](#g' examples/dashboard/README.md >"$TREE/dashboard/README.md"
     cp -R README*.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs packaging/debian "$TREE"
     # What the pages link to, where they link to it.
     mkdir -p "$TREE/sql" "$TREE/examples/dashboard"
@@ -99,7 +102,8 @@ pack_deb() {
 
 # copy_documents FOLDER: what the extension says of itself, for a package that is no .deb.
 copy_documents() {
-    cp -R "$TREE"/{README*.md,CHANGELOG.md,CONTRIBUTING.md,SECURITY.md,LICENSE,docs,examples,sql,cluster.sh} "$TREE/token_balance.cdx.json" "$OUT/crates" "$1"
+    cp -R "$TREE"/{README*.md,CHANGELOG.md,CONTRIBUTING.md,SECURITY.md,LICENSE,docs,examples,sql,cluster.sh} \
+        "$TREE/token_balance.cdx.json" "$OUT/crates" "$1"
 }
 
 # --- the tar.gz ----------------------------------------------------------------

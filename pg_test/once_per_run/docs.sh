@@ -31,6 +31,16 @@ sees 'another.md is not in it' markdown touch docs/another.md
 sees 'raises null_value_not_allowed, which is not in the table' markdown sed -i '/^| 22004 /d' docs/reference.md
 sees 'does not raise deadlock_detected' markdown sed -i 's/^\(| 40P01 .*\) of the server /\1 by the extension /' docs/reference.md
 sees '22099 is not in the table' markdown sed -i 's/^\*\*Errors:\*\* 22004/**Errors:** 22099/' docs/reference.md
+# Of a package, where what is in the sources alone is said to be there.
+cp -R "$WORK/right" "$WORK/package"
+rm -rf "$WORK/package/pg_test" "$WORK/package/src"
+check package "$WORK/package" >/dev/null || { check package "$WORK/package"; failed=1; }
+rm -rf "$WORK/right" && mv "$WORK/package" "$WORK/right"
+sees 'there is no nowhere.md' package sed -i '$a [x](nowhere.md)' SECURITY.md
+sees 'there is no heading for docs/binding.md#nowhere' package sed -i '$a [x](docs/binding.md#nowhere)' SECURITY.md
+sees '../SECURITY.md leads out of the package' package sed -i '$a [x](../SECURITY.md)' SECURITY.md
+sees 'pg_test/README.md is in no package' package sed -i 's/in the sources//' CONTRIBUTING.md
+sees 'there is no docs/weights.md' package rm docs/weights.md
 
 status=0
 "$ROOT/scripts/docs.sh" --if-installed || status=$?

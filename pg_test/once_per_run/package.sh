@@ -85,8 +85,17 @@ is 'files of the dashboard' \
     '600 etc/default/token-balance-dashboard 644 lib/systemd/system/token-balance-dashboard.service 755 usr/bin/token_balance_dashboard '
 is 'the dashboard needs no server beside it' "$(dpkg-deb --field "$dashboard" Depends | grep -c postgresql)" 0
 is 'files of its documentation' \
-    "$(cd "$WORK/deb/usr/share/doc/$name" && find . -name copyright -o -name 'changelog*.gz' -o -name 'README.md*' | sort | tr '\n' ' ')" \
-    './README.md ./changelog.Debian.gz ./changelog.gz ./copyright ./examples/dashboard/README.md ./examples/monitoring/README.md '
+    "$(cd "$WORK/deb/usr/share/doc/$name" && find . -maxdepth 1 '(' -name copyright -o -iname 'changelog*' -o -name 'README.md*' ')' | sort | tr '\n' ' ')" \
+    './CHANGELOG.md ./README.md ./changelog.Debian.gz ./changelog.gz ./copyright '
+is 'the defaults file names all that the dashboard reads' \
+    "$(grep -ohE '\bDASHBOARD_[A-Z_]+|\bPG[A-Z]+' "$WORK/dashboard/etc/default/token-balance-dashboard" | sort -u)" \
+    "$(grep -ohE '"(DASHBOARD_[A-Z_]+|PG[A-Z]+)"' "$ROOT/examples/dashboard/src/config.rs" | tr -d '"' | sort -u | grep -vx PGSSLMODE)"
+is "tar.gz: the dashboard's page, unit and defaults file" "$(ls "$WORK/tar/examples/dashboard" | tr '\n' ' ')" \
+    'README.md token-balance-dashboard.default token-balance-dashboard.service '
+for file in etc/default/token-balance-dashboard lib/systemd/system/token-balance-dashboard.service; do
+    case $file in etc/*) beside=default ;; *) beside=service ;; esac
+    is "tar.gz: the same $beside" "$(cmp "$WORK/dashboard/$file" "$WORK/tar/examples/dashboard/token-balance-dashboard.$beside" && echo same)" same
+done
 is 'the licence of pgrx is named' "$(grep -cE '^ pgrx v[0-9.]+: MIT$' "$WORK/deb/usr/share/doc/$name/copyright")" 1
 for dir in "deb/$libraries" tar/lib; do
     is "$dir: one library, with the name that older versions ask for" \
@@ -120,9 +129,14 @@ is 'rpm: the same library, by both names' \
 is 'rpm: the same SQL' "$(diff -r "$WORK/rpm/$rpm_extension" "$WORK/deb/$extension" && echo same)" same
 is 'rpm: nothing else' "$(rpm -qpl "$rpm" | grep -vcE "^/($rpm_libraries|$rpm_extension|usr/share/doc/token_balance_$PG_VERSION)(/|\$)")" 0
 
-# What the pages link to is in the package, but for the sources.
-for dir in "deb/usr/share/doc/$name" tar rpm/usr/share/doc/token_balance_"$PG_VERSION"; do
-    is "$dir: links" "$(python3 "$ROOT/scripts/check_docs.py" package "$WORK/$dir" | grep FAILED)" ''
+# --- their pages -------------------------------------------------------------------------
+
+# Each link leads to what is in the package: scripts/check_docs.py names what may be in the sources alone.
+for dir in "deb/usr/share/doc/$name" tar "rpm/usr/share/doc/token_balance_$PG_VERSION" dashboard/usr/share/doc/token-balance-dashboard; do
+    links=$(python3 "$ROOT/scripts/check_docs.py" package "$WORK/$dir") && is_whole=yes || is_whole=no
+    is "$dir: all links lead to what is there (${links%%$'\n'*})" "$is_whole$(grep FAILED <<<"$links")" yes
+done
+for dir in "deb/usr/share/doc/$name" tar "rpm/usr/share/doc/token_balance_$PG_VERSION"; do
     is "$dir: the script for several databases" "$(stat -c %a "$WORK/$dir/cluster.sh")" 755
     is "$dir: the SQL of the pages" "$(diff -r "$WORK/$dir/sql/examples" "$ROOT/sql/examples" && echo same)" same
 done
@@ -155,7 +169,7 @@ is 'no debug sections' "$(readelf -SW "$WORK/deb/$library" | grep -cF '.debug_')
 is 'the symbols are those of the library' "$(build_id "$debug")" "$(build_id "$WORK/deb/$library")"
 is 'lines of the sources are in them' "$(grep -qaF 'charge.rs' "$WORK/dbgsym/plain" && echo yes)" yes
 
-find "$WORK/deb" "$WORK/dashboard" "$WORK/tar" -name '*.gz' -exec gunzip {} +
+find "$WORK/deb" "$WORK/dashboard" "$WORK/tar" -type f -name '*.gz' -exec gunzip {} +
 for path in "$ROOT/" "$target/" "$DEV_HOME/" "$HOME/" "${CARGO_HOME:-$HOME/.cargo}/" "$WORK/"; do
     is "no file names $path" "$(grep -rlaF "$path" "$WORK/deb" "$WORK/dashboard" "$WORK/tar" "$WORK/rpm/usr" "$bill" "$WORK/control" "$WORK/dbgsym/plain")" ''
 done
@@ -250,6 +264,23 @@ ann|998500
 bob|-1000000
 $version"
     is "$1: the dashboard shows it" "$(balance_by "$4" | tr -d ' ')" '{"is_overdraft":false,"token_balance":998500}'
+    # As docs/operations.md says it of files that went before the extension.
+    remove_extension
+    [ "$1" != mounted ] || rm -rf "$PRIVATE_DIR/mounted"
+    for write in "INSERT INTO workflows VALUES ('w3', 'ann', 'running')" "UPDATE workflows SET status = 'running' WHERE id = 'w1'" \
+        "UPDATE users SET token_balance = 5 WHERE id = 'ann'" 'SELECT token_balance.detach()'; do
+        is "$1: without its files: $write" \
+            "$(in_server_env "$PG_BIN/psql" -X -q -At -v VERBOSITY=sqlstate -c "$write" 2>&1)" 'ERROR:  58P01'
+    done
+    is "$1: and it can be dropped all the same" "$(in_server_env "$PG_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 2>&1 <<'SQL'
+SET client_min_messages = error;
+DROP EXTENSION token_balance CASCADE;
+INSERT INTO workflows VALUES ('w3', 'ann', 'completed');
+UPDATE users SET token_balance = token_balance + 1 WHERE id = 'ann' RETURNING token_balance;
+SELECT rolname FROM pg_roles WHERE rolname = 'token_reader';
+SQL
+)" '998501
+token_reader'
     is "$1: no internal error in the log" "$(grep -cE 'PANIC|panicked|XX000|TRAP' "$PRIVATE_DIR/server.log")" 0
     stop_cluster "$PRIVATE_DIR/data"
 }

@@ -6,7 +6,7 @@
 -- done: SELECT extension.settle_workflow(:'run'::uuid)
 -- late: INSERT INTO application_chat_record (id, chat_id, problem_text, answer_text, message_tokens, answer_tokens, index) VALUES (md5('new2')::uuid, :'run', '', '', 15, 5, 2)
 -- more: UPDATE application_chat_record SET answer_tokens = answer_tokens + 5 WHERE id = md5('new1')::uuid
--- migrate: ALTER TABLE application_chat_record ADD COLUMN source jsonb NOT NULL DEFAULT '{}'; ALTER TABLE application_chat RENAME COLUMN abstract TO summary
+-- migrate: ALTER TABLE application_chat_record ADD COLUMN source jsonb NOT NULL DEFAULT '{}', ALTER COLUMN index TYPE bigint, DROP COLUMN const; ALTER TABLE application_chat RENAME COLUMN abstract TO summary
 -- away: INSERT INTO application_chat_record (id, chat_id, problem_text, answer_text, message_tokens, answer_tokens, index) VALUES (md5('new3')::uuid, :'run', '', '', 4, 3, 3)
 CREATE TABLE "user" (id uuid PRIMARY KEY, email varchar(254), phone varchar(20) NOT NULL DEFAULT '', nick_name varchar(150) NOT NULL, username varchar(150) NOT NULL UNIQUE, password varchar(150) NOT NULL, role varchar(150) NOT NULL, source varchar(10) NOT NULL, is_active boolean NOT NULL, create_time timestamptz NOT NULL DEFAULT now(), update_time timestamptz NOT NULL DEFAULT now());
 CREATE TABLE model (id uuid PRIMARY KEY, name varchar(128) NOT NULL, status varchar(20) NOT NULL, model_type varchar(128) NOT NULL, model_name varchar(128) NOT NULL, provider varchar(128) NOT NULL, user_id uuid, create_time timestamptz NOT NULL DEFAULT now());

@@ -4,6 +4,8 @@
 //!     token_balance_dashboard token USER [HOURS]       print a token for a user, to try it out
 //!     token_balance_dashboard operator NAME [HOURS]    the same for an operator
 //!     token_balance_dashboard cashier NAME [HOURS]     the same for one who may also give
+//!     token_balance_dashboard --help                   what it takes
+//!     token_balance_dashboard --version                which one it is
 //!
 //! README.md says which environment variables it reads.
 
@@ -17,6 +19,7 @@ mod events;
 mod operator;
 mod page;
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +33,14 @@ use crate::database::Database;
 use crate::desk::Desk;
 use crate::events::Events;
 
-const USAGE: &str = "usage: token_balance_dashboard [token|operator|cashier NAME [HOURS]]
+const USAGE: &str =
+    "usage: token_balance_dashboard [token|operator|cashier NAME [HOURS] | --help | --version]";
 
-Without arguments it serves; with them it prints a token, to try it out. What it reads from the environment is in its README.md.";
+/// What `--help` says beside the usage.
+const HELP: &str = "
+Without arguments it serves the pages; with token, operator or cashier it prints a
+token for the person NAME, good for HOURS (12). DASHBOARD_JWT_SECRET has to be set.
+Its README has all variables, the roles of the database, and the API.";
 
 /// How long answers under way may take when the service is told to stop.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
@@ -54,15 +62,12 @@ async fn main() -> ExitCode {
         [] => serve().await,
         [kind @ ("token" | "operator" | "cashier"), name] => print_token(kind, name, "12"),
         [kind @ ("token" | "operator" | "cashier"), name, hours] => print_token(kind, name, hours),
-        ["--help" | "-h"] => {
-            println!("{USAGE}");
-            Ok(())
-        }
-        ["--version" | "-V"] => {
-            println!("token_balance_dashboard {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
-        }
-        _ => Err(USAGE.lines().next().unwrap_or_default().into()),
+        ["--help" | "-h"] => say(&format!("{USAGE}\n{HELP}")),
+        ["--version" | "-V"] => say(concat!(
+            "token_balance_dashboard ",
+            env!("CARGO_PKG_VERSION")
+        )),
+        _ => Err(USAGE.into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,6 +75,14 @@ async fn main() -> ExitCode {
             eprintln!("error: {message}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// To a reader who may have had enough, as `head` has.
+fn say(text: &str) -> Result<(), String> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 

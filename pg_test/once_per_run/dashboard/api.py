@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,8 @@ import time
 import urllib.parse
 
 from service import API, SECRET, Service, eventually, failures, is_, run, sql, start_database, stop_database, token
+
+USAGE = "usage: token_balance_dashboard [token|operator|cashier NAME [HOURS] | --help | --version]"
 
 
 def balances(service):
@@ -143,11 +146,21 @@ def a_set_up_that_is_wrong(service):
 
 
 def command_line(service):
+    with open(os.path.join(os.environ["ROOT"], "Cargo.toml"), encoding="utf-8") as manifest:
+        version = re.search(r'^version = "(.+)"', manifest.read(), re.M)[1]
+    # They want no secret.
+    for option, says in (
+        ("--version", f"token_balance_dashboard {version}\n"), ("-V", f"token_balance_dashboard {version}\n"),
+        ("--help", USAGE + "\n"), ("-h", USAGE + "\n"),
+    ):
+        done = subprocess.run([os.environ["DASHBOARD_PROGRAM"], option], check=False, capture_output=True, text=True,
+            env=os.environ | {"DASHBOARD_JWT_SECRET": ""}, timeout=20)
+        is_(option, (done.returncode, done.stdout[:len(says)], done.stderr), (0, says, ""))
     made = run("token", "ann", "1")
     is_("a token of its own making", service.get(API + "balance", headers={"Authorization": "Bearer " + made[1]}).status, 200)
     for what, arguments, settings, message in (
         ("hours that are none", ["token", "ann", "x"], {}, "x is not a number of hours"),
-        ("an unknown command", ["serve"], {}, "usage: token_balance_dashboard [token|operator|cashier NAME [HOURS]]"),
+        ("an unknown command", ["serve"], {}, USAGE),
         ("no secret", [], {"DASHBOARD_JWT_SECRET": ""}, "DASHBOARD_JWT_SECRET is not set"),
         ("a short secret", [], {"DASHBOARD_JWT_SECRET": "x" * 31}, "DASHBOARD_JWT_SECRET is shorter than 32 bytes"),
         ("an address that is none", [], {"DASHBOARD_ADDRESS": "here"}, "DASHBOARD_ADDRESS=here is not ADDRESS:PORT"),
@@ -155,9 +168,6 @@ def command_line(service):
             "PGSSLMODE=require: this service does not speak TLS to the database; connect by a unix socket, a private network or a tunnel"),
     ):
         is_(f"start with {what}", run(*arguments, **settings), (1, "error: " + message))
-    for option, begins in (("--help", "usage: token_balance_dashboard"), ("--version", "token_balance_dashboard ")):
-        status, message = run(option)
-        is_(f"what {option} prints", (status, message.startswith(begins)), (0, True))
     address = service.url.removeprefix("http://")
     status, message = run(DASHBOARD_ADDRESS=address)
     is_("start on an address that is taken", (status, message.startswith(f"error: {address} cannot be served: ")), (1, True))

@@ -75,11 +75,24 @@ fn of_document(
     let Some(run) = run_of(seen, &way, schema, sample) else {
         return Ok(None);
     };
+    let mut spec = Spec::usual();
     let mut shown = vec![
         format!("u.{} AS workflow_id", run.column.sql()),
         format!("{tokens} AS total_tokens"),
         way.account(),
     ];
+    // Others of these names would be shown twice.
+    const OURS: &[&str] = &[
+        "workflow_id",
+        "total_tokens",
+        "account_id",
+        "model",
+        "created_at",
+    ];
+    if let Some(key) = own_key(seen).filter(|key| !OURS.contains(&key.name.as_str())) {
+        shown.insert(0, format!("u.{}", key.sql()));
+        spec.usage_id = Some(key.name.clone());
+    }
     let model = candidates::model_of_row(seen, true);
     shown.extend(model.map(|model| format!("u.{} AS model", model.sql())));
     let time = candidates::time_of_row(seen);
@@ -88,7 +101,6 @@ fn of_document(
     if time.is_none() {
         remarks.push(candidates::has_no_time(seen));
     }
-    let mut spec = Spec::usual();
     let call = way.statements(
         seen,
         &run,
@@ -166,6 +178,9 @@ pub(super) fn of_joins(
     spec.usage_workflow = run.column.name.clone();
     spec.usage_tokens = usage.tokens.iter().map(|name| (*name).to_owned()).collect();
     name_details(&mut spec, usage);
+    if let Some(key) = own_key(seen) {
+        spec.usage_id = Some(key.name.clone());
+    }
     let shown: Vec<_> = shown_of(&spec, seen).chain([way.account()]).collect();
     let mut remarks = usage.remarks.clone();
     if let Some(last) = way.0.get(way.0.len() - 2) {
@@ -363,7 +378,7 @@ impl Way<'_> {
         spec.usage_user = Some("account_id".into());
         name_run(spec, run);
         remarks.extend(stand_beside(spec, schema, stored));
-        remarks.extend(run.remarks.iter().cloned());
+        remarks.extend(run.remarks.iter().map(|remark| of_view(remark, seen)));
         if !seen.indexed.contains(&run.column.name) {
             remarks.push(format!(
                 "no index begins with {}: each settlement would read all of {}",
@@ -372,6 +387,29 @@ impl Way<'_> {
         }
         Ok(statements + &spec.shortest_statement(&[]))
     }
+}
+
+/// The key of a table's rows.
+fn own_key(seen: &Seen) -> Option<&Column> {
+    seen.keys.first().and_then(|name| seen.column(name))
+}
+
+/// A remark, where the usage is a view of a table: late usage wants to know where it is written.
+fn of_view(remark: &str, seen: &Seen) -> String {
+    const LATE_USAGE: &str = "late_usage => 'settle'";
+    let Some(key) = own_key(seen) else {
+        return remark.to_owned();
+    };
+    let place = format!("{}({})", seen.table.sql, key.sql());
+    let places = match place.contains('"') {
+        // In the text of an array these would be its own.
+        true => format!("ARRAY[{}]", quote_literal(&place)),
+        false => format!("'{{{place}}}'"),
+    };
+    remark.replace(
+        LATE_USAGE,
+        &format!("{LATE_USAGE}, late_usage_on => {places}"),
+    )
 }
 
 fn alias(at: usize) -> String {
