@@ -904,7 +904,7 @@ impl From<Error> for Report {
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "token_balance is not attached to any tables",
             )
-            .set_hint("Call token_balance.attach(users => ..., usage => ...)."),
+            .set_hint("SELECT token_balance.suggest(); proposes calls of token_balance.attach(users => ..., usage => ...)."),
             Error::AlreadyAttached {
                 name,
                 detail,

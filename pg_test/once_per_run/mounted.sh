@@ -45,6 +45,7 @@ tables="SET client_min_messages = error;
     CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
     CREATE TABLE workflows (id text PRIMARY KEY, status text);
     CREATE INDEX ON token_usage (workflow_id);
+    CREATE INDEX ON token_usage (user_id);
     INSERT INTO users VALUES ('ann');"
 runs="INSERT INTO token_usage VALUES ('w1', 'ann', 7), ('w2', 'ann', 5), ('w3', 'ann', 3);
     INSERT INTO workflows VALUES ('w1', 'done'), ('w2', 'running'), ('w3', 'running');"

@@ -247,6 +247,7 @@ CREATE TABLE users (id text PRIMARY KEY);
 CREATE TABLE token_usage (workflow_id text, user_id text, total_tokens integer);
 CREATE TABLE workflows (id text PRIMARY KEY, user_id text, status text);
 CREATE INDEX ON token_usage (workflow_id);
+CREATE INDEX ON token_usage (user_id);
 INSERT INTO users VALUES ('ann'), ('bob');
 CREATE EXTENSION token_balance;
 INSERT INTO workflows VALUES ('w1', 'ann', 'running'), ('w2', 'bob', 'running');

@@ -31,6 +31,7 @@ CREATE TABLE app.users (id text PRIMARY KEY);
 CREATE TABLE app.token_usage (junk text, workflow_id text, user_id text, total_tokens integer);
 ALTER TABLE app.token_usage DROP junk;
 CREATE INDEX ON app.token_usage (workflow_id) INCLUDE (user_id, total_tokens);
+CREATE INDEX ON app.token_usage (user_id);
 CREATE TABLE app.workflows (id text PRIMARY KEY, user_id text, status text);
 GRANT SELECT, INSERT, UPDATE ON app.workflows, app.token_usage TO regress_tb_dump_app;
 INSERT INTO app.users SELECT 'u' || i FROM generate_series(1, 20) i;

@@ -33,6 +33,7 @@ SET ROLE app_owner;
 CREATE TABLE app.users (id text PRIMARY KEY);
 CREATE TABLE app.token_usage (workflow_id text, user_id text, total_tokens integer);
 CREATE INDEX ON app.token_usage (workflow_id);
+CREATE INDEX ON app.token_usage (user_id);
 CREATE TABLE app.workflows (id text PRIMARY KEY, user_id text, status text);
 INSERT INTO app.users VALUES ('ann'), ('bob');
 RESET ROLE;

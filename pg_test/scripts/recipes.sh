@@ -88,7 +88,10 @@ is 'takeover: the ledger begins with the balance that was there' \
     "$(value "SELECT previous_balance FROM token_balance.ledger WHERE user_id = 'ann' ORDER BY entry_id LIMIT 1")" 949000
 is 'takeover: the column is as it was' \
     "$(value "SELECT data_type FROM information_schema.columns WHERE table_schema = 'shop' AND column_name = 'token_balance'")" bigint
-is 'takeover: verify() finds nothing' "$(value "SELECT string_agg(name, ', ') FROM token_balance.verify() WHERE NOT ok")" ''
+bad="SELECT string_agg(name, ', ') FROM token_balance.verify() WHERE NOT ok"
+is 'takeover: verify() misses the index of summaries alone' "$(value "$bad")" 'summary index'
+value "$(value 'SELECT hint FROM token_balance.verify() WHERE NOT ok')"
+is 'takeover: verify() finds nothing' "$(value "$bad")" ''
 value 'CREATE ROLE tb_recipes_sweeper LOGIN IN ROLE token_sweeper'
 value "INSERT INTO shop.token_usage VALUES ('w3', 'ann', 100), ('w2', 'bob', 9)"
 is 'the sweeper settles what is pending' \

@@ -223,22 +223,7 @@ fn suggestions() -> Result<
 /// `token_balance.suggest() → lines`: the same, to read and to paste.
 #[pg_extern(sql = false)]
 fn suggest_lines() -> Result<SetOfIterator<'static, String>, ErrorReport> {
-    let proposals = suggest::suggest()?;
-    let lines: Vec<_> = match proposals.is_empty() {
-        true => {
-            let mut lines = suggest::attached()?;
-            let other = if lines.is_empty() { "no" } else { "no other" };
-            lines.push(format!(
-                "-- {other} table here looks like usage of tokens that can be charged to anybody"
-            ));
-            lines
-        }
-        false => (1..)
-            .zip(&proposals)
-            .flat_map(|(rank, proposal)| proposal.lines(rank))
-            .collect(),
-    };
-    Ok(SetOfIterator::new(lines))
+    Ok(SetOfIterator::new(suggest::lines()?))
 }
 
 /// `token_balance.reconcile() → rows`: everything that does not add up; no row if all does.

@@ -240,7 +240,7 @@ fn tell_not_attached(detail: String) {
     notice(
         "token_balance is not attached to any tables".into(),
         Some(detail),
-        Some("Call token_balance.attach(users => ..., usage => ..., workflows => ...).".into()),
+        Some("SELECT token_balance.suggest(); proposes calls of token_balance.attach(users => ..., usage => ..., workflows => ...).".into()),
     );
 }
 

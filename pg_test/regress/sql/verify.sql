@@ -5,6 +5,7 @@ SET search_path = vf;
 SET client_min_messages = warning;
 \i common/tables.sql
 CREATE INDEX ON token_usage (workflow_id) INCLUDE (user_id, total_tokens);
+CREATE INDEX ON token_usage (user_id);
 INSERT INTO users VALUES ('ann');
 CREATE EXTENSION token_balance SCHEMA vf;
 -- all is well

@@ -1,6 +1,8 @@
 //! What a binding could be made of: usage, who pays for it, and what says that a run is over; each with what speaks for
 //! it, in points.
 
+use std::cmp::Reverse;
+
 use pgrx::pg_sys;
 
 use super::sample::{Sample, Share};
@@ -138,14 +140,8 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
             "what a run has used is rounded to whole tokens: if {amount} is money, charge it times a factor, by a view"
         ));
     }
-    let mut models: Vec<_> = seen
-        .columns
-        .iter()
-        .filter(|column| is_text(column) && words::is_model(&column.name))
-        .map(|column| column.name.as_str())
-        .collect();
-    models.sort_by_key(|name| (*name != "model", name.len()));
-    let model = models.first().copied();
+    let counts_tokens = total.or(prompt).or(completion).is_some();
+    let model = model_of_row(seen, counts_tokens).map(|column| column.name.as_str());
     if let Some(model) = model {
         points += 6;
         reasons.push(format!("{model} names a model"));
@@ -170,11 +166,7 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
     }
     let time = time_of_row(seen);
     if time.is_none() {
-        remarks.push(format!(
-            "no column of {} is known to say when usage was: name it as usage_created_at, for the last days of summary, for runs that \
-             are idle, and for archives",
-            seen.name
-        ));
+        remarks.push(has_no_time(seen));
     }
     if let Some(deleted) = seen
         .columns
@@ -199,14 +191,43 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
     })
 }
 
+/// The column that names the model of a row. An engine is one where tokens are counted, and may be anything where they are
+/// not.
+pub(super) fn model_of_row(seen: &Seen, counts_tokens: bool) -> Option<&Column> {
+    let least = if counts_tokens { 1 } else { 2 };
+    let rank = |column: &Column| (words::names_model(&column.name), Reverse(column.name.len()));
+    seen.columns
+        .iter()
+        .filter(|column| is_text(column) && words::names_model(&column.name) >= least)
+        .max_by_key(|column| rank(column))
+}
+
 /// The time at which a row was written: by its name, or the only one that may be it.
 pub(super) fn time_of_row(seen: &Seen) -> Option<&Column> {
     let times = || seen.columns.iter().filter(|column| is_time(column));
+    // Of two that are as good the first.
     let by_name = times()
         .filter(|column| words::is_time_of_row(&column.name) > 0)
-        .max_by_key(|column| words::is_time_of_row(&column.name));
-    let mut rest = times().filter(|column| !words::is_time_of_later(&column.name));
-    by_name.or_else(|| rest.next().filter(|_| rest.next().is_none()))
+        .max_by_key(|column| (words::is_time_of_row(&column.name), Reverse(column.number)));
+    let rest = times().filter(|column| !words::is_time_of_later(&column.name));
+    let rest: Vec<_> = rest.collect();
+    // A row that has its end from the beginning is written then.
+    let ends = times().filter(|column| column.is_not_null && words::is_time_of_end(&column.name));
+    let ends: Vec<_> = ends.collect();
+    match (by_name, &rest[..], &ends[..]) {
+        (Some(named), ..) => Some(named),
+        (None, [only], _) | (None, [], [only]) => Some(only),
+        _ => None,
+    }
+}
+
+/// The remark where there is no such column.
+pub(super) fn has_no_time(seen: &Seen) -> String {
+    format!(
+        "no column of {} is known to say when usage was: name it as usage_created_at, for the last days of summary, for runs that \
+         are idle, and for archives",
+        seen.name
+    )
 }
 
 /// The points and words for a reference, if anything speaks for it.
@@ -443,7 +464,7 @@ fn status<'a>(
 pub(super) fn runs<'a>(seen: &'a Seen, schema: &'a Schema, sample: &Sample) -> Vec<Run<'a>> {
     let mut runs = Vec::new();
     for (column, key_type) in seen.ids() {
-        if words::is_model(&column.name) || words::counts(&column.name).is_some() {
+        if words::names_model(&column.name) > 0 || words::counts(&column.name).is_some() {
             continue;
         }
         if seen.keys.contains(&column.name) {

@@ -18,7 +18,9 @@ use tables::{Schema, Seen};
 use crate::attach::could_attach;
 use crate::binding::{LateUsage, OutsideChanges, Relation, Spec, Stored};
 use crate::error::Result;
+use crate::postgres::catalog;
 use crate::postgres::notice::notice;
+use crate::postgres::security::current_user;
 use crate::postgres::view;
 
 /// A binding that is proposed, or a table that only a view makes one of.
@@ -26,7 +28,7 @@ pub(crate) struct Proposal {
     /// The statement, with a view before it where one is needed; None: there is none for what is there, and the remarks
     /// say what is missing.
     pub(crate) call: Option<String>,
-    pub(crate) title: String,
+    title: String,
     pub(crate) reasons: Vec<String>,
     pub(crate) remarks: Vec<String>,
 
@@ -91,18 +93,39 @@ pub(crate) fn suggest() -> Result<Vec<Proposal>> {
     Ok(proposals)
 }
 
-/// What is bound already, a line each.
-pub(crate) fn attached() -> Result<Vec<String>> {
-    let stored = Stored::all()?
-        .into_iter()
-        .filter(|stored| stored.is_attached);
-    let line = |Stored { spec, .. }: Stored| {
-        comment(&format!(
-            "{} is attached as \"{}\": it is charged to {}",
-            spec.usage.name, spec.name, spec.users.name
-        ))
-    };
-    Ok(stored.map(line).collect())
+/// What `suggest()` prints: what is bound already, and the proposals.
+pub(crate) fn lines() -> Result<Vec<String>> {
+    let proposals = suggest()?;
+    let mut lines = attached()?;
+    if proposals.is_empty() {
+        let other = if lines.is_empty() { "no" } else { "no other" };
+        lines.push(format!(
+            "-- {other} table here looks like usage of tokens that can be charged to anybody"
+        ));
+    } else if !lines.is_empty() {
+        lines.push(String::new());
+    }
+    for (rank, proposal) in (1..).zip(&proposals) {
+        lines.extend(proposal.lines(rank));
+    }
+    Ok(lines)
+}
+
+/// The bindings of those whose rights the caller has, a line each.
+fn attached() -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for Stored { spec, is_attached } in Stored::all()? {
+        let is_own = catalog::table(spec.usage.oid)?
+            .is_some_and(|usage| catalog::acts_for(current_user(), usage.owner));
+        if is_attached && is_own {
+            lines.push(comment(&format!(
+                "{} is attached as \"{}\": it is charged to {}",
+                spec.usage.name, spec.name, spec.users.name
+            )));
+        }
+    }
+    lines.sort();
+    Ok(lines)
 }
 
 /// A line that is pasted without an effect, whatever the names in it are.
@@ -396,7 +419,7 @@ fn stand_beside(spec: &mut Spec, schema: &Schema, stored: &[Stored]) -> Option<S
 
 impl Proposal {
     /// The proposal as lines that can be read, and pasted as a whole: all but the statement are comments.
-    pub(crate) fn lines(&self, rank: usize) -> Vec<String> {
+    fn lines(&self, rank: usize) -> Vec<String> {
         let indented = |line: &String| comment(&format!("   {line}"));
         let mut lines = vec![comment(&format!("{rank}. {}", self.title))];
         lines.extend(self.reasons.iter().map(indented));

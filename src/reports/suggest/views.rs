@@ -93,12 +93,14 @@ fn of_document(
         shown.insert(0, format!("u.{}", key.sql()));
         spec.usage_id = Some(key.name.clone());
     }
-    let mut columns = seen.columns.iter();
-    let model = columns.find(|column| words::is_model(&column.name));
+    let model = candidates::model_of_row(seen, true);
     shown.extend(model.map(|model| format!("u.{} AS model", model.sql())));
     let time = candidates::time_of_row(seen);
     shown.extend(time.map(|time| format!("u.{} AS created_at", time.sql())));
     let mut remarks = Vec::new();
+    if time.is_none() {
+        remarks.push(candidates::has_no_time(seen));
+    }
     let call = way.statements(
         seen,
         &run,

@@ -168,12 +168,18 @@ pub(super) fn is_of_use(table: &str) -> bool {
     )
 }
 
-/// Whether a column holds the name of a model.
-pub(super) fn is_model(column: &str) -> bool {
+/// How well a column's name is that of a model's name; 0: not at all, 1: it may be something else.
+pub(super) fn names_model(column: &str) -> i32 {
     let words = words(column);
-    words.last().is_some_and(|last| last == "model")
-        || are(&words, &["model", "name"])
-        || are(&words, &["model", "id"])
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["model"] => 5,
+        ["model", "name"] | ["llm", "model"] | ["llm", "model", "name"] => 4,
+        ["model", "id"] | ["llm", "name"] => 3,
+        [.., "model"] => 2,
+        ["engine"] | ["llm"] => 1,
+        _ => 0,
+    }
 }
 
 /// How much a table looks like one of those who pay; 0: not at all.
@@ -282,17 +288,23 @@ pub(super) fn is_time_of_row(column: &str) -> i32 {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["created", "at"] => 5,
-        ["created"]
+        ["created" | "inserted"]
+        | ["created" | "inserted", "on" | "date" | "time" | "ts"]
         | ["inserted", "at"]
-        | ["timestamp"]
-        | ["create", "time"]
-        | ["create", "date"] => 4,
-        ["start", "time"] | ["started", "at"] | ["time"] | ["date"] | ["ts"] => 3,
+        | ["create" | "creation", "time" | "date"]
+        | ["date", "created"]
+        // createdAt that was written without quotes.
+        | ["createdat"]
+        | ["timestamp"] => 4,
         [
-            "called" | "logged" | "occurred" | "recorded" | "requested" | "used",
-            "at",
+            "called" | "logged" | "occurred" | "recorded" | "requested" | "used" | "happened"
+            | "received",
+            "at" | "on",
         ]
-        | ["event" | "request" | "log", "time"] => 3,
+        | ["event" | "request" | "log" | "call" | "usage", "time" | "ts" | "timestamp"]
+        | ["ts"] => 3,
+        // A beginning is before the row; a date is a day.
+        ["start", "time"] | ["started", "at"] | ["time"] | ["date"] => 2,
         _ => 0,
     }
 }
@@ -307,7 +319,7 @@ pub(super) fn is_deleted(column: &str) -> bool {
     )
 }
 
-/// Whether a time is of what became of a row later.
+/// Whether a time is of what became of a row later, or becomes of it. Words are singular: expires is expire.
 pub(super) fn is_time_of_later(column: &str) -> bool {
     has(
         &words(column),
@@ -320,6 +332,9 @@ pub(super) fn is_time_of_later(column: &str) -> bool {
             "expire",
             "expired",
             "expiry",
+            "expiration",
+            "valid",
+            "until",
             "finished",
             "ended",
             "end",
