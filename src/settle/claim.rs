@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
+use pgrx::pg_sys::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID, TimestampTz};
 
 use super::settlement::{self, ARCHIVED_USAGE, FirstClaim, archived_usage_sql};
 use crate::binding::{Bound, Ids, Kept};
@@ -14,7 +14,7 @@ use crate::postgres::exact_sum::ExactSum;
 use crate::postgres::key::KeyType;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi::Statement;
-use crate::postgres::value::{Arg, Row};
+use crate::postgres::value::{Arg, Row, moment_sql};
 
 /// The statements on settlement rows.
 struct Statements {
@@ -43,13 +43,17 @@ impl Kept<Bound> for Statements {
                     ("user_id".into(), Holds::Key(KeyType::Text)),
                     ("usage_tokens".into(), Holds::Integer),
                     (settlement::ARCHIVED_USAGE.into(), Holds::Numeric),
+                    ("first_settled_at".into(), Holds::Moment),
+                    ("last_settled_at".into(), Holds::Moment),
                 ],
             })),
             settled: Statement::new(
                 &format!(
-                    "SELECT s.user_id, s.usage_tokens, {} FROM token_balance.settlement AS s \
+                    "SELECT s.user_id, s.usage_tokens, {}, {}, {} FROM token_balance.settlement AS s \
                      WHERE {} s.workflow_id OPERATOR(pg_catalog.=) $1",
                     archived_usage_sql(ids, "s"),
+                    moment_sql("s.first_settled_at"),
+                    moment_sql("s.last_settled_at"),
                     own("s")
                 ),
                 &[TEXTOID],
@@ -58,11 +62,13 @@ impl Kept<Bound> for Statements {
                 // OFFSET 0: each id is looked up in the index, also with a plan that was made while the
                 // table was empty.
                 &format!(
-                    "SELECT s.workflow_id, s.user_id, s.usage_tokens, s.archived \
+                    "SELECT s.workflow_id, s.user_id, s.usage_tokens, s.archived, {}, {} \
                      FROM pg_catalog.unnest($1) AS k (id) \
-                     CROSS JOIN LATERAL (SELECT t.workflow_id, t.user_id, t.usage_tokens, {} AS archived \
-                     FROM token_balance.settlement AS t \
+                     CROSS JOIN LATERAL (SELECT t.workflow_id, t.user_id, t.usage_tokens, {} AS archived, \
+                     t.first_settled_at, t.last_settled_at FROM token_balance.settlement AS t \
                      WHERE {} t.workflow_id OPERATOR(pg_catalog.=) k.id OFFSET 0) AS s",
+                    moment_sql("s.first_settled_at"),
+                    moment_sql("s.last_settled_at"),
                     archived_usage_sql(ids, "t"),
                     own("t")
                 ),
@@ -103,12 +109,13 @@ impl Kept<Bound> for Statements {
                 &format!(
                     "UPDATE token_balance.settlement AS s \
                      SET usage_tokens = s.usage_tokens OPERATOR(pg_catalog.-) $3, \
-                     charged_tokens = s.charged_tokens OPERATOR(pg_catalog.-) $3 \
+                     charged_tokens = s.charged_tokens OPERATOR(pg_catalog.-) $3, \
+                     first_settled_at = $4, last_settled_at = $5 \
                      WHERE {} s.workflow_id OPERATOR(pg_catalog.=) $1 \
                      AND s.user_id OPERATOR(pg_catalog.=) $2",
                     own("s")
                 ),
-                &[TEXTOID, TEXTOID, INT8OID],
+                &[TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID],
             ),
         }
     }
@@ -206,6 +213,9 @@ pub(crate) struct Settled {
     pub(crate) usage: i64,
     /// The usage that is not there any more and counts as if it were.
     pub(crate) archived: ExactSum,
+    /// When it was charged first, and last.
+    first: Option<TimestampTz>,
+    last: Option<TimestampTz>,
 }
 
 impl Settled {
@@ -213,6 +223,9 @@ impl Settled {
     pub(crate) fn merge(&mut self, other: &Self) {
         self.usage = self.usage.saturating_add(other.usage);
         self.archived.add(&other.archived);
+        // None is the smallest.
+        self.first = self.first.into_iter().chain(other.first).min();
+        self.last = self.last.max(other.last);
     }
 }
 
@@ -257,12 +270,19 @@ pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Ac
             let archived = ExactSum::of(row.numeric(2).as_deref());
             match (row.text(0), row.integer(1), archived) {
                 (Some(account), Some(usage), Ok(archived)) => {
-                    all[at].insert(account, Settled { usage, archived });
+                    let (first, last) = (row.moment(3), row.moment(4));
+                    let settled = Settled {
+                        usage,
+                        archived,
+                        first,
+                        last,
+                    };
+                    all[at].insert(account, settled);
                 }
                 _ => is_whole = false,
             }
         });
-        // All of the columns are NOT NULL.
+        // All of the columns but the times are NOT NULL.
         return is_whole
             .then_some(all)
             .ok_or(Error::NotAnAmount { found: None });
@@ -290,11 +310,13 @@ pub(crate) fn read_settled(bound: &Bound, workflows: &[String]) -> Result<Vec<Ac
         .collect())
 }
 
-/// What two columns say, from this one on.
+/// What four columns say, from this one on.
 fn settled_of(row: &Row, column: usize) -> Result<Settled> {
     Ok(Settled {
         usage: row.amount(column)?,
         archived: ExactSum::of(row.get(column + 1))?,
+        first: row.number(column + 2),
+        last: row.number(column + 3),
     })
 }
 
@@ -413,18 +435,22 @@ fn write_one(statement: &Statement, claim: &Claim) -> Result<bool> {
     Ok(outcome.processed == 1)
 }
 
-/// Give back a claim whose charge was bad, so that a later settlement takes it.
+/// Give back a claim whose charge was bad, so that a later settlement takes it: the settlement row is as it was found.
 pub(crate) fn release(bound: &Bound, claim: &Claim) -> Result<()> {
     let statements = bound.kept::<Statements>();
-    let statement = match claim.settled {
-        None => &statements.forget,
-        Some(_) => &statements.release,
-    };
     let args = [
         Arg::Text(&claim.workflow),
         Arg::Text(&claim.account),
         Arg::Int8(claim.tokens),
     ];
     let _owner = bound.run_as_extension();
-    statement.run(&args, Snapshot::Statement).map(|_| ())
+    match &claim.settled {
+        None => statements.forget.run(&args, Snapshot::Statement),
+        Some(settled) => {
+            let times = [settled.first, settled.last].map(Arg::OptionalTimestamp);
+            let args: Vec<_> = args.into_iter().chain(times).collect();
+            statements.release.run(&args, Snapshot::Statement)
+        }
+    }
+    .map(drop)
 }

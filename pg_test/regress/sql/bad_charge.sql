@@ -77,6 +77,26 @@ SELECT settle_workflow('mixed') ->> 'success' AS success;
 SELECT workflow_id, user_id, charged_tokens FROM token_balance.settlement WHERE workflow_id IN ('nobody', 'mixed') ORDER BY 1, 2;
 SELECT * FROM state();
 
+-- what was settled of a run before is as it was found, with its times, however it was read: nothing is charged now
+BEGIN;
+SET LOCAL client_min_messages = error;
+INSERT INTO users (id) VALUES ('eve');
+INSERT INTO token_usage VALUES ('left1', 'eve', 10), ('left2', 'eve', 20), ('left2', 'ann', 1);
+INSERT INTO workflows VALUES ('left1', 'eve', 'completed'), ('left2', 'eve', 'completed');
+UPDATE token_balance.settlement SET charged_tokens = 0, first_settled_at = NULL, last_settled_at = NULL WHERE workflow_id = 'left1'; -- as exempt
+DELETE FROM users WHERE id = 'eve';
+INSERT INTO token_usage VALUES ('left1', 'eve', 3), ('left2', 'eve', 5);
+CREATE TEMPORARY TABLE found AS TABLE token_balance.settlement;
+SELECT token_balance.settle_pending(max_workflows => 100) ->> 'tokens_used' AS tokens_used;
+UPDATE workflows SET status = 'running' WHERE id = 'left1';
+UPDATE workflows SET status = 'completed' WHERE id = 'left1';
+SET LOCAL token_balance.direct = off;
+SELECT token_balance.settle_pending(max_workflows => 100) ->> 'tokens_used' AS tokens_used;
+UPDATE workflows SET status = 'running' WHERE id = 'left1';
+UPDATE workflows SET status = 'completed' WHERE id = 'left1';
+SELECT * FROM (TABLE found EXCEPT ALL TABLE token_balance.settlement) AS other;
+ROLLBACK;
+
 -- a constraint of the application's own on the balance: the run is not refused for it, and waits (DESIGN H8)
 ALTER TABLE users ADD CONSTRAINT positive CHECK (id <> 'zoe' OR token_balance >= 0);
 INSERT INTO token_usage VALUES ('check', 'zoe', 1000);

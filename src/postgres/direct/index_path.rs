@@ -33,6 +33,8 @@ pub(crate) enum Holds {
     /// smallint, integer or bigint
     Integer,
     Numeric,
+    /// timestamp with time zone
+    Moment,
 }
 
 impl Holds {
@@ -45,6 +47,7 @@ impl Holds {
                 pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID
             ),
             Holds::Numeric => base_type == pg_sys::NUMERICOID,
+            Holds::Moment => base_type == pg_sys::TIMESTAMPTZOID,
         }
     }
 }

@@ -321,6 +321,12 @@ impl FoundRow<'_> {
         Some(unsafe { datum_text(datum, type_oid) })
     }
 
+    /// A column that holds [`Holds::Moment`], in the server's own count; None for a null.
+    pub(crate) fn moment(&self, column: usize) -> Option<pg_sys::TimestampTz> {
+        self.datum(column)
+            .map(|(datum, _)| datum.value() as pg_sys::TimestampTz)
+    }
+
     /// A column that holds [`Holds::Integer`]; None for a null.
     pub(crate) fn integer(&self, column: usize) -> Option<i64> {
         let (datum, type_oid) = self.datum(column)?;
