@@ -90,9 +90,9 @@ impl Model {
                 deleted.push((binding, sums));
             }
         }
-        if !deleted.is_empty() {
+        for (binding, _) in &deleted {
             // Whether usage has followed its workflow is asked with what was deleted.
-            self.follow(session);
+            self.follow_in(session, *binding..binding + 1);
         }
         self.forget(session, &rows);
         for (binding, sums) in deleted {

@@ -108,7 +108,7 @@ impl Model {
             most.map_or(String::new(), |most| format!(", max_workflows => {most}")),
         );
         let answer: Value = self.sessions[session].client.query_one(&sql, &[])?.get(0);
-        self.follow(session);
+        self.follow_in(session, bindings.clone());
         let seen = self.seen(session);
         let there = self.settlements_there(session)?;
         // Which of those that have ended leave first is open.

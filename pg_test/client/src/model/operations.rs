@@ -1,6 +1,7 @@
 //! What a session does in its transaction, and what that must do.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use postgres::types::ToSql;
 use serde_json::Value;
@@ -51,6 +52,9 @@ impl Model {
     /// What usage may name: mostly a workflow that is there, and where no foreign key forbids it, now and then none.
     fn workflow_of_usage(&mut self, seen: &State) -> Option<usize> {
         let workflow = self.any_workflow();
+        // Not one that has just got another id: whether the rest has followed is told by sums then (DESIGN I2, I3).
+        let new = seen.renamed.iter().find(|(_, pair)| pair.0 == workflow);
+        let workflow = new.map_or(workflow, |(_, pair)| pair.1);
         match self.rng.u32(..30) {
             0 => None,
             _ if !self.schema.workflows_are_referenced || seen.has_run(workflow) => Some(workflow),
@@ -169,7 +173,7 @@ impl Model {
                 let is_the_same = before.accounts[binding] == now.accounts[binding]
                     && before.workflow == now.workflow
                     && before.tokens == now.tokens;
-                if is_the_same || ids.is_some_and(|ids| awaited.contains(&ids)) {
+                if is_the_same || ids.is_some_and(|ids| awaited.contains(&(binding, ids))) {
                     continue;
                 }
                 for workflow in before.workflow.into_iter().chain(now.workflow) {
@@ -358,8 +362,8 @@ impl Model {
         // there is a fault. Where a run gets the id that another one has just left, and is renamed as well, neither's
         // settlements follow, and the first one is charged again.
         let is_in_use = |id: usize| {
-            let pairs = seen.renamed.iter();
-            pairs.clone().any(|(from, to)| *from == id || *to == id)
+            let mut pairs = seen.renamed.iter();
+            pairs.any(|(_, (from, to))| *from == id || *to == id)
         };
         if is_in_use(old) || is_in_use(new) {
             return Ok(());
@@ -373,7 +377,10 @@ impl Model {
         let added = seen.rename_workflow(old, new);
         let overlay = self.overlay(session);
         overlay.add(&added);
-        overlay.renamed.push((old, new));
+        let bindings = 0..seen.books.len();
+        overlay
+            .renamed
+            .extend(bindings.map(|binding| (binding, (old, new))));
         self.charge_updated(session, &seen.rows_updated(&added.usage));
         Ok(())
     }
@@ -421,13 +428,19 @@ impl Model {
     /// What is known of workflows whose id was changed goes with them, before anything is settled and at the commit: of
     /// those whose usage has followed, so that none is under the old id.
     pub(super) fn follow(&mut self, session: usize) {
+        self.follow_in(session, 0..self.schema.accounts.len());
+    }
+
+    /// The same of some bindings alone. Those that a call does not look at follow later.
+    pub(super) fn follow_in(&mut self, session: usize, bindings: Range<usize>) {
         let renamed = std::mem::take(&mut self.overlay(session).renamed);
-        for pair in renamed {
+        for (binding, pair) in renamed {
             let seen = self.seen(session);
-            if seen.is_used(pair.0) && !self.schema.workflows_are_referenced {
-                self.overlay(session).renamed.push(pair);
+            let is_left = seen.is_used(pair.0) && !self.schema.workflows_are_referenced;
+            if is_left || !bindings.contains(&binding) {
+                self.overlay(session).renamed.push((binding, pair));
             } else {
-                let added = seen.follow(pair);
+                let added = seen.follow(binding, pair);
                 self.overlay(session).add(&added);
             }
         }
@@ -583,7 +596,7 @@ impl Model {
         let binding = self.any_binding();
         let asked = self.any_workflow();
         let before = self.overlay(session).clone();
-        self.follow(session);
+        self.follow_in(session, binding..binding + 1);
         // What has ended comes back, if the archive is named.
         let names_archive = self.rng.bool();
         if names_archive {
@@ -656,7 +669,7 @@ impl Model {
             _ => self.any_workflow(),
         };
         let before = self.overlay(session).clone();
-        self.follow(session);
+        self.follow_in(session, binding..binding + 1);
         let seen = self.seen(session);
         let workflow = seen.books[binding].correctable(asked);
         let is_known = workflow.is_some() || seen.has_run(asked) || seen.is_used(asked);

@@ -95,8 +95,9 @@ pub struct State {
     pub archive: BTreeMap<i64, Usage>,
     /// Whether the run is completed; None where its row was deleted.
     pub runs: BTreeMap<usize, Option<bool>>,
-    /// Workflows whose id a transaction has changed, from old to new, and of which what is known has not followed yet.
-    pub renamed: Vec<Key>,
+    /// Workflows whose id a transaction has changed, from old to new, and of which what a binding knows has not followed
+    /// yet.
+    pub renamed: Vec<(usize, Key)>,
     /// How many entries have left the ledger.
     pub entries_left: i64,
     pub books: Vec<Books>,
@@ -576,16 +577,15 @@ impl State {
         added
     }
 
-    /// Settlements go with a workflow whose usage has followed, as an addition.
-    pub fn follow(&self, (old, new): Key) -> State {
+    /// A binding's settlements go with a workflow whose usage has followed, as an addition.
+    pub fn follow(&self, binding: usize, (old, new): Key) -> State {
         let mut added = State::new(self.books.len());
         let rename = |(workflow, account)| (if workflow == old { new } else { workflow }, account);
-        for (books, added) in self.books.iter().zip(&mut added.books) {
-            if books.has_settlement(old) {
-                *added = books.moved(rename);
-                added.became.extend([(old, Some(new)), (new, None)]);
-                added.renames.insert((old, new), true);
-            }
+        let (known, books) = (&self.books[binding], &mut added.books[binding]);
+        if known.has_settlement(old) {
+            *books = known.moved(rename);
+            books.became.extend([(old, Some(new)), (new, None)]);
+            books.renames.insert((old, new), true);
         }
         added
     }

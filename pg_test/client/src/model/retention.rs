@@ -155,7 +155,7 @@ impl Model {
         let row = self.sessions[session].client.query_one(&sql, &[])?;
         let answer: Value = row.get(0);
         let kept = self.overlay(session).clone();
-        self.follow(session);
+        self.follow_in(session, binding..binding + 1);
         let (added, expected) = self.seen(session).accept_deletions(binding, before);
         let figure = |name: &str| answer[name].as_i64().unwrap_or(-1);
         let got = Accepted {
