@@ -130,6 +130,13 @@ pub(crate) enum Error {
         workflows: String,
         ids: usize,
     },
+    /// A warning of attach: no row has tokens.
+    NothingCounted {
+        usage: String,
+        tokens: String,
+        rows: usize,
+        detach: String,
+    },
     /// Of a binding that goes on.
     WouldForgive {
         relation: String,
@@ -885,6 +892,20 @@ impl From<Error> for Report {
             )
             .set_detail("If these are the wrong columns, no completion charges anything.")
             .set_hint("Compare the two. SELECT * FROM token_balance.usage_state() says what waits."),
+            Error::NothingCounted {
+                usage,
+                tokens,
+                rows,
+                detach,
+            } => new_report(
+                ERRCODE_WARNING,
+                format!("none of the newest {rows} rows of {usage} has tokens in {tokens}"),
+            )
+            .set_detail("NULL counts as 0, and what is not above 0 charges nothing.")
+            .set_hint(format!(
+                "If they are in other columns, call {detach}, and attach with those as usage_tokens. Its NOTICE says what is \
+                 due then: settle_pending() charges it, exempt_pending() forgives it."
+            )),
             Error::WouldForgive {
                 relation,
                 pairs,

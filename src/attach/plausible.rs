@@ -9,7 +9,7 @@ use pgrx::PgLogLevel;
 
 use crate::binding::{Binding, Completion, Payer};
 use crate::error::{Error, Result};
-use crate::postgres::catalog::{self, Table};
+use crate::postgres::catalog::{self, Column, Table};
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
@@ -28,6 +28,8 @@ pub(crate) struct NewestUsage {
     /// Rows that name no workflow or no account, of how many.
     pub(crate) unowned: usize,
     pub(crate) rows: usize,
+    /// Rows that have tokens, of those that name both. None where they are not read: a view may have a row that ends it.
+    counted: Option<usize>,
 }
 
 /// So few ids say nothing: a platform may just have begun.
@@ -37,6 +39,12 @@ impl NewestUsage {
     /// Whether none of its workflow ids is one of the workflow table's: the wrong key may be bound.
     pub(crate) fn matches_nothing(&self) -> bool {
         self.ids >= FEWEST_IDS && self.known == 0
+    }
+
+    /// Of how many rows none has tokens to charge: they may be in another column.
+    pub(crate) fn counts_nothing(&self) -> Option<usize> {
+        let owned = self.rows - self.unowned;
+        (self.counted == Some(0) && owned >= FEWEST_IDS).then_some(owned)
     }
 }
 
@@ -80,11 +88,20 @@ pub(crate) fn newest_usage(binding: &Binding) -> Result<Option<NewestUsage>> {
         Payer::Workflow(_) => "''".into(),
     };
     let workflow = format!("u.{}", binding.usage_workflow.sql());
+    let has_tokens = match usage.is_view() {
+        true => "false".to_owned(),
+        false => format!(
+            "(({}) OPERATOR(pg_catalog.>) 0)",
+            binding.exact_row_tokens_sql("u")
+        ),
+    };
     let sql = format!(
         "SELECT pg_catalog.count(DISTINCT u.id), pg_catalog.count(DISTINCT u.id) FILTER (WHERE u.is_known), \
-         pg_catalog.count(*) FILTER (WHERE u.id IS NULL OR NOT u.has_account), pg_catalog.count(*) \
-         FROM (SELECT u.id, u.has_account, {known} AS is_known FROM (SELECT {workflow}::pg_catalog.text AS id, \
-         {account} IS NOT NULL AS has_account FROM {} AS u {} LIMIT {ROWS}) AS u) AS u",
+         pg_catalog.count(*) FILTER (WHERE u.id IS NULL OR NOT u.has_account), pg_catalog.count(*), \
+         pg_catalog.count(*) FILTER (WHERE u.id IS NOT NULL AND u.has_account AND u.has_tokens) \
+         FROM (SELECT u.id, u.has_account, u.has_tokens, {known} AS is_known \
+         FROM (SELECT {workflow}::pg_catalog.text AS id, {account} IS NOT NULL AS has_account, \
+         {has_tokens} AS has_tokens FROM {} AS u {} LIMIT {ROWS}) AS u) AS u",
         usage.sql,
         last_blocks(usage)?,
     );
@@ -98,13 +115,31 @@ pub(crate) fn newest_usage(binding: &Binding) -> Result<Option<NewestUsage>> {
         known: row.amount(1)?,
         unowned: row.amount(2)?,
         rows: row.amount(3)?,
+        counted: (!usage.is_view()).then(|| row.amount(4)).transpose()?,
     }))
 }
 
-/// A WARNING if none of the newest usage's workflow ids is in the workflow table.
+/// The columns of tokens, as a sentence names them.
+pub(crate) fn tokens_named(binding: &Binding) -> String {
+    let columns: Vec<_> = binding.usage_tokens.iter().map(Column::sql).collect();
+    columns.join(" + ")
+}
+
+/// A WARNING if none of the newest usage's workflow ids is in the workflow table, and one if none of its rows has tokens.
 pub(super) fn warn_if_nothing_matches(binding: &Binding) -> Result<()> {
+    let Some(newest) = newest_usage(binding)? else {
+        return Ok(());
+    };
+    if let Some(rows) = newest.counts_nothing() {
+        let error = Error::NothingCounted {
+            usage: binding.usage.sql.clone(),
+            tokens: tokens_named(binding),
+            rows,
+            detach: binding.spec.detach_call(),
+        };
+        error.report(PgLogLevel::WARNING);
+    }
     if let Some(workflows) = &binding.workflows
-        && let Some(newest) = newest_usage(binding)?
         && newest.matches_nothing()
     {
         let error = Error::NothingMatches {

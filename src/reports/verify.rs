@@ -227,6 +227,21 @@ fn newest_usage(binding: &Binding) -> Result<Vec<Check>> {
             ),
         ));
     }
+    if let Some(rows) = newest.counts_nothing() {
+        checks.push(Check::new(
+            "tokens",
+            false,
+            format!(
+                "none of the newest {rows} rows of {} has tokens in {}",
+                binding.usage.sql,
+                plausible::tokens_named(binding)
+            ),
+            format!(
+                "They may be in other columns: call {}, and attach with those as usage_tokens.",
+                binding.spec.detach_call()
+            ),
+        ));
+    }
     if newest.unowned > 0 {
         checks.push(Check::new(
             "unowned usage",

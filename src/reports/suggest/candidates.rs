@@ -30,6 +30,7 @@ pub(super) struct Usage<'a> {
 /// A column that refers to another table's key.
 #[derive(Clone)]
 pub(super) struct Link<'a> {
+    pub(super) from: &'a Seen,
     pub(super) column: &'a Column,
     pub(super) to: &'a Seen,
     pub(super) key: &'a Column,
@@ -99,7 +100,31 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
         move || found.next()
     };
     let (prompt, completion) = (counted(Counts::Prompt)(), counted(Counts::Completion)());
-    let total = counted(Counts::Total)();
+    let mut total = counted(Counts::Total)();
+    let mut remarks = Vec::new();
+    // The values speak, not the name: many tables have a total that nobody writes.
+    let share_of = |names: &[Option<&str>]| {
+        let columns: Vec<_> = names
+            .iter()
+            .flatten()
+            .filter_map(|name| seen.column(name))
+            .collect();
+        sample.counted(seen, &columns).filter(|share| share.of > 0)
+    };
+    if let Some(name) = total
+        && let (Some(_), Some(_)) = (prompt, completion)
+        && let (Some(whole), Some(parts)) = (share_of(&[total]), share_of(&[prompt, completion]))
+        && whole.found < parts.found
+    {
+        if whole.found == 0 {
+            total = None;
+        } else {
+            remarks.push(format!(
+                "{name} has tokens in {} of {} sampled rows, {} and {} in {}: usage without it charges nothing",
+                whole.found, whole.of, prompt.unwrap_or_default(), completion.unwrap_or_default(), parts.found
+            ));
+        }
+    }
     let amount = counted(Counts::Amount)();
     let (tokens, mut points, reason) = match (total, prompt, completion, amount) {
         (Some(total), _, _, _) => (vec![total], 30, format!("{total} is a number of tokens")),
@@ -125,7 +150,40 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
         (None, None, None, None) => return None,
     };
     let mut reasons = vec![reason];
-    let mut remarks = Vec::new();
+    let named: Vec<_> = tokens.iter().map(|name| Some(*name)).collect();
+    if let Some(Share { found: 0, of }) = share_of(&named) {
+        points -= 20;
+        remarks.push(format!(
+            "none of {of} sampled rows has anything above 0 in {}: such usage charges nothing",
+            tokens.join(" + ")
+        ));
+    }
+    if total.is_none() {
+        let apart = seen.columns.iter().filter(|column| {
+            is_number(column)
+                && words::is_counted_apart(&column.name)
+                && !tokens.contains(&column.name.as_str())
+        });
+        let apart: Vec<_> = apart.map(|column| column.name.as_str()).collect();
+        if !apart.is_empty() && prompt.or(completion).is_some() {
+            remarks.push(format!(
+                "{} is left out: where it is not in {}, as with some providers, name it in usage_tokens, too",
+                apart.join(", "),
+                tokens.join(" + ")
+            ));
+        }
+    }
+    if let Some(sum) = seen
+        .columns
+        .iter()
+        .find(|column| words::is_running_sum(&column.name))
+    {
+        remarks.push(format!(
+            "{} adds up earlier rows: {} must not, or a run is charged for its first calls again and again",
+            sum.name,
+            tokens.join(" + ")
+        ));
+    }
     let has_fractions = |column: &&Column| {
         matches!(
             column.base_type,
@@ -279,6 +337,11 @@ pub(super) fn links<'a>(seen: &'a Seen, schema: &'a Schema, sample: &Sample) -> 
     for (column, key_type) in seen.ids() {
         // What is a row's own key refers to nothing, unless a foreign key says so.
         let is_own_key = seen.keys.contains(&column.name);
+        // Another column says of which table such an id is: a user's and an organization's may be the same number.
+        let of_any_table = words::type_of_reference(&column.name).is_some_and(|name| {
+            let mut columns = seen.columns.iter();
+            columns.any(|other| words::is_named(&other.name, &name))
+        });
         let mut best: Option<Link> = None;
         for other in &schema.tables {
             if other.table.oid == seen.table.oid || other.keys.is_empty() {
@@ -289,6 +352,9 @@ pub(super) fn links<'a>(seen: &'a Seen, schema: &'a Schema, sample: &Sample) -> 
                 .iter()
                 .any(|it| it.column == column.name && it.table == other.table.oid);
             // Values alone lead to those who pay, not to everything.
+            if !is_declared && of_any_table {
+                continue;
+            }
             if !is_declared
                 && words::pays(&other.name) == 0
                 && !words::refers(&column.name, &other.name)
@@ -311,6 +377,7 @@ pub(super) fn links<'a>(seen: &'a Seen, schema: &'a Schema, sample: &Sample) -> 
                 let points = points + if at == 0 { 5 } else { 0 };
                 if best.as_ref().is_none_or(|best| points > best.points) {
                     best = Some(Link {
+                        from: seen,
                         column,
                         to: other,
                         key,
@@ -326,7 +393,7 @@ pub(super) fn links<'a>(seen: &'a Seen, schema: &'a Schema, sample: &Sample) -> 
 }
 
 /// Those of a table's links that lead to one who pays, best first.
-pub(super) fn payers<'a>(links: &[Link<'a>]) -> Vec<Link<'a>> {
+pub(super) fn payers<'a>(links: &[Link<'a>], sample: &Sample) -> Vec<Link<'a>> {
     let mut payers: Vec<_> = links
         .iter()
         .filter(|link| words::pays(&link.to.name) > 0)
@@ -336,6 +403,19 @@ pub(super) fn payers<'a>(links: &[Link<'a>]) -> Vec<Link<'a>> {
             ..link
         })
         .collect();
+    for payer in &mut payers {
+        // One who reviews a call now and then does not pay for all.
+        if let Some(Share { found, of }) = sample.filled(payer.from, payer.column)
+            && found * 2 < of
+        {
+            payer.points -= 15;
+            payer.reason = format!(
+                "{}; {} of {of} sampled rows have none there, and are charged to nobody",
+                payer.reason,
+                of - found
+            );
+        }
+    }
     payers.sort_by_key(|link| -link.points);
     payers
 }

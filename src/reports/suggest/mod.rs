@@ -141,7 +141,7 @@ fn of_usage(
     stored: &[Stored],
 ) -> Result<Vec<Proposal>> {
     let links = candidates::links(usage.seen, schema, sample);
-    let payers = candidates::payers(&links);
+    let payers = candidates::payers(&links, sample);
     let runs = candidates::runs(usage.seen, schema, sample);
     let mut found = Vec::new();
     let mut refused = None;
@@ -168,7 +168,7 @@ fn of_usage(
         if table.table.oid == usage.seen.table.oid {
             continue;
         }
-        let of_run = candidates::payers(&candidates::links(table, schema, sample));
+        let of_run = candidates::payers(&candidates::links(table, schema, sample), sample);
         if let Some(payer) = of_run.first() {
             found.extend(proposal(
                 usage,

@@ -180,6 +180,44 @@ impl Sample {
         })
     }
 
+    /// Of the newest rows how many there are, and how many have more than 0 in these columns together. None if they were
+    /// not read.
+    pub(super) fn counted(&self, seen: &Seen, columns: &[&Column]) -> Option<Share> {
+        let values: Vec<_> = columns
+            .iter()
+            .map(|column| format!("COALESCE(u.{}, 0)::double precision", column.sql()))
+            .collect();
+        let counts = format!(
+            "({}) OPERATOR(pg_catalog.>) 0",
+            values.join(" OPERATOR(pg_catalog.+) ")
+        );
+        self.share_of(seen, &counts)
+    }
+
+    /// Of the newest rows how many there are, and how many have a value there. None if they were not read.
+    pub(super) fn filled(&self, seen: &Seen, column: &Column) -> Option<Share> {
+        self.share_of(seen, &format!("u.{} IS NOT NULL", column.sql()))
+    }
+
+    fn share_of(&self, seen: &Seen, condition: &str) -> Option<Share> {
+        self.read(seen, || {
+            let sql = format!(
+                "SELECT pg_catalog.count(*) FILTER (WHERE s.is_so), pg_catalog.count(*) \
+                 FROM (SELECT {condition} AS is_so FROM {table} AS u {blocks} LIMIT {ROWS}) AS s",
+                table = seen.table.sql,
+                blocks = last_blocks(&seen.table)?,
+            );
+            let outcome = spi::query_of(&[seen.table.oid], &sql, &[], Snapshot::Statement)?;
+            let share = |row: &crate::postgres::value::Row| {
+                Ok(Share {
+                    found: row.amount(0)?,
+                    of: row.amount(1)?,
+                })
+            };
+            outcome.rows.first().map(share).transpose()
+        })?
+    }
+
     /// Whether there is a row at all; None if that is not known.
     pub(super) fn is_empty(&self, seen: &Seen) -> Option<bool> {
         self.read(seen, || {

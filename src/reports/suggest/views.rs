@@ -132,19 +132,19 @@ fn tokens_in(column: &Column, paths: &[Vec<String>]) -> Option<String> {
         };
         paths.iter().find(is_it).map(|path| number(column, path))
     };
-    match (
-        of(Counts::Total),
-        of(Counts::Prompt),
-        of(Counts::Completion),
-    ) {
-        (Some(total), _, _) => Some(total),
-        // A row may have one of them alone.
-        (None, Some(prompt), Some(completion)) => {
+    // A row may have one of them alone.
+    let parts = match (of(Counts::Prompt), of(Counts::Completion)) {
+        (Some(prompt), Some(completion)) => {
             let [prompt, completion] =
                 [prompt, completion].map(|tokens| format!("COALESCE({tokens}, 0)"));
             Some(format!("{prompt} + {completion}"))
         }
-        (None, one, other) => one.or(other),
+        (one, other) => one.or(other),
+    };
+    match (of(Counts::Total), parts) {
+        // And another row has no total: documents differ from provider to provider.
+        (Some(total), Some(parts)) => Some(format!("COALESCE({total}, {parts})")),
+        (total, parts) => total.or(parts),
     }
 }
 
@@ -261,7 +261,7 @@ struct Way<'a>(Vec<Link<'a>>);
 
 /// The shortest one; of those the one that most speaks for.
 fn way_to_payer<'a>(links: &[Link<'a>], schema: &'a Schema, sample: &Sample) -> Option<Way<'a>> {
-    if let Some(payer) = candidates::payers(links).into_iter().next() {
+    if let Some(payer) = candidates::payers(links, sample).into_iter().next() {
         return Some(Way(vec![payer]));
     }
     let mut ways: Vec<Vec<Link>> = links.iter().map(|link| vec![link.clone()]).collect();
@@ -271,7 +271,7 @@ fn way_to_payer<'a>(links: &[Link<'a>], schema: &'a Schema, sample: &Sample) -> 
         for way in &ways {
             let Some(last) = way.last() else { continue };
             let next = candidates::links(last.to, schema, sample);
-            if let Some(payer) = candidates::payers(&next).into_iter().next() {
+            if let Some(payer) = candidates::payers(&next, sample).into_iter().next() {
                 let way: Vec<_> = way.iter().cloned().chain([payer]).collect();
                 let points = |way: &[Link]| way.iter().map(|link| link.points).sum::<i32>();
                 if best.as_ref().is_none_or(|best| points(best) < points(&way)) {

@@ -69,6 +69,7 @@ pub(super) fn counts(column: &str) -> Option<Counts> {
         "budget",
         "price",
         "remaining",
+        "remain",
         "balance",
         "per",
         "rate",
@@ -88,7 +89,13 @@ pub(super) fn counts(column: &str) -> Option<Counts> {
         return None;
     }
     if has(&words, &["token"]) {
-        return if has(&words, &["prompt", "input", "message", "request", "in"]) {
+        // Money, and thousands.
+        const OTHERS: &[&str] = &[
+            "cost", "spend", "usd", "eur", "cent", "fee", "k", "thousand", "million",
+        ];
+        return if has(&words, OTHERS) {
+            None
+        } else if has(&words, &["prompt", "input", "message", "request", "in"]) {
             Some(Counts::Prompt)
         } else if has(
             &words,
@@ -117,6 +124,32 @@ pub(super) fn counts(column: &str) -> Option<Counts> {
     }) || are(&words, &["cost", "in", "cent"])
         || are(&words, &["usage", "duration", "ms"]);
     is_amount.then_some(Counts::Amount)
+}
+
+/// Whether a column has tokens that a provider may count apart.
+pub(super) fn is_counted_apart(column: &str) -> bool {
+    let words = words(column);
+    has(&words, &["token"])
+        && has(&words, &["cache", "cached", "reasoning", "audio", "image"])
+        && !has(&words, &["cost", "price", "limit", "max", "per"])
+}
+
+/// Whether a column has a sum of what was before, which the next row has again.
+pub(super) fn is_running_sum(column: &str) -> bool {
+    let words = words(column);
+    has(&words, &["token"]) && has(&words, &["cumulative", "accumulated", "running"])
+}
+
+/// The name of the column that says which table an id is of, where it may be of several: `owner_type` of `owner_id`.
+pub(super) fn type_of_reference(column: &str) -> Option<String> {
+    let words = words(column);
+    let (last, stem) = words.split_last()?;
+    (last == "id" && !stem.is_empty()).then(|| format!("{}_type", stem.join("_")))
+}
+
+/// Whether that is the name of a column.
+pub(super) fn is_named(column: &str, name: &str) -> bool {
+    words(column).join("_") == name
 }
 
 /// Whether a table's rows are sums of many calls, which change in place.
