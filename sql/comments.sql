@@ -113,7 +113,7 @@ COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on t
 COMMENT ON FUNCTION token_balance.settle_late_usage() IS 'Trigger function on the usage table, with late_usage => ''settle'': settles usage of a workflow that is over.';
 COMMENT ON FUNCTION token_balance.record_balance_change() IS 'Trigger function on the users table: writes each change of a balance to the ledger.';
 COMMENT ON FUNCTION token_balance.record_deleted_usage() IS 'Trigger function on the usage table and its partitions, with deleted_usage => ''record'': what was settled of rows that are deleted stays settled.';
-COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it.';
+COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it. On partitioned users it refuses an id that takes the row to another partition.';
 COMMENT ON FUNCTION token_balance.warn_of_truncate() IS 'Trigger function on users and usage: tells of a TRUNCATE that what was settled before it is known all the same.';
 COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger() and reset().';
 

@@ -1077,7 +1077,7 @@ COMMENT ON FUNCTION token_balance.usage_state(pg_catalog.name) IS 'What has beco
 COMMENT ON FUNCTION token_balance.unsettled_usage(pg_catalog.name) IS 'Usage that waits or that nobody owns; see the view unsettled. binding: NULL means each one that is attached.';
 COMMENT ON FUNCTION token_balance.follow_workflow_id() IS 'Trigger function on the workflow table: what is known of a workflow follows it to another id.';
 COMMENT ON FUNCTION token_balance.record_deleted_usage() IS 'Trigger function on the usage table and its partitions, with deleted_usage => ''record'': what was settled of rows that are deleted stays settled.';
-COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it.';
+COMMENT ON FUNCTION token_balance.keep_balance() IS 'Trigger function on the users table, with outside_changes => ''keep'': leaves the balance as it was, unless the extension changes it. On partitioned users it refuses an id that takes the row to another partition.';
 COMMENT ON FUNCTION token_balance.warn_of_truncate() IS 'Trigger function on users and usage: tells of a TRUNCATE that what was settled before it is known all the same.';
 COMMENT ON FUNCTION token_balance.refuse_ledger_change() IS 'Trigger function on the ledger: keeps it append-only, but for token_balance.archive_ledger() and reset().';
 COMMENT ON FUNCTION token_balance.note_usual_status(pg_catalog.text, pg_catalog.text, pg_catalog.oid, pg_catalog.tid) IS 'The WHEN condition of the completion triggers, where no other statuses were named: whether the status became one of completed, succeeded, success, finished and done; if so, notes the row.';

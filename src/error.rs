@@ -130,6 +130,12 @@ pub(crate) enum Error {
         workflows: String,
         ids: usize,
     },
+    /// An account's row would move to another partition under another id.
+    LeavesPartition {
+        relation: String,
+        account: String,
+        new: String,
+    },
     /// A warning of attach: no row has tokens.
     NothingCounted {
         usage: String,
@@ -892,6 +898,23 @@ impl From<Error> for Report {
             )
             .set_detail("If these are the wrong columns, no completion charges anything.")
             .set_hint("Compare the two. SELECT * FROM token_balance.usage_state() says what waits."),
+            Error::LeavesPartition {
+                relation,
+                account,
+                new,
+            } => new_report(
+                ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!(
+                    "account \"{account}\" cannot get id \"{new}\", which takes its row from {relation} to another partition"
+                ),
+            )
+            .set_detail(
+                "Such a row is deleted and inserted: what was charged and paid would stay under the old id, and be charged \
+                 again.",
+            )
+            .set_hint(
+                "Give it an id that is of the same partition.",
+            ),
             Error::NothingCounted {
                 usage,
                 tokens,

@@ -264,7 +264,8 @@ fn on_users<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> 
 }
 
 /// What is refused, the ledger's trigger refuses, but for a row that moves to another partition: that
-/// fires no AFTER UPDATE trigger.
+/// fires no AFTER UPDATE trigger, and its account may not get another id on the way. There the trigger fires whatever is
+/// updated: a column list with the key would forbid to alter its type.
 ///
 /// No WHEN: the server would read it anew for each statement, which costs more than the call.
 fn keeping_trigger<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Option<Trigger<'a>> {
@@ -272,14 +273,15 @@ fn keeping_trigger<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Option<Tri
         binding.accounts.users.oid == table.oid
             && match binding.spec.options.outside_changes {
                 OutsideChanges::Keep => true,
-                OutsideChanges::Refuse => table.is_partitioned(),
-                OutsideChanges::Record => false,
+                OutsideChanges::Refuse | OutsideChanges::Record => table.is_partitioned(),
             }
     };
     let keeping: Vec<_> = bindings.iter().filter(|binding| keeps(binding)).collect();
     let mut columns: Vec<&Column> = Vec::new();
-    for column in keeping.iter().filter_map(|it| it.accounts.balance.as_ref()) {
-        add_by_name(&mut columns, column);
+    if !table.is_partitioned() {
+        for column in keeping.iter().filter_map(|it| it.accounts.balance.as_ref()) {
+            add_by_name(&mut columns, column);
+        }
     }
     (!keeping.is_empty()).then(|| Trigger {
         name: KEEP_BALANCE,

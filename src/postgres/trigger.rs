@@ -267,6 +267,31 @@ impl TriggerRow<'_> {
         self.is_update && self.new_text(column) != self.old_text(column)
     }
 
+    /// Whether an UPDATE takes the row out of its partition, as it is before triggers that come later. As `ExecUpdateAct` asks
+    /// it.
+    pub(crate) fn leaves_partition(&self) -> bool {
+        // SAFETY: the relation is open and locked, and the new tuple one of its rows. What is made here lives in the memory
+        // that the server gives to its triggers.
+        unsafe {
+            let relation = self.data.tg_relation;
+            if !(*(*relation).rd_rel).relispartition {
+                return false;
+            }
+            let info = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>());
+            let info = info.cast::<pg_sys::ResultRelInfo>();
+            (*info).type_ = pg_sys::NodeTag::T_ResultRelInfo;
+            pg_sys::InitResultRelInfo(info, relation, 1, std::ptr::null_mut(), 0);
+            let executor = pg_sys::CreateExecutorState();
+            let kind = &raw const pg_sys::TTSOpsHeapTuple;
+            let slot = pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, kind);
+            pg_sys::ExecStoreHeapTuple(self.data.tg_newtuple, slot, false);
+            let stays = pg_sys::ExecPartitionCheck(info, slot, executor, false);
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+            pg_sys::FreeExecutorState(executor);
+            !stays
+        }
+    }
+
     /// The answer of a BEFORE UPDATE trigger that leaves these columns as they were.
     pub(crate) fn with_old(&self, columns: &[&str]) -> pg_sys::Datum {
         // SAFETY: both tuples are the trigger's own, of the relation's descriptor, and the numbers are those of

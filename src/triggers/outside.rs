@@ -1,6 +1,7 @@
 //! The trigger on the users table that keeps balances from statements which are not the extension's:
 //! `attach(outside_changes => 'keep')`. An ORM that saves whole rows writes the balance that it has read, and
-//! would undo what was charged since.
+//! would undo what was charged since. On partitioned users it keeps accounts from ids that take them to another partition,
+//! too.
 
 use pgrx::pg_sys::Datum;
 
@@ -19,11 +20,11 @@ trigger_function!(
 );
 
 /// Trigger on the users table, BEFORE UPDATE FOR EACH ROW: leave the balance as it was, unless the extension
-/// changes it. With 'refuse', where a row that moves to another partition fires no AFTER UPDATE trigger, it is
-/// an error here.
+/// changes it. A row that moves to another partition fires no AFTER UPDATE trigger: with 'refuse' it is an error here, and
+/// so is another id, which nothing that is known of the account would follow.
 ///
 /// Errors: 39P01 if fired otherwise, 42809 on any other table, 55000 for a change that is refused or if a
-/// balance changes and nothing is attached.
+/// balance changes and nothing is attached, 0A000 for an id that takes the row to another partition.
 fn keep_balance(call: &TriggerCall) -> Result<Datum> {
     let row = call.row_before_update()?;
     let books = books_of(call.relation());
@@ -38,11 +39,18 @@ fn keep_balance(call: &TriggerCall) -> Result<Datum> {
     }
     let mut kept = Vec::new();
     for book in &books {
+        let key = &book.accounts.user_key.column.name;
+        if row.changes(key) && row.leaves_partition() {
+            return Err(Error::LeavesPartition {
+                relation: call.relation_name(),
+                account: row.old_text(key).unwrap_or_default(),
+                new: row.new_text(key).unwrap_or_default(),
+            });
+        }
         let column = book.accounts.balance_column.as_str();
         if !row.changes(column) {
             continue;
         }
-        let key = &book.accounts.user_key.column.name;
         let account = row.old_text(key).unwrap_or_default();
         // A charge of the library before this one is not announced here.
         let is_ours = is_announced(book.accounts.id, &account) || is_restoring();

@@ -85,5 +85,26 @@ UPDATE users_1 SET token_balance = 1 WHERE id = 100;
 SELECT tableoid::regclass AS partition, * FROM users ORDER BY id;
 SELECT user_id, kind, amount, previous_balance, new_balance, workflow_id FROM token_balance.ledger WHERE user_id IN ('1', '100') ORDER BY user_id, entry_id;
 
+-- an id that takes the row to another partition would leave everything behind: refused, by whatever statement; one that does not is followed
+\i common/try.sql
+CALL pg_temp.try('UPDATE users SET id = 101 WHERE id = 1');
+UPDATE users SET id = 101 WHERE id = 1;
+CALL pg_temp.try('UPDATE users_0 SET id = id + 100');
+CALL pg_temp.try($$INSERT INTO users VALUES (1) ON CONFLICT (id) DO UPDATE SET id = 150$$);
+UPDATE users SET id = 2 WHERE id = 1;
+UPDATE token_usage SET user_id = 2 WHERE user_id = 1;
+SELECT token_balance.settle_pending() ->> 'tokens_used' AS tokens_used;
+SELECT user_id, charged_tokens FROM token_balance.settlement WHERE workflow_id = '5' ORDER BY 1;
+SELECT * FROM token_balance.reconcile();
+SELECT name, ok FROM token_balance.verify() WHERE name LIKE '%keep%';
+-- whatever is done with outside changes
+SELECT token_balance.detach();
+SELECT token_balance.attach('users', 'token_usage', 'workflows', outside_changes => 'keep');
+CALL pg_temp.try('UPDATE users SET id = 101, token_balance = 7 WHERE id = 2');
+UPDATE users SET id = 3, token_balance = 7 WHERE id = 2;
+SELECT * FROM users ORDER BY id;
+SELECT token_balance.detach();
+UPDATE users SET id = 101 WHERE id = 3;
+
 DROP EXTENSION token_balance CASCADE;
 DROP SCHEMA pt CASCADE;
