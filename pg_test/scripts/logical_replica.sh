@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A logical subscriber that has the extension, too: balances come with the rows, and nothing is settled twice.
+# A logical subscriber that has the extension, too: balances come with the rows, what is settled comes with the extension's
+# tables, and nothing is settled twice, also when the subscriber takes over.
 # (DESIGN D12, T4)
 set -euo pipefail
 : "${PG_BIN:?}"
@@ -39,10 +40,13 @@ INSERT INTO users VALUES ('ann');
 INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('w0', 'ann', 1000);
 INSERT INTO workflows VALUES ('w0', 'ann', 'completed');
 CREATE PUBLICATION tb_pub FOR TABLE users, token_usage, workflows;
+CREATE PUBLICATION tb_state FOR TABLE token_balance.settlement, token_balance.reference, token_balance.queue,
+    token_balance.workflow_alias, token_balance.account_move, token_balance.archived;
+CREATE PUBLICATION tb_ledger FOR TABLE token_balance.ledger WITH (publish = 'insert');
 SELECT 1 FROM pg_create_logical_replication_slot('tb_sub', 'pgoutput') \g /dev/null
 SQL
 # The publisher is in the same cluster: a subscription that made its own slot would wait for itself.
-psql -d tb_subscriber -c "CREATE SUBSCRIPTION tb_sub CONNECTION 'dbname=tb_publisher host=${PGHOST:-} port=${PGPORT:-5432} user=${PGUSER:-postgres}' PUBLICATION tb_pub WITH (create_slot = false)" 2>/dev/null
+psql -d tb_subscriber -c "CREATE SUBSCRIPTION tb_sub CONNECTION 'dbname=tb_publisher host=${PGHOST:-} port=${PGPORT:-5432} user=${PGUSER:-postgres}' PUBLICATION tb_pub, tb_state, tb_ledger WITH (create_slot = false)" 2>/dev/null
 wait_for() { # QUERY EXPECTED
     for _ in $(seq 300); do
         [ "$(value tb_subscriber "$1")" = "$2" ] && return 0
@@ -65,15 +69,50 @@ wait_for "SELECT count(*) FROM workflows WHERE status = 'completed'" 3
 wait_for "SELECT token_balance FROM users" 998966
 is 'publisher charged' "$(value tb_publisher 'SELECT token_balance FROM users')" 998966
 is 'subscriber has the same balance' "$(value tb_subscriber 'SELECT token_balance FROM users')" 998966
-is 'subscriber settled nothing itself' "$(value tb_subscriber 'SELECT count(*) FROM token_balance.settlement')" 0
+settled="SELECT string_agg(workflow_id || ' ' || charged_tokens || ' ' || refunded_tokens, ', ' ORDER BY workflow_id) FROM token_balance.settlement"
+wait_for "$settled" 'w0 1000 0, w1 30 0, w2 4 0'
+is 'subscriber knows what is settled' "$(value tb_subscriber "$settled")" 'w0 1000 0, w1 30 0, w2 4 0'
+problems='SELECT count(*) FROM token_balance.reconcile()'
+is 'all adds up there' "$(value tb_subscriber "$problems")" 0
+
+# More of a life: usage that comes late, a refund and a credit with references, an account and a run that get other ids.
+psql -d tb_publisher <<'SQL' >/dev/null
+INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('w1', 'ann', 5);
+SELECT token_balance.settle_pending();
+SELECT token_balance.refund_workflow('w2', NULL, 'sorry');
+SELECT token_balance.credit('ann', 100, 'paid');
+BEGIN;
+UPDATE workflows SET id = 'w0b' WHERE id = 'w0';
+UPDATE token_usage SET workflow_id = 'w0b' WHERE workflow_id = 'w0';
+COMMIT;
+BEGIN;
+UPDATE users SET id = 'anne' WHERE id = 'ann';
+UPDATE token_usage SET user_id = 'anne' WHERE user_id = 'ann';
+COMMIT;
+INSERT INTO workflows VALUES ('open', 'anne', 'running');
+INSERT INTO token_usage (workflow_id, user_id, total_tokens) VALUES ('open', 'anne', 7);
+SQL
+wait_for "SELECT count(*) FROM workflows WHERE id = 'open'" 1
+wait_for "SELECT count(*) FROM token_usage WHERE user_id = 'anne'" 5
+is 'the same settlements on either side' "$(value tb_subscriber "$settled")" "$(value tb_publisher "$settled")"
+is 'all adds up on the subscriber' "$(value tb_subscriber "$problems")" 0
 
 # A feed of the ledger takes inserts only: what the publisher archives stays here.
-psql -d tb_publisher -c "CREATE PUBLICATION tb_ledger FOR TABLE token_balance.ledger WITH (publish = 'insert')" -c 'CREATE TABLE old_ledger (LIKE token_balance.ledger)'
-psql -d tb_subscriber -c 'ALTER SUBSCRIPTION tb_sub ADD PUBLICATION tb_ledger' 2>/dev/null
-wait_for 'SELECT count(*) FROM token_balance.ledger' 3
+ledger="SELECT string_agg(kind || ' ' || amount, ', ' ORDER BY entry_id) FROM token_balance.ledger WHERE user_id = 'anne'"
+psql -d tb_publisher -c 'CREATE TABLE old_ledger (LIKE token_balance.ledger)'
+before=$(value tb_subscriber "$ledger")
 psql -d tb_publisher -c "SELECT token_balance.archive_ledger(clock_timestamp(), 'old_ledger')" -c "UPDATE users SET token_balance = token_balance + 1" >/dev/null
-wait_for 'SELECT max(new_balance) FROM token_balance.ledger WHERE amount = 1' 998967
-is 'subscriber has the whole ledger' "$(value tb_subscriber "SELECT string_agg(kind || ' ' || amount, ', ' ORDER BY entry_id) FROM token_balance.ledger")" \
-    'settlement -1000, settlement -30, settlement -4, adjustment 1'
-is 'publisher has what is new' "$(value tb_publisher "SELECT string_agg(kind || ' ' || amount, ', ' ORDER BY entry_id) FROM token_balance.ledger")" 'opening 0, adjustment 1'
+wait_for "SELECT max(new_balance) FROM token_balance.ledger WHERE amount = 1" 999066
+is 'subscriber has the whole ledger' "$(value tb_subscriber "$ledger")" "$before, adjustment 1"
+is 'publisher has what is new' "$(value tb_publisher "$ledger")" 'opening 0, adjustment 1'
+
+# It takes over: nothing that was charged is charged again, references are known, and runs go on.
+psql -d tb_subscriber -c 'ALTER SUBSCRIPTION tb_sub DISABLE' -c 'ALTER SUBSCRIPTION tb_sub SET (slot_name = NONE)' -c 'DROP SUBSCRIPTION tb_sub'
+is 'nothing is due' "$(value tb_subscriber "SELECT token_balance.settle_pending() ->> 'tokens_used'")" 0
+is 'a refund that was made is not made again' "$(value tb_subscriber "SELECT token_balance.refund_workflow('w2', NULL, 'sorry') ->> 'replayed'")" true
+is 'nor is a credit' "$(value tb_subscriber "SELECT token_balance.credit('anne', 100, 'paid') ->> 'replayed'")" true
+psql -d tb_subscriber -c "UPDATE workflows SET status = 'completed' WHERE id = 'open'"
+is 'the open run is charged' "$(value tb_subscriber "SELECT charged_tokens FROM token_balance.settlement WHERE workflow_id = 'open'")" 7
+is 'the balance is that of both' "$(value tb_subscriber 'SELECT token_balance FROM users')" 999059
+is 'the chain is whole' "$(value tb_subscriber "SELECT count(*) FROM token_balance.reconcile() WHERE problem <> 'settlement differs from ledger'")" 0
 exit "$failed"

@@ -165,15 +165,17 @@ CREATE TABLE calls (workflow_id text, user_id integer, total_tokens integer);
 INSERT INTO people VALUES (1, 1000), (101, 1000);
 SELECT token_balance.attach('people', 'calls', outside_changes => 'refuse');
 SELECT name, ok FROM token_balance.verify() WHERE name LIKE 'trigger%';
+-- what moves to another partition does so under another id, which is refused (M4)
 CALL pg_temp.try('UPDATE people SET id = 102, token_balance = 5 WHERE id = 1');
+CALL pg_temp.try('UPDATE people SET id = 2, token_balance = 5 WHERE id = 1');
 CALL pg_temp.try('UPDATE people_low SET token_balance = 5');
 INSERT INTO calls VALUES ('p', 1, 10), ('p', 101, 20);
 SELECT settle_workflow('p') ->> 'tokens_used' AS tokens_used;
 SELECT token_balance.attach('people', 'calls', outside_changes => 'keep');
-UPDATE people SET id = 102, token_balance = 5 WHERE id = 1;
+UPDATE people SET id = 2, token_balance = 5 WHERE id = 1;
 UPDATE people_high SET token_balance = 5;
 TABLE people ORDER BY id;
-SELECT user_id, kind, amount, new_balance FROM entries WHERE user_id IN ('1', '101', '102');
+SELECT user_id, kind, amount, new_balance FROM entries WHERE user_id IN ('1', '2', '101');
 -- another partition gets the trigger with the others
 CREATE TABLE people_higher PARTITION OF people FOR VALUES FROM (200) TO (300);
 INSERT INTO people VALUES (201, 9);
