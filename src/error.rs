@@ -8,6 +8,8 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::spi::quote_literal;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+use crate::postgres::patience::PREPARED_TRANSACTION;
+
 /// What [`Error::RelationDropped`] is about, of a view.
 pub(crate) const USAGE_VIEW: &str = "usage view";
 
@@ -1143,10 +1145,14 @@ impl From<Error> for Report {
                 true => "Others used it again and again.".into(),
                 false => format!("In the way: {}.", in_the_way.join(", ")),
             })
-            .set_hint(
+            .set_hint(format!(
                 "Nobody waited behind it, and nothing was changed. Call it again when these transactions \
-                 have ended, or end them with pg_terminate_backend().",
-            ),
+                 have ended, or end them with pg_terminate_backend(){}.",
+                match in_the_way.iter().any(|it| it == PREPARED_TRANSACTION) {
+                    true => "; one that is prepared with COMMIT PREPARED or ROLLBACK PREPARED (pg_prepared_xacts has its gid)",
+                    false => "",
+                }
+            )),
 
             // Ids that a caller names.
             Error::UnknownWorkflow { workflow } => new_report(

@@ -37,6 +37,8 @@ SQL
 settle() { psql -At -d "$db" -v VERBOSITY=sqlstate -c "SET lock_timeout = '300ms'" -c "SELECT settle_workflow('$1') ->> 'tokens_used'" 2>&1 || true; }
 is 'prepared: the workflow is locked' "$(settle w1)" 'ERROR:  55P03'
 is 'prepared: the account is locked' "$(settle w2)" 'ERROR:  55P03'
+is 'prepared: detach says how such a one ends' \
+    "$(psql -At -d "$db" -c "SET lock_timeout = '300ms'" -c 'SELECT token_balance.detach()' 2>&1 | grep -c 'In the way: a prepared transaction\|ROLLBACK PREPARED')" 2
 is 'prepared: nothing is charged yet' "$(value 'SELECT token_balance FROM users')" 1000000
 psql -d "$db" -c "COMMIT PREPARED 'tb_one'"
 is 'committed: charged' "$(value 'SELECT token_balance FROM users')" 999900

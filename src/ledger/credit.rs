@@ -134,7 +134,10 @@ pub(crate) fn give(
         Ok(Changed { previous, new }) => Given {
             binding: Some(book.accounts.binding.clone()),
             account: account.to_owned(),
-            amount: new - previous,
+            // As it was asked for: a trigger of the application may change the balance on the way, and the ledger has that apart.
+            amount: parts
+                .iter()
+                .fold(0, |sum: i64, part| sum.saturating_add(part.amount)),
             previous_balance: previous,
             new_balance: new,
         },

@@ -16,6 +16,7 @@ use super::value::Arg;
 use crate::error::{Error, Result};
 
 /// For how long a lock is asked for, unless `lock_timeout` is shorter.
+pub(crate) const PREPARED_TRANSACTION: &str = "a prepared transaction";
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -183,7 +184,7 @@ fn in_the_way(table: pg_sys::Oid, mode: u32) -> Result<Vec<String>> {
         .iter()
         .map(|row| {
             let Some(process) = row.get(0) else {
-                return "a prepared transaction".into();
+                return PREPARED_TRANSACTION.into();
             };
             let details: Vec<_> = [row.text(1), row.text(2)]
                 .into_iter()

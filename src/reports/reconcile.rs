@@ -496,6 +496,19 @@ fn problem_of(bound: &Bound, pair: &Pair, shrunk: &mut Shrunk) -> Result<Option<
                 found,
             )
         }
+        // Of none that is accounted for nothing can have shrunk.
+        (Some(used), Ordering::Less) if expected < 0 && found == 0 => {
+            if !used.is_completed && !pair.was_settled {
+                return Ok(None);
+            }
+            (
+                "usage below zero",
+                "It charges nothing, and usage that comes is charged less by it. Correct the rows below 0, or leave them if they \
+                 are meant.",
+                0,
+                expected,
+            )
+        }
         (_, Ordering::Less) if is_gone(bound, account)? => (
             "usage of an account that is gone",
             "The account was deleted, and usage with it. There is nothing to do: token_balance.accept_deletions() ends this row.",

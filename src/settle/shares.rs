@@ -65,7 +65,8 @@ pub(super) fn give_all(
     for shares in shares.chunk_by(|a, b| a.order() == b.order()) {
         let parts: Vec<_> = shares.iter().map(Share::part).collect();
         let (book, account) = (&shares[0].bound.book, shares[0].account);
-        let mut after = give(book, kind, account, &parts, remarks)?.previous_balance;
+        let in_all = give(book, kind, account, &parts, remarks)?;
+        let mut after = in_all.previous_balance;
         given.extend(shares.iter().map(|share| {
             let before = after;
             after += share.tokens;
@@ -77,6 +78,10 @@ pub(super) fn give_all(
                 new_balance: after,
             }
         }));
+        // What a trigger of the application made of it.
+        if let Some(last) = given.last_mut() {
+            last.new_balance = in_all.new_balance;
+        }
     }
     Ok(given)
 }

@@ -178,7 +178,7 @@ ALTER TABLE old_usage ADD CONSTRAINT few CHECK (total_tokens <> 9);
 CALL pg_temp.try($$SELECT token_balance.archive_usage('2026-02-01Z', 'old_usage')$$);
 ALTER TABLE old_usage DROP CONSTRAINT few;
 SELECT total_tokens FROM token_usage WHERE workflow_id = 'w6';
--- a trigger of the usage that keeps its rows: they stay
+-- a trigger of the usage that keeps its rows, or some of them: nothing is said to have left, and nobody is told to call again for ever
 CREATE TRIGGER stays BEFORE DELETE ON token_usage FOR EACH ROW EXECUTE FUNCTION swallow();
 SELECT token_balance.archive_usage('2026-02-01Z', 'old_usage');
 DROP TRIGGER stays ON token_usage;

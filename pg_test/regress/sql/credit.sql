@@ -107,6 +107,20 @@ CALL pg_temp.try($$SELECT token_balance.credit('ann', 1500000, 'cap')$$);
 ALTER TABLE users DROP CONSTRAINT at_most;
 SELECT token_balance.credit('ann', 1500000, 'cap') ->> 'replayed' AS replayed;
 
+-- a trigger of the application that changes what it leaves (a cap): a retry answers as the first time all the same
+BEGIN;
+CREATE FUNCTION cap() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.token_balance := least(NEW.token_balance, 1000000); RETURN NEW; END$$;
+CREATE TRIGGER cap BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION cap();
+UPDATE users SET token_balance = 999995 WHERE id = 'ann';
+SELECT token_balance.credit('ann', 7, 'capped') - 'user_id' AS credited, token_balance.credit('ann', 7, 'capped') - 'user_id' AS again;
+SELECT kind, amount, previous_balance, new_balance FROM token_balance.ledger WHERE user_id = 'ann' ORDER BY entry_id DESC LIMIT 2;
+INSERT INTO token_usage VALUES ('capped', 'ann', 100);
+SELECT settle_workflow('capped') ->> 'new_balance' AS settled, token_balance.credit('ann', 60, 'more') ->> 'new_balance' AS credited;
+SELECT token_balance.refund_workflow('capped', NULL, 'tick') -> 'refunds' AS refunded, token_balance.refund_workflow('capped', NULL, 'tick') -> 'refunds' AS again;
+SELECT token_balance FROM users WHERE id = 'ann';
+SELECT * FROM token_balance.reconcile();
+ROLLBACK;
+
 -- the chain is whole, and all adds up
 SELECT * FROM users ORDER BY id;
 SELECT * FROM token_balance.reconcile();

@@ -18,6 +18,13 @@ CREATE EXTENSION token_balance SCHEMA rc;
 CREATE VIEW lines AS SELECT * FROM token_balance.reconcile() ORDER BY problem, user_id, workflow_id, expected, found;
 SELECT * FROM lines;
 
+-- usage below zero of a run that is over charges nothing, and is told; of one that goes on it may be made up for
+BEGIN;
+INSERT INTO token_usage VALUES ('below', 'ann', -50), ('open', 'ann', -50);
+INSERT INTO workflows VALUES ('below', 'ann', 'completed'), ('open', 'ann', 'running');
+SELECT * FROM lines;
+ROLLBACK;
+
 -- a healthy copy with all that can happen in one: settled, late and settled, refunded, credited, changed by hand,
 -- overdrawn, an account that is gone, one that came back, one that was renamed, a run that goes on, usage of nobody
 INSERT INTO token_usage SELECT 'w' || i, u, 10 FROM generate_series(1, 9) i, unnest(ARRAY['ann', 'bob', 'cid', 'dan', 'eve', 'fay', 'guy']) u;

@@ -21,6 +21,7 @@ use crate::settle::usage;
 pub(super) struct TableRows {
     lock: Statement,
     statement: Statement,
+    count: Statement,
 }
 
 impl TableRows {
@@ -28,14 +29,18 @@ impl TableRows {
         let archives = archive.iter().map(|archive| archive.table.oid);
         let tables: Vec<_> = std::iter::once(binding.usage.oid).chain(archives).collect();
         let sql = leave_sql(binding, time, archive);
-        let lock = format!(
-            "SELECT 1 FROM {} AS u WHERE {} FOR UPDATE OF u",
+        let old = format!(
+            "FROM {} AS u WHERE {}",
             binding.usage.sql,
             is_leaving_sql(binding, time)
         );
+        let on_usage = |sql: &str| {
+            Statement::new(sql, &[TEXTARRAYOID, TIMESTAMPTZOID]).of(&[binding.usage.oid])
+        };
         TableRows {
-            lock: Statement::new(&lock, &[TEXTARRAYOID, TIMESTAMPTZOID]).of(&[binding.usage.oid]),
+            lock: on_usage(&format!("SELECT 1 {old} FOR UPDATE OF u")),
             statement: Statement::new(&sql, &[TEXTARRAYOID, TIMESTAMPTZOID]).of(&tables),
+            count: on_usage(&format!("SELECT pg_catalog.count(*) {old}")),
         }
     }
 
@@ -56,7 +61,7 @@ impl TableRows {
 
     /// Take away the old rows of locked workflows, which are sorted, as far as they are settled.
     ///
-    /// Errors: 27000 for an archive that keeps rows back, 40001 where rows left that were not settled.
+    /// Errors: 27000 for an archive, or a usage table, that keeps rows back, 40001 where rows left that were not settled.
     pub(super) fn take(
         &self,
         bound: &Bound,
@@ -72,24 +77,45 @@ impl TableRows {
         if workflows.is_empty() {
             return Ok(found);
         }
-        let (outcome, deleted) = collect_deletions(|| {
+        let (outcomes, deleted) = collect_deletions(|| {
             let _owner = bound.run_as(bound.binding.usage.owner);
             let args = [
                 Arg::TextArray(&workflows),
                 Arg::OptionalTimestamp(Some(before)),
             ];
-            self.statement.run(&args, Snapshot::Latest)
+            let mut outcomes = Vec::new();
+            loop {
+                let outcome = self.statement.run(&args, Snapshot::Latest)?;
+                let is_any_gone = !outcome.rows.is_empty();
+                outcomes.push(outcome);
+                let left = self.count.run(&args, Snapshot::Latest)?;
+                match left.rows.first().map_or(Ok(0), |row| row.amount(0))? {
+                    0 => return Ok(outcomes),
+                    // They may just have been written.
+                    _ if is_any_gone => {}
+                    left => {
+                        return Err(Error::ArchiveSuppressed {
+                            relation: bound.binding.usage.sql.clone(),
+                            of: "usage".into(),
+                            missing: left,
+                        });
+                    }
+                }
+            }
         })?;
         found.deleted = Some(deleted);
         let mut kept = 0;
-        for row in &outcome.rows {
+        for outcome in &outcomes {
+            let kept_by_it = outcome.rows.first().map(|row| row.amount::<usize>(4));
+            kept += kept_by_it.transpose()?.unwrap_or(0);
+        }
+        for row in outcomes.iter().flat_map(|outcome| &outcome.rows) {
             let workflow = row.text(0).to_owned();
             let Some(tokens) = row.counted(2)? else {
                 // It came after the sums were read.
                 return Err(Error::ConcurrentSettlement { workflow });
             };
             found.rows += row.amount::<usize>(3)?;
-            kept = row.amount(4)?;
             found.taken.push(TakenAway {
                 workflow,
                 account: row.owned(1),

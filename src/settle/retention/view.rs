@@ -43,7 +43,7 @@ impl RowsBelow {
     ///
     /// They are locked before they are looked at: a row that somebody else changes meanwhile would be shown as it was.
     ///
-    /// Errors: 0A000 where the view shows one of the rows elsewhere, or still when it has left; 27000 for an archive that
+    /// Errors: 0A000 where the view shows one of the rows elsewhere, or still when it has left; 27000 for an archive, or a table, that
     /// keeps rows back.
     pub(super) fn take(
         &self,
@@ -249,6 +249,14 @@ impl RowsBelow {
             (gone, kept) = (row.amount::<usize>(0)?, row.amount::<usize>(1)?);
         }
         UsageArchive::refuse_suppressed(archive, table, gone, kept)?;
+        // They are locked: nobody else has taken one away.
+        if gone < keys.len() {
+            return Err(Error::ArchiveSuppressed {
+                relation: table.sql.clone(),
+                of: "usage".into(),
+                missing: keys.len() - gone,
+            });
+        }
         Ok(gone)
     }
 }
