@@ -227,7 +227,7 @@ pub(crate) struct Request<'a> {
 }
 
 enum Way {
-    Table(TableRows),
+    Table(Box<TableRows>),
     View(Box<RowsBelow>),
 }
 
@@ -251,7 +251,7 @@ impl<'a> Leaving<'a> {
         };
         let way = match source {
             Some(source) => Way::View(Box::new(RowsBelow { source, time })),
-            None => Way::Table(TableRows::new(binding, &time, archive.as_ref())),
+            None => Way::Table(Box::new(TableRows::new(binding, &time, archive.as_ref()))),
         };
         Ok(Leaving {
             bound,
