@@ -132,6 +132,12 @@ pub(crate) enum Error {
         workflows: String,
         ids: usize,
     },
+    /// A key's type was changed, and none of the ids that are known is there.
+    OtherIds {
+        column: String,
+        known: usize,
+        detach: String,
+    },
     /// An account's row would move to another partition under another id.
     LeavesPartition {
         relation: String,
@@ -900,6 +906,23 @@ impl From<Error> for Report {
             )
             .set_detail("If these are the wrong columns, no completion charges anything.")
             .set_hint("Compare the two. SELECT * FROM token_balance.usage_state() says what waits."),
+            Error::OtherIds {
+                column,
+                known,
+                detach,
+            } => new_report(
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("none of the {known} ids of {column} that are known is there any more"),
+            )
+            .set_detail(
+                "Its type was changed since, and the ids with it: what was exempt or paid would be charged again under the new \
+                 ones.",
+            )
+            .set_hint(format!(
+                "Take the change back. Ids are changed by an UPDATE while the binding is attached; so the type first, the ids \
+                 then. Or call {detach}, and attach with usage_ids => 'new', which exempts all usage that is there; with \
+                 usage_ids => 'same' all of it is due again."
+            )),
             Error::LeavesPartition {
                 relation,
                 account,

@@ -12,11 +12,11 @@ use super::existing::{
     Outstanding, exempt_existing_usage, outstanding, record_changes_while_detached,
 };
 use super::grants::{grant_everyday_functions, grant_reading};
-use super::key_types::spell_anew;
+use super::key_types::{refuse_other_ids, spell_anew};
 use super::made_anew;
 use super::overdraft;
 use super::plausible;
-use super::remembered::{Said, Standing, standing};
+use super::remembered::{Identity, Said, Standing, standing};
 use super::restored::{lost, warn_of_other_balances};
 use super::search_path::{self, Attacher};
 use super::told::{ColumnBefore, tell_of_ignored, tell_of_kept_default};
@@ -100,6 +100,11 @@ pub(super) fn attach_for(
         Standing::New(_) => false,
         _ => stored.spec.ids == binding.spec.ids,
     });
+    if let Some(kept) = kept
+        && said.usage_ids != Some(Identity::Same)
+    {
+        refuse_other_ids(&binding, &kept.spec)?;
+    }
     if let Some(kept) = kept {
         binding.spec.initial_balance = binding.spec.initial_balance.or(kept.spec.initial_balance);
     }
@@ -113,7 +118,8 @@ pub(super) fn attach_for(
     let as_found = binding.clone();
     let had_balance = as_found.accounts.balance.is_some();
     let column_before = ColumnBefore::of(&as_found)?;
-    tell_of_ignored(kept.map(|stored| &stored.spec), &as_found);
+    let is_same = matches!(standing, Standing::Same(_));
+    tell_of_ignored(kept.map(|stored| &stored.spec), &as_found, said, is_same);
     if let Some(stored) = kept {
         tell_of_replaced_view(&stored.spec, &binding)?;
     }

@@ -1,17 +1,19 @@
 //! Keys whose type was changed: ids that are stored as text are written as the new type spells them, and what becomes
-//! one is added up. The ledger's entries stay as they are.
+//! one is added up. The ledger's entries stay as they are. Where the ids were changed as well, nothing is known of them.
 
 use std::collections::BTreeMap;
 
-use crate::binding::{Binding, Book, Bound, Spec, bound};
-use crate::error::Result;
+use crate::binding::{Binding, Book, Bound, Key, Spec, bound};
+use crate::error::{Error, Result};
 use crate::ledger::{account, entries, queue, reference};
+use crate::postgres::catalog::Table;
 use crate::postgres::key::KeyType;
 use crate::postgres::notice::notice;
 use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
-use crate::postgres::value::texts;
+use crate::postgres::value::{Arg, texts};
+use crate::settle::settlement::archived_usage_sql;
 use crate::settle::{rename, settlement};
 
 /// Write the ids that are stored as the keys of `binding` spell them, if they were another type's before. Settlements
@@ -35,6 +37,70 @@ pub(super) fn spell_anew(binding: &Binding, before: &Spec) -> Result<()> {
         spell_workflows(&bound)?;
     }
     Ok(())
+}
+
+/// So many of the ids that are known are looked for.
+const SAMPLE: usize = 1_000;
+
+/// Error 55000 where a key's type was changed since `before` was stored, and none of the ids that are known has a row any
+/// more: what changed the type (ALTER COLUMN … TYPE … USING) may have changed the ids, and what was exempt or paid would be
+/// charged again under the new ones.
+pub(super) fn refuse_other_ids(binding: &Binding, before: &Spec) -> Result<()> {
+    let (Some(was), now) = (&before.spellings, binding.spellings()) else {
+        return Ok(());
+    };
+    let usage = (&binding.usage, &binding.usage_workflow);
+    if was.workflows != now.workflows {
+        refuse_if_none_is_left(binding, "workflow_id", usage)?;
+    }
+    let users = (&binding.accounts.users, &binding.accounts.user_key);
+    if was.accounts != now.accounts {
+        refuse_if_none_is_left(binding, "user_id", users)?;
+    }
+    Ok(())
+}
+
+/// Of settlements that have usage.
+fn refuse_if_none_is_left(
+    binding: &Binding,
+    column: &str,
+    (table, key): (&Table, &Key),
+) -> Result<()> {
+    let own = binding.own("s");
+    let sql = format!(
+        "SELECT DISTINCT s.{column} FROM (SELECT s.{column} FROM token_balance.settlement AS s \
+         WHERE {own} pg_catalog.round({}) OPERATOR(pg_catalog.<) s.usage_tokens \
+         ORDER BY s.last_settled_at DESC NULLS LAST LIMIT {SAMPLE}) AS s",
+        archived_usage_sql(binding.spec.ids, "s")
+    );
+    let known = {
+        let _owner = RunAs::owner(binding.accounts.extension_owner);
+        texts(&spi::query(&sql, &[])?.rows, 0)
+    };
+    let there: Vec<_> = known
+        .iter()
+        .filter_map(|id| key.key_type.canonical(id))
+        .collect();
+    let sql = format!(
+        "SELECT 1 FROM {} AS t WHERE t.{} OPERATOR(pg_catalog.=) ANY ($1::{}[]) LIMIT 1",
+        table.sql,
+        key.sql(),
+        key.key_type.sql()
+    );
+    let is_any_left = known.is_empty() || {
+        let _owner = RunAs::owner(binding.accounts.users.owner);
+        let args = [Arg::TextArray(&there)];
+        let outcome = spi::query_of(&[table.oid], &sql, &args, Snapshot::Statement)?;
+        !outcome.rows.is_empty()
+    };
+    match is_any_left {
+        true => Ok(()),
+        false => Err(Error::OtherIds {
+            column: format!("{}.{}", table.sql, key.sql()),
+            known: known.len(),
+            detach: binding.spec.detach_call(),
+        }),
+    }
 }
 
 fn spell_accounts(book: &Book) -> Result<()> {

@@ -4,16 +4,26 @@
 use pgrx::pg_sys;
 
 use super::balance_column::default_of;
+use super::remembered::Said;
 use crate::binding::{Binding, Spec};
 use crate::error::Result;
 use crate::postgres::notice::notice;
 
 /// A NOTICE that names the arguments of `binding` that count for a new one, or for a new column, and say something else than
 /// what there is. An argument that nobody gave has its usual value, so what is usual is not told.
-pub(super) fn tell_of_ignored(kept: Option<&Spec>, binding: &Binding) {
+pub(super) fn tell_of_ignored(kept: Option<&Spec>, binding: &Binding, said: Said, is_same: bool) {
     let mut arguments = Vec::new();
     let mut details = Vec::new();
     let mut hint = None;
+    let identities = [("usage_ids", said.usage_ids), ("accounts", said.accounts)];
+    let identities = identities.iter().filter(|(_, identity)| identity.is_some());
+    arguments.extend(identities.map(|(name, _)| *name).filter(|_| is_same));
+    if !arguments.is_empty() {
+        details.push(format!(
+            "\"{}\" is attached to these tables: they are for tables that were made anew, or after a detach.",
+            binding.spec.name
+        ));
+    }
     if let (Some(kept), Some(given)) = (kept, binding.spec.existing_usage.as_deref()) {
         let stays = kept.existing_usage.as_deref().unwrap_or("exempt");
         if given != stays {

@@ -67,7 +67,7 @@ SELECT token_balance.detach();
 ALTER TABLE calls DROP run, ADD run bigint GENERATED ALWAYS AS (cents) :kind;
 ALTER TABLE jobs ADD n integer;
 SELECT token_balance.attach('people', 'calls', 'jobs', usage_user => 'who', usage_workflow => 'run', usage_tokens => '{tokens}',
-  workflow_key => 'n', workflow_completed_at => 'finished_at', create_index => true);
+  workflow_key => 'n', workflow_completed_at => 'finished_at', create_index => true, usage_ids => 'same');
 SELECT name, ok FROM token_balance.verify() WHERE name = 'usage index';
 INSERT INTO calls (body, cents) VALUES ('{"who": "ann", "tokens": 3}', 77);
 INSERT INTO jobs (n) VALUES (77);
