@@ -64,7 +64,8 @@ SELECT shown('input_tokens int, input_token_cost numeric, output_tokens int, out
 SELECT shown('input_tokens int, output_tokens int, cache_read_input_tokens int, cache_creation_input_tokens int', '10, 20, 300, 0', '10, 20, 300, 0');
 SELECT shown('total_tokens int, cumulative_tokens int', '10, 10', '10, 10');
 -- JSON of several providers
-SELECT shown('usage jsonb', $$CASE WHEN r.id % 2 = 0 THEN '{"total_tokens": 110}' ELSE '{"input_tokens": 10, "output_tokens": 20}' END::jsonb$$, $$'{"input_tokens": 5000, "output_tokens": 20}'::jsonb$$);
+SELECT shown('usage jsonb', $$(ARRAY['{"total_tokens": 110}', '{"input_tokens": 10, "output_tokens": 20}', '{"prompt_tokens": 1, "completion_tokens": 2}'])[r.id % 3 + 1]::jsonb$$,
+  $$'{"prompt_tokens": 5000, "completion_tokens": 20}'::jsonb$$);
 -- an id of any table is no user's; one who is named now and then does not pay for all
 ALTER TABLE runs DROP user_id, ADD owner_type text, ADD owner_id int;
 UPDATE runs SET owner_type = 'organization', owner_id = id % 10 + 1;

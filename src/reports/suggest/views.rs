@@ -130,7 +130,16 @@ fn tokens_in(column: &Column, paths: &[Vec<String>]) -> Option<String> {
         let is_it = move |path: &&Vec<String>| {
             path.last().and_then(|name| words::counts(name)) == Some(wanted)
         };
-        paths.iter().find(is_it).map(|path| number(column, path))
+        let mut numbers: Vec<_> = paths
+            .iter()
+            .filter(is_it)
+            .map(|path| number(column, path))
+            .collect();
+        match numbers.len() {
+            0 | 1 => numbers.pop(),
+            // Each provider has a name of its own for it.
+            _ => Some(format!("COALESCE({})", numbers.join(", "))),
+        }
     };
     // A row may have one of them alone.
     let parts = match (of(Counts::Prompt), of(Counts::Completion)) {
