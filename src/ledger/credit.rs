@@ -33,7 +33,7 @@ impl Remarks {
             detail: Some(format!(
                 "A reference has from 1 to {LONGEST_REFERENCE} characters."
             )),
-            hint: Some("Leave it out, or use a shorter id of your own.".into()),
+            hint: Some("Leave it out, or use an id of your own that fits.".into()),
         })
     }
 }

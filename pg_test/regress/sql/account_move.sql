@@ -100,6 +100,7 @@ SELECT token_balance.import_account(:'document');
 SET token_balance.database = 'south';
 SELECT token_balance.import_account(NULL);
 SELECT token_balance.import_account('{}');
+SELECT token_balance.import_account('[]');
 SELECT token_balance.import_account('{"format": 2, "token": "", "lineage": [], "source": "", "destination": "", "user_id": "", "account_ids": "", "balance": 0, "bindings": [], "digest": ""}');
 SELECT token_balance.import_account(jsonb_set(:'document', '{balance}', '1000000000'));
 SELECT token_balance.import_account(:'document');
@@ -144,6 +145,7 @@ SET search_path = mv, public;
 SET token_balance.database = 'north';
 SELECT token_balance.take_back_account(:'receipt');
 SELECT token_balance.confirm_export('{}');
+SELECT token_balance.confirm_export('7');
 SELECT token_balance.confirm_export(jsonb_set(:'receipt', '{database}', '"west"'));
 \set VERBOSITY sqlstate
 SELECT token_balance.confirm_export(jsonb_set(:'receipt', '{user_id}', '"2"')) ->> 'success' AS success;

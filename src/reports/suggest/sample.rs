@@ -180,18 +180,17 @@ impl Sample {
         })
     }
 
-    /// Of the newest rows how many there are, and how many have more than 0 in these columns together. None if they were
-    /// not read.
+    /// Of the newest rows how many there are, and how many have more than 0 in one of these columns. None if they were not
+    /// read.
     pub(super) fn counted(&self, seen: &Seen, columns: &[&Column]) -> Option<Share> {
-        let values: Vec<_> = columns
-            .iter()
-            .map(|column| format!("COALESCE(u.{}, 0)::double precision", column.sql()))
-            .collect();
-        let counts = format!(
-            "({}) OPERATOR(pg_catalog.>) 0",
-            values.join(" OPERATOR(pg_catalog.+) ")
-        );
-        self.share_of(seen, &counts)
+        let has_tokens = |column: &&Column| {
+            format!(
+                "COALESCE(u.{} OPERATOR(pg_catalog.>) 0, false)",
+                column.sql()
+            )
+        };
+        let has_tokens: Vec<_> = columns.iter().map(has_tokens).collect();
+        self.share_of(seen, &has_tokens.join(" OR "))
     }
 
     /// Of the newest rows how many there are, and how many have a value there. None if they were not read.

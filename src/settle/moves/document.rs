@@ -86,11 +86,19 @@ pub(super) fn digest_sql(document: &str) -> String {
 impl Document {
     /// Error 22023 for what is no document, or not as it was made.
     pub(super) fn read(value: &Value) -> Result<Self> {
-        let head = Head::deserialize(value)
-            .map_err(|error| invalid("document is none of export_account()", error.to_string()))?;
+        let head: Head = read(value, "document is none of export_account()")?;
         if head.format != FORMAT {
-            let detail = format!("Its format is {}, and {FORMAT} is known.", head.format);
-            return Err(invalid("document is of another version", detail));
+            return Err(Error::InvalidArgument {
+                message: "document is of another version".into(),
+                detail: Some(format!(
+                    "Its format is {}, and {FORMAT} is known.",
+                    head.format
+                )),
+                hint: Some(
+                    "Bring both databases to one version: ALTER EXTENSION token_balance UPDATE."
+                        .into(),
+                ),
+            });
         }
         let outcome = spi::query(
             &format!("SELECT {}", digest_sql("$1::pg_catalog.jsonb")),
@@ -111,6 +119,14 @@ impl Document {
             queue: Rows::of(value, "queue")?,
         })
     }
+}
+
+/// What a document says. Error 22023 with that message for one that does not.
+pub(super) fn read<'a, T: Deserialize<'a>>(value: &'a Value, message: &str) -> Result<T> {
+    if !value.is_object() {
+        return Err(invalid(message, "It is no JSON object.".into()));
+    }
+    T::deserialize(value).map_err(|error| invalid(message, error.to_string()))
 }
 
 pub(super) fn invalid(message: &str, detail: String) -> Error {

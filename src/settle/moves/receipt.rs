@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::document::invalid;
+use super::document;
 use crate::error::Result;
 
 #[derive(Serialize, Deserialize)]
@@ -38,9 +38,9 @@ impl Answered {
 impl Receipt {
     /// Error 22023 for what is no receipt.
     pub(super) fn read(value: &Value) -> Result<Self> {
-        Receipt::deserialize(value).map_err(|error| {
-            let message = "receipt is none of import_account() or refuse_account()";
-            invalid(message, error.to_string())
-        })
+        document::read(
+            value,
+            "receipt is none of import_account() or refuse_account()",
+        )
     }
 }
