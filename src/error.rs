@@ -8,7 +8,8 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::spi::quote_literal;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use crate::postgres::patience::PREPARED_TRANSACTION;
+/// In the way of [`Error::TableInUse`].
+pub(crate) const PREPARED_TRANSACTION: &str = "a prepared transaction";
 
 /// What [`Error::RelationDropped`] is about, of a view.
 pub(crate) const USAGE_VIEW: &str = "usage view";

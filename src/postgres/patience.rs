@@ -13,10 +13,9 @@ use pgrx::pg_sys;
 use super::catalog;
 use super::lock::lock_relations;
 use super::value::Arg;
-use crate::error::{Error, Result};
+use crate::error::{Error, PREPARED_TRANSACTION, Result};
 
 /// For how long a lock is asked for, unless `lock_timeout` is shorter.
-pub(crate) const PREPARED_TRANSACTION: &str = "a prepared transaction";
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
 
