@@ -182,6 +182,11 @@ SELECT total_tokens FROM token_usage WHERE workflow_id = 'w6';
 CREATE TRIGGER stays BEFORE DELETE ON token_usage FOR EACH ROW EXECUTE FUNCTION swallow();
 SELECT token_balance.archive_usage('2026-02-01Z', 'old_usage');
 DROP TRIGGER stays ON token_usage;
+-- nor is one that writes again what leaves gone after for ever
+CREATE FUNCTION comes_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO token_usage (workflow_id, user_id, total_tokens, created_at) VALUES (OLD.workflow_id, OLD.user_id, OLD.total_tokens, OLD.created_at); RETURN NULL; END $$;
+CREATE TRIGGER comes_back AFTER DELETE ON token_usage FOR EACH ROW EXECUTE FUNCTION comes_back();
+SELECT token_balance.archive_usage('2026-02-01Z', 'old_usage');
+DROP TRIGGER comes_back ON token_usage;
 SELECT token_balance.archive_usage('2026-02-01Z', 'old_usage') ->> 'usage_rows' AS usage_rows;
 TABLE law;
 
