@@ -938,9 +938,7 @@ impl From<Error> for Report {
                 "Such a row is deleted and inserted: what was charged and paid would stay under the old id, and be charged \
                  again.",
             )
-            .set_hint(
-                "Give it an id that is of the same partition.",
-            ),
+            .set_hint("Give it an id that is of the same partition."),
             Error::NothingCounted {
                 usage,
                 tokens,

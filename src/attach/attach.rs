@@ -100,12 +100,10 @@ pub(super) fn attach_for(
         Standing::New(_) => false,
         _ => stored.spec.ids == binding.spec.ids,
     });
-    if let Some(kept) = kept
-        && said.usage_ids != Some(Identity::Same)
-    {
-        refuse_other_ids(&binding, &kept.spec)?;
-    }
     if let Some(kept) = kept {
+        if said.usage_ids != Some(Identity::Same) {
+            refuse_other_ids(&binding, &kept.spec)?;
+        }
         binding.spec.initial_balance = binding.spec.initial_balance.or(kept.spec.initial_balance);
     }
     binding.spec.made_column = is_made_by_attach(&binding, &stored)?;

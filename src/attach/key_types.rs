@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::made_anew::there_sql;
 use crate::binding::{Binding, Book, Bound, Key, Spec, bound};
 use crate::error::{Error, Result};
 use crate::ledger::{account, entries, queue, reference};
@@ -13,7 +14,6 @@ use crate::postgres::security::RunAs;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::spi;
 use crate::postgres::value::{Arg, texts};
-use crate::settle::settlement::archived_usage_sql;
 use crate::settle::{rename, settlement};
 
 /// Write the ids that are stored as the keys of `binding` spell them, if they were another type's before. Settlements
@@ -66,12 +66,12 @@ fn refuse_if_none_is_left(
     column: &str,
     (table, key): (&Table, &Key),
 ) -> Result<()> {
-    let own = binding.own("s");
     let sql = format!(
         "SELECT DISTINCT s.{column} FROM (SELECT s.{column} FROM token_balance.settlement AS s \
-         WHERE {own} pg_catalog.round({}) OPERATOR(pg_catalog.<) s.usage_tokens \
+         WHERE {own} {there} OPERATOR(pg_catalog.>) 0 \
          ORDER BY s.last_settled_at DESC NULLS LAST LIMIT {SAMPLE}) AS s",
-        archived_usage_sql(binding.spec.ids, "s")
+        own = binding.own("s"),
+        there = there_sql(binding.spec.ids),
     );
     let known = {
         let _owner = RunAs::owner(binding.accounts.extension_owner);

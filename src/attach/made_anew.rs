@@ -60,13 +60,18 @@ impl Comparison {
     }
 }
 
+/// SQL for the tokens of settlement s that usage rows have to show.
+pub(super) fn there_sql(ids: Option<Ids>) -> String {
+    format!(
+        "(s.usage_tokens OPERATOR(pg_catalog.-) pg_catalog.round({}))",
+        archived_usage_sql(ids, "s")
+    )
+}
+
 /// How much of what was settled the usage has, which was made anew.
 pub(super) fn compare_usage(binding: &Binding, ids: Ids) -> Result<Comparison> {
     let own = Ids::of_binding(Some(ids), "s");
-    let there = format!(
-        "(s.usage_tokens OPERATOR(pg_catalog.-) pg_catalog.round({}))",
-        archived_usage_sql(Some(ids), "s")
-    );
+    let there = there_sql(Some(ids));
     let compare = format!(
         "SELECT pg_catalog.count(*) FILTER (WHERE e.tokens OPERATOR(pg_catalog.=) {there}), \
          pg_catalog.count(*) FILTER (WHERE e.tokens OPERATOR(pg_catalog.<) {there}) \

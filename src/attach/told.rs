@@ -15,9 +15,10 @@ pub(super) fn tell_of_ignored(kept: Option<&Spec>, binding: &Binding, said: Said
     let mut arguments = Vec::new();
     let mut details = Vec::new();
     let mut hint = None;
-    let identities = [("usage_ids", said.usage_ids), ("accounts", said.accounts)];
-    let identities = identities.iter().filter(|(_, identity)| identity.is_some());
-    arguments.extend(identities.map(|(name, _)| *name).filter(|_| is_same));
+    if is_same {
+        arguments.extend(said.usage_ids.map(|_| "usage_ids"));
+        arguments.extend(said.accounts.map(|_| "accounts"));
+    }
     if !arguments.is_empty() {
         details.push(format!(
             "\"{}\" is attached to these tables: they are for tables that were made anew, or after a detach.",

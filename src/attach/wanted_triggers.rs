@@ -270,11 +270,8 @@ fn on_users<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Vec<Trigger<'a>> 
 /// No WHEN: the server would read it anew for each statement, which costs more than the call.
 fn keeping_trigger<'a>(table: &'a Table, bindings: &[&'a Binding]) -> Option<Trigger<'a>> {
     let keeps = |binding: &Binding| {
-        binding.accounts.users.oid == table.oid
-            && match binding.spec.options.outside_changes {
-                OutsideChanges::Keep => true,
-                OutsideChanges::Refuse | OutsideChanges::Record => table.is_partitioned(),
-            }
+        let keeps = binding.spec.options.outside_changes == OutsideChanges::Keep;
+        binding.accounts.users.oid == table.oid && (keeps || table.is_partitioned())
     };
     let keeping: Vec<_> = bindings.iter().filter(|binding| keeps(binding)).collect();
     let mut columns: Vec<&Column> = Vec::new();

@@ -86,6 +86,10 @@ UPDATE runs SET status = 'completed' WHERE id = 200;
 SELECT detail, hint FROM token_balance.verify() WHERE name = 'tokens';
 SELECT token_balance.detach();
 SELECT token_balance.attach('users', 'token_usage', 'runs', usage_tokens => ARRAY['prompt_tokens', 'completion_tokens']);
+-- either way of it
+BEGIN;
+SELECT token_balance.exempt_pending() ->> 'tokens_exempt', token_balance.settle_pending() ->> 'tokens_used';
+ROLLBACK;
 SELECT token_balance.settle_pending() ->> 'tokens_used';
 SELECT count(*) FROM token_balance.verify() WHERE name = 'tokens';
 SELECT count(*) FROM token_balance.reconcile();

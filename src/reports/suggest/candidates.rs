@@ -103,25 +103,21 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
     let mut total = counted(Counts::Total)();
     let mut remarks = Vec::new();
     // The values speak, not the name: many tables have a total that nobody writes.
-    let share_of = |names: &[Option<&str>]| {
-        let columns: Vec<_> = names
-            .iter()
-            .flatten()
-            .filter_map(|name| seen.column(name))
-            .collect();
+    let share_of = |names: &[&str]| {
+        let columns = names.iter().filter_map(|name| seen.column(name));
+        let columns: Vec<_> = columns.collect();
         sample.counted(seen, &columns).filter(|share| share.of > 0)
     };
-    if let Some(name) = total
-        && let (Some(_), Some(_)) = (prompt, completion)
-        && let (Some(whole), Some(parts)) = (share_of(&[total]), share_of(&[prompt, completion]))
+    if let (Some(name), Some(prompt), Some(completion)) = (total, prompt, completion)
+        && let (Some(whole), Some(parts)) = (share_of(&[name]), share_of(&[prompt, completion]))
         && whole.found < parts.found
     {
         if whole.found == 0 {
             total = None;
         } else {
             remarks.push(format!(
-                "{name} has tokens in {} of {} sampled rows, {} and {} in {}: usage without it charges nothing",
-                whole.found, whole.of, prompt.unwrap_or_default(), completion.unwrap_or_default(), parts.found
+                "{name} has tokens in {} of {} sampled rows, {prompt} and {completion} in {}: usage without it charges nothing",
+                whole.found, whole.of, parts.found
             ));
         }
     }
@@ -150,38 +146,31 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
         (None, None, None, None) => return None,
     };
     let mut reasons = vec![reason];
-    let named: Vec<_> = tokens.iter().map(|name| Some(*name)).collect();
-    if let Some(Share { found: 0, of }) = share_of(&named) {
+    let charged = tokens.join(" + ");
+    let first = |is_it: fn(&str) -> bool| seen.columns.iter().find(|it| is_it(&it.name));
+    if let Some(Share { found: 0, of }) = share_of(&tokens) {
         points -= 20;
         remarks.push(format!(
-            "none of {of} sampled rows has anything above 0 in {}: such usage charges nothing",
-            tokens.join(" + ")
+            "none of {of} sampled rows has anything above 0 in {charged}: such usage charges nothing"
         ));
     }
-    if total.is_none() {
-        let apart = seen.columns.iter().filter(|column| {
-            is_number(column)
-                && words::is_counted_apart(&column.name)
-                && !tokens.contains(&column.name.as_str())
-        });
+    if total.is_none() && prompt.or(completion).is_some() {
+        let apart = seen
+            .columns
+            .iter()
+            .filter(|column| is_number(column) && words::is_counted_apart(&column.name));
         let apart: Vec<_> = apart.map(|column| column.name.as_str()).collect();
-        if !apart.is_empty() && prompt.or(completion).is_some() {
+        if !apart.is_empty() {
             remarks.push(format!(
-                "{} is left out: where it is not in {}, as with some providers, name it in usage_tokens, too",
-                apart.join(", "),
-                tokens.join(" + ")
+                "{} is left out: where it is not in {charged}, as with some providers, name it in usage_tokens, too",
+                apart.join(", ")
             ));
         }
     }
-    if let Some(sum) = seen
-        .columns
-        .iter()
-        .find(|column| words::is_running_sum(&column.name))
-    {
+    if let Some(sum) = first(words::is_running_sum) {
         remarks.push(format!(
-            "{} adds up earlier rows: {} must not, or a run is charged for its first calls again and again",
-            sum.name,
-            tokens.join(" + ")
+            "{} adds up earlier rows: {charged} must not, or a run is charged for its first calls again and again",
+            sum.name
         ));
     }
     let has_fractions = |column: &&Column| {
@@ -226,11 +215,7 @@ pub(super) fn usage<'a>(seen: &'a Seen, sample: &Sample) -> Option<Usage<'a>> {
     if time.is_none() {
         remarks.push(has_no_time(seen));
     }
-    if let Some(deleted) = seen
-        .columns
-        .iter()
-        .find(|column| words::is_deleted(&column.name))
-    {
+    if let Some(deleted) = first(words::is_deleted) {
         remarks.push(format!(
             "rows with {} are charged as well: a view without them leaves them out",
             deleted.name
@@ -338,10 +323,8 @@ pub(super) fn links<'a>(seen: &'a Seen, schema: &'a Schema, sample: &Sample) -> 
         // What is a row's own key refers to nothing, unless a foreign key says so.
         let is_own_key = seen.keys.contains(&column.name);
         // Another column says of which table such an id is: a user's and an organization's may be the same number.
-        let of_any_table = words::type_of_reference(&column.name).is_some_and(|name| {
-            let mut columns = seen.columns.iter();
-            columns.any(|other| words::is_named(&other.name, &name))
-        });
+        let mut columns = seen.columns.iter();
+        let is_of_any_table = columns.any(|other| words::says_table_of(&other.name, &column.name));
         let mut best: Option<Link> = None;
         for other in &schema.tables {
             if other.table.oid == seen.table.oid || other.keys.is_empty() {
@@ -352,13 +335,9 @@ pub(super) fn links<'a>(seen: &'a Seen, schema: &'a Schema, sample: &Sample) -> 
                 .iter()
                 .any(|it| it.column == column.name && it.table == other.table.oid);
             // Values alone lead to those who pay, not to everything.
-            if !is_declared && of_any_table {
-                continue;
-            }
-            if !is_declared
-                && words::pays(&other.name) == 0
-                && !words::refers(&column.name, &other.name)
-            {
+            let is_likely =
+                words::pays(&other.name) > 0 || words::refers(&column.name, &other.name);
+            if !is_declared && (is_of_any_table || !is_likely) {
                 continue;
             }
             for (at, key) in other.keys.iter().enumerate() {

@@ -54,15 +54,15 @@ pub(super) enum Counts {
     Amount,
 }
 
+/// Of tokens: what a provider may count apart.
+const APART: &[&str] = &["cache", "cached", "reasoning", "audio", "image"];
+/// Of tokens: a sum of what is below, or was before.
+const RUNNING: &[&str] = &["cumulative", "accumulated", "running"];
+
 pub(super) fn counts(column: &str) -> Option<Counts> {
     let words = words(column);
     const OTHERS: &[&str] = &[
         "id",
-        "cache",
-        "cached",
-        "reasoning",
-        "audio",
-        "image",
         "limit",
         "max",
         "min",
@@ -80,20 +80,15 @@ pub(super) fn counts(column: &str) -> Option<Counts> {
         "count24h",
         "first",
         "second",
-        // Of what is below, or was before.
-        "cumulative",
-        "accumulated",
-        "running",
     ];
-    if has(&words, OTHERS) {
+    if [OTHERS, APART, RUNNING].iter().any(|any| has(&words, any)) {
         return None;
     }
     if has(&words, &["token"]) {
-        // Money, and thousands.
-        const OTHERS: &[&str] = &[
+        const MONEY_OR_THOUSANDS: &[&str] = &[
             "cost", "spend", "usd", "eur", "cent", "fee", "k", "thousand", "million",
         ];
-        return if has(&words, OTHERS) {
+        return if has(&words, MONEY_OR_THOUSANDS) {
             None
         } else if has(&words, &["prompt", "input", "message", "request", "in"]) {
             Some(Counts::Prompt)
@@ -130,26 +125,25 @@ pub(super) fn counts(column: &str) -> Option<Counts> {
 pub(super) fn is_counted_apart(column: &str) -> bool {
     let words = words(column);
     has(&words, &["token"])
-        && has(&words, &["cache", "cached", "reasoning", "audio", "image"])
+        && has(&words, APART)
         && !has(&words, &["cost", "price", "limit", "max", "per"])
 }
 
 /// Whether a column has a sum of what was before, which the next row has again.
 pub(super) fn is_running_sum(column: &str) -> bool {
     let words = words(column);
-    has(&words, &["token"]) && has(&words, &["cumulative", "accumulated", "running"])
+    has(&words, &["token"]) && has(&words, RUNNING)
 }
 
-/// The name of the column that says which table an id is of, where it may be of several: `owner_type` of `owner_id`.
-pub(super) fn type_of_reference(column: &str) -> Option<String> {
-    let words = words(column);
-    let (last, stem) = words.split_last()?;
-    (last == "id" && !stem.is_empty()).then(|| format!("{}_type", stem.join("_")))
-}
-
-/// Whether that is the name of a column.
-pub(super) fn is_named(column: &str, name: &str) -> bool {
-    words(column).join("_") == name
+/// Whether a column says which table the ids of another one are of: `owner_type` of `owner_id`.
+pub(super) fn says_table_of(column: &str, reference: &str) -> bool {
+    let (column, reference) = (words(column), words(reference));
+    match (column.split_last(), reference.split_last()) {
+        (Some((last, of)), Some((id, stem))) => {
+            last == "type" && id == "id" && !stem.is_empty() && of == stem
+        }
+        _ => false,
+    }
 }
 
 /// Whether a table's rows are sums of many calls, which change in place.
